@@ -1,0 +1,139 @@
+//! What the aggregator tells a site to do next, and what a site tells of how it goes.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Digest, RoundNumber, RunId};
+
+/// The answer to a site's report.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Directive {
+    /// Nothing to do; ask again.
+    Wait {
+        /// Why, for a person who watches the agent.
+        because: String,
+    },
+    /// Train this round, unless it is done already.
+    Train(Assignment),
+    /// The run is over.
+    Finished {
+        /// The run.
+        run: RunId,
+        /// Its last model.
+        model: Digest,
+        /// Length of the model's file.
+        bytes: u64,
+    },
+}
+
+/// One round's work for one site. The same for every site of the cohort but for the time left.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assignment {
+    /// The run.
+    pub run: RunId,
+    /// The round.
+    pub round: RoundNumber,
+    /// The plan to train under.
+    pub plan: Digest,
+    /// The model to start from.
+    pub base: Digest,
+    /// Length of that model's file.
+    pub base_bytes: u64,
+    /// Steps of the global clock before this round.
+    pub first_step: u64,
+    /// Time until the round closes without this site.
+    pub time_left: Duration,
+}
+
+/// How a site is getting on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The run and round it works on, if any.
+    pub work: Option<(RunId, RoundNumber)>,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Units done of the phase (optimizer steps, or bytes).
+    pub done: u64,
+    /// Units of the phase in all; 0 if it has none.
+    pub total: u64,
+    /// Latest loss, while training.
+    pub loss: Option<f64>,
+    /// Latest teacher entropy in nats, while training.
+    pub teacher_entropy: Option<f64>,
+    /// Expected time to the end of the phase.
+    pub eta: Option<Duration>,
+}
+
+impl Progress {
+    /// A site with nothing to do.
+    pub fn idle() -> Self {
+        Self { work: None, phase: Phase::Idle, done: 0, total: 0, loss: None, teacher_entropy: None, eta: None }
+    }
+}
+
+/// What a site is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Waiting for a round.
+    Idle,
+    /// Fetching the plan and the model.
+    Fetching,
+    /// Training.
+    Training,
+    /// Sending the update.
+    Sending,
+    /// Its update is acknowledged.
+    Reported,
+    /// It will not take part in this round, and says why.
+    Declined(Decline),
+}
+
+/// Why a site declines a round. A closed list: free text could carry what must not leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decline {
+    /// The site has not approved the plan.
+    PlanNotApproved,
+    /// The plan's bytes do not have the digest that was announced.
+    PlanDiffers,
+    /// The site has too few usable images or subjects.
+    TooFewImages,
+    /// More of its images were unreadable than the site tolerates.
+    TooManySkipped,
+    /// Training failed (device, memory, divergence).
+    TrainingFailed,
+    /// The update did not pass the site's privacy pipeline.
+    Withheld,
+    /// The site's disk is full.
+    DiskFull,
+}
+
+impl fmt::Display for Decline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PlanNotApproved => "the site has not approved the plan",
+            Self::PlanDiffers => "the plan differs from the announced digest",
+            Self::TooFewImages => "too few usable images",
+            Self::TooManySkipped => "more unreadable images than the site tolerates",
+            Self::TrainingFailed => "training failed",
+            Self::Withheld => "the site's privacy pipeline withheld the update",
+            Self::DiskFull => "the site's disk is full",
+        })
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Idle => f.write_str("idle"),
+            Self::Fetching => f.write_str("fetching"),
+            Self::Training => f.write_str("training"),
+            Self::Sending => f.write_str("sending"),
+            Self::Reported => f.write_str("reported"),
+            Self::Declined(reason) => write!(f, "declined: {reason}"),
+        }
+    }
+}

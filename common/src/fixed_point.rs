@@ -1,0 +1,154 @@
+//! Exact merging: updates as 64-bit integers, so that a weighted sum has the same bits in any order.
+//!
+//! A value `x` of a delta becomes `q = round(x * 2^32)` with `|x| <= 8`; a share is at most 2^20 and a cohort at most
+//! 32 sites, so a sum needs 32 + 3 + 20 + 5 bits and a sign: 61 of 64. The sum is exact, and equals the sum that secure
+//! aggregation yields modulo 2^64. There is one division, at the end.
+
+use crate::share::Share;
+
+/// Fraction bits of a quantised value.
+pub const FRACTION_BITS: u32 = 32;
+/// Largest magnitude of a delta's value.
+pub const MAX_MAGNITUDE: f32 = 8.0;
+/// Largest cohort.
+pub const MAX_SITES: usize = 32;
+
+/// Why a value cannot be summed.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum FixedPointError {
+    /// NaN, infinite, or too large to be a step of training.
+    #[error("a delta holds {value}: only finite values between -{MAX_MAGNITUDE} and {MAX_MAGNITUDE} can be merged")]
+    OutOfRange {
+        /// The value, as text, because NaN equals nothing.
+        value: String,
+    },
+    /// More shares than the sum has room for.
+    #[error("the sum overflows: at most {MAX_SITES} sites with shares up to 2^20 can be merged")]
+    Overflow,
+}
+
+/// A value of a delta as an integer multiple of 2^-32, rounded half away from zero.
+pub fn quantize(value: f32) -> Result<i64, FixedPointError> {
+    if value.abs() <= MAX_MAGNITUDE {
+        // Exact in f64: 24 bits of significand times a power of two.
+        Ok((f64::from(value) * (1_u64 << FRACTION_BITS) as f64).round() as i64)
+    } else {
+        Err(FixedPointError::OutOfRange { value: value.to_string() })
+    }
+}
+
+/// Adds `share * delta` into `sums`, value by value.
+pub fn accumulate(sums: &mut [i64], delta: &[f32], share: Share) -> Result<(), FixedPointError> {
+    debug_assert_eq!(sums.len(), delta.len());
+    for (sum, &value) in sums.iter_mut().zip(delta) {
+        let term = quantize(value)?.checked_mul(i64::from(share.0)).ok_or(FixedPointError::Overflow)?;
+        *sum = sum.checked_add(term).ok_or(FixedPointError::Overflow)?;
+    }
+    Ok(())
+}
+
+/// The mean: one division of an exact sum, correctly rounded to f32 (ties to even).
+///
+/// # Panics
+/// If `total_share` is 0: a cohort without a share is never merged.
+pub fn mean(sum: i64, total_share: u64) -> f32 {
+    assert!(total_share > 0, "the shares of a round are positive");
+    let negative = sum < 0;
+    let magnitude = u128::from(sum.unsigned_abs());
+    let divisor = u128::from(total_share);
+    // magnitude / (divisor * 2^32), rounded once. Shift so that the quotient has at least 26 bits, and keep whether
+    // anything was left over as a sticky last bit: then the conversion to f32 rounds as if it saw the exact quotient.
+    let shift = 64;
+    let quotient = (magnitude << shift) / divisor;
+    let sticky = u128::from((magnitude << shift) % divisor != 0);
+    let rounded = round_to_f32(quotient, sticky == 1, -(shift + FRACTION_BITS as i32));
+    if negative { -rounded } else { rounded }
+}
+
+/// The f32 nearest to `(integer + a fraction if sticky) * 2^exponent`, ties to even. Subnormals cannot occur here.
+fn round_to_f32(integer: u128, sticky: bool, exponent: i32) -> f32 {
+    let bits = 128 - integer.leading_zeros() as i32;
+    let excess = bits - 24;
+    if excess <= 0 {
+        // Fewer than 24 bits: with 64 bits of shift this happens only for an exact zero.
+        return (integer as f64 * 2.0_f64.powi(exponent)) as f32;
+    }
+    let kept = (integer >> excess) as u32;
+    let rest = integer & ((1 << excess) - 1);
+    let half = 1_u128 << (excess - 1);
+    let up = rest > half || (rest == half && (sticky || kept & 1 == 1));
+    // Exact in f64: at most 25 bits times a power of two within f64's range.
+    (f64::from(kept + u32::from(up)) * 2.0_f64.powi(exponent + excess)) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::share::WHOLE;
+
+    fn merged(deltas: &[(f32, u32)]) -> f32 {
+        let mut sum = [0];
+        deltas.iter().for_each(|&(value, share)| accumulate(&mut sum, &[value], Share(share)).unwrap());
+        mean(sum[0], deltas.iter().map(|&(_, share)| u64::from(share)).sum())
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_of_arrival_gives_the_same_bits(
+            deltas in prop::collection::vec((-8.0_f32..=8.0, 1_u32..=WHOLE), 1..=32),
+            rotation in 0_usize..32,
+        ) {
+            let mut other = deltas.clone();
+            other.rotate_left(rotation % deltas.len());
+            let reversed: Vec<_> = deltas.iter().rev().copied().collect();
+            prop_assert_eq!(merged(&deltas).to_bits(), merged(&other).to_bits());
+            prop_assert_eq!(merged(&deltas).to_bits(), merged(&reversed).to_bits());
+        }
+
+        #[test]
+        fn the_mean_is_the_nearest_f32_to_the_exact_quotient(sum in -(1_i64 << 60)..(1_i64 << 60), share in 1_u64..=1 << 25) {
+            let found = mean(sum, share);
+            // |found * share * 2^32 - sum| must not exceed that of either neighbor; in integers, scaled by 2^120.
+            let error = |value: f32| {
+                let (significand, exponent) = exact(value);
+                let scaled = significand * i128::from(share);
+                let shift = exponent + 32;
+                // Compare |scaled * 2^shift - sum| exactly as rationals with denominator 2^max(0,-shift).
+                if shift >= 0 { ((scaled << shift) - i128::from(sum)).abs() as f64 }
+                else if -shift < 60 { (scaled - (i128::from(sum) << -shift)).abs() as f64 / 2.0_f64.powi(-shift) }
+                else { (sum as f64).abs() }
+            };
+            if found != 0.0 {
+                let up = f32::from_bits(found.to_bits() + 1);
+                let down = f32::from_bits(found.to_bits() - 1);
+                prop_assert!(error(found) <= error(up) && error(found) <= error(down));
+            }
+        }
+    }
+
+    fn exact(value: f32) -> (i128, i32) {
+        let bits = value.to_bits();
+        let exponent = ((bits >> 23) & 0xff) as i32 - 150;
+        let significand = i128::from((bits & 0x7f_ffff) | 0x80_0000);
+        (if value < 0.0 { -significand } else { significand }, exponent)
+    }
+
+    #[test]
+    fn one_site_alone_gets_its_own_delta_back_to_the_resolution() {
+        for value in [0.0_f32, 1.0, -0.125, 7.999_999, 1e-3, -3.4e-6] {
+            assert!((f64::from(merged(&[(value, WHOLE)])) - f64::from(value)).abs() <= 2.0_f64.powi(-33), "{value}");
+        }
+    }
+
+    #[test]
+    fn the_widest_sum_fits_and_a_wider_value_is_refused() {
+        let mut sum = [0];
+        (0..MAX_SITES).for_each(|_| accumulate(&mut sum, &[8.0], Share(WHOLE)).unwrap());
+        assert_eq!(mean(sum[0], 32 * u64::from(WHOLE)), 8.0);
+        for bad in [8.000_001_f32, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(accumulate(&mut [0], &[bad], Share(1)).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The words both programs use: ids, weights, plan, update, shares, privacy.
+//!
+//! This crate knows no file, clock, network, device or global random source. Everything here is data or a pure
+//! function of its arguments, so that the aggregator, the site agents and the tests agree by construction.
+
+pub mod assignment;
+pub mod codec;
+pub mod fixed_point;
+pub mod ids;
+pub mod plan;
+pub mod privacy;
+pub mod refusal;
+pub mod seed;
+pub mod share;
+pub mod update;
+pub mod weights;
+
+pub use assignment::{Assignment, Decline, Directive, Phase, Progress};
+pub use ids::{Digest, FederationName, RoundNumber, RunId, SiteId};
+pub use plan::Plan;
+pub use refusal::Refusal;
+pub use update::{Meters, SealedUpdate, Update, UpdateManifest};
+pub use weights::{NamedTensors, Signature, Tensor};

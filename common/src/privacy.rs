@@ -1,0 +1,220 @@
+//! What is done to an update before it leaves a site. It fails closed.
+//!
+//! Filters take an [`Update`] and return one, or say why it is [`Withheld`]; there is no "not applicable". Only
+//! [`Pipeline::seal`] builds a [`SealedUpdate`], the one type that the wire accepts. A site's own policy may be
+//! stricter than the plan, never looser.
+
+use serde::{Deserialize, Serialize};
+
+use crate::fixed_point::MAX_MAGNITUDE;
+use crate::ids::Digest;
+use crate::plan::Plan;
+use crate::update::{SealedUpdate, Update, UpdateManifest};
+use crate::weights::{Signature, WeightsError};
+
+/// Subject counts leave a site rounded down to a multiple of this.
+pub const SUBJECTS_ROUNDED_TO: u32 = 5;
+
+/// What a site permits, whatever the plan asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SitePolicy {
+    /// Fewest subjects whose update may leave: the smaller the count, the more one patient shapes the delta.
+    pub min_subjects: u32,
+    /// Fewest optimizer steps in an update, for the same reason.
+    pub min_steps: u32,
+    /// Bound on the delta's L2 norm; the plan's bound holds as well.
+    pub max_delta_norm: f64,
+}
+
+impl Default for SitePolicy {
+    fn default() -> Self {
+        Self { min_subjects: SUBJECTS_ROUNDED_TO, min_steps: 1, max_delta_norm: f64::MAX }
+    }
+}
+
+/// Why an update stays at the site.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum Withheld {
+    /// Other tensors than the plan says may travel, or values that are not finite.
+    #[error("update withheld: {0}")]
+    Tensors(#[from] WeightsError),
+    /// Too few subjects.
+    #[error(
+        "update withheld: it comes from fewer subjects than this site's minimum of {minimum}; index more images or change `policy.min_subjects`"
+    )]
+    TooFewSubjects {
+        /// The site's minimum.
+        minimum: u32,
+    },
+    /// Too few steps.
+    #[error("update withheld: {steps} optimizer steps are fewer than this site's minimum of {minimum}")]
+    TooFewSteps {
+        /// Steps taken.
+        steps: u32,
+        /// The site's minimum.
+        minimum: u32,
+    },
+    /// A meter that is NaN or infinite.
+    #[error("update withheld: a meter is not a finite number; the training diverged")]
+    Meters,
+    /// A step so large that it cannot be merged.
+    #[error(
+        "update withheld: tensor {tensor} moved by {moved} in one round, more than {MAX_MAGNITUDE}; lower the learning rate"
+    )]
+    TooLarge {
+        /// The tensor.
+        tensor: String,
+        /// The largest magnitude in it.
+        moved: f32,
+    },
+}
+
+/// The filters that every update passes, in order.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    signature: Signature,
+    max_delta_norm: f64,
+    policy: SitePolicy,
+}
+
+impl Pipeline {
+    /// The pipeline of a plan under a site's policy: the stricter of both bounds holds.
+    pub fn new(plan: &Plan, policy: SitePolicy) -> Self {
+        let max_delta_norm = plan.draft.privacy.max_delta_norm.min(policy.max_delta_norm);
+        Self { signature: plan.signature.clone(), max_delta_norm, policy }
+    }
+
+    /// The only door out of a site.
+    pub fn seal(&self, update: Update) -> Result<SealedUpdate, Withheld> {
+        let update = self.only_the_plans_tensors(update)?;
+        let update = self.enough_subjects_and_steps(update)?;
+        let update = finite(update)?;
+        let update = clip(update, self.max_delta_norm);
+        let update = mergeable(update)?;
+        let blob = update.delta.to_safetensors();
+        let manifest = UpdateManifest {
+            run: update.run,
+            round: update.round,
+            site: update.site,
+            plan: update.plan,
+            base: update.base,
+            blob: Digest::of(&blob),
+            bytes: blob.len() as u64,
+            subjects: update.subjects / SUBJECTS_ROUNDED_TO * SUBJECTS_ROUNDED_TO,
+            steps: update.steps,
+            meters: update.meters,
+        };
+        Ok(SealedUpdate { manifest, blob })
+    }
+
+    fn only_the_plans_tensors(&self, update: Update) -> Result<Update, Withheld> {
+        self.signature.require(&update.delta.signature())?;
+        Ok(update)
+    }
+
+    fn enough_subjects_and_steps(&self, update: Update) -> Result<Update, Withheld> {
+        // The rounded count must not be 0: it would tell that there are fewer than the rounding.
+        let minimum = self.policy.min_subjects.max(SUBJECTS_ROUNDED_TO);
+        if update.subjects < minimum {
+            return Err(Withheld::TooFewSubjects { minimum });
+        }
+        let minimum = self.policy.min_steps;
+        if update.steps < minimum {
+            return Err(Withheld::TooFewSteps { steps: update.steps, minimum });
+        }
+        Ok(update)
+    }
+}
+
+fn finite(update: Update) -> Result<Update, Withheld> {
+    update.delta.require_finite()?;
+    if update.meters.are_finite() { Ok(update) } else { Err(Withheld::Meters) }
+}
+
+/// Scales the delta down to the bound, over all tensors together (McMahan et al. 2018, flat clipping).
+fn clip(mut update: Update, bound: f64) -> Update {
+    let norm = update.delta.l2_norm();
+    if norm > bound {
+        let scale = (bound / norm) as f32;
+        update.delta.iter_mut().for_each(|(_, values)| values.iter_mut().for_each(|value| *value *= scale));
+    }
+    update
+}
+
+fn mergeable(update: Update) -> Result<Update, Withheld> {
+    for (name, tensor) in update.delta.iter() {
+        let moved = tensor.values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        if moved > MAX_MAGNITUDE {
+            return Err(Withheld::TooLarge { tensor: name.to_owned(), moved });
+        }
+    }
+    Ok(update)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::RoundNumber;
+    use crate::update::Meters;
+    use crate::weights::NamedTensors;
+
+    fn pipeline(policy: SitePolicy, max_delta_norm: f64) -> Pipeline {
+        Pipeline { signature: delta(&[0.0; 2]).signature(), max_delta_norm, policy }
+    }
+
+    fn delta(values: &[f32]) -> NamedTensors {
+        let mut delta = NamedTensors::new();
+        delta.insert("w", vec![values.len()], values.to_vec());
+        delta
+    }
+
+    fn update(values: &[f32]) -> Update {
+        Update {
+            run: "run".parse().unwrap(),
+            round: RoundNumber(1),
+            site: "aalst".parse().unwrap(),
+            plan: Digest::of(b"plan"),
+            base: Digest::of(b"base"),
+            subjects: 13,
+            steps: 10,
+            meters: Meters::default(),
+            delta: delta(values),
+        }
+    }
+
+    #[test]
+    fn a_sealed_update_carries_a_rounded_count_and_the_digest_of_its_bytes() {
+        let sealed = pipeline(SitePolicy::default(), 10.0).seal(update(&[1.0, -2.0])).unwrap();
+        assert_eq!(sealed.manifest().subjects, 10);
+        assert_eq!(sealed.manifest().blob, Digest::of(sealed.blob()));
+    }
+
+    #[test]
+    fn a_delta_longer_than_the_bound_is_scaled_to_it() {
+        let sealed = pipeline(SitePolicy::default(), 0.5).seal(update(&[3.0, 4.0])).unwrap();
+        let sent = NamedTensors::from_safetensors(sealed.blob()).unwrap();
+        assert!((sent.l2_norm() - 0.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn an_update_that_cannot_be_filtered_stays_at_the_site() {
+        let normal = pipeline(SitePolicy::default(), 1e9);
+        assert!(matches!(normal.seal(update(&[1.0])), Err(Withheld::Tensors(_))));
+        assert!(matches!(normal.seal(update(&[1.0, f32::NAN])), Err(Withheld::Tensors(_))));
+        assert!(matches!(normal.seal(update(&[1.0, 8.5])), Err(Withheld::TooLarge { .. })));
+        assert_eq!(
+            normal.seal(Update { subjects: 4, ..update(&[1.0, 1.0]) }),
+            Err(Withheld::TooFewSubjects { minimum: 5 })
+        );
+        let lax = pipeline(SitePolicy { min_subjects: 0, ..SitePolicy::default() }, 1e9);
+        assert!(
+            lax.seal(Update { subjects: 4, ..update(&[1.0, 1.0]) }).is_err(),
+            "a policy cannot go below the rounding"
+        );
+        let strict = pipeline(SitePolicy { min_steps: 11, ..SitePolicy::default() }, 1e9);
+        assert!(matches!(strict.seal(update(&[1.0, 1.0])), Err(Withheld::TooFewSteps { .. })));
+        let meters = Meters { loss: f64::INFINITY, ..Meters::default() };
+        assert_eq!(normal.seal(Update { meters, ..update(&[1.0, 1.0]) }), Err(Withheld::Meters));
+    }
+}

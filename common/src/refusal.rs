@@ -1,0 +1,129 @@
+//! Why the aggregator says no. Each has a stable code, and a message that names the remedy.
+
+use crate::ids::{Digest, RoundNumber, RunId, SiteId};
+
+/// A refusal, as both sides know it.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// The connection carries no client certificate.
+    #[error("this call needs a site certificate: enrol first, with `site-agent enrol <invitation>`")]
+    Unidentified,
+    /// The certificate is for another site than the message speaks for.
+    #[error("the certificate is {peer}'s, but the message speaks for {claimed}: a site speaks only for itself")]
+    SpeaksForAnother {
+        /// Who the certificate says it is.
+        peer: SiteId,
+        /// Who the message says it is.
+        claimed: SiteId,
+    },
+    /// The certificate has been revoked.
+    #[error("the certificate of {0} is revoked: ask the coordinator for a new invitation")]
+    Revoked(SiteId),
+    /// The run does not invite this site.
+    #[error("run {run} does not invite {site}: ask the coordinator to add it to the plan's `rounds.sites`")]
+    NotInvited {
+        /// The run.
+        run: RunId,
+        /// The site.
+        site: SiteId,
+    },
+    /// No such run.
+    #[error("there is no run {0} here: `aggregator status` lists the runs")]
+    UnknownRun(RunId),
+    /// Not the round that is open.
+    #[error("round {asked} is not open: the open round is {open}; fetch the next assignment")]
+    RoundNotOpen {
+        /// The round of the message.
+        asked: RoundNumber,
+        /// The open round; 0 when none is.
+        open: RoundNumber,
+    },
+    /// Trained under another plan.
+    #[error("the update was trained under plan {found}, but the run's plan is {expected}: fetch the plan again")]
+    PlanDiffers {
+        /// The run's plan.
+        expected: Digest,
+        /// The update's plan.
+        found: Digest,
+    },
+    /// Trained from another model.
+    #[error("the update starts from model {found}, but the round starts from {expected}: fetch the model again")]
+    BaseDiffers {
+        /// The round's start.
+        expected: Digest,
+        /// The update's start.
+        found: Digest,
+    },
+    /// Another update for this round is acknowledged already.
+    #[error("{site} has already reported another update for round {round}: the first one counts")]
+    Conflict {
+        /// The site.
+        site: SiteId,
+        /// The round.
+        round: RoundNumber,
+    },
+    /// An update that cannot be one of this plan.
+    #[error("the update is refused: {0}")]
+    Update(String),
+    /// A chunk out of place.
+    #[error("chunk at offset {found}, but {expected} is next: ask for the upload's state and go on from there")]
+    Offset {
+        /// Where the next chunk belongs.
+        expected: u64,
+        /// Where this one wanted to go.
+        found: u64,
+    },
+    /// The bytes do not have the digest that was announced.
+    #[error("the upload's bytes have digest {found}, but {expected} was announced: the upload starts over")]
+    Corrupt {
+        /// What was announced.
+        expected: Digest,
+        /// What arrived.
+        found: Digest,
+    },
+    /// A token that is unknown, used, expired, or bound to another site.
+    #[error("the invitation is refused ({0}): ask the coordinator for a new one, with `aggregator invite <site>`")]
+    Token(String),
+    /// A blob that this site may not have, or that is not here.
+    #[error("no blob {0} for this site: fetch the next assignment")]
+    UnknownBlob(Digest),
+    /// A message that is not well formed.
+    #[error("the message is not understood: {0}")]
+    Malformed(String),
+    /// The aggregator's disk has no room.
+    #[error("the aggregator's disk is full: nothing was acknowledged; it goes on when there is room")]
+    DiskFull,
+    /// The aggregator failed; its log has the cause.
+    #[error("the aggregator could not do this now; its log names the cause; the call may be tried again")]
+    Unavailable,
+}
+
+impl Refusal {
+    /// The stable code of a refusal, for scripts and for the wire.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unidentified => "unidentified",
+            Self::SpeaksForAnother { .. } => "speaks-for-another",
+            Self::Revoked(_) => "revoked",
+            Self::NotInvited { .. } => "not-invited",
+            Self::UnknownRun(_) => "unknown-run",
+            Self::RoundNotOpen { .. } => "round-not-open",
+            Self::PlanDiffers { .. } => "plan-differs",
+            Self::BaseDiffers { .. } => "base-differs",
+            Self::Conflict { .. } => "conflict",
+            Self::Update(_) => "update",
+            Self::Offset { .. } => "offset",
+            Self::Corrupt { .. } => "corrupt",
+            Self::Token(_) => "token",
+            Self::UnknownBlob(_) => "unknown-blob",
+            Self::Malformed(_) => "malformed",
+            Self::DiskFull => "disk-full",
+            Self::Unavailable => "unavailable",
+        }
+    }
+
+    /// Whether the same call may succeed later with nothing changed by the caller.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::DiskFull | Self::Unavailable)
+    }
+}

@@ -1,0 +1,96 @@
+//! One site's contribution to one round, before and after the privacy pipeline.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Digest, RoundNumber, RunId, SiteId};
+use crate::weights::NamedTensors;
+
+/// What local training made: the delta and the scalars beside it. It has not passed the pipeline, and no type of the
+/// wire accepts it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    /// The run.
+    pub run: RunId,
+    /// The round.
+    pub round: RoundNumber,
+    /// Who trained.
+    pub site: SiteId,
+    /// The plan it was trained under.
+    pub plan: Digest,
+    /// The model it started from.
+    pub base: Digest,
+    /// Subjects trained on.
+    pub subjects: u32,
+    /// Optimizer steps taken.
+    pub steps: u32,
+    /// How training went.
+    pub meters: Meters,
+    /// Trained weights minus the round's start.
+    pub delta: NamedTensors,
+}
+
+/// Scalars of one site's training in one round: means over its steps. They are all, beside the delta, that leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meters {
+    /// DINO loss. ln K means the uniform solution.
+    pub loss: f64,
+    /// Entropy of the teacher's sharpened output, in nats, at most ln K.
+    pub teacher_entropy: f64,
+    /// Entropy of the batch mean of the teacher's output; near 0 means all images share one prototype.
+    pub batch_entropy: f64,
+    /// RankMe of the teacher's CLS features (Garrido et al. 2023), at most the embedding dimension.
+    pub rank_me: f64,
+}
+
+impl Meters {
+    /// Whether all are finite numbers.
+    pub fn are_finite(&self) -> bool {
+        [self.loss, self.teacher_entropy, self.batch_entropy, self.rank_me].iter().all(|meter| meter.is_finite())
+    }
+}
+
+/// What is said of an update before its bytes are sent; all that the aggregator stores beside the blob.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateManifest {
+    /// The run.
+    pub run: RunId,
+    /// The round.
+    pub round: RoundNumber,
+    /// Who trained. On the wire only an echo: the peer certificate decides.
+    pub site: SiteId,
+    /// The plan it was trained under.
+    pub plan: Digest,
+    /// The model it started from.
+    pub base: Digest,
+    /// SHA-256 of the delta's safetensors file.
+    pub blob: Digest,
+    /// Length of that file.
+    pub bytes: u64,
+    /// Subjects trained on, rounded down to a multiple of [`SUBJECTS_ROUNDED_TO`](crate::privacy::SUBJECTS_ROUNDED_TO).
+    pub subjects: u32,
+    /// Optimizer steps taken.
+    pub steps: u32,
+    /// How training went.
+    pub meters: Meters,
+}
+
+/// An update that passed the privacy pipeline. Only [`crate::privacy::Pipeline::seal`] builds one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SealedUpdate {
+    pub(crate) manifest: UpdateManifest,
+    pub(crate) blob: Vec<u8>,
+}
+
+impl SealedUpdate {
+    /// What is said of it.
+    pub fn manifest(&self) -> &UpdateManifest {
+        &self.manifest
+    }
+
+    /// The delta's safetensors file.
+    pub fn blob(&self) -> &[u8] {
+        &self.blob
+    }
+}

@@ -1,0 +1,344 @@
+//! Wire to domain, refusing what is malformed; domain to wire, which cannot fail.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{
+    Assignment, Decline, Digest, Directive, Meters, Phase, Progress, RoundNumber, RunId, SiteId, UpdateManifest,
+};
+
+use crate::wire;
+
+/// A field that is missing, or holds what its type cannot.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("field {field} of {message}: {why}")]
+pub struct Malformed {
+    /// The message.
+    pub message: &'static str,
+    /// The field.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// A message that speaks for a site: the site as it says, which the certificate must confirm.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Announced<T> {
+    /// Who the message says it is from.
+    pub site: SiteId,
+    /// What it says.
+    pub value: T,
+}
+
+fn text<T>(message: &'static str, field: &'static str, value: &str) -> Result<T, Malformed>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    value.parse().map_err(|error: T::Err| Malformed { message, field, why: error.to_string() })
+}
+
+/// A digest from its 32 bytes.
+pub fn digest(message: &'static str, field: &'static str, value: &Bytes) -> Result<Digest, Malformed> {
+    let bytes: Result<[u8; 32], _> = value.as_ref().try_into();
+    bytes.map(Digest).map_err(|_| Malformed {
+        message,
+        field,
+        why: format!("{} bytes are no SHA-256, which has 32", value.len()),
+    })
+}
+
+/// The 32 bytes of a digest.
+pub fn digest_bytes(digest: Digest) -> Bytes {
+    Bytes::copy_from_slice(&digest.0)
+}
+
+/// The run of a message.
+pub fn run(message: &'static str, value: &str) -> Result<RunId, Malformed> {
+    text(message, "run", value)
+}
+
+/// The site of a message.
+pub fn site(message: &'static str, value: &str) -> Result<SiteId, Malformed> {
+    text(message, "site", value)
+}
+
+fn finite(message: &'static str, field: &'static str, value: f64) -> Result<f64, Malformed> {
+    if value.is_finite() {
+        Ok(value)
+    } else {
+        Err(Malformed { message, field, why: format!("{value} is not a finite number") })
+    }
+}
+
+impl TryFrom<wire::ReportRequest> for Announced<Progress> {
+    type Error = Malformed;
+    fn try_from(report: wire::ReportRequest) -> Result<Self, Malformed> {
+        const MESSAGE: &str = "ReportRequest";
+        let work = match report.run.as_str() {
+            "" => None,
+            written => Some((run(MESSAGE, written)?, RoundNumber(report.round))),
+        };
+        let unknown =
+            |field| Malformed { message: MESSAGE, field, why: "a value this version does not know".to_owned() };
+        let phase = match wire::Phase::try_from(report.phase) {
+            Ok(wire::Phase::Idle) => Phase::Idle,
+            Ok(wire::Phase::Fetching) => Phase::Fetching,
+            Ok(wire::Phase::Training) => Phase::Training,
+            Ok(wire::Phase::Sending) => Phase::Sending,
+            Ok(wire::Phase::Reported) => Phase::Reported,
+            Ok(wire::Phase::Declined) => {
+                let reason = wire::Decline::try_from(report.decline).map_err(|_| unknown("decline"))?;
+                Phase::Declined(decline(reason).ok_or_else(|| unknown("decline"))?)
+            }
+            Ok(wire::Phase::Unspecified) | Err(_) => return Err(unknown("phase")),
+        };
+        let meter = |field, value: Option<f64>| value.map(|value| finite(MESSAGE, field, value)).transpose();
+        let value = Progress {
+            work,
+            phase,
+            done: report.done,
+            total: report.total,
+            loss: meter("loss", report.loss)?,
+            teacher_entropy: meter("teacher_entropy", report.teacher_entropy)?,
+            eta: report.eta_ms.map(Duration::from_millis),
+        };
+        Ok(Self { site: site(MESSAGE, &report.site)?, value })
+    }
+}
+
+impl From<Announced<Progress>> for wire::ReportRequest {
+    fn from(Announced { site, value }: Announced<Progress>) -> Self {
+        let (phase, reason) = match value.phase {
+            Phase::Idle => (wire::Phase::Idle, wire::Decline::Unspecified),
+            Phase::Fetching => (wire::Phase::Fetching, wire::Decline::Unspecified),
+            Phase::Training => (wire::Phase::Training, wire::Decline::Unspecified),
+            Phase::Sending => (wire::Phase::Sending, wire::Decline::Unspecified),
+            Phase::Reported => (wire::Phase::Reported, wire::Decline::Unspecified),
+            Phase::Declined(reason) => (wire::Phase::Declined, wire_decline(reason)),
+        };
+        Self {
+            site: site.into(),
+            run: value.work.as_ref().map(|(run, _)| run.to_string()).unwrap_or_default(),
+            round: value.work.map_or(0, |(_, round)| round.0),
+            phase: phase.into(),
+            decline: reason.into(),
+            done: value.done,
+            total: value.total,
+            loss: value.loss,
+            teacher_entropy: value.teacher_entropy,
+            eta_ms: value.eta.map(milliseconds),
+        }
+    }
+}
+
+fn decline(reason: wire::Decline) -> Option<Decline> {
+    Some(match reason {
+        wire::Decline::Unspecified => return None,
+        wire::Decline::PlanNotApproved => Decline::PlanNotApproved,
+        wire::Decline::PlanDiffers => Decline::PlanDiffers,
+        wire::Decline::TooFewImages => Decline::TooFewImages,
+        wire::Decline::TooManySkipped => Decline::TooManySkipped,
+        wire::Decline::TrainingFailed => Decline::TrainingFailed,
+        wire::Decline::Withheld => Decline::Withheld,
+        wire::Decline::DiskFull => Decline::DiskFull,
+    })
+}
+
+fn wire_decline(reason: Decline) -> wire::Decline {
+    match reason {
+        Decline::PlanNotApproved => wire::Decline::PlanNotApproved,
+        Decline::PlanDiffers => wire::Decline::PlanDiffers,
+        Decline::TooFewImages => wire::Decline::TooFewImages,
+        Decline::TooManySkipped => wire::Decline::TooManySkipped,
+        Decline::TrainingFailed => wire::Decline::TrainingFailed,
+        Decline::Withheld => wire::Decline::Withheld,
+        Decline::DiskFull => wire::Decline::DiskFull,
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl TryFrom<wire::ReportReply> for Directive {
+    type Error = Malformed;
+    fn try_from(reply: wire::ReportReply) -> Result<Self, Malformed> {
+        use wire::report_reply::Directive as Wire;
+        match reply.directive {
+            Some(Wire::Wait(wait)) => Ok(Self::Wait { because: wait.because }),
+            Some(Wire::Train(train)) => Ok(Self::Train(train.try_into()?)),
+            Some(Wire::Finished(finished)) => Ok(Self::Finished {
+                run: run("Finished", &finished.run)?,
+                model: digest("Finished", "model", &finished.model)?,
+                bytes: finished.model_bytes,
+            }),
+            None => Err(Malformed {
+                message: "ReportReply",
+                field: "directive",
+                why: "it is missing, or of a kind this version does not know".to_owned(),
+            }),
+        }
+    }
+}
+
+impl From<Directive> for wire::ReportReply {
+    fn from(directive: Directive) -> Self {
+        use wire::report_reply::Directive as Wire;
+        let directive = match directive {
+            Directive::Wait { because } => Wire::Wait(wire::Wait { because }),
+            Directive::Train(assignment) => Wire::Train(assignment.into()),
+            Directive::Finished { run, model, bytes } => {
+                Wire::Finished(wire::Finished { run: run.into(), model: digest_bytes(model), model_bytes: bytes })
+            }
+        };
+        Self { directive: Some(directive) }
+    }
+}
+
+impl TryFrom<wire::Assignment> for Assignment {
+    type Error = Malformed;
+    fn try_from(assignment: wire::Assignment) -> Result<Self, Malformed> {
+        const MESSAGE: &str = "Assignment";
+        Ok(Self {
+            run: run(MESSAGE, &assignment.run)?,
+            round: RoundNumber(assignment.round),
+            plan: digest(MESSAGE, "plan", &assignment.plan)?,
+            base: digest(MESSAGE, "base", &assignment.base)?,
+            base_bytes: assignment.base_bytes,
+            first_step: assignment.first_step,
+            time_left: Duration::from_millis(assignment.time_left_ms),
+        })
+    }
+}
+
+impl From<Assignment> for wire::Assignment {
+    fn from(assignment: Assignment) -> Self {
+        Self {
+            run: assignment.run.into(),
+            round: assignment.round.0,
+            plan: digest_bytes(assignment.plan),
+            base: digest_bytes(assignment.base),
+            base_bytes: assignment.base_bytes,
+            first_step: assignment.first_step,
+            time_left_ms: milliseconds(assignment.time_left),
+        }
+    }
+}
+
+impl TryFrom<wire::UpdateManifest> for UpdateManifest {
+    type Error = Malformed;
+    fn try_from(manifest: wire::UpdateManifest) -> Result<Self, Malformed> {
+        const MESSAGE: &str = "UpdateManifest";
+        let missing = || Malformed { message: MESSAGE, field: "meters", why: "they are missing".to_owned() };
+        let meters = manifest.meters.ok_or_else(missing)?;
+        Ok(Self {
+            run: run(MESSAGE, &manifest.run)?,
+            round: RoundNumber(manifest.round),
+            site: site(MESSAGE, &manifest.site)?,
+            plan: digest(MESSAGE, "plan", &manifest.plan)?,
+            base: digest(MESSAGE, "base", &manifest.base)?,
+            blob: digest(MESSAGE, "blob", &manifest.blob)?,
+            bytes: manifest.blob_bytes,
+            subjects: manifest.subjects,
+            steps: manifest.steps,
+            meters: Meters {
+                loss: finite(MESSAGE, "meters.loss", meters.loss)?,
+                teacher_entropy: finite(MESSAGE, "meters.teacher_entropy", meters.teacher_entropy)?,
+                batch_entropy: finite(MESSAGE, "meters.batch_entropy", meters.batch_entropy)?,
+                rank_me: finite(MESSAGE, "meters.rank_me", meters.rank_me)?,
+            },
+        })
+    }
+}
+
+impl From<&UpdateManifest> for wire::UpdateManifest {
+    fn from(manifest: &UpdateManifest) -> Self {
+        Self {
+            run: manifest.run.to_string(),
+            round: manifest.round.0,
+            site: manifest.site.to_string(),
+            plan: digest_bytes(manifest.plan),
+            base: digest_bytes(manifest.base),
+            blob: digest_bytes(manifest.blob),
+            blob_bytes: manifest.bytes,
+            subjects: manifest.subjects,
+            steps: manifest.steps,
+            meters: Some(wire::Meters {
+                loss: manifest.meters.loss,
+                teacher_entropy: manifest.meters.teacher_entropy,
+                batch_entropy: manifest.meters.batch_entropy,
+                rank_me: manifest.meters.rank_me,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> UpdateManifest {
+        UpdateManifest {
+            run: "run".parse().unwrap(),
+            round: RoundNumber(3),
+            site: "aalst".parse().unwrap(),
+            plan: Digest::of(b"plan"),
+            base: Digest::of(b"base"),
+            blob: Digest::of(b"blob"),
+            bytes: 9,
+            subjects: 10,
+            steps: 7,
+            meters: Meters { loss: 5.5, teacher_entropy: 1.0, batch_entropy: 2.0, rank_me: 20.0 },
+        }
+    }
+
+    #[test]
+    fn there_and_back_is_the_identity() {
+        assert_eq!(UpdateManifest::try_from(wire::UpdateManifest::from(&manifest())).unwrap(), manifest());
+        let phases = [Phase::Idle, Phase::Fetching, Phase::Training, Phase::Sending, Phase::Reported];
+        let declines = (1..=7).map(|code| Phase::Declined(decline(code.try_into().unwrap()).unwrap()));
+        for phase in phases.into_iter().chain(declines) {
+            let progress = Progress {
+                work: Some(("run".parse().unwrap(), RoundNumber(2))),
+                phase,
+                loss: Some(5.0),
+                eta: Some(Duration::from_millis(1500)),
+                ..Progress::idle()
+            };
+            let announced = Announced { site: "aalst".parse().unwrap(), value: progress };
+            assert_eq!(Announced::try_from(wire::ReportRequest::from(announced.clone())).unwrap(), announced);
+        }
+        let assignment = Assignment {
+            run: "run".parse().unwrap(),
+            round: RoundNumber(1),
+            plan: Digest::of(b"plan"),
+            base: Digest::of(b"base"),
+            base_bytes: 5,
+            first_step: 100,
+            time_left: Duration::from_secs(60),
+        };
+        let directives = [
+            Directive::Wait { because: "no run".to_owned() },
+            Directive::Train(assignment),
+            Directive::Finished { run: "run".parse().unwrap(), model: Digest::of(b"m"), bytes: 1 },
+        ];
+        for directive in directives {
+            assert_eq!(Directive::try_from(wire::ReportReply::from(directive.clone())).unwrap(), directive);
+        }
+    }
+
+    #[test]
+    fn a_malformed_field_is_named() {
+        let refused = |change: fn(&mut wire::UpdateManifest)| {
+            let mut wire = wire::UpdateManifest::from(&manifest());
+            change(&mut wire);
+            UpdateManifest::try_from(wire).unwrap_err().field
+        };
+        assert_eq!(refused(|wire| wire.run = "../etc".to_owned()), "run");
+        assert_eq!(refused(|wire| wire.site.clear()), "site");
+        assert_eq!(refused(|wire| wire.blob = Bytes::from_static(b"short")), "blob");
+        assert_eq!(refused(|wire| wire.meters = None), "meters");
+        assert_eq!(refused(|wire| wire.meters.as_mut().unwrap().loss = f64::NAN), "meters.loss");
+    }
+}

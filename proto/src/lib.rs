@@ -1,0 +1,20 @@
+//! The wire, and the only place where wire values become domain values.
+//!
+//! [`wire`] is generated from `federation.proto`. Everything that arrives passes through [`convert`] before it is
+//! believed: ids are parsed, digests measured, enumerations known. Refusals travel as gRPC statuses with a stable code.
+
+pub mod convert;
+pub mod refusal;
+
+pub use convert::{Announced, Malformed};
+
+/// Largest chunk of a file, in bytes.
+pub const CHUNK_BYTES: usize = 1 << 20;
+/// Largest message either side accepts: a chunk and its envelope.
+pub const MESSAGE_BYTES: usize = CHUNK_BYTES + (64 << 10);
+
+/// Generated messages, clients and servers.
+#[expect(missing_docs, clippy::all, reason = "generated from federation.proto, which documents every field")]
+pub mod wire {
+    tonic::include_proto!("cmrfed.v1");
+}
