@@ -73,14 +73,19 @@ impl Progress {
     }
 }
 
-/// What a site is doing.
+/// What a site is doing. A site has joined a round when it reports `Fetching`, `Indexing`, `Training` or `Sending` with
+/// that round as its work; a site that merely asks, or awaits approval, has not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Waiting for a round.
     Idle,
+    /// It knows the plan, and a person at the site has not approved it yet. It has not joined the round.
+    AwaitingApproval,
     /// Fetching the plan and the model.
     Fetching,
+    /// Reading its images onto the plan's grid.
+    Indexing,
     /// Training.
     Training,
     /// Sending the update.
@@ -129,7 +134,9 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Idle => f.write_str("idle"),
+            Self::AwaitingApproval => f.write_str("awaiting approval"),
             Self::Fetching => f.write_str("fetching"),
+            Self::Indexing => f.write_str("indexing"),
             Self::Training => f.write_str("training"),
             Self::Sending => f.write_str("sending"),
             Self::Reported => f.write_str("reported"),

@@ -87,6 +87,8 @@ impl TryFrom<wire::ReportRequest> for Announced<Progress> {
             Ok(wire::Phase::Training) => Phase::Training,
             Ok(wire::Phase::Sending) => Phase::Sending,
             Ok(wire::Phase::Reported) => Phase::Reported,
+            Ok(wire::Phase::AwaitingApproval) => Phase::AwaitingApproval,
+            Ok(wire::Phase::Indexing) => Phase::Indexing,
             Ok(wire::Phase::Declined) => {
                 let reason = wire::Decline::try_from(report.decline).map_err(|_| unknown("decline"))?;
                 Phase::Declined(decline(reason).ok_or_else(|| unknown("decline"))?)
@@ -115,6 +117,8 @@ impl From<Announced<Progress>> for wire::ReportRequest {
             Phase::Training => (wire::Phase::Training, wire::Decline::Unspecified),
             Phase::Sending => (wire::Phase::Sending, wire::Decline::Unspecified),
             Phase::Reported => (wire::Phase::Reported, wire::Decline::Unspecified),
+            Phase::AwaitingApproval => (wire::Phase::AwaitingApproval, wire::Decline::Unspecified),
+            Phase::Indexing => (wire::Phase::Indexing, wire::Decline::Unspecified),
             Phase::Declined(reason) => (wire::Phase::Declined, wire_decline(reason)),
         };
         Self {
@@ -296,7 +300,15 @@ mod tests {
     #[test]
     fn there_and_back_is_the_identity() {
         assert_eq!(UpdateManifest::try_from(wire::UpdateManifest::from(&manifest())).unwrap(), manifest());
-        let phases = [Phase::Idle, Phase::Fetching, Phase::Training, Phase::Sending, Phase::Reported];
+        let phases = [
+            Phase::Idle,
+            Phase::AwaitingApproval,
+            Phase::Fetching,
+            Phase::Indexing,
+            Phase::Training,
+            Phase::Sending,
+            Phase::Reported,
+        ];
         let declines = (1..=7).map(|code| Phase::Declined(decline(code.try_into().unwrap()).unwrap()));
         for phase in phases.into_iter().chain(declines) {
             let progress = Progress {
