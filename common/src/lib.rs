@@ -17,7 +17,7 @@ pub mod weights;
 
 pub use assignment::{Assignment, Decline, Directive, Phase, Progress};
 pub use ids::{Digest, FederationName, RoundNumber, RunId, SiteId};
-pub use plan::Plan;
+pub use plan::{Plan, PlanDraft};
 pub use refusal::Refusal;
 pub use update::{Meters, SealedUpdate, Update, UpdateManifest};
 pub use weights::{NamedTensors, Signature, Tensor};

@@ -1,0 +1,1 @@
+//! Rounds, merging, durable store, server and operator's command line.

@@ -1,0 +1,1 @@
+//! The federation's certificate authority, enrolment by CSR, and the TLS configurations.

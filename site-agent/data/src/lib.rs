@@ -1,0 +1,1 @@
+//! DICOM files to catalogue to frame cache to samples to crops.

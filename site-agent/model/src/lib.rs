@@ -1,0 +1,1 @@
+//! ViT, DINO, schedules, the training engine and checkpoints. burn lives here alone.

@@ -1,0 +1,509 @@
+//! The agent's life: report, hear what is wanted, look at what is here, take one step; again.
+//!
+//! [`decide::next`] decides; this module carries out. Whatever fails for a reason that may pass is tried again; whatever
+//! cannot succeed declines the round by name, and the agent lives on.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::privacy::Pipeline;
+use common::{
+    Assignment, Decline, Digest, Directive, NamedTensors, Phase, Plan, Progress, RoundNumber, RunId, SiteId, Update,
+};
+
+use crate::config::Config;
+use crate::decide::{self, Here, Step, Trainer};
+use crate::durable::{self, DiskError};
+use crate::home::Home;
+use crate::images::{self, ImagesError};
+use crate::job::{Job, JobError, JobFolder};
+use crate::journal::{Journal, JournalError};
+use crate::link::{Link, LinkError};
+use crate::training::{Training, TrainerProgram};
+
+/// One site's agent.
+#[derive(Debug)]
+pub struct Agent {
+    site: SiteId,
+    home: Home,
+    config: Config,
+    link: Link,
+    journal: Journal,
+    program: PathBuf,
+    training: Option<Training>,
+    indexing: Option<Indexing>,
+    declined: Option<(Work, Decline)>,
+    said: Option<String>,
+}
+
+type Work = (RunId, RoundNumber, Digest);
+
+#[derive(Debug)]
+struct Indexing {
+    grid: Digest,
+    task: tokio::task::JoinHandle<Result<images::Indexed, ImagesError>>,
+}
+
+/// What ends an agent.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The disk said no.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A job's file cannot be used.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// The aggregator refuses this site for good.
+    #[error("{0}")]
+    Refused(LinkError),
+}
+
+/// When an agent stops by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Never: it waits for the next run.
+    Stopped,
+    /// When a run has finished and its last model is here.
+    RunFinished,
+}
+
+impl Agent {
+    /// The agent of the state folder `home`. `program` is this program, to start the trainer and the parser with.
+    pub fn new(
+        site: SiteId,
+        home: Home,
+        config: Config,
+        link: Link,
+        program: PathBuf,
+    ) -> Result<Self, AgentError> {
+        let journal = Journal::open(&home.journal())?;
+        Ok(Self {
+            site,
+            home,
+            config,
+            link,
+            journal,
+            program,
+            training: None,
+            indexing: None,
+            declined: None,
+            said: None,
+        })
+    }
+
+    /// Works until stopped, or until a run has finished if `until` says so.
+    pub async fn run(mut self, until: Until) -> Result<(), AgentError> {
+        let mut pause = Pauses::new(self.config.report_every());
+        let mut directive = Directive::Wait { because: "not connected yet".to_owned() };
+        loop {
+            match self.link.report(self.progress(&directive)).await {
+                Ok(told) => {
+                    pause.reset();
+                    directive = told;
+                }
+                Err(error) if is_final(&error) => return Err(AgentError::Refused(error)),
+                Err(error) => {
+                    self.say(format!("{error}; trying again"));
+                    tokio::time::sleep(pause.longer()).await;
+                    continue;
+                }
+            }
+            let here = self.look(&directive)?;
+            let step = decide::next(&directive, &here);
+            if until == Until::RunFinished && here.done && matches!(directive, Directive::Finished { .. }) {
+                return Ok(());
+            }
+            match self.take(step, &directive).await {
+                Ok(Then::AtOnce) => {}
+                Ok(Then::Later) => tokio::time::sleep(self.config.report_every()).await,
+                Err(Failure::Passing(error)) => {
+                    self.say(format!("{error}; trying again"));
+                    tokio::time::sleep(pause.longer()).await;
+                }
+                Err(Failure::Decline(reason, why)) => self.decline(&directive, reason, &why),
+                Err(Failure::Ends(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// What to say of how it goes.
+    fn progress(&self, directive: &Directive) -> Progress {
+        let work = decide::work(directive);
+        let named = |phase| Progress {
+            work: work.clone().map(|(run, round, _)| (run, round)),
+            phase,
+            ..Progress::idle()
+        };
+        if let (Some((declined, reason)), Some(work)) = (&self.declined, &work)
+            && declined == work
+        {
+            return named(Phase::Declined(*reason));
+        }
+        match (&self.training, directive) {
+            (Some(training), _) => training.progress(),
+            (None, Directive::Train(assignment)) => named(self.phase_of(assignment)),
+            (None, _) => Progress::idle(),
+        }
+    }
+
+    fn phase_of(&self, assignment: &Assignment) -> Phase {
+        if self.journal.is_acknowledged(&assignment.run, assignment.round, assignment.base) {
+            Phase::Reported
+        } else if self.home.plan(assignment.plan).exists() && !self.approves(assignment.plan) {
+            Phase::AwaitingApproval
+        } else if !self.home.plan(assignment.plan).exists() {
+            // The plan is fetched before the site joins, so that a person can read it.
+            Phase::Idle
+        } else if self.indexing.is_some() {
+            Phase::Indexing
+        } else if self.journal.sealed(&assignment.run, assignment.round, assignment.base).is_some() {
+            Phase::Sending
+        } else {
+            Phase::Fetching
+        }
+    }
+
+    fn approves(&self, plan: Digest) -> bool {
+        approvals(&self.home).is_ok_and(|approved| approved.contains(&plan))
+    }
+
+    /// What is here, as far as the directive asks.
+    fn look(&mut self, directive: &Directive) -> Result<Here, AgentError> {
+        let wanted = decide::work(directive);
+        let mut here = Here::default();
+        if let Some(training) = &mut self.training {
+            here.trainer = training.state(wanted.as_ref());
+        }
+        match directive {
+            Directive::Wait { .. } => {}
+            Directive::Finished { run, model, .. } => {
+                here.model = self.home.model(*model).exists();
+                here.done = self.journal.run(run).is_some_and(|run| run.finished == Some(*model));
+            }
+            Directive::Train(assignment) => {
+                let (run, round, base) = (&assignment.run, assignment.round, assignment.base);
+                here.plan = self.home.plan(assignment.plan).exists();
+                here.approved = here.plan && self.approves(assignment.plan);
+                here.model = self.home.model(base).exists();
+                here.sealed = self.journal.sealed(run, round, base).is_some();
+                here.done = self.journal.is_acknowledged(run, round, base);
+                if let Some((declined, reason)) = &self.declined {
+                    here.declined = (Some(declined) == wanted.as_ref()).then_some(*reason);
+                }
+                if here.plan && !here.done {
+                    let plan = self.read_plan(assignment.plan)?;
+                    here.images = images::cache_for(&self.home, &plan.draft.images).is_some() && self.indexing.is_none();
+                }
+                if here.trainer == Trainer::Absent {
+                    let result = JobFolder::at(self.home.job(run, round, base)).result();
+                    if matches!(result, Ok(Some(_))) {
+                        here.trainer = Trainer::Finished;
+                    }
+                }
+            }
+        }
+        Ok(here)
+    }
+
+    async fn take(&mut self, step: Step, directive: &Directive) -> Result<Then, Failure> {
+        match (step, directive) {
+            (Step::Rest, Directive::Wait { because }) => self.say(format!("waiting: {because}")),
+            (Step::Rest | Step::KeepTraining, _) => {}
+            (Step::FetchPlan(digest), _) => {
+                let plan = self.link.plan(digest).await?;
+                durable::write(&self.home.plan(digest), &plan.canonical_bytes())?;
+                return Ok(Then::AtOnce);
+            }
+            (Step::AwaitApproval(digest), _) => self.say(format!(
+                "plan {digest} awaits the approval of a person at this site: read it with `site-agent plans`, then \
+                 `site-agent approve {digest}`"
+            )),
+            (Step::FetchModel { model, bytes }, _) => {
+                self.link.fetch_model(model, bytes, &self.home.model(model)).await?;
+                return Ok(Then::AtOnce);
+            }
+            (Step::StopTraining, _) => {
+                if let Some(training) = self.training.take() {
+                    tracing::info!(run = %training.work.0, round = training.work.1.0, "stopping the trainer: its round is over");
+                    training.stop().await;
+                }
+            }
+            (Step::Index, Directive::Train(assignment)) => return self.index(assignment).await,
+            (Step::Train, Directive::Train(assignment)) => self.train(assignment)?,
+            (Step::Seal, Directive::Train(assignment)) => {
+                self.seal(assignment)?;
+                return Ok(Then::AtOnce);
+            }
+            (Step::Send, Directive::Train(assignment)) => {
+                self.send(assignment).await?;
+                return Ok(Then::AtOnce);
+            }
+            (Step::Decline(reason), _) => {
+                let words = self.training.take().map(|training| training.last_words()).unwrap_or_default();
+                return match self.declined {
+                    Some((ref work, _)) if Some(work) == decide::work(directive).as_ref() => Ok(Then::Later),
+                    _ => Err(Failure::Decline(reason, words)),
+                };
+            }
+            (Step::Finish(run, model), _) => {
+                self.journal.finish(&run, model).map_err(AgentError::from)?;
+                tracing::info!(%run, %model, path = %self.home.model(model).display(), "the run is over; its last model is here");
+                return Ok(Then::AtOnce);
+            }
+            (Step::Index | Step::Train | Step::Seal | Step::Send, _) => {}
+        }
+        Ok(Then::Later)
+    }
+
+    fn read_plan(&self, digest: Digest) -> Result<Plan, AgentError> {
+        let bytes = durable::read(&self.home.plan(digest))?;
+        Plan::from_agreed_bytes(&bytes, digest).map_err(|error| AgentError::Refused(error.into()))
+    }
+
+    /// Reads the images onto the plan's grid, beside the reports.
+    async fn index(&mut self, assignment: &Assignment) -> Result<Then, Failure> {
+        let plan = self.read_plan(assignment.plan)?;
+        let grid = images::grid_digest(&plan.draft.images);
+        match self.indexing.take() {
+            Some(indexing) if indexing.grid == grid && !indexing.task.is_finished() => self.indexing = Some(indexing),
+            Some(indexing) if indexing.grid == grid => match indexing.task.await {
+                Ok(Ok(indexed)) => tracing::info!(frames = indexed.frames, "the images are on the plan's grid"),
+                Ok(Err(error)) => return Err(Failure::Decline(error.decline(), error.to_string())),
+                Err(error) => return Err(Failure::Decline(Decline::TooFewImages, error.to_string())),
+            },
+            _ => {
+                tracing::info!("reading the images onto the plan's grid");
+                let (home, config, program) = (self.home.clone(), self.config.intake.clone(), self.program.clone());
+                let images = plan.draft.images;
+                let task = tokio::task::spawn_blocking(move || {
+                    images::index_all(&home, &images, &config, &program, &mut |_| {})
+                });
+                self.indexing = Some(Indexing { grid, task });
+            }
+        }
+        Ok(Then::Later)
+    }
+
+    fn train(&mut self, assignment: &Assignment) -> Result<(), Failure> {
+        let plan = self.read_plan(assignment.plan)?;
+        let (run, round, base) = (&assignment.run, assignment.round, assignment.base);
+        let Some(cache) = images::cache_for(&self.home, &plan.draft.images) else { return Ok(()) };
+        let job = Job {
+            plan: plan.draft,
+            round,
+            site: self.site.clone(),
+            first_step: assignment.first_step,
+            base: self.home.model(base),
+            base_digest: base,
+            moments: self.moments_before(run, round),
+            cache,
+            held_out: self.config.held_out,
+            device: self.config.device.clone(),
+        };
+        let folder = JobFolder::at(self.home.job(run, round, base));
+        tracing::info!(%run, %round, "training");
+        let program = TrainerProgram::of(self.program.clone(), &self.config);
+        let training = program.start((run.clone(), round, base), folder, &job).map_err(AgentError::from)?;
+        self.training = Some(training);
+        Ok(())
+    }
+
+    /// AdamW's moments persist from round to round, and start over when the site missed one.
+    fn moments_before(&self, run: &RunId, round: RoundNumber) -> Option<PathBuf> {
+        let last = self.journal.run(run)?.acknowledged.as_ref()?;
+        let moments = JobFolder::at(self.home.job(run, last.round, last.base)).moments();
+        (last.round.next() == round && moments.exists()).then_some(moments)
+    }
+
+    /// Passes the trained delta through the privacy pipeline, and records it before a byte of it is sent.
+    fn seal(&mut self, assignment: &Assignment) -> Result<(), Failure> {
+        self.training = None;
+        let plan = self.read_plan(assignment.plan)?;
+        let folder = JobFolder::at(self.home.job(&assignment.run, assignment.round, assignment.base));
+        let result = folder.result().map_err(AgentError::from)?;
+        let Some(result) = result else {
+            return Err(Failure::Decline(Decline::TrainingFailed, "the trainer left no result".to_owned()));
+        };
+        let unreadable = |error: common::weights::WeightsError| Failure::Decline(Decline::TrainingFailed, error.to_string());
+        let delta = NamedTensors::from_safetensors(&durable::read(&folder.delta())?).map_err(unreadable)?;
+        let update = Update {
+            run: assignment.run.clone(),
+            round: assignment.round,
+            site: self.site.clone(),
+            plan: assignment.plan,
+            base: assignment.base,
+            subjects: result.subjects,
+            steps: result.steps,
+            meters: result.meters,
+            delta,
+        };
+        let sealed = Pipeline::new(&plan, self.config.policy.clone()).seal(update);
+        let sealed = sealed.map_err(|withheld| Failure::Decline(Decline::Withheld, withheld.to_string()))?;
+        durable::write(&folder.sealed(), sealed.blob())?;
+        self.journal.seal(sealed.manifest().clone()).map_err(AgentError::from)?;
+        Ok(())
+    }
+
+    async fn send(&mut self, assignment: &Assignment) -> Result<(), Failure> {
+        let sealed = self.journal.sealed(&assignment.run, assignment.round, assignment.base).cloned();
+        let Some(manifest) = sealed else { return Ok(()) };
+        let folder = JobFolder::at(self.home.job(&assignment.run, assignment.round, assignment.base));
+        self.link.send(&manifest, &folder.sealed()).await?;
+        self.journal.acknowledge(&manifest).map_err(AgentError::from)?;
+        tracing::info!(run = %manifest.run, round = %manifest.round, bytes = manifest.bytes, "update acknowledged");
+        self.forget_older_than(&manifest.run, manifest.round);
+        Ok(())
+    }
+
+    /// Removes job folders of rounds before the last one: only its moments are still of use.
+    fn forget_older_than(&self, run: &RunId, round: RoundNumber) {
+        let jobs = self.home.root().join(format!("jobs/{run}"));
+        let kept = format!("{:05}-", round.0);
+        for entry in fs::read_dir(jobs).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().as_ref() < kept.as_str()
+                && let Err(error) = fs::remove_dir_all(entry.path())
+            {
+                tracing::warn!(%error, "an old job folder could not be removed");
+            }
+        }
+    }
+
+    fn decline(&mut self, directive: &Directive, reason: Decline, why: &str) {
+        tracing::error!(%reason, detail = why, "this site declines the round");
+        if let Some(work) = decide::work(directive) {
+            self.declined = Some((work, reason));
+        }
+    }
+
+    /// Says a thing once, not with every report.
+    fn say(&mut self, line: String) {
+        if self.said.as_ref() != Some(&line) {
+            tracing::info!("{line}");
+            self.said = Some(line);
+        }
+    }
+}
+
+/// The plans that a person at this site approved.
+pub fn approvals(home: &Home) -> Result<BTreeSet<Digest>, DiskError> {
+    let path = home.approvals();
+    let bytes = durable::read_if_there(&path)?;
+    bytes.map_or(Ok(BTreeSet::new()), |bytes| {
+        serde_json::from_slice(&bytes).map_err(|error| durable::told("read", &path)(error.into()))
+    })
+}
+
+/// Records a person's approval of a plan.
+pub fn approve(home: &Home, plan: Digest) -> Result<(), DiskError> {
+    let mut approved = approvals(home)?;
+    approved.insert(plan);
+    let path = home.approvals();
+    let bytes = serde_json::to_vec_pretty(&approved).map_err(|error| durable::told("write", &path)(error.into()))?;
+    durable::write(&path, &bytes)
+}
+
+/// Refusals after which asking again is of no use.
+fn is_final(error: &LinkError) -> bool {
+    matches!(error.refusal(), Some("unidentified" | "speaks-for-another" | "revoked"))
+}
+
+enum Then {
+    AtOnce,
+    Later,
+}
+
+enum Failure {
+    /// Try again.
+    Passing(LinkError),
+    /// This round goes on without this site.
+    Decline(Decline, String),
+    /// The agent cannot go on.
+    Ends(AgentError),
+}
+
+impl From<LinkError> for Failure {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::Plan(error) => Self::Decline(Decline::PlanDiffers, error.to_string()),
+            LinkError::Disk(error) => error.into(),
+            // The round has moved on, or counts without us: the next directive says how.
+            LinkError::Refused { ref code, .. } if code == "update" || code == "conflict" => {
+                Self::Decline(Decline::Withheld, error.to_string())
+            }
+            error if is_final(&error) => Self::Ends(AgentError::Refused(error)),
+            error => Self::Passing(error),
+        }
+    }
+}
+
+impl From<DiskError> for Failure {
+    fn from(error: DiskError) -> Self {
+        if error.is_full() {
+            Self::Decline(Decline::DiskFull, error.to_string())
+        } else {
+            Self::Ends(error.into())
+        }
+    }
+}
+
+impl From<AgentError> for Failure {
+    fn from(error: AgentError) -> Self {
+        match error {
+            AgentError::Disk(error) => error.into(),
+            error => Self::Ends(error),
+        }
+    }
+}
+
+/// Pauses that double after each failure, up to half a minute.
+#[derive(Debug)]
+struct Pauses {
+    first: Duration,
+    next: Duration,
+}
+
+impl Pauses {
+    fn new(first: Duration) -> Self {
+        Self { first, next: first }
+    }
+
+    fn reset(&mut self) {
+        self.next = self.first;
+    }
+
+    fn longer(&mut self) -> Duration {
+        let now = self.next;
+        self.next = (now * 2).min(Duration::from_secs(30));
+        now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_half_a_minute_and_start_over_after_a_success() {
+        let mut pauses = Pauses::new(Duration::from_secs(10));
+        let taken: Vec<_> = (0..4).map(|_| pauses.longer().as_secs()).collect();
+        assert_eq!(taken, [10, 20, 30, 30]);
+        pauses.reset();
+        assert_eq!(pauses.longer().as_secs(), 10);
+    }
+
+    #[test]
+    fn an_approval_is_remembered_by_the_whole_digest() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path());
+        assert!(approvals(&home).unwrap().is_empty());
+        approve(&home, Digest::of(b"plan")).unwrap();
+        approve(&home, Digest::of(b"another")).unwrap();
+        assert!(approvals(&home).unwrap().contains(&Digest::of(b"plan")));
+        assert!(!approvals(&home).unwrap().contains(&Digest::of(b"plan ")));
+    }
+}

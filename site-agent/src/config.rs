@@ -1,0 +1,170 @@
+//! The site's own settings: `site-agent.toml`. What is written is checked once; nothing in a plan can widen it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::privacy::SitePolicy;
+use serde::{Deserialize, Serialize};
+
+use crate::durable::{self, DiskError};
+
+/// `site-agent.toml`, unknown keys refused. Every key has a default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where training runs: `cpu`, `cuda` or `cuda:<n>`.
+    pub device: String,
+    /// Threads of the trainer; 0 for one a core.
+    pub threads: usize,
+    /// Niceness of the trainer, 0 to 19: above 0 it yields to whatever else runs here.
+    pub nice: u8,
+    /// Seconds between two reports to the aggregator.
+    pub report_every_s: f64,
+    /// Fraction of subjects kept out of training, for evaluation.
+    pub held_out: f64,
+    /// Settings of the DICOM intake.
+    pub intake: IntakeConfig,
+    /// What may leave this site.
+    pub policy: SitePolicy,
+}
+
+/// Settings of the DICOM intake.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IntakeConfig {
+    /// Parser processes beside each other.
+    pub workers: usize,
+    /// Address space of each, in MiB: a hostile file cannot take more.
+    pub memory_mib: u64,
+    /// Fraction of files that may be skipped before the site declines to train.
+    pub tolerance: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            device: "cpu".to_owned(),
+            threads: 0,
+            nice: 0,
+            report_every_s: 1.0,
+            held_out: 0.25,
+            intake: IntakeConfig::default(),
+            policy: SitePolicy::default(),
+        }
+    }
+}
+
+impl Default for IntakeConfig {
+    fn default() -> Self {
+        Self { workers: 2, memory_mib: 1024, tolerance: 0.5 }
+    }
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The disk said no.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Not TOML, or a key or type that is not ours.
+    #[error("{path}: {source}")]
+    Content {
+        /// The file.
+        path: String,
+        /// What is wrong, with its line.
+        source: toml::de::Error,
+    },
+    /// A value outside its bounds.
+    #[error("{path}: {key} is {value}, but must be {bound}")]
+    OutOfBounds {
+        /// The file.
+        path: String,
+        /// The key.
+        key: &'static str,
+        /// The value.
+        value: String,
+        /// What is permitted.
+        bound: &'static str,
+    },
+}
+
+impl Config {
+    /// The settings in `path`, or the defaults if there is no such file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let Some(bytes) = durable::read_if_there(path)? else { return Ok(Self::default()) };
+        let text = String::from_utf8_lossy(&bytes);
+        let told = || path.display().to_string();
+        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Content { path: told(), source })?;
+        let checks = [
+            ("report_every_s", config.report_every_s, (0.05..=60.0).contains(&config.report_every_s), "0.05 to 60"),
+            ("held_out", config.held_out, (0.0..=0.9).contains(&config.held_out), "0 to 0.9"),
+            ("nice", f64::from(config.nice), config.nice <= 19, "0 to 19"),
+            ("threads", config.threads as f64, config.threads <= 1024, "0 to 1024"),
+            ("intake.workers", config.intake.workers as f64, (1..=64).contains(&config.intake.workers), "1 to 64"),
+            ("intake.memory_mib", config.intake.memory_mib as f64, config.intake.memory_mib >= 128, "128 or more"),
+            ("intake.tolerance", config.intake.tolerance, (0.0..=1.0).contains(&config.intake.tolerance), "0 to 1"),
+            (
+                "policy.max_delta_norm",
+                config.policy.max_delta_norm,
+                config.policy.max_delta_norm > 0.0,
+                "a number above 0",
+            ),
+        ];
+        match checks.into_iter().find(|(_, _, holds, _)| !holds) {
+            Some((key, value, _, bound)) => {
+                Err(ConfigError::OutOfBounds { path: told(), key, value: value.to_string(), bound })
+            }
+            None => Ok(config),
+        }
+    }
+
+    /// Time between two reports.
+    pub fn report_every(&self) -> Duration {
+        Duration::from_secs_f64(self.report_every_s)
+    }
+}
+
+/// The folders and zips that a person at this site indexed, so that a plan with another grid can read them again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Sources(pub Vec<PathBuf>);
+
+impl Sources {
+    /// The sources recorded in `path`.
+    pub fn read(path: &Path) -> Result<Self, DiskError> {
+        let bytes = durable::read_if_there(path)?;
+        bytes.map_or(Ok(Self::default()), |bytes| {
+            serde_json::from_slice(&bytes).map_err(|error| durable::told("read", path)(error.into()))
+        })
+    }
+
+    /// Adds a source, if it is new, and records all.
+    pub fn add(&mut self, source: PathBuf, path: &Path) -> Result<(), DiskError> {
+        if !self.0.contains(&source) {
+            self.0.push(source);
+        }
+        let bytes = serde_json::to_vec_pretty(self).map_err(|error| durable::told("write", path)(error.into()))?;
+        durable::write(path, &bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_file_holds_the_defaults() {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("site-agent.example.toml");
+        assert_eq!(Config::read(&example).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn an_unknown_key_and_a_value_out_of_bounds_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("site-agent.toml");
+        std::fs::write(&path, "devise = \"cpu\"").unwrap();
+        assert!(Config::read(&path).unwrap_err().to_string().contains("devise"));
+        std::fs::write(&path, "held_out = 1.5").unwrap();
+        assert!(Config::read(&path).unwrap_err().to_string().contains("held_out is 1.5, but must be 0 to 0.9"));
+    }
+}

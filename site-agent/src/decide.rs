@@ -1,0 +1,193 @@
+//! What the agent does next: a pure function of the aggregator's directive and of what is here.
+//!
+//! ```text
+//! Train ─▶ plan here? ─▶ approved? ─▶ model here? ─▶ images on the plan's grid? ─▶ trained? ─▶ sealed? ─▶ sent
+//! ```
+
+use common::{Assignment, Decline, Digest, Directive, RoundNumber, RunId};
+
+/// What is here, as far as the directive asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Here {
+    /// The plan is on disk and has its digest.
+    pub plan: bool,
+    /// A person at this site approved it.
+    pub approved: bool,
+    /// The model to start from, or the last model, is on disk.
+    pub model: bool,
+    /// The images are cached on the plan's grid.
+    pub images: bool,
+    /// What the trainer is doing, or how it ended.
+    pub trainer: Trainer,
+    /// The round's update is sealed on disk.
+    pub sealed: bool,
+    /// The round's update is acknowledged, or the finished run is recorded.
+    pub done: bool,
+    /// This round was declined before.
+    pub declined: Option<Decline>,
+}
+
+/// The trainer, a child process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Trainer {
+    /// Not running.
+    #[default]
+    Absent,
+    /// At work on this round.
+    Running,
+    /// At work on another round.
+    RunningAnother,
+    /// Ended with a result on disk.
+    Finished,
+    /// Ended without.
+    Failed,
+}
+
+/// The next step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Ask again later.
+    Rest,
+    /// Fetch the plan's bytes.
+    FetchPlan(Digest),
+    /// A person must approve the plan first.
+    AwaitApproval(Digest),
+    /// Fetch a model's file.
+    FetchModel {
+        /// Its digest.
+        model: Digest,
+        /// Its length.
+        bytes: u64,
+    },
+    /// Read the images onto the plan's grid.
+    Index,
+    /// Start the trainer.
+    Train,
+    /// Let it go on.
+    KeepTraining,
+    /// Stop the trainer: its round is no longer wanted.
+    StopTraining,
+    /// Pass the trained delta through the privacy pipeline.
+    Seal,
+    /// Send the sealed update.
+    Send,
+    /// Say that this site will not take part in this round.
+    Decline(Decline),
+    /// Record that the run is over.
+    Finish(RunId, Digest),
+}
+
+/// The next step for a directive.
+pub fn next(directive: &Directive, here: &Here) -> Step {
+    match directive {
+        Directive::Wait { .. } if here.trainer == Trainer::RunningAnother => Step::StopTraining,
+        Directive::Wait { .. } => Step::Rest,
+        Directive::Finished { .. } if here.done => Step::Rest,
+        Directive::Finished { .. } if here.trainer == Trainer::RunningAnother => Step::StopTraining,
+        Directive::Finished { model, bytes, .. } if !here.model => Step::FetchModel { model: *model, bytes: *bytes },
+        Directive::Finished { run, model, .. } => Step::Finish(run.clone(), *model),
+        Directive::Train(assignment) => round(assignment, here),
+    }
+}
+
+fn round(assignment: &Assignment, here: &Here) -> Step {
+    match here {
+        Here { done: true, .. } => Step::Rest,
+        Here { trainer: Trainer::RunningAnother, .. } => Step::StopTraining,
+        Here { declined: Some(reason), .. } => Step::Decline(*reason),
+        Here { plan: false, .. } => Step::FetchPlan(assignment.plan),
+        Here { approved: false, .. } => Step::AwaitApproval(assignment.plan),
+        Here { sealed: true, .. } => Step::Send,
+        Here { trainer: Trainer::Finished, .. } => Step::Seal,
+        Here { trainer: Trainer::Running, .. } => Step::KeepTraining,
+        Here { trainer: Trainer::Failed, .. } => Step::Decline(Decline::TrainingFailed),
+        Here { model: false, .. } => Step::FetchModel { model: assignment.base, bytes: assignment.base_bytes },
+        Here { images: false, .. } => Step::Index,
+        Here { trainer: Trainer::Absent, .. } => Step::Train,
+    }
+}
+
+/// The round a directive is about, with the model it starts from.
+pub fn work(directive: &Directive) -> Option<(RunId, RoundNumber, Digest)> {
+    match directive {
+        Directive::Train(assignment) => Some((assignment.run.clone(), assignment.round, assignment.base)),
+        Directive::Wait { .. } | Directive::Finished { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn train() -> Directive {
+        Directive::Train(Assignment {
+            run: "run".parse().unwrap(),
+            round: RoundNumber(1),
+            plan: Digest::of(b"plan"),
+            base: Digest::of(b"base"),
+            base_bytes: 7,
+            first_step: 0,
+            time_left: Duration::from_secs(1),
+        })
+    }
+
+    #[test]
+    fn a_round_goes_from_plan_to_sent_one_step_at_a_time() {
+        let mut here = Here::default();
+        assert_eq!(next(&train(), &here), Step::FetchPlan(Digest::of(b"plan")));
+        here.plan = true;
+        assert_eq!(next(&train(), &here), Step::AwaitApproval(Digest::of(b"plan")));
+        here.approved = true;
+        assert_eq!(next(&train(), &here), Step::FetchModel { model: Digest::of(b"base"), bytes: 7 });
+        here.model = true;
+        assert_eq!(next(&train(), &here), Step::Index);
+        here.images = true;
+        assert_eq!(next(&train(), &here), Step::Train);
+        here.trainer = Trainer::Running;
+        assert_eq!(next(&train(), &here), Step::KeepTraining);
+        here.trainer = Trainer::Finished;
+        assert_eq!(next(&train(), &here), Step::Seal);
+        here.sealed = true;
+        assert_eq!(next(&train(), &here), Step::Send);
+        here.done = true;
+        assert_eq!(next(&train(), &here), Step::Rest);
+    }
+
+    #[test]
+    fn a_sealed_update_is_sent_again_after_a_restart_and_never_trained_again() {
+        let here = Here { plan: true, approved: true, sealed: true, ..Here::default() };
+        assert_eq!(next(&train(), &here), Step::Send);
+    }
+
+    #[test]
+    fn nothing_trains_without_approval() {
+        let here = Here { plan: true, model: true, images: true, sealed: true, ..Here::default() };
+        assert_eq!(next(&train(), &here), Step::AwaitApproval(Digest::of(b"plan")));
+    }
+
+    #[test]
+    fn a_trainer_of_another_round_is_stopped_first() {
+        let here = Here { plan: true, approved: true, trainer: Trainer::RunningAnother, ..Here::default() };
+        assert_eq!(next(&train(), &here), Step::StopTraining);
+        assert_eq!(next(&Directive::Wait { because: String::new() }, &here), Step::StopTraining);
+    }
+
+    #[test]
+    fn a_failed_trainer_declines_the_round_with_its_reason() {
+        let here = Here { plan: true, approved: true, trainer: Trainer::Failed, ..Here::default() };
+        assert_eq!(next(&train(), &here), Step::Decline(Decline::TrainingFailed));
+        let here = Here { declined: Some(Decline::DiskFull), ..Here::default() };
+        assert_eq!(next(&train(), &here), Step::Decline(Decline::DiskFull));
+    }
+
+    #[test]
+    fn a_finished_run_leaves_its_last_model_here() {
+        let (run, model): (RunId, _) = ("run".parse().unwrap(), Digest::of(b"last"));
+        let finished = Directive::Finished { run: run.clone(), model, bytes: 9 };
+        assert_eq!(next(&finished, &Here::default()), Step::FetchModel { model, bytes: 9 });
+        assert_eq!(next(&finished, &Here { model: true, ..Here::default() }), Step::Finish(run, model));
+        assert_eq!(next(&finished, &Here { model: true, done: true, ..Here::default() }), Step::Rest);
+    }
+}

@@ -1,0 +1,68 @@
+//! Files that are there whole or not at all: written beside, synced, renamed, the folder synced.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Why a file could not be written or read, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what} {path}: {source}{}", remedy(.source))]
+pub struct DiskError {
+    /// What was tried.
+    pub what: &'static str,
+    /// The file or folder, under the agent's state folder.
+    pub path: String,
+    /// The system's answer.
+    pub source: io::Error,
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space, then start the agent again",
+        io::ErrorKind::PermissionDenied => "; the folder must be writable by the user the agent runs as",
+        _ => "",
+    }
+}
+
+impl DiskError {
+    /// Whether the disk is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
+/// Names a failed operation.
+pub fn told<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DiskError + 'a {
+    move |source| DiskError { what, path: path.display().to_string(), source }
+}
+
+/// Writes a file so that after a crash it holds either its old bytes or these.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(told("create", folder))?;
+    let beside = path.with_added_extension("part");
+    let mut file = File::create(&beside).map_err(told("create", &beside))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(told("write", &beside))?;
+    publish(&beside, path)
+}
+
+/// Gives a synced file its final name.
+pub fn publish(beside: &Path, path: &Path) -> Result<(), DiskError> {
+    fs::rename(beside, path).map_err(told("rename", path))?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(told("sync", folder))
+}
+
+/// The bytes of a file.
+pub fn read(path: &Path) -> Result<Vec<u8>, DiskError> {
+    fs::read(path).map_err(told("read", path))
+}
+
+/// The bytes of a file, if it is there.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(told("read", path)(error)),
+    }
+}

@@ -1,0 +1,81 @@
+//! The agent's state folder: where each thing lies. No decision is made here.
+//!
+//! ```text
+//! site-agent.toml     the site's settings and policy
+//! identity/           site.key (0600), site.crt, authority.crt, federation.json
+//! images/             secret.key (0600), sources.json, one frame cache per image grid, skipped.jsonl
+//! plans/              <digest>.json as received; approved.json: the digests a person here approved
+//! models/             <digest>.safetensors, content-addressed
+//! jobs/<run>/<round>-<base>/   one round's training: spec, progress, checkpoint, result, sealed update
+//! journal             what was acknowledged
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use common::{Digest, RoundNumber, RunId};
+
+/// Paths under the agent's state folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home(PathBuf);
+
+impl Home {
+    /// The state folder at `root`.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self(root.into())
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.0
+    }
+
+    /// The settings file.
+    pub fn config(&self) -> PathBuf {
+        self.0.join("site-agent.toml")
+    }
+
+    /// Key, certificate, CA certificate and the federation's address.
+    pub fn identity(&self) -> PathBuf {
+        self.0.join("identity")
+    }
+
+    /// Secret, sources and caches.
+    pub fn images(&self) -> PathBuf {
+        self.0.join("images")
+    }
+
+    /// A plan as received.
+    pub fn plan(&self, plan: Digest) -> PathBuf {
+        self.plans().join(format!("{plan}.json"))
+    }
+
+    /// All plans received.
+    pub fn plans(&self) -> PathBuf {
+        self.0.join("plans")
+    }
+
+    /// The digests that a person at this site approved.
+    pub fn approvals(&self) -> PathBuf {
+        self.0.join("plans/approved.json")
+    }
+
+    /// A model's file.
+    pub fn model(&self, model: Digest) -> PathBuf {
+        self.0.join(format!("models/{model}.safetensors"))
+    }
+
+    /// One round's training.
+    pub fn job(&self, run: &RunId, round: RoundNumber, base: Digest) -> PathBuf {
+        self.0.join(format!("jobs/{run}/{:05}-{}", round.0, base.short()))
+    }
+
+    /// What was acknowledged.
+    pub fn journal(&self) -> PathBuf {
+        self.0.join("journal")
+    }
+
+    /// Held by the running agent, so that two never work in one folder.
+    pub fn lock(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+}

@@ -1,0 +1,21 @@
+//! The site agent: the only program that sees images.
+//!
+//! It reads DICOM, trains on its own device, passes each delta through the site's privacy pipeline, and speaks to the
+//! aggregator over one outbound connection. [`decide`] says what to do next and touches nothing; the modules named for
+//! disk, network and processes do it.
+
+pub mod agent;
+pub mod cli;
+pub mod config;
+pub mod decide;
+pub mod durable;
+pub mod enrol;
+pub mod evaluate;
+pub mod home;
+pub mod images;
+pub mod job;
+pub mod journal;
+pub mod link;
+pub mod pictures;
+pub mod trainer;
+pub mod training;

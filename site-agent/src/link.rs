@@ -1,0 +1,225 @@
+//! The one connection to the aggregator: mutual TLS, outbound, retried and resumed.
+//!
+//! It knows the wire and the certificates; it does not know what a model or an image is. Every transfer goes on from
+//! where it stopped, and nothing is believed before its digest is checked.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::ids::DigestBuilder;
+use common::{Digest, Directive, Plan, Progress, SiteId, UpdateManifest};
+use hyper_util::rt::TokioIo;
+use proto::convert::{Announced, digest_bytes};
+use proto::wire::federation_client::FederationClient;
+use proto::{CHUNK_BYTES, MESSAGE_BYTES, Malformed, wire};
+use rustls::ClientConfig;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Status};
+
+use crate::durable::{self, DiskError};
+
+/// A connection to the aggregator, as one site.
+#[derive(Clone, Debug)]
+pub struct Link {
+    site: SiteId,
+    client: FederationClient<Channel>,
+}
+
+/// Why a call did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The network, or the aggregator, is not there just now.
+    #[error("the aggregator cannot be reached: {0}")]
+    Unreachable(String),
+    /// The aggregator said no.
+    #[error("the aggregator refused ({code}): {message}")]
+    Refused {
+        /// The stable code of the refusal.
+        code: String,
+        /// Its words, with the remedy.
+        message: String,
+        /// Whether the same call may succeed later.
+        transient: bool,
+    },
+    /// The aggregator said something that this version does not understand.
+    #[error("the aggregator's answer is not understood: {0}")]
+    Malformed(#[from] Malformed),
+    /// A file's bytes are not those that were announced.
+    #[error("{what} arrived with digest {found}, but {expected} was announced; it is fetched again")]
+    DigestDiffers {
+        /// What was fetched.
+        what: &'static str,
+        /// What was announced.
+        expected: Digest,
+        /// What arrived.
+        found: Digest,
+    },
+    /// A plan that this version cannot honour.
+    #[error(transparent)]
+    Plan(#[from] common::plan::PlanError),
+    /// The disk said no.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+impl LinkError {
+    /// Whether to try the same again after a pause.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::DigestDiffers { .. } => true,
+            Self::Refused { transient, .. } => *transient,
+            Self::Malformed(_) | Self::Plan(_) | Self::Disk(_) => false,
+        }
+    }
+
+    /// The stable code, if the aggregator refused.
+    pub fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Refused { code, .. } => Some(code),
+            _ => None,
+        }
+    }
+}
+
+impl From<Status> for LinkError {
+    fn from(status: Status) -> Self {
+        match proto::refusal::code(&status) {
+            Some(code) => Self::Refused {
+                code: code.to_owned(),
+                message: status.message().to_owned(),
+                transient: matches!(status.code(), Code::Unavailable | Code::ResourceExhausted),
+            },
+            None => Self::Unreachable(root_cause(&status)),
+        }
+    }
+}
+
+/// The innermost reason: a TLS refusal hides below three layers of transport.
+fn root_cause(status: &Status) -> String {
+    let mut cause: &dyn std::error::Error = status;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    let inner = cause.to_string();
+    if inner.is_empty() { status.message().to_owned() } else { inner }
+}
+
+/// Longest wait for an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// A channel to `address` (host:port) that connects when it is first used and again whenever it broke.
+pub(crate) fn channel(address: &str, tls: Arc<ClientConfig>) -> Result<Channel, LinkError> {
+    // The scheme is only tonic's wish: the stream that the connector returns is TLS already.
+    let endpoint = Endpoint::try_from(format!("http://{address}"))
+        .map_err(|_| LinkError::Unreachable(format!("{address:?} is not an address: host:port is expected")))?
+        .timeout(ANSWER_WITHIN)
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20));
+    let address = address.to_owned();
+    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+        let (address, tls) = (address.clone(), Arc::clone(&tls));
+        async move { certs::connect::connect(&address, tls).await.map(TokioIo::new) }
+    })))
+}
+
+impl Link {
+    /// A link to the aggregator at `address`, as `site`. Nothing is sent yet.
+    pub fn new(site: SiteId, address: &str, tls: Arc<ClientConfig>) -> Result<Self, LinkError> {
+        let client = FederationClient::new(channel(address, tls)?)
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES);
+        Ok(Self { site, client })
+    }
+
+    /// Says how this site is getting on, and hears what to do.
+    pub async fn report(&mut self, progress: Progress) -> Result<Directive, LinkError> {
+        let announced = Announced { site: self.site.clone(), value: progress };
+        let reply = self.client.report(wire::ReportRequest::from(announced)).await?;
+        Ok(reply.into_inner().try_into()?)
+    }
+
+    /// Fetches a plan and holds it to the announced digest.
+    pub async fn plan(&mut self, announced: Digest) -> Result<Plan, LinkError> {
+        let reply = self.client.get_plan(wire::GetPlanRequest { plan: digest_bytes(announced) }).await?;
+        Ok(Plan::from_agreed_bytes(&reply.into_inner().canonical, announced)?)
+    }
+
+    /// Fetches a model's file to `path`, from where an earlier attempt stopped; `path` appears when it is whole.
+    pub async fn fetch_model(&mut self, model: Digest, bytes: u64, path: &Path) -> Result<(), LinkError> {
+        let beside = path.with_added_extension("part");
+        let folder = path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(folder).map_err(durable::told("create", folder))?;
+        let mut file =
+            OpenOptions::new().create(true).append(true).open(&beside).map_err(durable::told("create", &beside))?;
+        let mut offset = file.metadata().map_err(durable::told("read", &beside))?.len();
+        if offset > bytes {
+            file.set_len(0).map_err(durable::told("write", &beside))?;
+            offset = 0;
+        }
+        if offset < bytes {
+            let request = wire::DownloadRequest { blob: digest_bytes(model), offset };
+            let mut chunks = self.client.download(request).await?.into_inner();
+            while let Some(chunk) = chunks.message().await? {
+                let room = bytes - offset;
+                if chunk.offset != offset || chunk.data.len() as u64 > room {
+                    return Err(LinkError::Unreachable("the download's chunks are out of order".to_owned()));
+                }
+                file.write_all(&chunk.data).map_err(durable::told("write", &beside))?;
+                offset += chunk.data.len() as u64;
+            }
+            if offset < bytes {
+                return Err(LinkError::Unreachable(format!("the download stopped at {offset} of {bytes} bytes")));
+            }
+        }
+        file.sync_all().map_err(durable::told("write", &beside))?;
+        let found = file_digest(&beside).map_err(durable::told("read", &beside))?;
+        if found != model {
+            fs::remove_file(&beside).map_err(durable::told("remove", &beside))?;
+            return Err(LinkError::DigestDiffers { what: "the model", expected: model, found });
+        }
+        Ok(durable::publish(&beside, path)?)
+    }
+
+    /// Sends a sealed update from where an earlier attempt stopped, until the aggregator has acknowledged it.
+    pub async fn send(&mut self, manifest: &UpdateManifest, sealed: &Path) -> Result<(), LinkError> {
+        let state = self.client.begin_upload(wire::UpdateManifest::from(manifest)).await?.into_inner();
+        if state.acknowledged {
+            return Ok(());
+        }
+        let (run, round, blob) = (manifest.run.to_string(), manifest.round.0, digest_bytes(manifest.blob));
+        let mut offset = state.next_offset;
+        while offset < manifest.bytes {
+            let data = chunk_at(sealed, offset).map_err(durable::told("read", sealed))?;
+            let (run, blob) = (run.clone(), blob.clone());
+            let chunk = wire::UploadChunkRequest { run, round, blob, offset, data };
+            offset = self.client.upload_chunk(chunk).await?.into_inner().next_offset;
+        }
+        self.client.finish_upload(wire::FinishUploadRequest { run, round, blob }).await?;
+        Ok(())
+    }
+}
+
+fn chunk_at(path: &Path, offset: u64) -> io::Result<Bytes> {
+    use std::os::unix::fs::FileExt;
+    let file = File::open(path)?;
+    let left = file.metadata()?.len().saturating_sub(offset);
+    let mut chunk = vec![0; usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES))];
+    file.read_exact_at(&mut chunk, offset)?;
+    if chunk.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(chunk.into()) }
+}
+
+fn file_digest(path: &Path) -> io::Result<Digest> {
+    let mut file = File::open(path)?;
+    let mut digest = DigestBuilder::default();
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(digest.finish()),
+            read => digest.update(&buffer[..read]),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The trainer as a child process: started, watched, stopped. What it computes is not known here.
+
+use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use common::{Digest, Phase, Progress, RoundNumber, RunId};
+use tokio::process::{Child, Command};
+
+use crate::config::Config;
+use crate::decide::Trainer;
+use crate::durable;
+use crate::job::{Job, JobError, JobFolder};
+
+/// A trainer at work on one round.
+#[derive(Debug)]
+pub struct Training {
+    /// The round, with the model it started from.
+    pub work: (RunId, RoundNumber, Digest),
+    /// Its folder.
+    pub folder: JobFolder,
+    steps: u64,
+    child: Child,
+}
+
+/// Which program trains, and how it is run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrainerProgram {
+    /// The program: this one, with the hidden verb `train`.
+    pub program: PathBuf,
+    /// Threads; 0 for one a core.
+    pub threads: usize,
+    /// Niceness, 0 to 19.
+    pub nice: u8,
+}
+
+impl TrainerProgram {
+    /// This program, under the site's settings.
+    pub fn of(program: PathBuf, config: &Config) -> Self {
+        Self { program, threads: config.threads, nice: config.nice }
+    }
+
+    /// Starts the trainer on a job. Its standard input stays open for as long as this agent lives: a trainer whose
+    /// agent has died reads the end of it, and stops.
+    pub fn start(
+        &self,
+        work: (RunId, RoundNumber, Digest),
+        folder: JobFolder,
+        job: &Job,
+    ) -> Result<Training, JobError> {
+        folder.write_job(job)?;
+        let log = OpenOptions::new().create(true).append(true).open(folder.log());
+        let log = log.map_err(durable::told("create", &folder.log()))?;
+        let mut command = match self.nice {
+            0 => Command::new(&self.program),
+            nice => {
+                let mut command = Command::new("nice");
+                command.arg("-n").arg(nice.to_string()).arg(&self.program);
+                command
+            }
+        };
+        if self.threads > 0 {
+            command.env("RAYON_NUM_THREADS", self.threads.to_string());
+        }
+        command.arg("train").arg("--job").arg(folder.path()).arg("--stop-with-parent");
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).kill_on_drop(true).spawn();
+        let child = child.map_err(durable::told("start", &self.program))?;
+        Ok(Training { work, folder, steps: job.plan.training.steps_per_round as u64, child })
+    }
+}
+
+impl Training {
+    /// What the trainer is doing, seen from the round `wanted`.
+    pub fn state(&mut self, wanted: Option<&(RunId, RoundNumber, Digest)>) -> Trainer {
+        match self.child.try_wait() {
+            Ok(None) if wanted == Some(&self.work) => Trainer::Running,
+            Ok(None) => Trainer::RunningAnother,
+            Ok(Some(status)) if status.success() => Trainer::Finished,
+            Ok(Some(_)) | Err(_) => Trainer::Failed,
+        }
+    }
+
+    /// How far it is, for the report to the aggregator.
+    pub fn progress(&self) -> Progress {
+        let last = self.folder.last_step().ok().flatten();
+        let (run, round, _) = self.work.clone();
+        let work = Some((run, round));
+        let idle = Progress { work, phase: Phase::Training, total: self.steps, ..Progress::idle() };
+        match last {
+            None => idle,
+            Some(line) => {
+                let left = self.steps.saturating_sub(line.step) as f64;
+                let eta = Duration::try_from_secs_f64(left * line.seconds_per_step).ok();
+                let (loss, teacher_entropy) = (Some(line.loss), Some(line.teacher_entropy));
+                Progress { done: line.step, loss, teacher_entropy, eta, ..idle }
+            }
+        }
+    }
+
+    /// The last lines of its log, for a person at this site.
+    pub fn last_words(&self) -> String {
+        let log = fs::read_to_string(self.folder.log()).unwrap_or_default();
+        let lines: Vec<_> = log.lines().rev().take(5).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Stops it. Its checkpoint stays.
+    pub async fn stop(mut self) {
+        if let Err(error) = self.child.kill().await {
+            tracing::warn!(%error, "the trainer could not be stopped; it stops by itself when this agent ends");
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! The phantom.
+fn main() {}

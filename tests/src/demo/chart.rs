@@ -1,0 +1,167 @@
+//! Line charts as SVG text: no script, no font file, no network.
+
+use std::fmt::Write;
+
+/// One line of a chart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// Shown beside the line's end.
+    pub name: String,
+    /// Class of its color: `a`, `b`, `c`, `d`.
+    pub color: char,
+    /// x and y; y values that are not finite are left out.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// A chart of lines over a common axis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chart {
+    /// What it shows, with its unit.
+    pub title: String,
+    /// The x axis.
+    pub x_label: String,
+    /// The lines.
+    pub series: Vec<Series>,
+    /// A value worth comparing with, and its name: a dashed line.
+    pub reference: Option<(f64, String)>,
+}
+
+const WIDTH: f64 = 460.0;
+const HEIGHT: f64 = 260.0;
+const LEFT: f64 = 48.0;
+const RIGHT: f64 = 64.0;
+const TOP: f64 = 30.0;
+const BOTTOM: f64 = 36.0;
+
+impl Chart {
+    /// The chart as an SVG element.
+    pub fn svg(&self) -> String {
+        let finite = |series: &Series| series.points.iter().copied().filter(|(_, y)| y.is_finite()).collect::<Vec<_>>();
+        let lines: Vec<_> = self.series.iter().map(finite).collect();
+        let xs = || lines.iter().flatten().map(|point| point.0);
+        let ys = || lines.iter().flatten().map(|point| point.1).chain(self.reference.iter().map(|line| line.0));
+        let (x_low, x_high) = bounds(xs());
+        let (y_low, y_high) = padded(bounds(ys()));
+        let x = |value: f64| LEFT + (value - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT);
+        let y = |value: f64| HEIGHT - BOTTOM - (value - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM);
+
+        let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escaped(&self.title));
+        let mut put = |element: String| svg.push_str(&element);
+        put(format!("<text class=\"title\" x=\"{LEFT}\" y=\"16\">{}</text>", escaped(&self.title)));
+        for tick in ticks(y_low, y_high, 5) {
+            let (right, at) = (WIDTH - RIGHT, y(tick));
+            put(format!("<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>"));
+            put(format!("<text class=\"tick\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", LEFT - 6.0, at + 4.0, number(tick)));
+        }
+        for tick in ticks(x_low, x_high, 8).into_iter().filter(|tick| tick.fract() == 0.0) {
+            let (at, foot) = (x(tick), HEIGHT - BOTTOM + 16.0);
+            put(format!("<text class=\"tick\" x=\"{at:.1}\" y=\"{foot}\" text-anchor=\"middle\">{tick}</text>"));
+        }
+        let (middle, foot) = ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 4.0);
+        put(format!("<text class=\"tick\" x=\"{middle}\" y=\"{foot}\" text-anchor=\"middle\">{}</text>", escaped(&self.x_label)));
+        if let Some((value, name)) = &self.reference {
+            let (at, right) = (y(*value), WIDTH - RIGHT);
+            put(format!("<line class=\"reference\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>"));
+            put(format!("<text class=\"tick\" x=\"{}\" y=\"{:.1}\">{}</text>", right + 6.0, at + 4.0, escaped(name)));
+        }
+        let names = spread(lines.iter().map(|line| line.last().map(|end| y(end.1))));
+        for ((series, line), name_y) in self.series.iter().zip(&lines).zip(names) {
+            let color = series.color;
+            let mut path = String::new();
+            for (index, &(px, py)) in line.iter().enumerate() {
+                let command = if index == 0 { 'M' } else { 'L' };
+                // Writing to a String cannot fail.
+                let written = write!(path, "{command}{:.1} {:.1}", x(px), y(py));
+                debug_assert!(written.is_ok());
+            }
+            put(format!("<path class=\"line {color}\" d=\"{path}\"/>"));
+            for &(px, py) in line {
+                put(format!("<circle class=\"dot {color}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.5\"/>", x(px), y(py)));
+            }
+            if let Some(at) = name_y {
+                let left = WIDTH - RIGHT + 6.0;
+                put(format!("<text class=\"name {color}\" x=\"{left}\" y=\"{:.1}\">{}</text>", at + 4.0, escaped(&series.name)));
+            }
+        }
+        svg + "</svg>"
+    }
+}
+
+/// Lowest and highest value; a span of 1 where there is none.
+fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+    match (low.is_finite(), high > low) {
+        (false, _) => (0.0, 1.0),
+        (true, false) => (low - 0.5, low + 0.5),
+        (true, true) => (low, high),
+    }
+}
+
+fn padded((low, high): (f64, f64)) -> (f64, f64) {
+    let margin = (high - low) * 0.08;
+    (low - margin, high + margin)
+}
+
+/// Round values between `low` and `high`: steps of 1, 2 or 5 times a power of ten.
+fn ticks(low: f64, high: f64, at_most: usize) -> Vec<f64> {
+    let rough = (high - low) / at_most as f64;
+    let power = 10_f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|unit| unit * power).find(|step| *step >= rough).unwrap_or(10.0 * power);
+    let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
+    (first..=last).map(|index| index as f64 * step).collect()
+}
+
+fn number(value: f64) -> String {
+    let text = format!("{value:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Moves labels apart so that none covers another, keeping their order.
+fn spread(wanted: impl Iterator<Item = Option<f64>>) -> Vec<Option<f64>> {
+    let mut labels: Vec<(usize, Option<f64>)> = wanted.enumerate().collect();
+    labels.sort_by(|a, b| a.1.partial_cmp(&b.1).unwrap_or(std::cmp::Ordering::Equal));
+    let mut free_from = f64::NEG_INFINITY;
+    for at in labels.iter_mut().filter_map(|(_, at)| at.as_mut()) {
+        *at = at.max(free_from);
+        free_from = *at + 13.0;
+    }
+    labels.sort_by_key(|(index, _)| *index);
+    labels.into_iter().map(|(_, at)| at).collect()
+}
+
+/// Text that is safe inside HTML and SVG.
+pub(crate) fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chart_leaves_out_what_is_not_finite_and_names_every_line() {
+        let series = |name: &str, points| Series { name: name.to_owned(), color: 'a', points };
+        let chart = Chart {
+            title: "loss <nats>".to_owned(),
+            x_label: "round".to_owned(),
+            series: vec![series("A", vec![(1.0, 5.0), (2.0, f64::NAN), (3.0, 4.0)]), series("B", vec![(1.0, 5.0)])],
+            reference: Some((5.5, "ln K".to_owned())),
+        };
+        let svg = chart.svg();
+        assert!(!svg.contains("NaN") && svg.contains("&lt;nats&gt;"), "{svg}");
+        assert!(svg.contains(">A</text>") && svg.contains(">B</text>") && svg.contains(">ln K</text>"));
+        assert_eq!(svg.matches("<circle").count(), 3);
+    }
+
+    #[test]
+    fn ticks_are_round_numbers_inside_the_bounds() {
+        let ticks = ticks(0.0, 1.0, 5);
+        assert_eq!(ticks.iter().map(|tick| number(*tick)).collect::<Vec<_>>(), ["0", "0.2", "0.4", "0.6", "0.8", "1"]);
+    }
+
+    #[test]
+    fn labels_that_would_cover_each_other_are_moved_apart() {
+        let moved = spread([Some(10.0), None, Some(11.0), Some(50.0)].into_iter());
+        assert_eq!(moved, [Some(10.0), None, Some(23.0), Some(50.0)]);
+    }
+}

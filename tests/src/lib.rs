@@ -1,0 +1,3 @@
+//! The Federation harness, the CMR phantom, the demo, and stories between programs.
+
+pub mod programs;

@@ -1,0 +1,158 @@
+//! The real programs, built once and found by what cargo says, and child processes that end with their owner.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+
+/// Where the two programs are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Programs {
+    /// The aggregator.
+    pub aggregator: PathBuf,
+    /// The site agent.
+    pub site_agent: PathBuf,
+}
+
+/// Why a program could not be built, started or did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// cargo could not build the programs.
+    #[error("cargo could not build the programs:\n{0}")]
+    Build(String),
+    /// A program could not be started.
+    #[error("{program} could not be started: {source}")]
+    Start {
+        /// The program.
+        program: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A program said no.
+    #[error("`{command}` ended with {status}:\n{words}")]
+    Failed {
+        /// What was run.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it said.
+        words: String,
+    },
+}
+
+impl Programs {
+    /// Builds the programs with the profile this program was built with, and asks cargo where they are.
+    pub fn build() -> Result<Self, ProgramError> {
+        static BUILT: OnceLock<Result<Programs, String>> = OnceLock::new();
+        BUILT.get_or_init(|| build().map_err(|error| error.to_string())).clone().map_err(ProgramError::Build)
+    }
+}
+
+fn build() -> Result<Programs, ProgramError> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let mut command = Command::new(&cargo);
+    command.args(["build", "--locked", "--workspace", "--bins", "--message-format=json-render-diagnostics"]);
+    command.arg("--manifest-path").arg(workspace).stdin(Stdio::null());
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let start = |source| ProgramError::Start { program: "cargo".to_owned(), source };
+    let output = command.output().map_err(start)?;
+    if !output.status.success() {
+        return Err(ProgramError::Build(String::from_utf8_lossy(&output.stderr).into_owned()));
+    }
+    let found: BTreeMap<String, PathBuf> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|message| {
+            let name = message["target"]["name"].as_str()?.to_owned();
+            Some((name, PathBuf::from(message["executable"].as_str()?)))
+        })
+        .collect();
+    let at = |name: &str| {
+        found.get(name).cloned().ok_or_else(|| ProgramError::Build(format!("cargo built no program named {name}")))
+    };
+    Ok(Programs { aggregator: at("aggregator")?, site_agent: at("site-agent")? })
+}
+
+/// Runs a program to its end and returns what it wrote to its standard output.
+pub fn run(program: &Path, arguments: &[&str]) -> Result<String, ProgramError> {
+    let told = || {
+        let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy();
+        format!("{name} {}", arguments.join(" "))
+    };
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let output = output.map_err(|source| ProgramError::Start { program: told(), source })?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        let words = [output.stdout, output.stderr].map(|words| String::from_utf8_lossy(&words).into_owned()).concat();
+        Err(ProgramError::Failed { command: told(), status: output.status, words })
+    }
+}
+
+/// A program at work in the background. It is killed when this value is dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a program with its output appended to `log`.
+    pub fn start(name: &str, program: &Path, arguments: &[&str], log: &Path) -> Result<Self, ProgramError> {
+        let told = |source| ProgramError::Start { program: name.to_owned(), source };
+        fs::create_dir_all(log.parent().unwrap_or(Path::new("."))).map_err(told)?;
+        let out = File::options().create(true).append(true).open(log).map_err(told)?;
+        let err = out.try_clone().map_err(told)?;
+        let mut command = Command::new(program);
+        let child = command.args(arguments).stdin(Stdio::null()).stdout(out).stderr(err).spawn().map_err(told)?;
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
+    }
+
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// An error with its last words, if it has ended without success.
+    pub fn check(&mut self) -> Result<(), ProgramError> {
+        match self.ended() {
+            Some(status) if !status.success() => {
+                Err(ProgramError::Failed { command: self.name.clone(), status, words: self.last_words() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The end of its log.
+    pub fn last_words(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// Kills it at once, as `kill -9` and a power cut do.
+    pub fn kill(&mut self) {
+        // A process that has ended by itself cannot be killed, which is as good.
+        let killed = self.child.kill();
+        drop(killed);
+        let reaped = self.child.wait();
+        drop(reaped);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
