@@ -1,0 +1,115 @@
+//! Where slices lie in the patient, and what that says about plane and level.
+//!
+//! DICOM patient coordinates: +x to the patient's left, +y to the back, +z to the head (PS3.3 C.7.6.2.1.1). The left
+//! ventricle's long axis runs from the valves to the apex leftwards, forwards and down: (+, -, -).
+
+use super::{Level, Plane};
+
+/// A direction or a point, in millimetres.
+pub type Line = [f64; 3];
+
+/// Direction from base to apex in most people; only its sign along a stack is used.
+const TOWARD_APEX: Line = [0.6, -0.5, -0.6];
+
+fn dot(a: Line, b: Line) -> f64 {
+    a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+}
+
+fn unit(a: Line) -> Option<Line> {
+    let length = dot(a, a).sqrt();
+    (length.is_finite() && length > 1e-6).then(|| a.map(|x| x / length))
+}
+
+/// The normal of ImageOrientationPatient's row and column directions; none if they do not span a plane.
+pub fn slice_axis(orientation: &[f64; 6]) -> Option<Line> {
+    let [a, b, c, d, e, f] = *orientation;
+    unit([b * f - c * e, c * d - a * f, a * e - b * d])
+}
+
+/// The axis, turned so that it points from base to apex.
+pub fn toward_apex(axis: Line) -> Line {
+    if dot(axis, TOWARD_APEX) < 0.0 { axis.map(|x| -x) } else { axis }
+}
+
+/// The third of a stack in which a position lies; `stack` is its lowest and highest position toward the apex, in mm.
+pub fn level_along(position: f64, stack: [f64; 2]) -> Option<Level> {
+    let [base, apex] = stack;
+    let fraction = (position - base) / (apex - base);
+    if !fraction.is_finite() {
+        return None;
+    }
+    Some(if fraction < 1.0 / 3.0 {
+        Level::Base
+    } else if fraction <= 2.0 / 3.0 {
+        Level::Mid
+    } else {
+        Level::Apex
+    })
+}
+
+/// The long-axis plane with this normal, given the short-axis stack's axis: none if it is not a long-axis plane.
+///
+/// A long-axis plane holds the ventricle's axis, so its normal is across it. Turned around the axis, the four-chamber
+/// plane has its normal nearest to the head, the two-chamber plane farthest from it, and the three-chamber plane lies
+/// between them, on the side where it is some 60 degrees from both.
+pub fn long_axis_plane(normal: Line, short_axis: Line) -> Option<Plane> {
+    let axis = toward_apex(short_axis);
+    if dot(normal, axis).abs() > 0.35 {
+        return None;
+    }
+    let head = [0.0, 0.0, 1.0];
+    let up = unit([0, 1, 2].map(|i| head[i] - dot(head, axis) * axis[i]))?;
+    let across = dot(normal, up).abs();
+    // Degrees from the direction nearest to the head: 0 to 90.
+    let turned = across.clamp(0.0, 1.0).acos().to_degrees();
+    Some(if turned < 40.0 {
+        Plane::FourChamber
+    } else if turned > 70.0 {
+        Plane::TwoChamber
+    } else {
+        Plane::ThreeChamber
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_normal_is_the_cross_product_of_rows_and_columns() {
+        assert_eq!(slice_axis(&[1.0, 0.0, 0.0, 0.0, 1.0, 0.0]), Some([0.0, 0.0, 1.0]));
+        assert_eq!(slice_axis(&[1.0, 0.0, 0.0, 1.0, 0.0, 0.0]), None);
+        assert_eq!(slice_axis(&[f64::NAN; 6]), None);
+    }
+
+    #[test]
+    fn the_axis_points_to_the_left_the_front_and_down_whichever_way_the_slices_were_stacked() {
+        let axis = unit([0.6, -0.5, -0.6]).unwrap();
+        assert_eq!(toward_apex(axis), axis);
+        assert_eq!(toward_apex(axis.map(|x| -x)), axis);
+    }
+
+    #[test]
+    fn a_stack_is_cut_in_thirds() {
+        let levels: Vec<_> = (0..9).map(|i| level_along(f64::from(i), [0.0, 8.0]).unwrap()).collect();
+        use Level::{Apex, Base, Mid};
+        assert_eq!(levels, [Base, Base, Base, Mid, Mid, Mid, Apex, Apex, Apex]);
+        assert_eq!(level_along(3.0, [3.0, 3.0]), None);
+    }
+
+    #[test]
+    fn long_axis_planes_are_told_apart_by_the_angle_around_the_axis() {
+        let axis = unit([0.6, -0.5, -0.6]).unwrap();
+        let up = unit([0, 1, 2].map(|i| [0.0, 0.0, 1.0][i] - dot([0.0, 0.0, 1.0], axis) * axis[i])).unwrap();
+        let side = slice_axis(&[axis[0], axis[1], axis[2], up[0], up[1], up[2]]).unwrap();
+        let turned = |degrees: f64| {
+            let (sin, cos) = degrees.to_radians().sin_cos();
+            [0, 1, 2].map(|i| cos * up[i] + sin * side[i])
+        };
+        assert_eq!(long_axis_plane(turned(10.0), axis), Some(Plane::FourChamber));
+        assert_eq!(long_axis_plane(turned(-20.0), axis), Some(Plane::FourChamber));
+        assert_eq!(long_axis_plane(turned(85.0), axis), Some(Plane::TwoChamber));
+        assert_eq!(long_axis_plane(turned(55.0), axis), Some(Plane::ThreeChamber));
+        assert_eq!(long_axis_plane(axis, axis), None, "a short-axis slice is no long-axis plane");
+    }
+}

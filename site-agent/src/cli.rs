@@ -1,0 +1,355 @@
+//! The agent's command line: what was typed, and which verb does it. Exit codes are in one place.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use common::plan::ImagePlan;
+use common::{Digest, NamedTensors, Plan, PlanDraft};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::agent::{self, Agent, Until};
+use crate::config::Config;
+use crate::enrol::{self, Enrolled};
+use crate::evaluate::{self, Question};
+use crate::home::Home;
+use crate::job::JobFolder;
+use crate::link::Link;
+use crate::{card, durable, images, trainer};
+
+/// The agent of one hospital: reads DICOM, trains on this machine, sends weight updates, never images.
+///
+/// Three commands join a federation: `enrol <invitation>`, `index <folder|zip>`, `run`. Everything the agent keeps lies
+/// in its state folder; it opens one outbound connection and listens on none.
+#[derive(Debug, Parser)]
+#[command(name = "site-agent", version)]
+struct Cli {
+    /// The agent's state folder.
+    #[arg(long, global = true, default_value = "site-state", env = "SITE_AGENT_STATE")]
+    state: PathBuf,
+    /// Write the log as JSON lines.
+    #[arg(long, global = true)]
+    log_json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Join a federation: makes this site's key here, and gets a certificate for it with a single-use invitation.
+    Enrol {
+        /// The invitation, as the coordinator handed it over (`aggregator invite <site>`).
+        invitation: String,
+        /// Print the result as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read a folder of DICOM files or UK Biobank zips: what is here, what was skipped and why. May be repeated; only what changed is read again.
+    Index(IndexArgs),
+    /// List the plans this site has heard of, and which are approved.
+    Plans {
+        /// Print them as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Approve a plan by its SHA-256. Nothing trains without.
+    Approve {
+        /// The plan's digest, all 64 digits.
+        digest: Digest,
+    },
+    /// Work: report, fetch, train, send, until stopped.
+    Run {
+        /// Stop when a run has finished and its last model is here.
+        #[arg(long)]
+        until_finished: bool,
+    },
+    /// Make the first model of a run from its plan: the network at its random initialisation.
+    InitModel {
+        /// The plan, as the coordinator wrote it (TOML).
+        plan: PathBuf,
+        /// Where to write the model.
+        #[arg(long)]
+        out: PathBuf,
+        /// Print the digest as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measure a model here: k-NN accuracy of sequence and plane on subjects that no training saw.
+    Evaluate(EvaluateArgs),
+    /// Take the teacher's backbone out of a federation's model, with the published DINO key names.
+    Export {
+        /// A model of a run.
+        model: PathBuf,
+        /// The run's plan (TOML).
+        #[arg(long)]
+        plan: PathBuf,
+        /// Where to write the backbone; a model card is written beside.
+        #[arg(long)]
+        out: PathBuf,
+        /// Spread a one-channel patch embedding over three channels, for programs that expect color.
+        #[arg(long)]
+        three_channels: bool,
+    },
+    /// Train one job folder (started by the agent, or by a batch system).
+    #[command(hide = true)]
+    Train {
+        #[arg(long)]
+        job: PathBuf,
+        /// End when standard input ends.
+        #[arg(long)]
+        stop_with_parent: bool,
+    },
+    /// Parse files for the parent process, under limits on memory and time.
+    #[command(hide = true)]
+    IntakeWorker {
+        #[arg(long, default_value_t = 1024)]
+        memory_mib: u64,
+    },
+}
+
+#[derive(Debug, Args)]
+struct IndexArgs {
+    /// A folder of hospital exports, a folder of UK Biobank zips, or one zip.
+    source: PathBuf,
+    /// Read onto the grid of this plan (TOML); without it, onto the default grid (256 pixels of 1 mm).
+    #[arg(long)]
+    plan: Option<PathBuf>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct EvaluateArgs {
+    /// A model of a run, or a backbone with published key names.
+    #[arg(long)]
+    model: PathBuf,
+    /// The run's plan (TOML).
+    #[arg(long)]
+    plan: PathBuf,
+    /// Draw sample frames and attention maps into this folder. They show images: keep them at the site.
+    #[arg(long)]
+    pictures: Option<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads the command line, does what it says, and returns the exit code: 0 done, 1 failed, 2 not understood.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Verb::IntakeWorker { .. } = cli.verb {
+        return data::worker_main();
+    }
+    log(cli.log_json);
+    match act(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log(json: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    if json { log.json().init() } else { log.with_ansi(std::io::stderr().is_terminal()).init() }
+}
+
+fn act(cli: Cli) -> anyhow::Result<()> {
+    let home = Home::at(&cli.state);
+    let config = Config::read(&home.config())?;
+    match cli.verb {
+        Verb::Enrol { invitation, json } => enrol(&home, &invitation, json),
+        Verb::Index(args) => index(&home, &config, &args),
+        Verb::Plans { json } => plans(&home, json),
+        Verb::Approve { digest } => approve(&home, digest),
+        Verb::Run { until_finished } => run(home, config, until_finished),
+        Verb::InitModel { plan, out, json } => {
+            let digest = trainer::first_model(&read_draft(&plan)?, &out)?;
+            if json {
+                println!("{}", serde_json::json!({ "model": digest, "path": out }));
+            } else {
+                println!("first model {digest}\nwritten to {}", out.display());
+            }
+            Ok(())
+        }
+        Verb::Evaluate(args) => evaluate(&home, &config, &args),
+        Verb::Export { model, plan, out, three_channels } => export(&model, &plan, &out, three_channels),
+        Verb::Train { job, stop_with_parent } => {
+            if stop_with_parent {
+                trainer::stop_with_parent();
+            }
+            Ok(trainer::train(&JobFolder::at(job))?)
+        }
+        Verb::IntakeWorker { .. } => Ok(()),
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+fn enrol(home: &Home, invitation: &str, json: bool) -> anyhow::Result<()> {
+    let enrolled = runtime()?.block_on(enrol::enrol(home, invitation))?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&enrolled)?);
+    } else {
+        println!("{} is enrolled in {} at {}", enrolled.site, enrolled.federation, enrolled.address);
+        println!("CA fingerprint, to compare with the coordinator's by phone:\n  {}", enrolled.fingerprint);
+        println!("next: site-agent index <folder|zip>");
+    }
+    Ok(())
+}
+
+fn index(home: &Home, config: &Config, args: &IndexArgs) -> anyhow::Result<()> {
+    if !args.source.exists() {
+        bail!("{} is not there: name a folder of DICOM files, or a UK Biobank zip", args.source.display());
+    }
+    let grid = args.plan.as_deref().map(read_draft).transpose()?.map_or_else(ImagePlan::default, |draft| draft.images);
+    images::add_source(home, &args.source)?;
+    let bar = progress_bar(args.json);
+    let program = std::env::current_exe().context("finding this program")?;
+    let indexed = images::index_all(home, &grid, &config.intake, &program, &mut |progress| {
+        bar.set_length(progress.total as u64);
+        bar.set_position(progress.done as u64);
+        bar.set_message(format!("{} frames", progress.frames));
+    });
+    bar.finish_and_clear();
+    let indexed = indexed?;
+    for (source, report) in &indexed.reports {
+        if args.json {
+            println!("{}", serde_json::to_string(report)?);
+        } else {
+            println!("{}\n{report}", source.display());
+        }
+    }
+    Ok(())
+}
+
+fn progress_bar(quiet: bool) -> ProgressBar {
+    if quiet || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} files, {msg}, {eta} left");
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn plans(home: &Home, json: bool) -> anyhow::Result<()> {
+    let approved = agent::approvals(home)?;
+    let mut known = Vec::new();
+    for entry in std::fs::read_dir(home.plans()).into_iter().flatten() {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let Some(digest) = name.strip_suffix(".json").and_then(|name| name.parse::<Digest>().ok()) else { continue };
+        known.push((digest, Plan::from_agreed_bytes(&durable::read(&home.plan(digest))?, digest)?));
+    }
+    if json {
+        let rows = known.iter().map(|(digest, plan)| {
+            serde_json::json!({ "plan": digest, "approved": approved.contains(digest), "draft": plan.draft })
+        });
+        println!("{}", serde_json::to_string_pretty(&rows.collect::<Vec<_>>())?);
+        return Ok(());
+    }
+    if known.is_empty() {
+        println!("no plan has been announced to this site yet");
+    }
+    for (digest, plan) in known {
+        let state = if approved.contains(&digest) { "approved" } else { "AWAITS APPROVAL" };
+        println!("{digest}  {state}\n{}", indented(&toml::to_string(&plan.draft)?));
+    }
+    Ok(())
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}\n")).collect()
+}
+
+fn approve(home: &Home, digest: Digest) -> anyhow::Result<()> {
+    if !home.plan(digest).exists() {
+        println!("this plan has not been announced to this site yet; the approval is kept for when it is");
+    }
+    agent::approve(home, digest)?;
+    println!("approved {digest}");
+    Ok(())
+}
+
+fn run(home: Home, config: Config, until_finished: bool) -> anyhow::Result<()> {
+    let Enrolled { site, address, .. } = enrol::enrolled(&home)?;
+    let path = home.lock();
+    let lock = std::fs::File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    if lock.try_lock().is_err() {
+        bail!("another agent works in {}: stop it first, or give this one its own --state", home.root().display());
+    }
+    let program = std::env::current_exe().context("finding this program")?;
+    let until = if until_finished { Until::RunFinished } else { Until::Stopped };
+    runtime()?.block_on(async {
+        let link = Link::new(site.clone(), &address, enrol::client_config(&home)?)?;
+        let agent = Agent::new(site, home, config, link, program)?;
+        tokio::select! {
+            ended = agent.run(until) => Ok(ended?),
+            () = stopped() => {
+                tracing::info!("stopping; the trainer's checkpoint stays, and the next start goes on from it");
+                Ok(())
+            }
+        }
+    })
+}
+
+/// Resolves at SIGTERM or Ctrl-C.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+fn read_draft(path: &Path) -> anyhow::Result<PlanDraft> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading the plan {}", path.display()))?;
+    let draft: PlanDraft = toml::from_str(&text).with_context(|| format!("in the plan {}", path.display()))?;
+    draft.check()?;
+    Ok(draft)
+}
+
+/// The backbone in a file: the teacher's of a run's model, or the file itself.
+fn read_backbone(path: &Path) -> anyhow::Result<NamedTensors> {
+    let weights = NamedTensors::from_safetensors(&durable::read(path)?)
+        .with_context(|| format!("in the model {}", path.display()))?;
+    let teacher = weights.under("teacher.backbone.");
+    Ok(if teacher.signature().is_empty() { weights } else { teacher })
+}
+
+fn evaluate(home: &Home, config: &Config, args: &EvaluateArgs) -> anyhow::Result<()> {
+    let plan = read_draft(&args.plan)?;
+    let Some(cache) = images::cache_for(home, &plan.images) else {
+        bail!("no images on this plan's grid: `site-agent index <folder|zip> --plan {}` first", args.plan.display());
+    };
+    let (backbone, device) = (read_backbone(&args.model)?, config.device.parse()?);
+    let question =
+        Question { plan: &plan, backbone: &backbone, cache: &cache, held_out: config.held_out, device: &device };
+    let found = evaluate::evaluate(&question, args.pictures.as_deref())?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&found)?);
+    } else {
+        print!("{found}");
+    }
+    Ok(())
+}
+
+fn export(model: &Path, plan: &Path, out: &Path, three_channels: bool) -> anyhow::Result<()> {
+    let draft = read_draft(plan)?;
+    let mut backbone = read_backbone(model)?;
+    if three_channels {
+        backbone = model::export::spread_channels(backbone)?;
+    }
+    durable::write(out, &backbone.to_safetensors())?;
+    let card = card::model_card(&draft, &backbone);
+    durable::write(&out.with_extension("md"), card.as_bytes())?;
+    println!("backbone with {} tensors written to {}", backbone.signature().len(), out.display());
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! The site's images on a plan's grid: sources, secret, caches. Parsing happens in child processes of `data`.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use common::plan::ImagePlan;
+use common::{Decline, Digest};
+use data::{IntakeError, IntakeOptions, IntakeProgress, IntakeReport, SiteSecret, Workers};
+
+use crate::config::{IntakeConfig, Sources};
+use crate::durable::{self, DiskError};
+use crate::home::Home;
+
+/// The verb of this program that parses files for its parent.
+pub const PARSER_VERB: &str = "intake-worker";
+
+/// What an intake left behind.
+#[derive(Clone, Debug)]
+pub struct Indexed {
+    /// Frames in the cache.
+    pub frames: u64,
+    /// One report a source.
+    pub reports: Vec<(PathBuf, IntakeReport)>,
+}
+
+/// Why a site has no usable images.
+#[derive(Debug, thiserror::Error)]
+pub enum ImagesError {
+    /// Nothing was indexed yet.
+    #[error("this site has no images yet: name a folder or zip with `site-agent index <folder|zip>`")]
+    NoSources,
+    /// The intake failed.
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
+    /// The disk said no.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The secret under which subjects are named is readable by others, or damaged.
+    #[error("{path}: {why}")]
+    Secret {
+        /// The file.
+        path: String,
+        /// What is wrong, with the remedy.
+        why: String,
+    },
+}
+
+impl ImagesError {
+    /// What to tell the aggregator.
+    pub fn decline(&self) -> Decline {
+        match self {
+            Self::Intake(IntakeError::TooManySkipped { .. }) => Decline::TooManySkipped,
+            Self::Disk(error) if error.is_full() => Decline::DiskFull,
+            _ => Decline::TooFewImages,
+        }
+    }
+}
+
+/// What names a grid: the digest of its settings.
+pub fn grid_digest(images: &ImagePlan) -> Digest {
+    Digest::of(serde_json::to_string(images).unwrap_or_default().as_bytes())
+}
+
+/// The cache of a grid, whether or not it is there.
+pub fn cache_folder(home: &Home, images: &ImagePlan) -> PathBuf {
+    home.images().join(format!("cache-{}", grid_digest(images).short()))
+}
+
+/// The cache of a grid, once an intake has finished.
+pub fn cache_for(home: &Home, images: &ImagePlan) -> Option<PathBuf> {
+    let folder = cache_folder(home, images);
+    finished(&folder).exists().then_some(folder)
+}
+
+fn finished(cache: &Path) -> PathBuf {
+    cache.with_added_extension("finished")
+}
+
+/// The recorded sources.
+pub fn sources(home: &Home) -> Result<Sources, DiskError> {
+    Sources::read(&home.images().join("sources.json"))
+}
+
+/// Records a source for this and later grids.
+pub fn add_source(home: &Home, source: &Path) -> Result<(), DiskError> {
+    let path = home.images().join("sources.json");
+    let source = fs::canonicalize(source).unwrap_or_else(|_| source.to_owned());
+    Sources::read(&path)?.add(source, &path)
+}
+
+/// Reads every recorded source onto a grid, again only what changed.
+pub fn index_all(
+    home: &Home,
+    images: &ImagePlan,
+    config: &IntakeConfig,
+    program: &Path,
+    progress: &mut dyn FnMut(&IntakeProgress),
+) -> Result<Indexed, ImagesError> {
+    let sources = sources(home)?.0;
+    if sources.is_empty() {
+        return Err(ImagesError::NoSources);
+    }
+    let cache = cache_folder(home, images);
+    let args = [PARSER_VERB.into(), "--memory-mib".into(), config.memory_mib.to_string().into()];
+    let workers = Workers::Processes { program: program.to_owned(), args: args.to_vec(), count: config.workers };
+    let mut options = IntakeOptions::new(cache.clone(), images.clone(), secret(home)?, workers);
+    options.tolerance = config.tolerance;
+    let mut reports = Vec::new();
+    for source in sources {
+        let report = data::index(&source, &options, progress)?;
+        reports.push((source, report));
+    }
+    let frames = reports.last().map_or(0, |(_, report)| report.frames);
+    durable::write(&finished(&cache), frames.to_string().as_bytes())?;
+    Ok(Indexed { frames, reports })
+}
+
+/// The secret under which subjects are named: made here at first use, 0600, never sent.
+fn secret(home: &Home) -> Result<SiteSecret, ImagesError> {
+    let path = home.images().join("secret.key");
+    let wrong = |why: &str| ImagesError::Secret { path: path.display().to_string(), why: why.to_owned() };
+    if !path.exists() {
+        fs::create_dir_all(home.images()).map_err(durable::told("create", &home.images()))?;
+        let mut bytes = [0; 32];
+        let random = fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+        random.map_err(durable::told("read", Path::new("/dev/urandom")))?;
+        let beside = path.with_added_extension("part");
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
+        let written = file.and_then(|mut file| {
+            file.write_all(SiteSecret::new(bytes).to_hex().as_bytes())?;
+            file.sync_all()
+        });
+        written.map_err(durable::told("write", &path))?;
+        durable::publish(&beside, &path)?;
+    }
+    let mode = fs::metadata(&path).map_err(durable::told("read", &path))?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(wrong(&format!("mode {mode:o} lets others read this secret: chmod 600 it")));
+    }
+    let text = String::from_utf8(durable::read(&path)?).unwrap_or_default();
+    SiteSecret::from_hex(text.trim()).ok_or_else(|| wrong("this is not a secret of 64 hexadecimal digits; remove it, and the caches beside it, to start over"))
+}

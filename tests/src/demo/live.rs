@@ -1,0 +1,85 @@
+//! Live progress in the terminal: one line a site, from what the aggregator knows.
+
+use std::io::IsTerminal;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::Value;
+
+/// Lines that follow a run: the rounds, and each site.
+#[derive(Debug)]
+pub struct Live {
+    rounds: ProgressBar,
+    sites: Vec<(String, ProgressBar)>,
+    plain: bool,
+    said: String,
+}
+
+impl Live {
+    /// Lines for these sites and so many rounds.
+    pub fn new(sites: &[&str], rounds: u64) -> Self {
+        let all = MultiProgress::new();
+        let style = |template| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = all.add(ProgressBar::new(rounds));
+        bar.set_style(style("  round  [{bar:24}] {pos}/{len}  {elapsed} elapsed, {msg}"));
+        let line = |site: &&str| {
+            let bar = all.add(ProgressBar::new(1));
+            bar.set_style(style("  {prefix:8} [{bar:24}] {msg}"));
+            bar.set_prefix((*site).to_owned());
+            ((*site).to_owned(), bar)
+        };
+        let sites = sites.iter().map(line).collect();
+        Self { rounds: bar, sites, plain: !std::io::stderr().is_terminal(), said: String::new() }
+    }
+
+    /// Shows the run as `aggregator status --json` tells it.
+    pub fn show(&mut self, run: &Value) {
+        let closed = run["rounds"].as_array().map_or(0, |rounds| rounds.iter().filter(|round| !round["model"].is_null()).count());
+        let round = closed as u64 + 1;
+        self.rounds.set_position(closed as u64);
+        self.rounds.set_message(if closed == 0 { "…".to_owned() } else { format!("{} left", left(&self.rounds, closed as u64)) });
+        for (name, bar) in &self.sites {
+            let site = &run["sites"][name.as_str()];
+            let (done, total) = (site["done"].as_u64().unwrap_or(0), site["total"].as_u64().unwrap_or(0));
+            bar.set_length(total.max(1));
+            bar.set_position(done);
+            bar.set_message(told(site, done, total));
+        }
+        if self.plain {
+            let told = |(name, _): &(String, ProgressBar)| {
+                let site = &run["sites"][name.as_str()];
+                let (done, total) = (site["done"].as_u64().unwrap_or(0), site["total"].as_u64().unwrap_or(0));
+                format!("{name} {}", told(site, done, total))
+            };
+            if self.said != round.to_string() {
+                let sites: Vec<_> = self.sites.iter().map(told).collect();
+                eprintln!("  {closed} rounds closed; {}", sites.join("; "));
+                self.said = round.to_string();
+            }
+        }
+    }
+
+    /// Clears the lines.
+    pub fn finish(&self) {
+        self.sites.iter().for_each(|(_, bar)| bar.finish_and_clear());
+        self.rounds.finish_and_clear();
+    }
+}
+
+/// Time to the last round, if every round takes as long as the mean of those closed.
+fn left(bar: &ProgressBar, closed: u64) -> String {
+    let each = bar.elapsed().as_secs_f64() / closed as f64;
+    let seconds = each * bar.length().unwrap_or(closed).saturating_sub(closed) as f64;
+    format!("{}:{:02}", seconds as u64 / 60, seconds as u64 % 60)
+}
+
+fn told(site: &Value, done: u64, total: u64) -> String {
+    let phase = site["phase"].as_str().unwrap_or("not seen yet");
+    let mut words = phase.to_owned();
+    if let (Some(loss), Some(entropy)) = (site["loss"].as_f64(), site["teacher_entropy"].as_f64()) {
+        words += &format!("  step {done}/{total}  loss {loss:.3}  entropy {entropy:.3}");
+    }
+    if let Some(milliseconds) = site["eta_ms"].as_u64() {
+        words += &format!("  {} s left", milliseconds.div_ceil(1000));
+    }
+    words
+}

@@ -1,0 +1,216 @@
+//! The Federation harness: one aggregator and its sites as real processes on loopback, over real mutual TLS.
+//!
+//! It owns ports, folders and processes. It types the commands that a coordinator and hospital IT would type, and reads
+//! their `--json` answers; nothing reaches around the programs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::programs::{Process, ProgramError, Programs, run};
+
+/// One federation in one folder.
+#[derive(Debug)]
+pub struct Federation {
+    root: PathBuf,
+    programs: Programs,
+    address: String,
+    aggregator: Option<Process>,
+    agents: BTreeMap<String, Process>,
+}
+
+/// Why the federation does not work.
+#[derive(Debug, thiserror::Error)]
+pub enum FederationError {
+    /// A program failed.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The disk or the network said no.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// A program's JSON is not what was expected.
+    #[error("{command} printed something else than expected: {text}")]
+    Unexpected {
+        /// What was run.
+        command: &'static str,
+        /// What it printed.
+        text: String,
+    },
+    /// What was waited for did not happen.
+    #[error("{what} did not happen within {seconds} s; last words:\n{words}")]
+    TooLate {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        seconds: u64,
+        /// The end of the logs.
+        words: String,
+    },
+}
+
+impl Federation {
+    /// A new federation in `root`: its CA and its aggregator, which is not started yet.
+    pub fn create(root: &Path) -> Result<Self, FederationError> {
+        let federation = Self::at(root, free_address()?)?;
+        let state = federation.aggregator_state();
+        let address = federation.address.clone();
+        fs::create_dir_all(root)?;
+        fs::write(root.join("address"), &address)?;
+        federation.coordinator(&["init", "--federation", "demo", "--address", &address, "--listen", &address])?;
+        debug_assert!(state.exists());
+        Ok(federation)
+    }
+
+    /// A federation that was created in `root` before.
+    pub fn open(root: &Path) -> Result<Self, FederationError> {
+        Self::at(root, fs::read_to_string(root.join("address"))?.trim().to_owned())
+    }
+
+    fn at(root: &Path, address: String) -> Result<Self, FederationError> {
+        let programs = Programs::build()?;
+        Ok(Self { root: root.to_owned(), programs, address, aggregator: None, agents: BTreeMap::new() })
+    }
+
+    /// Where the aggregator is reached.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The aggregator's state folder.
+    pub fn aggregator_state(&self) -> PathBuf {
+        self.root.join("aggregator")
+    }
+
+    /// A site's state folder.
+    pub fn site_state(&self, site: &str) -> PathBuf {
+        self.root.join("sites").join(site)
+    }
+
+    /// A process's log.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.root.join("logs").join(format!("{name}.log"))
+    }
+
+    /// Types a command of the coordinator's.
+    pub fn coordinator(&self, arguments: &[&str]) -> Result<String, ProgramError> {
+        let state = self.aggregator_state().display().to_string();
+        run(&self.programs.aggregator, &[arguments, &["--state", &state]].concat())
+    }
+
+    /// Types a command of one site's.
+    pub fn at_site(&self, site: &str, arguments: &[&str]) -> Result<String, ProgramError> {
+        let state = self.site_state(site).display().to_string();
+        run(&self.programs.site_agent, &[&["--state", &state], arguments].concat())
+    }
+
+    /// Starts the aggregator, and waits until it listens.
+    pub fn start_aggregator(&mut self) -> Result<(), FederationError> {
+        let ready = self.root.join("ready");
+        if ready.exists() {
+            fs::remove_file(&ready)?;
+        }
+        let (state, ready_text) = (self.aggregator_state().display().to_string(), ready.display().to_string());
+        let arguments = ["serve", "--state", &state, "--listen", &self.address, "--ready-file", &ready_text];
+        let log = self.log("aggregator");
+        self.aggregator = Some(Process::start("aggregator", &self.programs.aggregator, &arguments, &log)?);
+        self.wait_until("the aggregator listening", Duration::from_secs(30), |_| Ok(ready.exists()))
+    }
+
+    /// Invites and enrols a site, as the coordinator and hospital IT do.
+    pub fn enrol(&self, site: &str) -> Result<(), FederationError> {
+        let invitation = self.invite(site)?;
+        self.at_site(site, &["enrol", &invitation, "--json"])?;
+        Ok(())
+    }
+
+    /// A new invitation for a site.
+    pub fn invite(&self, site: &str) -> Result<String, FederationError> {
+        let text = self.coordinator(&["invite", site, "--json"])?;
+        let unexpected = || FederationError::Unexpected { command: "aggregator invite", text: text.clone() };
+        let answer: Value = serde_json::from_str(&text).map_err(|_| unexpected())?;
+        Ok(answer["invitation"].as_str().ok_or_else(unexpected)?.to_owned())
+    }
+
+    /// Makes the plan's first model at `site` and starts the run; returns the plan's digest.
+    pub fn start_run(&self, site: &str, plan: &Path) -> Result<String, FederationError> {
+        let first = plan.with_file_name("first-model.safetensors").display().to_string();
+        let plan = plan.display().to_string();
+        self.at_site(site, &["init-model", &plan, "--out", &first])?;
+        let text = self.coordinator(&["run", "start", &plan, "--first-model", &first, "--json"])?;
+        let unexpected = || FederationError::Unexpected { command: "aggregator run start", text: text.clone() };
+        let answer: Value = serde_json::from_str(&text).map_err(|_| unexpected())?;
+        Ok(answer["plan"].as_str().ok_or_else(unexpected)?.to_owned())
+    }
+
+    /// Starts a site's agent; it works until a run has finished.
+    pub fn start_agent(&mut self, site: &str) -> Result<(), FederationError> {
+        let state = self.site_state(site).display().to_string();
+        let arguments = ["--state", &state, "run", "--until-finished"];
+        let agent = Process::start(site, &self.programs.site_agent, &arguments, &self.log(site))?;
+        self.agents.insert(site.to_owned(), agent);
+        Ok(())
+    }
+
+    /// Kills the aggregator as `kill -9` does.
+    pub fn kill_aggregator(&mut self) {
+        if let Some(mut aggregator) = self.aggregator.take() {
+            aggregator.kill();
+        }
+    }
+
+    /// Kills a site's agent as `kill -9` does.
+    pub fn kill_agent(&mut self, site: &str) {
+        if let Some(mut agent) = self.agents.remove(site) {
+            agent.kill();
+        }
+    }
+
+    /// Process ids of all programs at work, by name.
+    pub fn processes(&self) -> Vec<(String, u32)> {
+        let agents = self.agents.iter().map(|(site, agent)| (site.clone(), agent.id()));
+        agents.chain(self.aggregator.iter().map(|process| ("aggregator".to_owned(), process.id()))).collect()
+    }
+
+    /// `aggregator status --json`.
+    pub fn status(&self) -> Result<Value, FederationError> {
+        let text = self.coordinator(&["status", "--json"])?;
+        serde_json::from_str(&text).map_err(|_| FederationError::Unexpected { command: "aggregator status", text })
+    }
+
+    /// Fails with its last words if a program has ended without success.
+    pub fn check(&mut self) -> Result<(), ProgramError> {
+        self.agents.values_mut().chain(self.aggregator.as_mut()).try_for_each(Process::check)
+    }
+
+    /// Waits until something holds, looking about ten times a second, and fails early if a program has died.
+    pub fn wait_until(
+        &mut self,
+        what: &str,
+        within: Duration,
+        mut holds: impl FnMut(&Self) -> Result<bool, FederationError>,
+    ) -> Result<(), FederationError> {
+        let began = Instant::now();
+        while !holds(self)? {
+            self.check()?;
+            if began.elapsed() > within {
+                let words = self.aggregator.iter().chain(self.agents.values()).map(Process::last_words);
+                let words = words.collect::<Vec<_>>().join("\n--\n");
+                return Err(FederationError::TooLate { what: what.to_owned(), seconds: within.as_secs(), words });
+            }
+            // Other processes are waited for: their state is looked at, not assumed after a time.
+            thread::park_timeout(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+}
+
+/// An address on loopback that nobody listens on.
+fn free_address() -> std::io::Result<String> {
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    Ok(format!("127.0.0.1:{port}"))
+}
