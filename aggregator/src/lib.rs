@@ -1,1 +1,16 @@
 //! Rounds, merging, durable store, server and operator's command line.
+//!
+//! What decides is plain values ([`round`], [`run`], [`aggregation`]); what touches the world is thin and named for it
+//! ([`store`], [`clock`], [`server`]). The aggregator knows a model as names, shapes and numbers.
+
+pub mod aggregation;
+pub mod clock;
+pub mod config;
+pub mod driver;
+pub mod federation;
+pub mod inspection;
+pub mod layout;
+pub mod round;
+pub mod run;
+pub mod status;
+pub mod store;

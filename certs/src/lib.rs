@@ -1,1 +1,65 @@
 //! The federation's certificate authority, enrolment by CSR, and the TLS configurations.
+//!
+//! TLS 1.3 only, both ways verified, one crypto provider. Keys are made where they are used and never leave; an identity
+//! is the URI SAN of a certificate and nothing else. This crate knows no model, no image and no round.
+
+pub mod acceptor;
+pub mod authority;
+pub mod connect;
+mod files;
+pub mod identity;
+pub mod invitation;
+pub mod keys;
+pub mod tls;
+
+use common::Digest;
+
+/// Why a certificate, key or configuration cannot be made or used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertsError {
+    /// The disk said no.
+    #[error("cannot {what} {path}: {source}")]
+    Disk {
+        /// What was tried.
+        what: &'static str,
+        /// The file.
+        path: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A key that others can read.
+    #[error("{path} has mode {mode:o}, so others may read this key: `chmod 600 {path}`, and renew it if they did")]
+    KeyIsOpen {
+        /// The file.
+        path: String,
+        /// Its mode.
+        mode: u32,
+    },
+    /// Not a key, certificate or request.
+    #[error("{what} cannot be read: {why}")]
+    Malformed {
+        /// What was read.
+        what: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// A certificate could not be made.
+    #[error("a certificate could not be made: {0}")]
+    Signing(#[from] rcgen::Error),
+    /// A TLS configuration could not be made.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+impl CertsError {
+    pub(crate) fn malformed(what: &'static str) -> impl Fn(String) -> Self {
+        move |why| Self::Malformed { what, why }
+    }
+}
+
+/// A fingerprint in groups of four digits, for two people to compare on the phone.
+pub fn fingerprint_text(fingerprint: Digest) -> String {
+    let digits = fingerprint.to_string();
+    let groups: Vec<_> = (0..digits.len()).step_by(4).map(|start| &digits[start..start + 4]).collect();
+    groups.join(" ")
+}

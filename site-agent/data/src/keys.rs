@@ -53,14 +53,14 @@ impl fmt::Debug for SiteSecret {
 }
 
 macro_rules! key {
-    ($(#[$doc:meta])* $name:ident, $domain:literal) => {
+    ($(#[$doc:meta])* $vis:vis $name:ident, $domain:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(pub [u8; 16]);
+        $vis struct $name(pub [u8; 16]);
 
         impl $name {
             /// The pseudonym of a value under a site's secret; white space and NUL padding around it do not count.
-            pub fn of(secret: &SiteSecret, value: &str) -> Self {
+            pub(crate) fn of(secret: &SiteSecret, value: &str) -> Self {
                 Self(secret.pseudonym($domain, value.trim_matches(|c: char| c.is_whitespace() || c == '\0')))
             }
         }
@@ -102,32 +102,32 @@ macro_rules! key {
 
 key!(
     /// A patient of this site.
-    SubjectKey,
+    pub SubjectKey,
     "subject"
 );
 key!(
     /// A DICOM study.
-    StudyKey,
+    pub StudyKey,
     "study"
 );
 key!(
     /// A DICOM series, or the part of one that lies in one orientation.
-    SeriesKey,
+    pub SeriesKey,
     "series"
 );
 key!(
     /// A DICOM instance (one file).
-    InstanceKey,
+    pub(crate) InstanceKey,
     "instance"
 );
 key!(
     /// A series description, for telling whether two series were meant to show the same thing.
-    TextKey,
+    pub(crate) TextKey,
     "text"
 );
 key!(
     /// A file's path below its source.
-    PathKey,
+    pub PathKey,
     "path"
 );
 

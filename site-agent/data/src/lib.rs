@@ -1,6 +1,42 @@
 //! DICOM files to catalogue to frame cache to samples to crops.
-pub mod dicom;
-pub mod keys;
-pub mod labels;
-pub mod limits;
-pub mod skip;
+//!
+//! ```text
+//! folder or zip ─ worker ─▶ headers ─▶ catalogue ─▶ normalised frames ─▶ FrameCache ─▶ Sampler ─▶ CropMaker
+//! ```
+//!
+//! Knows no network and no model. What identifies a patient becomes a pseudonym in the function that reads it; what
+//! cannot be used is left out with a reason; hostile files are parsed in a child process.
+
+mod archive;
+mod cache;
+mod catalogue;
+mod crops;
+mod dicom;
+mod durable;
+mod evaluation;
+mod intake;
+mod keys;
+mod labels;
+mod limits;
+mod manifest;
+mod normalize;
+mod photometry;
+mod resample;
+mod sample;
+mod skip;
+mod split;
+mod worker;
+
+pub use cache::{CacheError, FrameCache, FramePixels, FrameRef, SeriesRecord, SkippedImage, SliceRecord};
+pub use crops::{CropBatch, CropMaker, Crops};
+pub use evaluation::{LabelledFrame, frames_for_evaluation, shown_frame, whole_frames};
+pub use intake::{
+    IntakeError, IntakeOptions, IntakeProgress, IntakeReport, SkipCount, Stage, ViewCount, Workers, index,
+};
+pub use keys::{PathKey, SeriesKey, SiteSecret, StudyKey, SubjectKey};
+pub use labels::{Level, Plane, Rule, Sequence, Vendor};
+pub use limits::IntakeLimits;
+pub use sample::{NothingToSample, Sampler};
+pub use skip::SkipReason;
+pub use split::Split;
+pub use worker::worker_main;

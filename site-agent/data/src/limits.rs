@@ -33,11 +33,11 @@ impl Default for IntakeLimits {
         Self {
             file_bytes: 512 << 20,
             header_bytes: 64 << 20,
-            pixel_bytes: 512 << 20,
+            pixel_bytes: 256 << 20,
             archive_bytes: 8 << 30,
             archive_entries: 100_000,
             expansion: 100,
-            worker_memory: 2 << 30,
+            worker_memory: 1 << 30,
             worker_cpu_s: 120,
             request_s: 30,
         }

@@ -203,7 +203,7 @@ impl fmt::Display for SkipReason {
 
 /// One line of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skip {
+pub(crate) struct Skip {
     /// The file, relative to its source.
     pub file: String,
     /// The archive's entry, or nothing.
@@ -213,7 +213,7 @@ pub struct Skip {
 }
 
 /// Writes the ledger: one JSON object a line, with the remedy spelled out.
-pub fn write_ledger(skips: &[Skip], into: &mut impl Write) -> io::Result<()> {
+pub(crate) fn write_ledger(skips: &[Skip], into: &mut impl Write) -> io::Result<()> {
     #[derive(Serialize)]
     struct Line<'a> {
         file: &'a str,

@@ -6,7 +6,8 @@ use dicom_core::Tag;
 use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 
-use super::header::{FrameHeader, number, numbers};
+use super::attributes::{number, numbers};
+use super::header::FrameHeader;
 use crate::skip::SkipReason;
 
 /// One header a frame, in the order of the pixels.
@@ -19,6 +20,13 @@ pub(super) fn frame_headers(object: &InMemDicomObject, frames: u32) -> Result<Ve
     (0..frames as usize)
         .map(|frame| Groups { own: own.get(frame), shared, object, frame, frames: frames as usize }.header())
         .collect()
+}
+
+/// InversionTime, or the first of an enhanced image's InversionTimes.
+pub(super) fn inversion_time(object: &InMemDicomObject) -> Option<f64> {
+    let shared = items(object, tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE).first();
+    let modifier = shared.and_then(|group| items(group, tags::MR_MODIFIER_SEQUENCE).first());
+    number(object, tags::INVERSION_TIME).or_else(|| number(modifier?, tags::INVERSION_TIMES))
 }
 
 /// Where a frame's attributes may stand.
@@ -42,7 +50,8 @@ impl Groups<'_> {
         let slope = scale(tags::RESCALE_SLOPE, 1.0)?;
         let intercept = scale(tags::RESCALE_INTERCEPT, 0.0)?;
         let spacing = self.fixed::<2>(tags::PIXEL_MEASURES_SEQUENCE, tags::PIXEL_SPACING);
-        let spacing = spacing.filter(|mm| mm.iter().all(|mm| (0.05..=50.0).contains(mm))).ok_or(SkipReason::NoSpacing)?;
+        let spacing =
+            spacing.filter(|mm| mm.iter().all(|mm| (0.05..=50.0).contains(mm))).ok_or(SkipReason::NoSpacing)?;
         let cardiac = self.holder(tags::CARDIAC_SYNCHRONIZATION_SEQUENCE, tags::NOMINAL_CARDIAC_TRIGGER_DELAY_TIME);
         let content = self.holder(tags::FRAME_CONTENT_SEQUENCE, tags::TEMPORAL_POSITION_INDEX);
         Ok(FrameHeader {

@@ -3,17 +3,16 @@
 //! What is not named here is never copied: no patient name, date, institution or free text. PatientID and UIDs become
 //! pseudonyms in the function that reads them; a description becomes what it says about sequence and plane.
 
-use std::io::Read;
-
-use dicom_core::Tag;
 use dicom_dictionary_std::tags;
-use dicom_object::file::ReadPreamble;
-use dicom_object::{FileMetaTableBuilder, InMemDicomObject, OpenFileOptions};
+use dicom_object::InMemDicomObject;
 use serde::{Deserialize, Serialize};
 
-use super::functional_groups::frame_headers;
-use super::scan::{Encoding, PixelSpan, Scanned, is_deflated, scan, scan_data_set};
-use super::source::{MemorySource, Source, Span};
+use super::attributes::{text, whole, words};
+use super::functional_groups::{frame_headers, inversion_time};
+use super::opened::{Opened, parse_file};
+use super::scan::Scanned;
+use super::shape::check_pixels;
+use super::source::Source;
 use crate::keys::{InstanceKey, SeriesKey, SiteSecret, StudyKey, SubjectKey, TextKey};
 use crate::labels::{Exclusion, Names, Vendor, read_names};
 use crate::limits::IntakeLimits;
@@ -21,7 +20,7 @@ use crate::skip::SkipReason;
 
 /// What is kept of one image's header.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ImageHeader {
+pub(crate) struct ImageHeader {
     /// Whose image it is.
     pub subject: SubjectKey,
     /// Its study.
@@ -42,8 +41,8 @@ pub struct ImageHeader {
     pub t1_map_type: bool,
     /// ImageType names a phase-sensitive reconstruction.
     pub psir_type: bool,
-    /// InversionTime is above 0.
-    pub inverted: bool,
+    /// InversionTime, if above 0, in ms.
+    pub inversion_ms: Option<f64>,
     /// ScanningSequence holds IR.
     pub inversion_recovery: bool,
     /// ContrastBolusAgent is filled.
@@ -76,7 +75,7 @@ pub struct ImageHeader {
 
 /// Magnitude, phase or other part of a complex image (ImageType, third value).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Component {
+pub(crate) enum Component {
     /// Magnitude, or not stated.
     #[default]
     Magnitude,
@@ -90,7 +89,7 @@ pub enum Component {
 
 /// One frame's place, time and scale.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FrameHeader {
+pub(crate) struct FrameHeader {
     /// ImagePositionPatient, in mm.
     pub position: Option<[f64; 3]>,
     /// ImageOrientationPatient.
@@ -107,15 +106,21 @@ pub struct FrameHeader {
     pub intercept: f64,
 }
 
-/// What stands for the patient where a header names none: UK Biobank's participant, from an archive's file name.
-pub type NoSubject<'a> = Option<&'a str>;
+/// What stands in where a header says nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Substitutes<'a> {
+    /// For PatientID: UK Biobank's participant, from an archive's file name.
+    pub subject: Option<&'a str>,
+    /// For SeriesDescription: an archive's manifest.
+    pub description: Option<&'a str>,
+}
 
 /// Checks a file and reads its header.
-pub fn read_header(
+pub(crate) fn read_header(
     source: &mut dyn Source,
     limits: &IntakeLimits,
     secret: &SiteSecret,
-    fallback: NoSubject<'_>,
+    substitutes: Substitutes<'_>,
 ) -> Result<ImageHeader, SkipReason> {
     Opened::new(source, limits)?.read(|scanned, source| {
         let end = scanned.pixels.map_or(scanned.end, |pixels| pixels.element());
@@ -123,93 +128,9 @@ pub fn read_header(
         if bytes > limits.header_bytes {
             return Err(SkipReason::TooLarge { bytes, limit: limits.header_bytes });
         }
-        header_of(&parse_file(source, scanned, end)?, scanned, limits, secret, fallback)
+        let object = parse_file(source, scanned, end)?.into_inner();
+        header_of(&object, scanned, limits, secret, substitutes)
     })
-}
-
-/// A file whose lengths have been checked, with its data set inflated if it was deflated.
-pub(super) struct Opened<'a> {
-    scanned: Scanned,
-    source: Inflated<'a>,
-}
-
-enum Inflated<'a> {
-    AsIs(&'a mut dyn Source),
-    Memory(MemorySource),
-}
-
-impl<'a> Opened<'a> {
-    pub(super) fn new(source: &'a mut dyn Source, limits: &IntakeLimits) -> Result<Self, SkipReason> {
-        let bytes = source.size();
-        if bytes > limits.file_bytes {
-            return Err(SkipReason::TooLarge { bytes, limit: limits.file_bytes });
-        }
-        let scanned = scan(source)?;
-        if !is_supported(&scanned.transfer_syntax) {
-            return Err(SkipReason::TransferSyntax { uid: standard_uid(&scanned.transfer_syntax) });
-        }
-        if !is_deflated(&scanned.transfer_syntax) {
-            return Ok(Self { scanned, source: Inflated::AsIs(source) });
-        }
-        let inflated = inflate(source, scanned.data_set, limits)?;
-        let mut source = MemorySource(inflated);
-        let (pixels, end) = scan_data_set(&mut source, 0, scanned.encoding)?;
-        let transfer_syntax = "1.2.840.10008.1.2.1".to_owned();
-        let scanned = Scanned { transfer_syntax, data_set: 0, pixels, end, ..scanned };
-        Ok(Self { scanned, source: Inflated::Memory(source) })
-    }
-
-    /// Hands what the walk found and the bytes to a reader.
-    pub(super) fn read<T>(
-        mut self,
-        reader: impl FnOnce(&Scanned, &mut dyn Source) -> Result<T, SkipReason>,
-    ) -> Result<T, SkipReason> {
-        match &mut self.source {
-            Inflated::AsIs(source) => reader(&self.scanned, *source),
-            Inflated::Memory(source) => reader(&self.scanned, source),
-        }
-    }
-}
-
-/// Parses a checked span of a file. The meta group given to the parser is ours: only the transfer syntax was taken.
-pub(super) fn parse_file(
-    source: &mut dyn Source,
-    scanned: &Scanned,
-    end: u64,
-) -> Result<dicom_object::DefaultDicomObject, SkipReason> {
-    let meta = FileMetaTableBuilder::new()
-        .transfer_syntax(&scanned.transfer_syntax)
-        .media_storage_sop_class_uid("1.2.840.10008.5.1.4.1.1.4")
-        .media_storage_sop_instance_uid("2.25.1")
-        .build()
-        .map_err(|_| SkipReason::Damaged)?;
-    let mut head = b"DICM".to_vec();
-    meta.write(&mut head).map_err(|_| SkipReason::Damaged)?;
-    let body = Span { source, at: scanned.data_set, end };
-    OpenFileOptions::new()
-        .read_preamble(ReadPreamble::Never)
-        .from_reader(head.as_slice().chain(body))
-        .map_err(|_| SkipReason::Damaged)
-}
-
-fn inflate(source: &mut dyn Source, data_set: u64, limits: &IntakeLimits) -> Result<Vec<u8>, SkipReason> {
-    use dicom_encoding::Codec;
-    use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry};
-
-    let deflated = "1.2.840.10008.1.2.1.99";
-    let Some(Codec::Dataset(Some(adapter))) = TransferSyntaxRegistry.get(deflated).map(|syntax| syntax.codec()) else {
-        return Err(SkipReason::TransferSyntax { uid: deflated.to_owned() });
-    };
-    let end = source.size();
-    let limit = limits.file_bytes.min((end - data_set).saturating_mul(limits.expansion));
-    let mut inflated = Vec::new();
-    let body = Span { source, at: data_set, end };
-    let mut reader = adapter.adapt_reader(Box::new(body)).take(limit + 1);
-    reader.read_to_end(&mut inflated).map_err(|_| SkipReason::Damaged)?;
-    if inflated.len() as u64 > limit {
-        return Err(SkipReason::TooLarge { bytes: inflated.len() as u64, limit });
-    }
-    Ok(inflated)
 }
 
 fn header_of(
@@ -217,11 +138,13 @@ fn header_of(
     scanned: &Scanned,
     limits: &IntakeLimits,
     secret: &SiteSecret,
-    fallback: NoSubject<'_>,
+    substitutes: Substitutes<'_>,
 ) -> Result<ImageHeader, SkipReason> {
     let image_type = words(object, tags::IMAGE_TYPE);
     check_kind(object, &image_type)?;
-    let names = names_of(object);
+    let description = text(object, tags::SERIES_DESCRIPTION).filter(|text| !text.is_empty());
+    let description = description.or(substitutes.description.map(str::to_owned)).unwrap_or_default();
+    let names = names_of(object, &description);
     match names.exclusion {
         Some(Exclusion::InlineResult) => return Err(SkipReason::InlineResult),
         Some(Exclusion::DerivedMap) => return Err(SkipReason::DerivedMap),
@@ -229,7 +152,7 @@ fn header_of(
     }
     let shape = check_pixels(object, scanned, limits)?;
     let filled = |tag| text(object, tag).filter(|value| !value.is_empty());
-    let subject = filled(tags::PATIENT_ID).or(fallback.map(str::to_owned)).ok_or(SkipReason::NoPatientId)?;
+    let subject = filled(tags::PATIENT_ID).or(substitutes.subject.map(str::to_owned)).ok_or(SkipReason::NoPatientId)?;
     let study = filled(tags::STUDY_INSTANCE_UID).ok_or(SkipReason::NoSeries)?;
     let series = filled(tags::SERIES_INSTANCE_UID).ok_or(SkipReason::NoSeries)?;
     let instance = filled(tags::SOP_INSTANCE_UID).ok_or(SkipReason::Damaged)?;
@@ -242,13 +165,13 @@ fn header_of(
         study: StudyKey::of(secret, &study),
         series: SeriesKey::of(secret, &series),
         instance: InstanceKey::of(secret, &instance),
-        description: TextKey::of(secret, &filled(tags::SERIES_DESCRIPTION).unwrap_or_default().to_lowercase()),
+        description: TextKey::of(secret, &description.to_lowercase()),
         vendor: Vendor::of(&text(object, tags::MANUFACTURER).unwrap_or_default()),
         names,
-        component: component_of(&image_type, t1_map_type),
+        component: component_of(object, &image_type, t1_map_type),
         t1_map_type,
         psir_type,
-        inverted: number(object, tags::INVERSION_TIME).is_some_and(|ms| ms > 0.0),
+        inversion_ms: inversion_time(object).filter(|ms| *ms > 0.0),
         inversion_recovery: words(object, tags::SCANNING_SEQUENCE).iter().any(|word| word == "IR"),
         contrast_agent: filled(tags::CONTRAST_BOLUS_AGENT).is_some(),
         cardiac_images: whole(object, tags::CARDIAC_NUMBER_OF_IMAGES).and_then(|n| u32::try_from(n).ok()),
@@ -281,7 +204,8 @@ fn check_kind(object: &InMemDicomObject, image_type: &[String]) -> Result<(), Sk
     if class == "1.2.840.10008.5.1.4.1.1.7" || class.starts_with("1.2.840.10008.5.1.4.1.1.7.") {
         return Err(SkipReason::SecondaryCapture);
     }
-    if !(class.is_empty() && modality.is_some()) && !images.contains(&class.as_str()) {
+    let unclassed = class.is_empty() && modality.is_some();
+    if !unclassed && !images.contains(&class.as_str()) {
         return Err(SkipReason::NotMr);
     }
     if text(object, tags::BURNED_IN_ANNOTATION).as_deref() == Some("YES") {
@@ -297,143 +221,29 @@ fn check_kind(object: &InMemDicomObject, image_type: &[String]) -> Result<(), Sk
     Ok(())
 }
 
-fn names_of(object: &InMemDicomObject) -> Names {
+fn names_of(object: &InMemDicomObject, description: &str) -> Names {
     let vendor = Vendor::of(&text(object, tags::MANUFACTURER).unwrap_or_default());
-    let texts = [tags::SERIES_DESCRIPTION, tags::PROTOCOL_NAME, tags::SEQUENCE_NAME].map(|tag| text(object, tag));
-    let texts: Vec<&str> = texts.iter().map(|text| text.as_deref().unwrap_or_default()).collect();
-    read_names(vendor, &texts)
+    read_names(vendor, &[description, &text(object, tags::PROTOCOL_NAME).unwrap_or_default()])
 }
 
-fn component_of(image_type: &[String], map: bool) -> Component {
+fn component_of(object: &InMemDicomObject, image_type: &[String], map: bool) -> Component {
     if map {
         return Component::Map;
     }
-    image_type.iter().skip(2).find_map(|value| match value.as_str() {
-        "P" | "PHASE" | "PHASE MAP" | "VELOCITY" => Some(Component::Phase),
-        "R" | "I" | "REAL" | "IMAGINARY" | "PSIR" | "PS" => Some(Component::Real),
-        _ => None,
-    }).unwrap_or_default()
-}
-
-struct Shape {
-    rows: u32,
-    columns: u32,
-    frames: u32,
-    bits_allocated: u16,
-    bits_stored: u16,
-    high_bit: u16,
-    signed: bool,
-    inverted_gray: bool,
-}
-
-/// Holds what the header says of the pixels to what can be decoded, and to what the file holds.
-fn check_pixels(object: &InMemDicomObject, scanned: &Scanned, limits: &IntakeLimits) -> Result<Shape, SkipReason> {
-    let unsigned = |tag| whole(object, tag).and_then(|n| u32::try_from(n).ok());
-    let narrow = |tag| whole(object, tag).and_then(|n| u16::try_from(n).ok());
-    let gray = text(object, tags::PHOTOMETRIC_INTERPRETATION).unwrap_or_default();
-    if unsigned(tags::SAMPLES_PER_PIXEL).unwrap_or(1) != 1 || !gray.starts_with("MONOCHROME") {
-        return Err(SkipReason::NotGray);
-    }
-    let bits_allocated = narrow(tags::BITS_ALLOCATED).ok_or(SkipReason::Damaged)?;
-    if bits_allocated != 8 && bits_allocated != 16 {
-        return Err(SkipReason::BitsAllocated { bits: bits_allocated });
-    }
-    let bits_stored = narrow(tags::BITS_STORED).unwrap_or(bits_allocated);
-    let high_bit = narrow(tags::HIGH_BIT).unwrap_or(bits_stored.saturating_sub(1));
-    if bits_stored == 0 || bits_stored > bits_allocated || high_bit >= bits_allocated || high_bit + 1 < bits_stored {
-        return Err(SkipReason::Damaged);
-    }
-    let (rows, columns) = (unsigned(tags::ROWS).unwrap_or(0), unsigned(tags::COLUMNS).unwrap_or(0));
-    let frames = unsigned(tags::NUMBER_OF_FRAMES).unwrap_or(1);
-    if rows == 0 || columns == 0 || frames == 0 {
-        return Err(SkipReason::NoPixels);
-    }
-    let expected = u64::from(rows) * u64::from(columns) * u64::from(frames) * u64::from(bits_allocated / 8);
-    if expected > limits.pixel_bytes || rows > 1 << 14 || columns > 1 << 14 {
-        return Err(SkipReason::TooLarge { bytes: expected, limit: limits.pixel_bytes });
-    }
-    match scanned.pixels {
-        None => return Err(SkipReason::NoPixels),
-        Some(PixelSpan::Native { length, .. }) if length < expected => {
-            return Err(SkipReason::FewerPixels { expected, found: length });
-        }
-        Some(PixelSpan::Native { .. }) if is_encapsulated(&scanned.transfer_syntax) => return Err(SkipReason::Damaged),
-        Some(PixelSpan::Encapsulated { .. }) if !is_encapsulated(&scanned.transfer_syntax) => {
-            return Err(SkipReason::Damaged);
-        }
-        Some(_) => {}
-    }
-    let signed = unsigned(tags::PIXEL_REPRESENTATION).unwrap_or(0) == 1;
-    let inverted_gray = gray == "MONOCHROME1";
-    Ok(Shape { rows, columns, frames, bits_allocated, bits_stored, high_bit, signed, inverted_gray })
-}
-
-const NATIVE: [&str; 3] = ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"];
-
-/// RLE, JPEG baseline, extended (8 bit) and lossless, JPEG 2000 and its high-throughput form.
-const ENCAPSULATED: [&str; 10] = [
-    "1.2.840.10008.1.2.5",
-    "1.2.840.10008.1.2.4.50",
-    "1.2.840.10008.1.2.4.51",
-    "1.2.840.10008.1.2.4.57",
-    "1.2.840.10008.1.2.4.70",
-    "1.2.840.10008.1.2.4.90",
-    "1.2.840.10008.1.2.4.91",
-    "1.2.840.10008.1.2.4.201",
-    "1.2.840.10008.1.2.4.202",
-    "1.2.840.10008.1.2.4.203",
-];
-
-pub(super) fn is_encapsulated(transfer_syntax: &str) -> bool {
-    ENCAPSULATED.contains(&transfer_syntax)
-}
-
-fn is_supported(transfer_syntax: &str) -> bool {
-    NATIVE.contains(&transfer_syntax) || is_encapsulated(transfer_syntax) || is_deflated(transfer_syntax)
-}
-
-/// The UID if it is one of the standard's, so that nothing else from a file gets into a reason.
-fn standard_uid(uid: &str) -> String {
-    let standard = uid.starts_with("1.2.840.10008.1.2") && uid.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    if standard && uid.len() <= 32 { uid.to_owned() } else { "unknown".to_owned() }
+    // An enhanced image says it in an attribute of its own (PS3.3 C.8.13.3.1.1).
+    let own = words(object, tags::COMPLEX_IMAGE_COMPONENT);
+    own.iter()
+        .chain(image_type.iter().skip(2))
+        .find_map(|value| match value.as_str() {
+            "P" | "PHASE" | "PHASE MAP" | "VELOCITY" => Some(Component::Phase),
+            "R" | "I" | "REAL" | "IMAGINARY" | "PSIR" | "PS" => Some(Component::Real),
+            _ => None,
+        })
+        .unwrap_or_default()
 }
 
 /// HHMMSS.FFFFFF (PS3.5 section 6.2, TM).
 fn second_of_day(time: &str) -> Option<u32> {
     let two = |from: usize| time.get(from..from + 2)?.parse::<u32>().ok();
     Some(two(0)? * 3600 + two(2).unwrap_or(0) * 60 + two(4).unwrap_or(0))
-}
-
-/// An element's text, without padding.
-pub(super) fn text(object: &InMemDicomObject, tag: Tag) -> Option<String> {
-    let value = object.get(tag)?.to_str().ok()?;
-    Some(value.trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned())
-}
-
-/// An element's values, separated by backslashes, in upper case.
-fn words(object: &InMemDicomObject, tag: Tag) -> Vec<String> {
-    text(object, tag).unwrap_or_default().split('\\').map(|word| word.trim().to_uppercase()).collect()
-}
-
-/// An element's finite numbers.
-pub(super) fn numbers(object: &InMemDicomObject, tag: Tag) -> Option<Vec<f64>> {
-    let values = object.get(tag)?.to_multi_float64().ok()?;
-    (!values.is_empty() && values.iter().all(|value| value.is_finite())).then_some(values)
-}
-
-/// An element's first number.
-pub(super) fn number(object: &InMemDicomObject, tag: Tag) -> Option<f64> {
-    numbers(object, tag).map(|values| values[0])
-}
-
-fn whole(object: &InMemDicomObject, tag: Tag) -> Option<i32> {
-    let value = number(object, tag)?;
-    (value.fract() == 0.0 && value.abs() < f64::from(i32::MAX)).then_some(value as i32)
-}
-
-impl Encoding {
-    /// Whether 16-bit samples are big-endian.
-    pub(super) fn swaps(self) -> bool {
-        self.big_endian
-    }
 }

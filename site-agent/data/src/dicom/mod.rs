@@ -7,13 +7,22 @@
 //! Knows no folder, no series and no cache. Everything here runs in the intake worker, because the parsers below it
 //! are not written for hostile files.
 
+mod attributes;
 mod functional_groups;
 mod header;
+mod opened;
 mod pixels;
 mod scan;
+mod shape;
 mod source;
 
-pub use header::{Component, FrameHeader, ImageHeader, NoSubject, read_header};
-pub use pixels::{Pixels, read_pixels};
-pub use scan::{Encoding, PixelSpan, Scanned, scan};
-pub use source::{FileSource, MemorySource, Source};
+pub(crate) use header::{Component, FrameHeader, ImageHeader, Substitutes, read_header};
+pub(crate) use pixels::{Pixels, read_pixels};
+pub(crate) use source::{FileSource, MemorySource, Source};
+
+#[cfg(test)]
+#[path = "../../tests/intake/support.rs"]
+#[expect(dead_code, reason = "the tests of whole intakes use the rest of it")]
+pub(crate) mod support;
+#[cfg(test)]
+mod tests;

@@ -5,14 +5,15 @@
 
 use dicom_pixeldata::PixelDecoder;
 
-use super::header::{ImageHeader, Opened, parse_file};
+use super::header::ImageHeader;
+use super::opened::{Opened, parse_file};
 use super::scan::{PixelSpan, Scanned};
 use super::source::Source;
 use crate::limits::IntakeLimits;
 use crate::skip::SkipReason;
 
 /// An image's stored samples.
-pub struct Pixels {
+pub(crate) struct Pixels {
     /// Little-endian samples, 1 or 2 bytes each: rows x columns x frames.
     samples: Vec<u8>,
     bits_allocated: u16,
@@ -24,7 +25,7 @@ pub struct Pixels {
 }
 
 /// Decodes an image whose header has been read.
-pub fn read_pixels(
+pub(crate) fn read_pixels(
     source: &mut dyn Source,
     header: &ImageHeader,
     limits: &IntakeLimits,
@@ -42,13 +43,8 @@ pub fn read_pixels(
 }
 
 impl Pixels {
-    /// How many frames there are.
-    pub fn frames(&self) -> usize {
-        self.scale.len()
-    }
-
     /// One frame's modality values, row by row. [rows x columns]
-    pub fn frame(&self, frame: usize) -> Option<Vec<f32>> {
+    pub(crate) fn frame(&self, frame: usize) -> Option<Vec<f32>> {
         let [slope, intercept] = *self.scale.get(frame)?;
         let bytes = usize::from(self.bits_allocated / 8);
         let length = self.frame_samples * bytes;
@@ -81,7 +77,7 @@ fn samples_of(header: &ImageHeader, scanned: &Scanned, source: &mut dyn Source) 
             }
             let mut samples = vec![0; expected];
             source.read_at(value, &mut samples).map_err(|_| SkipReason::Unreadable)?;
-            if scanned.encoding.swaps() && (bytes == 2 || words) {
+            if scanned.encoding.big_endian && (bytes == 2 || words) {
                 samples.chunks_exact_mut(2).for_each(|pair| pair.swap(0, 1));
             }
             Ok(samples)

@@ -12,7 +12,7 @@ use super::source::Source;
 use crate::skip::SkipReason;
 
 /// Deepest permitted nesting of sequences.
-pub const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 
 const UNDEFINED: u32 = u32::MAX;
 const ITEM: Tag = Tag(0xfffe, 0xe000);
@@ -21,7 +21,7 @@ const SEQUENCE_END: Tag = Tag(0xfffe, 0xe0dd);
 
 /// How the data set's elements are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Encoding {
+pub(super) struct Encoding {
     /// Value representations are written out.
     pub explicit: bool,
     /// Numbers are big-endian.
@@ -34,7 +34,7 @@ impl Encoding {
     const EXPLICIT_BIG_ENDIAN: Self = Self { explicit: true, big_endian: true };
 
     /// Of the data set under a transfer syntax that is not deflated.
-    pub fn of(transfer_syntax: &str) -> Self {
+    pub(super) fn of(transfer_syntax: &str) -> Self {
         match transfer_syntax {
             "1.2.840.10008.1.2" => Self::IMPLICIT,
             "1.2.840.10008.1.2.2" => Self::EXPLICIT_BIG_ENDIAN,
@@ -45,7 +45,7 @@ impl Encoding {
 
 /// Where the pixels of a file lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PixelSpan {
+pub(super) enum PixelSpan {
     /// Samples as they are.
     Native {
         /// Where the element begins.
@@ -68,7 +68,7 @@ pub enum PixelSpan {
 
 impl PixelSpan {
     /// Where the element begins.
-    pub fn element(&self) -> u64 {
+    pub(super) fn element(&self) -> u64 {
         match *self {
             Self::Native { element, .. } | Self::Encapsulated { element, .. } => element,
         }
@@ -77,7 +77,7 @@ impl PixelSpan {
 
 /// What a walk over a file found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scanned {
+pub(super) struct Scanned {
     /// The transfer syntax's UID, as stated or, without a meta group, as guessed.
     pub transfer_syntax: String,
     /// Where the data set begins.
@@ -93,7 +93,7 @@ pub struct Scanned {
 /// Walks over a file: preamble and meta group if there are any, then the data set up to the pixels.
 ///
 /// A deflated data set cannot be walked before it is inflated: `pixels` is then none, and `end` is `data_set`.
-pub fn scan(source: &mut dyn Source) -> Result<Scanned, SkipReason> {
+pub(super) fn scan(source: &mut dyn Source) -> Result<Scanned, SkipReason> {
     let (transfer_syntax, data_set) = scan_meta(source)?;
     let transfer_syntax = match transfer_syntax {
         Some(stated) => stated,
@@ -108,7 +108,7 @@ pub fn scan(source: &mut dyn Source) -> Result<Scanned, SkipReason> {
 }
 
 /// Whether the data set itself is compressed (PS3.5 annex A.5).
-pub fn is_deflated(transfer_syntax: &str) -> bool {
+pub(super) fn is_deflated(transfer_syntax: &str) -> bool {
     transfer_syntax == "1.2.840.10008.1.2.1.99"
 }
 
@@ -122,9 +122,10 @@ fn scan_meta(source: &mut dyn Source) -> Result<(Option<String>, u64), SkipReaso
         0
     };
     let found_magic = at > 0;
+    let size = source.size();
     let mut syntax = None;
     loop {
-        let remaining = source.size().saturating_sub(at);
+        let remaining = size.saturating_sub(at);
         let mut head = [0; 8];
         if remaining < 8 {
             return if found_magic { Err(cut("0002,0000", 8, remaining)) } else { Err(SkipReason::NotDicom) };
@@ -134,9 +135,9 @@ fn scan_meta(source: &mut dyn Source) -> Result<(Option<String>, u64), SkipReaso
         if u16::from_le_bytes([head[0], head[1]]) != 0x0002 {
             return Ok((syntax, at));
         }
-        let element = header_at(source, at, Encoding::EXPLICIT, source.size())
+        let element = header_at(source, at, Encoding::EXPLICIT, size)
             .map_err(|reason| if found_magic { reason } else { SkipReason::NotDicom })?;
-        let length = element.defined(source.size())?;
+        let length = element.defined(size)?;
         if element.tag == tags::TRANSFER_SYNTAX_UID {
             let mut value = vec![0; length.min(64) as usize];
             read(source, element.value, &mut value)?;

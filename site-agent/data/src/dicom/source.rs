@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Bytes of known length that can be read anywhere.
-pub trait Source {
+pub(crate) trait Source {
     /// How many bytes there are.
     fn size(&self) -> u64;
 
@@ -15,7 +15,7 @@ pub trait Source {
 }
 
 /// Bytes in memory: an archive's entry, or an inflated data set.
-pub struct MemorySource(pub Vec<u8>);
+pub(crate) struct MemorySource(pub Vec<u8>);
 
 impl Source for MemorySource {
     fn size(&self) -> u64 {
@@ -31,7 +31,7 @@ impl Source for MemorySource {
 }
 
 /// A file, read through a window so that a walk over its headers costs few system calls.
-pub struct FileSource {
+pub(crate) struct FileSource {
     file: File,
     size: u64,
     window: Vec<u8>,
@@ -42,7 +42,7 @@ const WINDOW: u64 = 16 << 10;
 
 impl FileSource {
     /// Opens a file for reading.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let size = file.metadata()?.len();
         Ok(Self { file, size, window: Vec::new(), window_at: 0 })

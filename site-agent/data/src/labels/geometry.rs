@@ -6,7 +6,7 @@
 use super::{Level, Plane};
 
 /// A direction or a point, in millimetres.
-pub type Line = [f64; 3];
+pub(crate) type Line = [f64; 3];
 
 /// Direction from base to apex in most people; only its sign along a stack is used.
 const TOWARD_APEX: Line = [0.6, -0.5, -0.6];
@@ -21,26 +21,27 @@ fn unit(a: Line) -> Option<Line> {
 }
 
 /// The normal of ImageOrientationPatient's row and column directions; none if they do not span a plane.
-pub fn slice_axis(orientation: &[f64; 6]) -> Option<Line> {
+pub(crate) fn slice_axis(orientation: &[f64; 6]) -> Option<Line> {
     let [a, b, c, d, e, f] = *orientation;
     unit([b * f - c * e, c * d - a * f, a * e - b * d])
 }
 
 /// The axis, turned so that it points from base to apex.
-pub fn toward_apex(axis: Line) -> Line {
+pub(crate) fn toward_apex(axis: Line) -> Line {
     if dot(axis, TOWARD_APEX) < 0.0 { axis.map(|x| -x) } else { axis }
 }
 
 /// The third of a stack in which a position lies; `stack` is its lowest and highest position toward the apex, in mm.
-pub fn level_along(position: f64, stack: [f64; 2]) -> Option<Level> {
+pub(crate) fn level_along(position: f64, stack: [f64; 2]) -> Option<Level> {
     let [base, apex] = stack;
     let fraction = (position - base) / (apex - base);
     if !fraction.is_finite() {
         return None;
     }
-    Some(if fraction < 1.0 / 3.0 {
+    // Positions are written with few digits: a slice on a third's edge belongs to the middle.
+    Some(if fraction < 1.0 / 3.0 - 1e-6 {
         Level::Base
-    } else if fraction <= 2.0 / 3.0 {
+    } else if fraction <= 2.0 / 3.0 + 1e-6 {
         Level::Mid
     } else {
         Level::Apex
@@ -52,7 +53,7 @@ pub fn level_along(position: f64, stack: [f64; 2]) -> Option<Level> {
 /// A long-axis plane holds the ventricle's axis, so its normal is across it. Turned around the axis, the four-chamber
 /// plane has its normal nearest to the head, the two-chamber plane farthest from it, and the three-chamber plane lies
 /// between them, on the side where it is some 60 degrees from both.
-pub fn long_axis_plane(normal: Line, short_axis: Line) -> Option<Plane> {
+pub(crate) fn long_axis_plane(normal: Line, short_axis: Line) -> Option<Plane> {
     let axis = toward_apex(short_axis);
     if dot(normal, axis).abs() > 0.35 {
         return None;

@@ -14,8 +14,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use geometry::{Line, level_along, long_axis_plane, slice_axis, toward_apex};
-pub use names::{Exclusion, Names, Vendor, read_names};
+pub(crate) use geometry::{Line, level_along, long_axis_plane, slice_axis, toward_apex};
+pub use names::Vendor;
+pub(crate) use names::{Exclusion, Names, read_names};
 
 /// The kind of MR sequence, as the foundation model's downstream tasks distinguish them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -116,7 +117,7 @@ pub enum Rule {
     Timing,
     /// InversionTime or ImageType.
     Inversion,
-    /// ScanningSequence, SequenceName and ContrastBolusAgent.
+    /// ScanningSequence and ContrastBolusAgent.
     Contrast,
     /// A stack of parallel slices, or the angle to one.
     Geometry,
@@ -126,13 +127,13 @@ pub enum Rule {
 
 /// What a series' tags say beyond its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Evidence {
+pub(crate) struct Evidence {
     /// The largest CardiacNumberOfImages (0018,1090).
     pub cardiac_images: Option<u32>,
     /// The most distinct trigger times (0018,1060) at one slice position.
     pub distinct_triggers: usize,
-    /// InversionTime (0018,0082) above 0.
-    pub inverted: bool,
+    /// Distinct values of InversionTime (0018,0082) above 0.
+    pub(crate) inversion_times: usize,
     /// ImageType names a T1 map.
     pub t1_map_type: bool,
     /// ImageType names a phase-sensitive reconstruction.
@@ -144,23 +145,28 @@ pub struct Evidence {
 }
 
 /// The sequence of a series: its name first, then what its tags say.
-pub fn sequence_of(named: Option<(Sequence, Rule)>, evidence: &Evidence) -> (Sequence, Rule) {
+pub(crate) fn sequence_of(named: Option<(Sequence, Rule)>, evidence: &Evidence) -> (Sequence, Rule) {
     if let Some(named) = named {
         return named;
     }
     if evidence.t1_map_type {
         return (Sequence::T1Map, Rule::Inversion);
     }
+    // Images at many inversion times are the making of a map, or the search for the time that nulls the myocardium.
+    if evidence.inversion_times > 2 {
+        return (Sequence::Other, Rule::Inversion);
+    }
+    let inverted = evidence.inversion_times > 0;
     if evidence.cardiac_images.is_some_and(|n| n > 1) || evidence.distinct_triggers > 1 {
         return (Sequence::Cine, Rule::Timing);
     }
-    if evidence.psir_type || (evidence.inverted && evidence.contrast_agent) {
+    if evidence.psir_type || (inverted && evidence.contrast_agent) {
         return (Sequence::Lge, Rule::Inversion);
     }
     if evidence.inversion_recovery && evidence.contrast_agent {
         return (Sequence::Lge, Rule::Contrast);
     }
-    if evidence.inverted && evidence.inversion_recovery {
+    if inverted && evidence.inversion_recovery {
         return (Sequence::Lge, Rule::Inversion);
     }
     (Sequence::Other, Rule::Undecided)
@@ -172,12 +178,20 @@ mod tests {
 
     #[test]
     fn a_name_wins_over_timing_and_timing_over_inversion() {
-        let evidence = Evidence { cardiac_images: Some(25), inverted: true, contrast_agent: true, ..Default::default() };
+        let evidence =
+            Evidence { cardiac_images: Some(25), inversion_times: 1, contrast_agent: true, ..Default::default() };
         let named = Some((Sequence::Lge, Rule::FreeText));
         assert_eq!(sequence_of(named, &evidence), (Sequence::Lge, Rule::FreeText));
         assert_eq!(sequence_of(None, &evidence), (Sequence::Cine, Rule::Timing));
         let still = Evidence { cardiac_images: Some(1), distinct_triggers: 1, ..evidence };
         assert_eq!(sequence_of(None, &still), (Sequence::Lge, Rule::Inversion));
+    }
+
+    #[test]
+    fn frames_at_many_inversion_times_are_neither_cine_nor_late_enhancement() {
+        let molli =
+            Evidence { inversion_times: 8, inversion_recovery: true, distinct_triggers: 8, ..Evidence::default() };
+        assert_eq!(sequence_of(None, &molli), (Sequence::Other, Rule::Inversion));
     }
 
     #[test]
@@ -189,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_map_in_milliseconds_is_a_t1_map_by_its_image_type() {
-        let evidence = Evidence { t1_map_type: true, inverted: true, ..Default::default() };
+        let evidence = Evidence { t1_map_type: true, inversion_times: 1, ..Default::default() };
         assert_eq!(sequence_of(None, &evidence), (Sequence::T1Map, Rule::Inversion));
     }
 }

@@ -46,7 +46,7 @@ impl Vendor {
 /// Series that are not images of a heart although they are MR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Exclusion {
+pub(crate) enum Exclusion {
     /// Results that the scanner drew over images, with text burned in (UK Biobank's InlineVF).
     InlineResult,
     /// Fit parameters and other maps that are not T1.
@@ -55,7 +55,7 @@ pub enum Exclusion {
 
 /// What the names of a series say. Nothing of their text is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Names {
+pub(crate) struct Names {
     /// The sequence, and the table that told.
     pub sequence: Option<(Sequence, Rule)>,
     /// The plane, and the table that told.
@@ -66,15 +66,15 @@ pub struct Names {
     pub one_per_name: bool,
 }
 
-/// Reads the names of a series: SeriesDescription first, then ProtocolName, then SequenceName.
-pub fn read_names(vendor: Vendor, texts: &[&str]) -> Names {
+/// Reads the names of a series: SeriesDescription first, then ProtocolName.
+pub(crate) fn read_names(vendor: Vendor, texts: &[&str]) -> Names {
     let texts: Vec<Vec<String>> = texts.iter().map(|text| tokens(text)).collect();
     let exclusion = texts.iter().find_map(|text| EXCLUSIONS.iter().find(|row| holds(text, row.0)).map(|row| row.1));
     let own: &[&Table] = match vendor {
-        Vendor::Siemens => &[&UK_BIOBANK, &SIEMENS, &FREE_TEXT, &PHILIPS, &GE],
-        Vendor::Philips => &[&PHILIPS, &FREE_TEXT, &SIEMENS, &GE],
-        Vendor::Ge => &[&GE, &FREE_TEXT, &SIEMENS, &PHILIPS],
-        Vendor::Canon | Vendor::Other => &[&UK_BIOBANK, &FREE_TEXT, &SIEMENS, &PHILIPS, &GE],
+        Vendor::Siemens => &[&UK_BIOBANK, &NO_VIEW, &SIEMENS, &FREE_TEXT, &PHILIPS, &GE],
+        Vendor::Philips => &[&NO_VIEW, &PHILIPS, &FREE_TEXT, &SIEMENS, &GE],
+        Vendor::Ge => &[&NO_VIEW, &GE, &FREE_TEXT, &SIEMENS, &PHILIPS],
+        Vendor::Canon | Vendor::Other => &[&UK_BIOBANK, &NO_VIEW, &FREE_TEXT, &SIEMENS, &PHILIPS, &GE],
     };
     let sequence = texts.iter().find_map(|text| first(own, text, |table| table.sequences));
     let plane = texts.iter().find_map(|text| first(own, text, |table| table.planes));
@@ -92,10 +92,8 @@ struct Table {
     planes: Rows<Plane>,
 }
 
-fn first<T: Copy>(tables: &[&Table], text: &[String], rows: impl Fn(&Table) -> Rows<T>) -> Option<(T, Rule)> {
-    tables
-        .iter()
-        .find_map(|table| rows(table).iter().find(|row| holds(text, row.0)).map(|row| (row.1, table.rule)))
+fn first<T: Copy + 'static>(tables: &[&Table], text: &[String], rows: impl Fn(&Table) -> Rows<T>) -> Option<(T, Rule)> {
+    tables.iter().find_map(|table| rows(table).iter().find(|row| holds(text, row.0)).map(|row| (row.1, table.rule)))
 }
 
 const EXCLUSIONS: Rows<Exclusion> = &[
@@ -128,6 +126,26 @@ const UK_BIOBANK: Table = Table {
     ],
 };
 
+/// Series that show something else, whatever sequence they were made with.
+const NO_VIEW: Table = Table {
+    rule: Rule::FreeText,
+    sequences: &[
+        (&["*scout*"], Sequence::Other),
+        (&["survey*"], Sequence::Other),
+        (&["*locali*"], Sequence::Other),
+        (&["loc"], Sequence::Other),
+        (&["haste"], Sequence::Other),
+        (&["*tagging*"], Sequence::Other),
+        (&["flow"], Sequence::Other),
+        (&["*perf*"], Sequence::Other),
+        (&["t2map*"], Sequence::Other),
+        (&["t2", "map*"], Sequence::Other),
+        (&["t2star*"], Sequence::Other),
+        (&["stir"], Sequence::Other),
+    ],
+    planes: &[],
+};
+
 const SIEMENS: Table = Table {
     rule: Rule::VendorName,
     sequences: &[
@@ -136,8 +154,6 @@ const SIEMENS: Table = Table {
         (&["*psir*"], Sequence::Lge),
         (&["tfi", "ir"], Sequence::Lge),
         (&["de", "*", "psir"], Sequence::Lge),
-        (&["tf2d*"], Sequence::Cine),
-        (&["tfi2d*"], Sequence::Cine),
         (&["trufi*"], Sequence::Cine),
         (&["truefisp*"], Sequence::Cine),
     ],
@@ -176,23 +192,11 @@ const GE: Table = Table {
 const FREE_TEXT: Table = Table {
     rule: Rule::FreeText,
     sequences: &[
-        (&["scout*"], Sequence::Other),
-        (&["survey*"], Sequence::Other),
-        (&["locali*"], Sequence::Other),
-        (&["loc"], Sequence::Other),
-        (&["haste"], Sequence::Other),
-        (&["*tagging*"], Sequence::Other),
-        (&["flow"], Sequence::Other),
-        (&["*perf*"], Sequence::Other),
-        (&["t2map*"], Sequence::Other),
-        (&["t2", "map*"], Sequence::Other),
-        (&["t2star*"], Sequence::Other),
-        (&["stir"], Sequence::Other),
-        (&["scout", "ti"], Sequence::Other),
-        (&["ti", "scout"], Sequence::Other),
         (&["t1map*"], Sequence::T1Map),
         (&["t1", "map*"], Sequence::T1Map),
         (&["*molli*", "*", "map*"], Sequence::T1Map),
+        (&["*molli*"], Sequence::Other),
+        (&["sasha"], Sequence::Other),
         (&["lge"], Sequence::Lge),
         (&["*lge*"], Sequence::Lge),
         (&["late", "enh*"], Sequence::Lge),
@@ -340,7 +344,9 @@ mod tests {
         says(Ge, "MDE SAX", lge, Some(Plane::Sax));
         says(Siemens, "cine_4ch", cine, Some(Plane::FourChamber));
         says(Other, "4CH_Function", cine, Some(Plane::FourChamber));
-        says(Siemens, "tfi2d1_12_sax_bh", cine, Some(Plane::Sax));
+        says(Siemens, "trufi_cine_sax_bh", cine, Some(Plane::Sax));
+        says(Siemens, "trufi_localizer", Some(Sequence::Other), None);
+        says(Siemens, "T1_MOLLI_5(3)3_SAX", Some(Sequence::Other), Some(Plane::Sax));
         says(Canon, "Cine short axis", cine, Some(Plane::Sax));
         says(Other, "Late enhancement 2 chamber", lge, Some(Plane::TwoChamber));
         says(Other, "Cine Vierkammerblick", cine, Some(Plane::FourChamber));
@@ -348,7 +354,7 @@ mod tests {
         says(Siemens, "T1Map_MOLLI_SAX", Some(Sequence::T1Map), Some(Plane::Sax));
         says(Siemens, "localizer", Some(Sequence::Other), None);
         says(Other, "SSFP 4-ch", cine, Some(Plane::FourChamber));
-        says(Philips, "Survey BTFE", cine, None);
+        says(Philips, "Survey BTFE", Some(Sequence::Other), None);
         says(Other, "", None, None);
     }
 

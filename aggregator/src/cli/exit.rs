@@ -1,0 +1,71 @@
+//! How a command ends, for scripts: one code a kind of failure.
+
+use std::process::ExitCode;
+
+use crate::config::ConfigError;
+use crate::federation::OpenError;
+use crate::store::StoreError;
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// What was asked cannot be done as asked: a wrong plan, a name that is taken, a folder without a federation.
+    #[error("{0}")]
+    Refused(String),
+    /// Another aggregator serves the folder.
+    #[error("{0}")]
+    Busy(String),
+    /// The machine failed: disk, network, a damaged state.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Failure {
+    /// A refusal, from whatever can say why.
+    pub fn refused(why: impl ToString) -> Self {
+        Self::Refused(why.to_string())
+    }
+
+    /// A failure of the machine, from what was being done and what came of it.
+    pub fn failed(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Self {
+        Self::Failed(format!("{what}: {error}"))
+    }
+
+    /// The process's exit code. 0 is success, and 2 a command line that is not understood.
+    pub fn code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Failed(_) => 1,
+            Self::Refused(_) => 3,
+            Self::Busy(_) => 4,
+        })
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NoFederation(_)
+            | StoreError::AlreadyThere(_)
+            | StoreError::Version { .. }
+            | StoreError::RunExists(_)
+            | StoreError::Token(_) => Self::refused(error),
+            StoreError::Full | StoreError::Damaged(_) | StoreError::Database(_) => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Store(error) => error.into(),
+            OpenError::Lock(error) => Self::Busy(error.to_string()),
+            OpenError::Io(_) => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::refused(error)
+    }
+}

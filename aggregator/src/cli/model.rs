@@ -1,0 +1,71 @@
+//! `aggregator model`: takes a round's model out of the state folder.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use clap::Args;
+use common::{Digest, RoundNumber, RunId};
+use serde::Serialize;
+
+use super::{Failure, Json, State, print, print_json};
+use crate::clock::wall;
+use crate::status;
+use crate::store::{Blobs, SqliteStore};
+
+/// Which model, and where to.
+#[derive(Debug, Args)]
+pub(super) struct Model {
+    /// The run.
+    #[arg(long)]
+    run: RunId,
+    /// The round whose model is wanted; 0 is the first model. The newest if not given.
+    #[arg(long)]
+    round: Option<u32>,
+    /// The file to write.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    state: State,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Debug, Serialize)]
+struct Exported {
+    run: RunId,
+    model: Digest,
+    bytes: u64,
+    out: PathBuf,
+}
+
+pub(super) fn model(arguments: Model) -> Result<(), Failure> {
+    let Model { run, round, out, state, json } = arguments;
+    let store = SqliteStore::open(&state.folder)?;
+    let blobs = Blobs::open(&state.folder).map_err(|error| Failure::failed("the state folder", error))?;
+    let status = status::read(&store, wall())?;
+    let found = status.runs.iter().find(|status| status.run == run);
+    let found = found.ok_or_else(|| Failure::refused(format!("there is no run {run}: `aggregator run list`")))?;
+    let digest = match round {
+        None => found.model,
+        Some(0) => found.first_model,
+        Some(round) => {
+            let model = found.rounds.iter().filter(|ended| ended.round == RoundNumber(round)).find_map(|it| it.model);
+            model.ok_or_else(|| Failure::refused(format!("run {run} has no model of round {round} (yet)")))?
+        }
+    };
+    let bytes = copy(&blobs, digest, &out).map_err(|error| Failure::failed(out.display(), error))?;
+    if json.json {
+        return print_json(&Exported { run, model: digest, bytes, out });
+    }
+    print(&format!("{}: model {digest} of run {run}, {bytes} bytes\n", out.display()))
+}
+
+/// Copies beside the target and renames, so that the file is whole when it is there.
+fn copy(blobs: &Blobs, digest: Digest, out: &std::path::Path) -> io::Result<u64> {
+    let beside = out.with_added_extension("part");
+    let bytes = fs::copy(blobs.path(digest), &beside)?;
+    fs::File::open(&beside)?.sync_all()?;
+    fs::rename(&beside, out)?;
+    Ok(bytes)
+}

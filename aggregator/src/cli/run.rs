@@ -1,0 +1,146 @@
+//! `aggregator run`: starts runs and lists them. Works on the state folder; a server that serves it notices by itself.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use common::fixed_point::MAX_SITES;
+use common::{NamedTensors, Plan, PlanDraft, SiteId};
+use serde::Serialize;
+
+use super::{Failure, Json, State, print_json, text};
+use crate::clock::wall;
+use crate::layout::Layout;
+use crate::status;
+use crate::store::{Blobs, SqliteStore, Store, StoreError};
+
+/// What to do with runs.
+#[derive(Debug, Subcommand)]
+pub(super) enum RunVerb {
+    /// Start a run from a plan and its first model.
+    ///
+    /// The plan is checked, the model's names and shapes become part of it, and the digest of the whole is printed: this is
+    /// what every site approves before it trains. A running server begins the first round within a second.
+    Start(Start),
+    /// List the runs.
+    List(List),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Start {
+    /// The plan, as TOML.
+    plan: PathBuf,
+    /// The model to start from: safetensors of 32-bit floats, made with `site-agent init-model`.
+    #[arg(long, value_name = "FILE")]
+    first_model: PathBuf,
+    #[command(flatten)]
+    state: State,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    state: State,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Debug, Serialize)]
+struct Started {
+    run: common::RunId,
+    plan: common::Digest,
+    first_model: common::Digest,
+    model_bytes: u64,
+    rounds: u32,
+    sites: Vec<SiteId>,
+    not_enrolled: Vec<SiteId>,
+}
+
+pub(super) fn run(verb: RunVerb) -> Result<(), Failure> {
+    match verb {
+        RunVerb::Start(arguments) => start(arguments),
+        RunVerb::List(List { state, json }) => {
+            let store = SqliteStore::open(&state.folder)?;
+            let status = status::read(&store, wall())?;
+            if json.json { print_json(&status.runs) } else { super::print(&text::runs(&status)) }
+        }
+    }
+}
+
+fn start(Start { plan, first_model, state, json }: Start) -> Result<(), Failure> {
+    let store = SqliteStore::open(&state.folder)?;
+    let blobs = Blobs::open(&state.folder).map_err(|error| Failure::failed("the state folder", error))?;
+    let draft = read_draft(&plan)?;
+    let model = read_model(&first_model)?;
+    let bytes = model.to_safetensors();
+    let plan = agreed(draft, &model, &bytes)?;
+    let layout = Layout::of(&plan.signature).map_err(Failure::refused)?;
+    store.start_run(&plan, wall(), &mut || {
+        blobs.put(&bytes).map(drop).map_err(|error| match crate::store::durable::is_full(&error) {
+            true => StoreError::Full,
+            false => StoreError::Damaged(format!("the first model cannot be stored: {error}")),
+        })
+    })?;
+    let enrolled: Vec<SiteId> = store.sites()?.into_iter().filter(|site| !site.revoked).map(|site| site.site).collect();
+    let sites = plan.draft.rounds.sites.clone();
+    let started = Started {
+        run: plan.run().clone(),
+        plan: plan.digest(),
+        first_model: plan.first_model,
+        model_bytes: layout.bytes(),
+        rounds: plan.draft.rounds.count,
+        not_enrolled: sites.iter().filter(|site| !enrolled.contains(site)).cloned().collect(),
+        sites,
+    };
+    if json.json {
+        return print_json(&started);
+    }
+    let mut told = format!(
+        "run {} is started: {} rounds, {} sites, {} bytes a model\nplan {}\nEach site approves this digest with \
+         `site-agent approve {}`.\n",
+        started.run,
+        started.rounds,
+        started.sites.len(),
+        started.model_bytes,
+        started.plan,
+        started.plan,
+    );
+    for site in &started.not_enrolled {
+        told += &format!("{site} is not enrolled yet: `aggregator invite {site}`\n");
+    }
+    super::print(&told)
+}
+
+fn read_draft(path: &Path) -> Result<PlanDraft, Failure> {
+    let told = |why: String| Failure::refused(format!("{}: {why}", path.display()));
+    let text = fs::read_to_string(path).map_err(|error| told(error.to_string()))?;
+    let draft: PlanDraft = toml::from_str(&text).map_err(|error| told(error.to_string()))?;
+    draft.check().map_err(|error| told(error.to_string()))?;
+    // `check` bounds the cohort; the sum's room is why.
+    debug_assert!(draft.rounds.sites.len() <= MAX_SITES);
+    Ok(draft)
+}
+
+fn read_model(path: &Path) -> Result<NamedTensors, Failure> {
+    let told = |why: String| Failure::refused(format!("{}: {why}", path.display()));
+    let bytes = fs::read(path).map_err(|error| told(error.to_string()))?;
+    let model = NamedTensors::from_safetensors(&bytes).map_err(|error| told(error.to_string()))?;
+    model.require_finite().map_err(|error| told(error.to_string()))?;
+    if model.signature().value_count() == 0 {
+        return Err(told("it holds no values: a model is expected".to_owned()));
+    }
+    Ok(model)
+}
+
+/// The plan that everybody agrees on. Sites read its bytes back, so a number that does not survive that is refused here.
+fn agreed(draft: PlanDraft, model: &NamedTensors, bytes: &[u8]) -> Result<Plan, Failure> {
+    let plan = draft.with_first_model(model.signature(), common::Digest::of(bytes));
+    let canonical = plan.canonical_bytes();
+    let again = Plan::from_agreed_bytes(&canonical, plan.digest()).map_err(Failure::refused)?;
+    if again.canonical_bytes() == canonical {
+        return Ok(plan);
+    }
+    Err(Failure::refused("a number of the plan has too many digits to be read back to the bit: write it shorter"))
+}

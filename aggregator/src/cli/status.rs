@@ -1,0 +1,42 @@
+//! `aggregator status`: how the federation stands, once or over and over.
+
+use std::io::IsTerminal;
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Failure, Json, State, print, print_json, text};
+use crate::clock::wall;
+use crate::status;
+use crate::store::SqliteStore;
+
+/// How to show it.
+#[derive(Debug, Args)]
+pub(super) struct StatusArguments {
+    #[command(flatten)]
+    state: State,
+    #[command(flatten)]
+    json: Json,
+    /// Show it again every second, until interrupted.
+    #[arg(long)]
+    watch: bool,
+}
+
+pub(super) fn status(arguments: StatusArguments) -> Result<(), Failure> {
+    let StatusArguments { state, json, watch } = arguments;
+    let store = SqliteStore::open(&state.folder)?;
+    loop {
+        let status = status::read(&store, wall())?;
+        if json.json {
+            print_json(&status)?;
+        } else {
+            let clear = if watch && std::io::stdout().is_terminal() { "\u{1b}[2J\u{1b}[H" } else { "" };
+            print(&format!("{clear}{}", text::status(&status)))?;
+        }
+        if !watch {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,151 @@
+//! The federation's status as text for people.
+
+use std::fmt::Write;
+
+use common::Digest;
+
+use crate::status::{OpenRound, OpenState, RoundStatus, RunPhase, RunStatus, SiteProgress, Status};
+
+/// The whole status.
+pub(super) fn status(status: &Status) -> String {
+    let mut text = format!("federation {}, reached at {}\n", status.federation, status.address);
+    if status.sites.is_empty() {
+        text += "no site is enrolled: invite one with `aggregator invite <site>`\n";
+    }
+    for site in &status.sites {
+        let heard = site.last_word_ms.map_or("never connected".to_owned(), |ms| format!("last word {} ago", time(ms)));
+        let revoked = if site.revoked { ", REVOKED" } else { "" };
+        line(&mut text, format_args!("  {}: {heard}{revoked}", site.site));
+    }
+    if status.runs.is_empty() {
+        text += "no run: start one with `aggregator run start <plan.toml> --first-model <file>`\n";
+    }
+    status.runs.iter().for_each(|run| run_status(&mut text, run));
+    text
+}
+
+/// One line a run.
+pub(super) fn runs(status: &Status) -> String {
+    let mut text = String::new();
+    for run in &status.runs {
+        line(&mut text, format_args!("{}  {}  plan {}", run.run, standing(run), run.plan));
+    }
+    if text.is_empty() { "no run\n".to_owned() } else { text }
+}
+
+fn run_status(text: &mut String, run: &RunStatus) {
+    line(text, format_args!("\nrun {}: {}", run.run, standing(run)));
+    line(text, format_args!("  plan {}", run.plan));
+    line(text, format_args!("  first model {}", run.first_model));
+    if let Some(because) = &run.because {
+        line(text, format_args!("  {because}"));
+    }
+    if let Some(open) = &run.open {
+        open_round(text, run, open);
+    }
+    if !run.rounds.is_empty() {
+        let head = ["round", "loss", "entropy", "rank-me", "|delta|", "model"];
+        line(text, format_args!("  {:>5}  {:>7}  {:>7}  {:>7}  {:>8}  {}", head[0], head[1], head[2], head[3], head[4], head[5]));
+        run.rounds.iter().for_each(|round| ended_round(text, round));
+    }
+}
+
+fn standing(run: &RunStatus) -> String {
+    let closed = run.rounds.iter().filter(|round| round.merged).count();
+    let of = format!("{closed} of {} rounds", run.rounds_planned);
+    match run.state {
+        RunPhase::Running => format!("running, {of} done"),
+        RunPhase::Finished => format!("finished, {of}"),
+        RunPhase::Failed => format!("FAILED, {of}"),
+    }
+}
+
+fn open_round(text: &mut String, run: &RunStatus, open: &OpenRound) {
+    let state = match (open.state, open.time_left_ms) {
+        (OpenState::Gathering, _) => format!("gathering, until {} sites have joined", run.quorum),
+        (OpenState::Training, Some(left)) => format!("training, {} left", time(left)),
+        (OpenState::Training, None) => "training".to_owned(),
+        (OpenState::Merging, _) => "merging".to_owned(),
+    };
+    let attempt = if open.attempt > 1 { format!(", attempt {}", open.attempt) } else { String::new() };
+    let reported = open.reported.len();
+    line(text, format_args!("  round {}{attempt}: {state}; {reported} of {} reported", open.round, run.sites.len()));
+    for (site, progress) in &run.sites {
+        let told = match progress {
+            _ if open.reported.contains(site) => "reported".to_owned(),
+            None => "not seen yet".to_owned(),
+            Some(progress) => site_progress(progress),
+        };
+        let age = progress.as_ref().map_or(String::new(), |progress| format!("  ({} ago)", time(progress.age_ms)));
+        line(text, format_args!("    {site:<12} {told}{age}"));
+    }
+}
+
+fn site_progress(progress: &SiteProgress) -> String {
+    let mut text = progress.phase.clone();
+    if let Some(reason) = progress.declined {
+        text += &format!(": {reason}");
+    }
+    if progress.total > 0 {
+        text += &format!("  {}/{}", progress.done, progress.total);
+    }
+    if let Some(loss) = progress.loss {
+        text += &format!("  loss {loss:.3}");
+    }
+    if let Some(entropy) = progress.teacher_entropy {
+        text += &format!("  entropy {entropy:.3}");
+    }
+    if let Some(eta) = progress.eta_ms {
+        text += &format!("  {} left", time(eta));
+    }
+    text
+}
+
+fn ended_round(text: &mut String, round: &RoundStatus) {
+    match (&round.meters, round.model) {
+        (Some(meters), Some(model)) => {
+            let norm = round.delta_norm.unwrap_or_default();
+            let (number, model) = (round.round.to_string(), Digest::short(&model));
+            line(
+                text,
+                format_args!(
+                    "  {number:>5}  {:>7.3}  {:>7.3}  {:>7.1}  {norm:>8.3}  {model}",
+                    meters.loss, meters.teacher_entropy, meters.rank_me
+                ),
+            );
+        }
+        _ => line(text, format_args!("  {:>5}  abandoned (attempt {})", round.round.to_string(), round.attempt)),
+    }
+    for part in &round.sites {
+        let share = part.share.map_or(String::new(), |share| format!("share {share:.2}  "));
+        let cosine = part.cosine.map_or(String::new(), |cosine| format!("  cosine {cosine:.2}"));
+        line(
+            text,
+            format_args!(
+                "           {:<12} {share}{} subjects  loss {:.3}  entropy {:.3}{cosine}",
+                part.site.as_str(),
+                part.subjects,
+                part.meters.loss,
+                part.meters.teacher_entropy
+            ),
+        );
+    }
+    for left_out in &round.left_out {
+        line(text, format_args!("           {:<12} left out: {}", left_out.site.as_str(), left_out.reason));
+    }
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    // Writing to a string cannot fail.
+    let written = writeln!(text, "{line}");
+    debug_assert!(written.is_ok());
+}
+
+/// A duration as a person says it.
+fn time(milliseconds: u64) -> String {
+    match milliseconds.div_ceil(1000) {
+        seconds @ ..120 => format!("{seconds} s"),
+        seconds @ ..7200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3600),
+    }
+}

@@ -1,0 +1,121 @@
+//! The server's settings: a TOML file in the state folder, every key optional, unknown keys refused.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::federation::Limits;
+
+/// What `aggregator init` writes, and what the documentation shows.
+pub const EXAMPLE: &str = include_str!("../aggregator.example.toml");
+
+/// The settings.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Address and port to listen on.
+    pub listen: SocketAddr,
+    /// Bytes that uploads and stored updates may take together.
+    pub max_spool_bytes: u64,
+    /// Merged rounds whose updates stay on disk, for audit.
+    pub keep_updates_of_rounds: u32,
+    /// Connections at a time.
+    pub max_connections: usize,
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path} cannot be read: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The file is not understood.
+    #[error("{path}: {message}")]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        message: String,
+    },
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 4433)),
+            max_spool_bytes: 64 << 30,
+            keep_updates_of_rounds: 2,
+            max_connections: 256,
+        }
+    }
+}
+
+impl Config {
+    /// The settings in a state folder.
+    pub fn path(state: &Path) -> PathBuf {
+        state.join("aggregator.toml")
+    }
+
+    /// Reads a file of settings.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path);
+        let text = text.map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
+        toml::from_str(&text).map_err(|error| ConfigError::Toml { path: path.to_owned(), message: error.to_string() })
+    }
+
+    /// Reads the state folder's file of settings, if there is one.
+    pub fn of_state(state: &Path) -> Result<Self, ConfigError> {
+        let path = Self::path(state);
+        if path.exists() { Self::read(&path) } else { Ok(Self::default()) }
+    }
+
+    /// What the server may take.
+    pub fn limits(&self) -> Limits {
+        Limits { spool_bytes: self.max_spool_bytes, keep_updates_of_rounds: self.keep_updates_of_rounds }
+    }
+}
+
+/// The example with another address to listen on: what `aggregator init` writes.
+pub fn example_listening_on(listen: SocketAddr) -> String {
+    let line = |line: &str| match line.starts_with("listen = ") {
+        true => format!("listen = \"{listen}\""),
+        false => line.to_owned(),
+    };
+    EXAMPLE.lines().map(line).collect::<Vec<_>>().join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_states_every_key_with_its_default() {
+        let table: toml::Table = EXAMPLE.parse().unwrap();
+        assert_eq!(table.len(), 4, "every key is shown");
+        assert_eq!(toml::from_str::<Config>(EXAMPLE).unwrap(), Config::default());
+        assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn what_init_writes_is_the_example_with_its_address() {
+        let listen = "127.0.0.1:7".parse().unwrap();
+        let written: Config = toml::from_str(&example_listening_on(listen)).unwrap();
+        assert_eq!(written, Config { listen, ..Config::default() });
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Config::path(folder.path());
+        fs::write(&path, "lissten = \"0.0.0.0:1\"").unwrap();
+        assert!(Config::of_state(folder.path()).unwrap_err().to_string().contains("lissten"));
+    }
+}

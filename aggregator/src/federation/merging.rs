@@ -1,0 +1,119 @@
+//! Frozen reports become the next model.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::plan::Plan;
+use common::share::shares;
+use common::{RunId, SiteId};
+
+use super::Federation;
+use crate::aggregation::{Contribution, Merge, MergeError, Merged, merge};
+use crate::layout::Layout;
+use crate::round::Outcome;
+use crate::run::{Attempt, Run, RunEvent};
+use crate::store::{Details, StoreError, durable};
+
+/// Why a merge did not become a model. It is tried again.
+#[derive(Debug, thiserror::Error)]
+enum NotMerged {
+    #[error(transparent)]
+    Merge(#[from] MergeError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+}
+
+struct Job {
+    run: RunId,
+    plan: Plan,
+    layout: Arc<Layout>,
+    attempt: Attempt,
+    outcome: Outcome,
+}
+
+impl Federation {
+    /// Merges every frozen round and publishes its model; says whether all went well. What did not is noted for the
+    /// operator and left as it was, to be tried again.
+    ///
+    /// The same reports give the same model, so it does not matter how often a crash interrupts this.
+    pub fn merge_frozen(&self) -> bool {
+        let jobs: Vec<Job> = self
+            .live()
+            .runs
+            .iter()
+            .filter_map(|live| {
+                let Run::Merging(attempt, outcome) = &live.run else { return None };
+                let (plan, layout) = (live.record.plan.clone(), Arc::clone(&live.layout));
+                Some(Job { run: live.id().clone(), plan, layout, attempt: *attempt, outcome: outcome.clone() })
+            })
+            .collect();
+        let mut all_well = true;
+        for job in jobs {
+            let merged = self.merged(&job).and_then(|merged| self.publish(&job, &merged));
+            if let Err(error) = merged {
+                all_well = false;
+                tracing::error!(run = %job.run, round = %job.attempt.round, %error, "the round could not be merged; it is tried again");
+                self.note_trouble(&job.run, Some(&format!("round {} cannot be merged: {error}", job.attempt.round)));
+            }
+        }
+        all_well
+    }
+
+    fn merged(&self, job: &Job) -> Result<Merged, NotMerged> {
+        let updates = self.store.updates(&job.run, job.attempt.round)?;
+        let counted = updates.into_iter().filter(|(site, _)| job.outcome.reports.contains_key(site));
+        let subjects: BTreeMap<SiteId, u32> = counted.map(|(site, update)| (site, update.manifest.subjects)).collect();
+        let rule = &job.plan.draft.aggregation;
+        let shares = shares(&subjects, rule.share_alpha, rule.share_cap);
+        let mut contributions = BTreeMap::new();
+        for (site, &digest) in &job.outcome.reports {
+            let share = *shares
+                .get(site)
+                .ok_or_else(|| StoreError::Damaged(format!("{site} reported, but its update is not written down")))?;
+            let opened = self.blobs.open_blob(digest);
+            let file = opened.map_err(|source| NotMerged::Io { what: format!("the update of {site}"), source })?;
+            contributions.insert(site.clone(), Contribution { file, digest, share });
+        }
+        let told = |what: &'static str| move |source| NotMerged::Io { what: what.to_owned(), source };
+        let base = self.blobs.open_blob(job.attempt.base).map_err(told("the round's first model"))?;
+        let name = format!("{}.{}.model", job.run, job.attempt.round);
+        let (mut out, path) = self.blobs.begin_file(&name).map_err(told("the next model"))?;
+        let what =
+            Merge { layout: &job.layout, base: &base, base_digest: job.attempt.base, contributions: &contributions };
+        let merged = match merge(rule.strategy, &what, &mut out) {
+            Ok(merged) => merged,
+            Err(error) => {
+                self.blobs.remove_part(&name);
+                return Err(error.into());
+            }
+        };
+        durable::sync_file(&out, &path);
+        self.blobs.adopt(&path, merged.model).map_err(told("the next model"))?;
+        Ok(merged)
+    }
+
+    fn publish(&self, job: &Job, merged: &Merged) -> Result<(), NotMerged> {
+        let mut live = self.live();
+        if let Some(run) = live.run(&job.run) {
+            let published = self.decide(run, RunEvent::Merged { model: merged.model }, Details::Merge(merged));
+            published.map_err(|refusal| StoreError::Damaged(refusal.to_string()))?;
+        }
+        drop(live);
+        self.note_trouble(&job.run, None);
+        let retired = self.store.retire_updates(&job.run, self.limits.keep_updates_of_rounds, &mut |blob| {
+            self.blobs.remove(blob).map_err(|error| StoreError::Damaged(error.to_string()))
+        });
+        if let Err(error) = retired {
+            tracing::warn!(run = %job.run, %error, "old updates could not be removed; they take room");
+        }
+        Ok(())
+    }
+
+    fn note_trouble(&self, run: &RunId, trouble: Option<&str>) {
+        if let Err(error) = self.store.note_trouble(run, trouble) {
+            tracing::warn!(%run, %error, "the run's trouble could not be noted");
+        }
+    }
+}

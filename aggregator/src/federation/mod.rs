@@ -1,0 +1,344 @@
+//! All runs, sites and uploads of one state folder, and what is done when something is heard of them.
+//!
+//! [`crate::run`] decides; the store writes the decision down; only then is it believed here and acted on. So memory is
+//! never ahead of the disk, and a crash at any point is a restart from what was written. Every method blocks; the server
+//! calls them off its event loop. This module knows no wire and no TLS.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use common::{Refusal, RunId, SiteId};
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::layout::Layout;
+use crate::round::Round;
+use crate::run::{Attempt, Run, RunAction, RunEvent, RunRules};
+use crate::store::lock::LockError;
+use crate::store::{
+    Blobs, Details, RoundState, RunRecord, RunState, SiteRecord, SqliteStore, StateLock, Store, StoreError, UpdateKey,
+};
+use uploads::Upload;
+
+mod downloads;
+mod enrolment;
+mod merging;
+mod reports;
+mod uploads;
+
+pub use downloads::Blob;
+pub use uploads::UploadState;
+
+/// What the server may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes that uploads and stored updates may take together.
+    pub spool_bytes: u64,
+    /// Merged rounds whose updates stay on disk, for audit.
+    pub keep_updates_of_rounds: u32,
+}
+
+/// One federation, served from one state folder.
+#[derive(Debug)]
+pub struct Federation {
+    store: Box<dyn Store>,
+    blobs: Blobs,
+    clock: Arc<dyn Clock>,
+    limits: Limits,
+    live: Mutex<Live>,
+    uploads: Mutex<BTreeMap<UpdateKey, Arc<Upload>>>,
+    frozen: Notify,
+    _lock: StateLock,
+}
+
+/// Why a state folder cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another server has it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The folder cannot be used.
+    #[error("the state folder cannot be used: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// What is believed: exactly what was written down.
+#[derive(Debug, Default)]
+struct Live {
+    /// In the order of their start.
+    runs: Vec<LiveRun>,
+    sites: BTreeMap<SiteId, SiteRecord>,
+}
+
+#[derive(Debug)]
+struct LiveRun {
+    record: RunRecord,
+    rules: RunRules,
+    layout: Arc<Layout>,
+    run: Run,
+    /// When the open round's time is up, on the clock that never goes back.
+    deadline: Option<Duration>,
+}
+
+/// Time between two notes of how much a round has left; a crash gives back no more than this.
+const NOTED_EVERY: Duration = Duration::from_secs(1);
+
+impl Federation {
+    /// Takes the state folder, and goes on from what is written there.
+    pub fn open(state: &Path, limits: Limits, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        Self::with_store(state, Box::new(SqliteStore::open(state)?), limits, clock)
+    }
+
+    /// The same with a store of another kind; the blobs are in the state folder.
+    pub fn with_store(
+        state: &Path,
+        store: Box<dyn Store>,
+        limits: Limits,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let lock = StateLock::take(state)?;
+        let blobs = Blobs::open(state)?;
+        let federation = Self {
+            store,
+            blobs,
+            clock,
+            limits,
+            live: Mutex::default(),
+            uploads: Mutex::default(),
+            frozen: Notify::new(),
+            _lock: lock,
+        };
+        federation.refresh()?;
+        federation.resume_uploads()?;
+        Ok(federation)
+    }
+
+    /// Looks for what the operator's commands wrote: runs that were started, sites that were revoked.
+    pub fn refresh(&self) -> Result<(), StoreError> {
+        let mut live = self.live();
+        for record in self.store.runs(live.runs.len())? {
+            tracing::info!(run = %record.plan.run(), plan = %record.plan_digest, "run found");
+            let run = self.restored(record)?;
+            live.runs.push(run);
+        }
+        live.sites = self.store.sites()?.into_iter().map(|record| (record.site.clone(), record)).collect();
+        Ok(())
+    }
+
+    /// Ends rounds whose time is up, notes the time left of the others, and forgets uploads that came too late.
+    pub fn tick(&self) {
+        let now = self.clock.elapsed();
+        let mut live = self.live();
+        for run in &mut live.runs {
+            let Some(deadline) = run.deadline else { continue };
+            if now < deadline {
+                continue;
+            }
+            if let Err(refusal) = self.decide(run, RunEvent::TimeUp, Details::None) {
+                tracing::error!(run = %run.id(), %refusal, "the round's time is up, but its end could not be written");
+            }
+        }
+        self.forget_late_uploads(&live);
+    }
+
+    /// Notes how much time the open rounds have left; to be called every [`Federation::noted_every`].
+    pub fn note_remaining(&self) {
+        let now = self.clock.elapsed();
+        for run in &self.live().runs {
+            if let (Some(deadline), Some(attempt)) = (run.deadline, run.run.attempt()) {
+                let noted = self.store.note_remaining(run.id(), attempt, deadline.saturating_sub(now));
+                if let Err(error) = noted {
+                    tracing::warn!(run = %run.id(), %error, "the time left could not be noted");
+                }
+            }
+        }
+    }
+
+    /// Time between two calls of [`Federation::note_remaining`].
+    pub fn noted_every() -> Duration {
+        NOTED_EVERY
+    }
+
+    /// Completes when a round's set was frozen since the last time: there is something to merge.
+    pub async fn something_to_merge(&self) {
+        self.frozen.notified().await;
+    }
+
+    /// Whether a certificate still counts: the newest one of an enrolled site, not revoked.
+    pub fn admits(&self, site: &SiteId, serial: &str) -> Result<(), Refusal> {
+        let live = self.live();
+        match live.sites.get(site) {
+            Some(record) if !record.revoked && record.serial == serial => Ok(()),
+            _ => Err(Refusal::Revoked(site.clone())),
+        }
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        // A thread that panicked changed nothing here: a decision is believed after it is written, by one assignment.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A run as it was written down; what was left undone is done.
+    fn restored(&self, record: RunRecord) -> Result<LiveRun, StoreError> {
+        let damaged = |what: &str| StoreError::Damaged(format!("run {}: {what}", record.plan.run()));
+        let layout = Layout::of(&record.plan.signature).map_err(|error| damaged(&error.to_string()))?;
+        let rules = RunRules::of(&record.plan);
+        let rounds = self.store.rounds(record.plan.run())?;
+        let last = rounds.last().ok_or_else(|| damaged("it has no round"))?;
+        let mut deadline = None;
+        let mut undone = Vec::new();
+        let run = match (&record.state, &last.state) {
+            (RunState::Running, RoundState::Merging(outcome)) => Run::Merging(last.attempt, outcome.clone()),
+            (RunState::Running, state @ (RoundState::Gathering | RoundState::Training)) => {
+                let armed = matches!(state, RoundState::Training);
+                let roll = self.store.roll(record.plan.run(), last.attempt)?;
+                deadline = armed.then(|| self.clock.elapsed() + last.remaining.unwrap_or(deadline_of(&record)));
+                let run;
+                (run, undone) = Run::resumed(last.attempt, roll, armed, &rules);
+                run
+            }
+            (RunState::Finished, RoundState::Closed(_, merged)) => Run::Finished { model: merged.model },
+            (RunState::Failed { because }, RoundState::Abandoned(_)) => {
+                Run::Failed { because: because.clone(), model: last.attempt.base }
+            }
+            _ => return Err(damaged("its last round does not fit its state")),
+        };
+        let mut live = LiveRun { record, rules, layout: Arc::new(layout), run, deadline };
+        if !undone.is_empty() {
+            self.store.record(live.id(), &undone, Details::None, self.clock.wall())?;
+            self.carry_out(&mut live, &undone);
+        }
+        if matches!(live.run, Run::Merging(..)) {
+            self.frozen.notify_one();
+        }
+        Ok(live)
+    }
+
+    /// Decides, writes down, believes, acts: in this order.
+    fn decide(&self, live: &mut LiveRun, event: RunEvent, details: Details<'_>) -> Result<(), Refusal> {
+        let (next, actions) = live.run.clone().on(event, &live.rules);
+        if let Some(RunAction::Refuse(refusal)) = actions.first() {
+            return Err(refusal.clone());
+        }
+        if actions.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.store.record(live.id(), &actions, details, self.clock.wall()) {
+            self.reread(live);
+            return Err(refusal(error));
+        }
+        live.run = next;
+        self.carry_out(live, &actions);
+        Ok(())
+    }
+
+    /// After a write that failed, only the disk knows what is written.
+    fn reread(&self, live: &mut LiveRun) {
+        let found = self.store.runs(0).and_then(|records| {
+            let record = records.into_iter().find(|record| record.plan.run() == live.id());
+            self.restored(record.ok_or_else(|| StoreError::Damaged(format!("run {} is gone", live.id())))?)
+        });
+        match found {
+            Ok(found) => {
+                let same = live.run.attempt() == found.run.attempt() && live.deadline.is_some();
+                let deadline = if same && found.deadline.is_some() { live.deadline } else { found.deadline };
+                *live = LiveRun { deadline, ..found };
+            }
+            Err(error) => tracing::error!(run = %live.id(), %error, "the run cannot be read again"),
+        }
+    }
+
+    fn carry_out(&self, live: &mut LiveRun, actions: &[RunAction]) {
+        let run = live.id().clone();
+        for action in actions {
+            match action {
+                RunAction::Record(heard) => {
+                    tracing::info!(%run, round = %heard.round, site = %heard.site, word = ?heard.word, "heard");
+                }
+                RunAction::ArmDeadline(Attempt { round, attempt, .. }) => {
+                    let allowed = deadline_of(&live.record);
+                    tracing::info!(%run, %round, attempt, seconds = allowed.as_secs(), "quorum has joined; the deadline runs");
+                    live.deadline = Some(self.clock.elapsed() + allowed);
+                }
+                RunAction::Freeze(Attempt { round, .. }, outcome) => {
+                    live.deadline = None;
+                    let left_out = told(&outcome.left_out);
+                    tracing::info!(%run, %round, updates = outcome.reports.len(), %left_out, "round closed; merging");
+                    self.frozen.notify_one();
+                }
+                RunAction::Abandon(Attempt { round, attempt, .. }, outcome) => {
+                    live.deadline = None;
+                    let left_out = told(&outcome.left_out);
+                    tracing::warn!(%run, %round, attempt, updates = outcome.reports.len(), %left_out, "round abandoned");
+                }
+                RunAction::Publish(Attempt { round, .. }, model) => {
+                    tracing::info!(%run, %round, %model, "model published")
+                }
+                RunAction::Begin(Attempt { round, attempt, base }) => {
+                    tracing::info!(%run, %round, attempt, %base, "round begins");
+                }
+                RunAction::Finish { model } => tracing::info!(%run, %model, "run finished"),
+                RunAction::Fail { because } => tracing::error!(%run, because, "run failed"),
+                RunAction::Refuse(_) => {}
+            }
+        }
+    }
+}
+
+impl LiveRun {
+    fn id(&self) -> &RunId {
+        self.record.plan.run()
+    }
+
+    fn invites(&self, site: &SiteId) -> bool {
+        self.record.plan.draft.rounds.sites.contains(site)
+    }
+
+    /// The attempt whose round takes updates.
+    fn open(&self) -> Option<(Attempt, &Round)> {
+        match &self.run {
+            Run::Open(attempt, round) => Some((*attempt, round)),
+            _ => None,
+        }
+    }
+}
+
+impl Live {
+    fn run(&mut self, run: &RunId) -> Option<&mut LiveRun> {
+        self.runs.iter_mut().find(|live| live.id() == run)
+    }
+}
+
+fn deadline_of(record: &RunRecord) -> Duration {
+    Duration::from_secs(record.plan.draft.rounds.deadline_s)
+}
+
+fn told(left_out: &BTreeMap<SiteId, crate::round::LeftOut>) -> String {
+    left_out.iter().map(|(site, reason)| format!("{site}: {reason}")).collect::<Vec<_>>().join("; ")
+}
+
+/// What the wire hears of the store's trouble; the log hears more.
+fn refusal(error: StoreError) -> Refusal {
+    match error {
+        StoreError::Full => {
+            tracing::error!("the disk is full");
+            Refusal::DiskFull
+        }
+        StoreError::Token(why) => Refusal::Token(why.to_owned()),
+        error => {
+            tracing::error!(%error, "the store failed");
+            Refusal::Unavailable
+        }
+    }
+}
+
+/// What the wire hears of the disk's trouble; the log hears more.
+fn io_refusal(what: &str, error: &std::io::Error) -> Refusal {
+    tracing::error!(what, %error, "the disk failed");
+    if crate::store::durable::is_full(error) { Refusal::DiskFull } else { Refusal::Unavailable }
+}

@@ -1,0 +1,84 @@
+//! A site says how it goes, and hears what to do.
+
+use std::time::Duration;
+
+use common::{Assignment, Directive, Phase, Progress, Refusal, RunId, SiteId};
+
+use super::{Federation, Live, LiveRun, deadline_of, refusal};
+use crate::round::{Heard, Word};
+use crate::run::{Attempt, Run, RunEvent};
+use crate::store::Details;
+
+impl Federation {
+    /// Takes note of a site's progress, counts it in if it joins or declines a round, and says what to do next.
+    pub fn report(&self, site: &SiteId, progress: &Progress) -> Result<Directive, Refusal> {
+        self.store.note_progress(site, progress, self.clock.wall()).map_err(refusal)?;
+        let mut live = self.live();
+        if let (Some((run, round)), Some(word)) = (&progress.work, word(&progress.phase))
+            && let Some(live) = live.run(run)
+        {
+            let heard = Heard { site: site.clone(), round: *round, word };
+            match self.decide(live, RunEvent::Heard(heard), Details::None) {
+                Err(refusal) if refusal.is_transient() => return Err(refusal),
+                // Late, or of another round: the directive says what to do instead.
+                Err(refusal) => tracing::debug!(%site, %run, %round, %refusal, "a word that does not count"),
+                Ok(()) => {}
+            }
+        }
+        let at_work = progress.work.as_ref().map(|(run, _)| run);
+        Ok(directive(&live, site, at_work, self.clock.elapsed()))
+    }
+}
+
+/// What a phase says of a site's part in its round, if anything.
+fn word(phase: &Phase) -> Option<Word> {
+    match phase {
+        Phase::Fetching | Phase::Indexing | Phase::Training | Phase::Sending => Some(Word::Joined),
+        Phase::Declined(reason) => Some(Word::Declined(*reason)),
+        Phase::Idle | Phase::AwaitingApproval | Phase::Reported => None,
+    }
+}
+
+/// What a site is to do. Work at hand is finished before other work begins; a site that has done its part in every open
+/// round stays with the first of them.
+fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration) -> Directive {
+    let invited: Vec<&LiveRun> = live.runs.iter().filter(|run| run.invites(site)).collect();
+    let open = |run: &&&LiveRun| run.open().is_some();
+    let awaited = |run: &&&LiveRun| {
+        let reported = |word: Option<&Word>| matches!(word, Some(Word::Reported(_)));
+        run.open().is_some_and(|(_, round)| !reported(round.roll().and_then(|roll| roll.get(site))))
+    };
+    let current = invited.iter().filter(|run| Some(run.id()) == at_work).find(awaited);
+    if let Some(run) = current.or_else(|| invited.iter().find(awaited)).or_else(|| invited.iter().find(open)) {
+        return train(run, now).unwrap_or_else(|| wait("the round is about to change"));
+    }
+    if let Some(run) = invited.iter().find(|run| matches!(run.run, Run::Merging(..))) {
+        return wait(&format!("a round of run {} is being merged", run.id()));
+    }
+    match invited.last().map(|live| (live, &live.run)) {
+        Some((live, Run::Finished { model })) => {
+            Directive::Finished { run: live.id().clone(), model: *model, bytes: live.layout.bytes() }
+        }
+        Some((live, Run::Failed { because, .. })) => wait(&format!("run {} failed: {because}", live.id())),
+        _ => wait("no run invites this site yet"),
+    }
+}
+
+fn train(live: &LiveRun, now: Duration) -> Option<Directive> {
+    let (Attempt { round, base, .. }, _) = live.open()?;
+    let time_left = live.deadline.map_or(deadline_of(&live.record), |deadline| deadline.saturating_sub(now));
+    let steps = live.record.plan.draft.training.steps_per_round as u64;
+    Some(Directive::Train(Assignment {
+        run: live.id().clone(),
+        round,
+        plan: live.record.plan_digest,
+        base,
+        base_bytes: live.layout.bytes(),
+        first_step: steps * u64::from(round.0.saturating_sub(1)),
+        time_left,
+    }))
+}
+
+fn wait(because: &str) -> Directive {
+    Directive::Wait { because: because.to_owned() }
+}

@@ -1,0 +1,387 @@
+//! Updates on their way in: announced, received in chunks, checked, stored, acknowledged; exactly once.
+//!
+//! ```text
+//! begin ─▶ chunk … ─▶ finish: check ─▶ fsync ─▶ rename to the digest ─▶ fsync folder ─▶ one transaction ─▶ acknowledge
+//! ```
+//!
+//! Whatever is repeated, because an answer was lost or a process died, has the same effect and the same answer. After a
+//! restart only bytes that were synced and noted count.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use common::privacy::SUBJECTS_ROUNDED_TO;
+use common::{Digest, Refusal, RoundNumber, SiteId, UpdateManifest};
+
+use super::{Federation, Live, LiveRun, OpenError, io_refusal, refusal};
+use crate::inspection::{Fault, inspect};
+use crate::layout::Layout;
+use crate::round::{Heard, Word};
+use crate::run::RunEvent;
+use crate::store::{Details, StoreError, UpdateKey, durable};
+
+/// How far an upload has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadState {
+    /// Where the next chunk belongs.
+    pub next_offset: u64,
+    /// The update is stored; nothing is left to do.
+    pub acknowledged: bool,
+}
+
+/// An update on its way. Its bytes are locked while they are written or checked; nobody who holds the list of uploads or
+/// the runs waits for that.
+#[derive(Debug)]
+pub(super) struct Upload {
+    manifest: UpdateManifest,
+    layout: Arc<Layout>,
+    bytes: Mutex<Received>,
+}
+
+/// The bytes of an upload that are here.
+#[derive(Debug)]
+struct Received {
+    place: Place,
+    count: u64,
+    /// How many of them survive a power cut.
+    durable: u64,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// Among the unfinished files.
+    Part(File, PathBuf),
+    /// Among the blobs already: an earlier attempt got that far, or another site sent the same bytes.
+    Blob,
+}
+
+/// Bytes between two syncs of an upload.
+const SYNC_EVERY: u64 = 8 << 20;
+/// More subjects than any site has.
+const MAX_SUBJECTS: u32 = 1 << 24;
+
+impl Federation {
+    /// Announces an update, or asks how far it has come.
+    pub fn begin_upload(&self, site: &SiteId, manifest: UpdateManifest) -> Result<UploadState, Refusal> {
+        if manifest.site != *site {
+            return Err(Refusal::SpeaksForAnother { peer: site.clone(), claimed: manifest.site });
+        }
+        let key = UpdateKey::of(&manifest);
+        let mut live = self.live();
+        let run = invited(&mut live, &key)?;
+        if let Some(stored) = self.stored(&key)? {
+            require_same(&key, stored, manifest.blob)?;
+            return Ok(UploadState { next_offset: manifest.bytes, acknowledged: true });
+        }
+        require_acceptable(run, &manifest)?;
+        let layout = Arc::clone(&run.layout);
+        drop(live);
+        let upload = self.announce(key, manifest, layout)?;
+        let next_offset = upload.lock().count;
+        Ok(UploadState { next_offset, acknowledged: false })
+    }
+
+    /// Takes the next bytes of an announced update. Bytes that are here already are not written again.
+    pub fn upload_chunk(
+        &self,
+        key: &UpdateKey,
+        blob: Digest,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<UploadState, Refusal> {
+        let upload = self.announced(key, blob, offset)?;
+        let mut received = upload.lock();
+        let (end, bytes) = (offset.saturating_add(data.len() as u64), upload.manifest.bytes);
+        if data.is_empty() || end > bytes {
+            let why = format!("a chunk of {} bytes at offset {offset}, in a file of {bytes}", data.len());
+            return Err(Refusal::Malformed(why));
+        }
+        if end > received.count {
+            if offset != received.count {
+                return Err(Refusal::Offset { expected: received.count, found: offset });
+            }
+            self.append(key, &mut received, data)?;
+        }
+        Ok(UploadState { next_offset: received.count, acknowledged: false })
+    }
+
+    /// Checks, stores and acknowledges an update whose bytes are all here.
+    pub fn finish_upload(&self, key: &UpdateKey, blob: Digest) -> Result<Digest, Refusal> {
+        invited(&mut self.live(), key)?;
+        if let Some(stored) = self.stored(key)? {
+            return require_same(key, stored, blob);
+        }
+        let upload = self.announced(key, blob, 0)?;
+        let mut received = upload.lock();
+        // Two calls may have waited for the same upload.
+        if let Some(stored) = self.stored(key)? {
+            return require_same(key, stored, blob);
+        }
+        if received.count != upload.manifest.bytes {
+            return Err(Refusal::Offset { expected: received.count, found: upload.manifest.bytes });
+        }
+        if let Err(refusal) = self.check(&upload, &received) {
+            if !refusal.is_transient() {
+                tracing::warn!(site = %key.site, run = %key.run, round = %key.round, %refusal, "update refused");
+                self.drop_upload(key, &upload);
+            }
+            return Err(refusal);
+        }
+        self.give_its_name(&upload, &mut received)?;
+        if let Err(refusal) = self.acknowledge(key, &upload) {
+            if !refusal.is_transient() {
+                self.drop_upload(key, &upload);
+            }
+            return Err(refusal);
+        }
+        self.uploads().remove(key);
+        Ok(blob)
+    }
+
+    /// Goes on with uploads that a restart interrupted; forgets those whose round is over.
+    pub(super) fn resume_uploads(&self) -> Result<(), OpenError> {
+        let mut live = self.live();
+        let mut uploads = self.uploads();
+        for record in self.store.uploads()? {
+            let key = UpdateKey::of(&record.manifest);
+            let Some(run) = live.run(&key.run).filter(|run| takes(run, key.round)) else {
+                self.store.forget_upload(&key)?;
+                continue;
+            };
+            let layout = Arc::clone(&run.layout);
+            let received = if self.is_stored_whole(&record.manifest) {
+                Received::whole(&record.manifest)
+            } else {
+                let (file, path) = self.blobs.open_part(&part_name(&record.manifest))?;
+                let durable = record.durable.min(file.metadata()?.len());
+                file.set_len(durable)?;
+                Received { place: Place::Part(file, path), count: durable, durable }
+            };
+            tracing::info!(site = %key.site, run = %key.run, round = %key.round, bytes = received.count, "upload goes on");
+            let upload = Upload { manifest: record.manifest, layout, bytes: Mutex::new(received) };
+            uploads.insert(key, Arc::new(upload));
+        }
+        let names: Vec<_> = uploads.values().map(|upload| part_name(&upload.manifest)).collect();
+        self.blobs.sweep(|name| names.iter().any(|live| live == name))?;
+        Ok(())
+    }
+
+    /// Forgets uploads whose round no longer takes updates.
+    pub(super) fn forget_late_uploads(&self, live: &Live) {
+        let is_late = |key: &UpdateKey| !live.runs.iter().any(|run| *run.id() == key.run && takes(run, key.round));
+        // One whose bytes are locked is being checked: the round itself refuses it, and it is forgotten there.
+        let idle = |upload: &Upload| upload.bytes.try_lock().is_ok();
+        let late: Vec<_> = {
+            let mut uploads = self.uploads();
+            uploads.extract_if(.., |key, upload| is_late(key) && idle(upload)).collect()
+        };
+        for (key, upload) in late {
+            tracing::info!(site = %key.site, run = %key.run, round = %key.round, "upload came too late");
+            self.forget(&key, &upload.manifest);
+        }
+    }
+
+    fn uploads(&self) -> MutexGuard<'_, BTreeMap<UpdateKey, Arc<Upload>>> {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Digest of the acknowledged update of a key.
+    fn stored(&self, key: &UpdateKey) -> Result<Option<Digest>, Refusal> {
+        let updates = self.store.updates(&key.run, key.round).map_err(refusal)?;
+        Ok(updates.get(&key.site).map(|update| update.manifest.blob))
+    }
+
+    /// The upload of this announcement: the one that is on its way, or a new one in the place of any other.
+    fn announce(&self, key: UpdateKey, manifest: UpdateManifest, layout: Arc<Layout>) -> Result<Arc<Upload>, Refusal> {
+        let mut uploads = self.uploads();
+        if let Some(upload) = uploads.get(&key) {
+            if upload.manifest.blob == manifest.blob {
+                return Ok(Arc::clone(upload));
+            }
+            let earlier = upload.manifest.clone();
+            uploads.remove(&key);
+            self.forget(&key, &earlier);
+        }
+        let received = self.begin_file(&manifest)?;
+        let upload = Arc::new(Upload { manifest, layout, bytes: Mutex::new(received) });
+        uploads.insert(key, Arc::clone(&upload));
+        Ok(upload)
+    }
+
+    /// The announced upload that a call speaks of.
+    fn announced(&self, key: &UpdateKey, blob: Digest, offset: u64) -> Result<Arc<Upload>, Refusal> {
+        let mut live = self.live();
+        let run = invited(&mut live, key)?;
+        if !takes(run, key.round) {
+            return Err(not_open(run, key.round));
+        }
+        drop(live);
+        let found = self.uploads().get(key).filter(|upload| upload.manifest.blob == blob).map(Arc::clone);
+        // After a restart, or when another update took its place: begin again, and go on from there.
+        found.ok_or(Refusal::Offset { expected: 0, found: offset })
+    }
+
+    fn is_stored_whole(&self, manifest: &UpdateManifest) -> bool {
+        self.blobs.length(manifest.blob) == Some(manifest.bytes)
+    }
+
+    fn begin_file(&self, manifest: &UpdateManifest) -> Result<Received, Refusal> {
+        if !self.store.begin_upload(manifest, self.limits.spool_bytes).map_err(refusal)? {
+            let (site, limit) = (&manifest.site, self.limits.spool_bytes);
+            tracing::error!(%site, limit, "no room for an upload: raise `max_spool_bytes`");
+            return Err(Refusal::DiskFull);
+        }
+        if self.is_stored_whole(manifest) {
+            return Ok(Received::whole(manifest));
+        }
+        let opened = self.blobs.open_part(&part_name(manifest));
+        let emptied = opened.and_then(|(file, path)| file.set_len(0).map(|()| (file, path)));
+        let (file, path) = emptied.map_err(|error| io_refusal("making an upload's file", &error))?;
+        Ok(Received { place: Place::Part(file, path), count: 0, durable: 0 })
+    }
+
+    fn append(&self, key: &UpdateKey, received: &mut Received, data: &[u8]) -> Result<(), Refusal> {
+        let Place::Part(file, path) = &received.place else { return Ok(()) };
+        file.write_all_at(data, received.count).map_err(|error| io_refusal("writing an upload", &error))?;
+        received.count += data.len() as u64;
+        if received.count - received.durable >= SYNC_EVERY {
+            durable::sync_file(file, path);
+            self.store.note_durable(key, received.count).map_err(refusal)?;
+            received.durable = received.count;
+        }
+        Ok(())
+    }
+
+    /// Holds the bytes to what was announced and to the plan.
+    fn check(&self, upload: &Upload, received: &Received) -> Result<(), Refusal> {
+        let announced = upload.manifest.blob;
+        let checked = match &received.place {
+            Place::Part(file, _) => inspect(file, &upload.layout, announced),
+            Place::Blob => {
+                let opened = self.blobs.open_blob(announced).map_err(Fault::from);
+                opened.and_then(|file| inspect(&file, &upload.layout, announced))
+            }
+        };
+        checked.map_err(|fault| match fault {
+            Fault::Io(error) => io_refusal("checking an upload", &error),
+            Fault::Digest { found } => Refusal::Corrupt { expected: announced, found },
+            Fault::Content(why) => Refusal::Update(why),
+        })
+    }
+
+    fn give_its_name(&self, upload: &Upload, received: &mut Received) -> Result<(), Refusal> {
+        if let Place::Part(file, path) = &received.place {
+            durable::sync_file(file, path);
+            let adopted = self.blobs.adopt(path, upload.manifest.blob);
+            adopted.map_err(|error| io_refusal("storing an update", &error))?;
+            received.place = Place::Blob;
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&self, key: &UpdateKey, upload: &Upload) -> Result<(), Refusal> {
+        let word = Word::Reported(upload.manifest.blob);
+        let heard = Heard { site: key.site.clone(), round: key.round, word };
+        let mut live = self.live();
+        let run = invited(&mut live, key)?;
+        self.decide(run, RunEvent::Heard(heard), Details::Update(&upload.manifest))
+    }
+
+    /// Ends an upload that cannot count.
+    fn drop_upload(&self, key: &UpdateKey, upload: &Arc<Upload>) {
+        let mut uploads = self.uploads();
+        // Another announcement may have taken its place.
+        if uploads.get(key).is_some_and(|current| Arc::ptr_eq(current, upload)) {
+            uploads.remove(key);
+            self.forget(key, &upload.manifest);
+        }
+    }
+
+    /// Forgets an upload, and its bytes if nothing else names them. What cannot be removed is only room.
+    fn forget(&self, key: &UpdateKey, manifest: &UpdateManifest) {
+        let forgotten = self.store.forget_upload(key).and_then(|()| {
+            self.blobs.remove_part(&part_name(manifest));
+            if self.is_stored_whole(manifest) && !self.store.names(manifest.blob)? {
+                self.blobs.remove(manifest.blob).map_err(|error| StoreError::Damaged(error.to_string()))?;
+            }
+            Ok(())
+        });
+        if let Err(error) = forgotten {
+            tracing::warn!(site = %key.site, %error, "an upload could not be forgotten; it takes room");
+        }
+    }
+}
+
+impl Upload {
+    fn lock(&self) -> MutexGuard<'_, Received> {
+        // Bytes count only after they are written: a panic in between left the count as it was.
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Received {
+    fn whole(manifest: &UpdateManifest) -> Self {
+        Self { place: Place::Blob, count: manifest.bytes, durable: manifest.bytes }
+    }
+}
+
+/// The name of an upload's unfinished file: labels hold no dot, so no two announcements share one.
+fn part_name(manifest: &UpdateManifest) -> String {
+    let UpdateManifest { run, round, site, blob, .. } = manifest;
+    format!("{run}.{round}.{site}.{blob}")
+}
+
+fn invited<'a>(live: &'a mut Live, key: &UpdateKey) -> Result<&'a mut LiveRun, Refusal> {
+    let run = live.run(&key.run).ok_or_else(|| Refusal::UnknownRun(key.run.clone()))?;
+    if run.invites(&key.site) {
+        Ok(run)
+    } else {
+        Err(Refusal::NotInvited { run: key.run.clone(), site: key.site.clone() })
+    }
+}
+
+fn takes(run: &LiveRun, round: RoundNumber) -> bool {
+    run.open().is_some_and(|(attempt, _)| attempt.round == round)
+}
+
+fn not_open(run: &LiveRun, asked: RoundNumber) -> Refusal {
+    Refusal::RoundNotOpen { asked, open: run.open().map_or(RoundNumber(0), |(attempt, _)| attempt.round) }
+}
+
+fn require_same(key: &UpdateKey, stored: Digest, asked: Digest) -> Result<Digest, Refusal> {
+    if stored == asked {
+        return Ok(stored);
+    }
+    tracing::warn!(site = %key.site, run = %key.run, round = %key.round, %stored, %asked, "a second update was refused");
+    Err(Refusal::Conflict { site: key.site.clone(), round: key.round })
+}
+
+/// Whether an update of this announcement could be one of the open round.
+fn require_acceptable(run: &LiveRun, manifest: &UpdateManifest) -> Result<(), Refusal> {
+    let Some((attempt, _)) = run.open().filter(|(attempt, _)| attempt.round == manifest.round) else {
+        return Err(not_open(run, manifest.round));
+    };
+    if manifest.plan != run.record.plan_digest {
+        return Err(Refusal::PlanDiffers { expected: run.record.plan_digest, found: manifest.plan });
+    }
+    if manifest.base != attempt.base {
+        return Err(Refusal::BaseDiffers { expected: attempt.base, found: manifest.base });
+    }
+    let UpdateManifest { bytes, subjects, steps, meters, .. } = manifest;
+    let (expected, most) = (run.layout.bytes(), run.record.plan.draft.training.steps_per_round);
+    let why = if *bytes != expected {
+        format!("{bytes} bytes were announced, but the plan's tensors take {expected}")
+    } else if *subjects == 0 || *subjects > MAX_SUBJECTS || subjects % SUBJECTS_ROUNDED_TO != 0 {
+        format!("{subjects} subjects: a multiple of {SUBJECTS_ROUNDED_TO} from {SUBJECTS_ROUNDED_TO} to {MAX_SUBJECTS}")
+    } else if *steps == 0 || *steps as usize > most {
+        format!("{steps} steps, but a round has 1 to {most}")
+    } else if !meters.are_finite() {
+        "a meter is not a finite number".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::Update(why))
+}

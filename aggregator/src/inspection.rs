@@ -1,0 +1,143 @@
+//! What an uploaded file must be before it counts: the announced bytes, of the plan's tensors, all values mergeable.
+//!
+//! One pass over the file, a tile at a time. It knows the layout and the bound; it does not know who sent it.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use common::Digest;
+use common::fixed_point::MAX_MAGNITUDE;
+use common::ids::DigestBuilder;
+
+use crate::layout::Layout;
+
+/// Why a file is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The disk said no.
+    #[error("the file cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// Other bytes than were announced.
+    #[error("the file has digest {found}")]
+    Digest {
+        /// What its bytes have.
+        found: Digest,
+    },
+    /// The announced bytes, but not an update of this plan.
+    #[error("{0}")]
+    Content(String),
+}
+
+/// Bytes that are read at a time; a multiple of a value's.
+const TILE: usize = 256 << 10;
+
+/// Holds a file to its digest, its layout and the bound on its values.
+///
+/// Damage on the way comes first: a file with another digest is told so, whatever else is wrong with it.
+pub fn inspect(file: &File, layout: &Layout, announced: Digest) -> Result<(), Fault> {
+    let length = file.metadata()?.len();
+    let header_bytes = layout.header().len();
+    let mut digest = DigestBuilder::default();
+    let mut content = None;
+    if length == layout.bytes() {
+        let mut header = vec![0; header_bytes];
+        file.read_exact_at(&mut header, 0)?;
+        digest.update(&header);
+        if header != layout.header() {
+            content = Some(layout.difference(&header));
+        }
+    } else {
+        content = Some(format!("it has {length} bytes, but the plan's tensors take {}", layout.bytes()));
+    }
+    let mut offset = if length == layout.bytes() { header_bytes as u64 } else { 0 };
+    let mut tile = vec![0; TILE];
+    while offset < length {
+        let read = usize::try_from(length - offset).map_or(TILE, |left| left.min(TILE));
+        file.read_exact_at(&mut tile[..read], offset)?;
+        digest.update(&tile[..read]);
+        if content.is_none() {
+            content = out_of_bounds(&tile[..read], (offset - header_bytes as u64) / 4, layout);
+        }
+        offset += read as u64;
+    }
+    let found = digest.finish();
+    match content {
+        _ if found != announced => Err(Fault::Digest { found }),
+        Some(content) => Err(Fault::Content(content)),
+        None => Ok(()),
+    }
+}
+
+/// The first value of a tile that cannot be merged.
+fn out_of_bounds(tile: &[u8], first: u64, layout: &Layout) -> Option<String> {
+    let (words, _) = tile.as_chunks::<4>();
+    // NaN is in no range.
+    let bounds = -MAX_MAGNITUDE..=MAX_MAGNITUDE;
+    let position = words.iter().position(|&word| !bounds.contains(&f32::from_le_bytes(word)))?;
+    let value = f32::from_le_bytes(words[position]);
+    let (tensor, position) = layout.place(first + position as u64);
+    Some(format!(
+        "tensor {tensor} holds {value} at position {position}: only finite values between -{MAX_MAGNITUDE} and \
+         {MAX_MAGNITUDE} are merged"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use common::NamedTensors;
+
+    use super::*;
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    fn weights(values: Vec<f32>) -> NamedTensors {
+        let mut weights = NamedTensors::new();
+        weights.insert("a", vec![2], vec![0.5, -0.5]);
+        weights.insert("w", vec![values.len()], values);
+        weights
+    }
+
+    #[test]
+    fn the_announced_bytes_of_the_agreed_tensors_pass() {
+        let update = weights((0..200_000).map(|value| value as f32 / 100_000.0).collect());
+        let layout = Layout::of(&update.signature()).unwrap();
+        inspect(&file(&update.to_safetensors()), &layout, update.digest()).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_merged_is_named_with_tensor_and_position() {
+        let good = weights(vec![0.0; 100_000]);
+        let layout = Layout::of(&good.signature()).unwrap();
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 8.000_001, -9.0] {
+            let mut values = vec![0.0; 100_000];
+            values[99_999] = bad;
+            let update = weights(values);
+            let fault = inspect(&file(&update.to_safetensors()), &layout, update.digest()).unwrap_err();
+            assert!(matches!(&fault, Fault::Content(told) if told.contains("tensor w")), "{fault}");
+            assert!(fault.to_string().contains("position 99999"), "{fault}");
+        }
+        let short = weights(vec![0.0; 99]);
+        let fault = inspect(&file(&short.to_safetensors()), &layout, short.digest()).unwrap_err();
+        assert!(matches!(fault, Fault::Content(_)), "{fault}");
+    }
+
+    #[test]
+    fn one_flipped_bit_anywhere_is_other_bytes_than_announced() {
+        let update = weights(vec![0.25; 40]);
+        let layout = Layout::of(&update.signature()).unwrap();
+        let bytes = update.to_safetensors();
+        for place in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[place] ^= 1;
+            let fault = inspect(&file(&flipped), &layout, update.digest()).unwrap_err();
+            assert!(matches!(fault, Fault::Digest { .. }), "byte {place}: {fault}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Where every value of a weights file is, known from the signature alone.
+//!
+//! The same weights are always the same bytes ([`common::NamedTensors::to_safetensors`]): a header that the signature
+//! determines, then all values in the order of the tensors' names. So a file is checked, read and written a tile at a
+//! time, and no model is ever whole in memory. This module knows no file.
+
+use common::Signature;
+use serde_json::Value;
+
+/// Bytes of a value.
+pub const VALUE_BYTES: u64 = 4;
+/// Longest header that is accepted.
+pub const MAX_HEADER: usize = 1 << 20;
+
+/// The bytes of a weights file, up to its values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    signature: Signature,
+    header: Vec<u8>,
+}
+
+/// A signature whose files have a header above the bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a header of {0} bytes is too long: at most {MAX_HEADER} are accepted; use fewer tensors or shorter names")]
+pub struct HeaderTooLong(usize);
+
+impl Layout {
+    /// The layout of every file of this signature.
+    pub fn of(signature: &Signature) -> Result<Self, HeaderTooLong> {
+        let header = header(signature);
+        if header.len() > MAX_HEADER {
+            return Err(HeaderTooLong(header.len()));
+        }
+        Ok(Self { signature: signature.clone(), header })
+    }
+
+    /// Length and text of the header: how every file of this signature begins.
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    /// Length of the file.
+    pub fn bytes(&self) -> u64 {
+        self.offset(self.values())
+    }
+
+    /// Values in all tensors together.
+    pub fn values(&self) -> u64 {
+        self.signature.value_count() as u64
+    }
+
+    /// Where a value is in the file, counted over all tensors.
+    pub fn offset(&self, value: u64) -> u64 {
+        self.header.len() as u64 + value * VALUE_BYTES
+    }
+
+    /// The tensor of a value, and its position in that tensor.
+    pub fn place(&self, value: u64) -> (&str, u64) {
+        let mut left = value;
+        for (name, shape) in self.signature.iter() {
+            let size = shape.iter().product::<usize>() as u64;
+            if left < size {
+                return (name, left);
+            }
+            left -= size;
+        }
+        ("past the last tensor", left)
+    }
+
+    /// Why a file that begins with `found` is not of this layout, for people.
+    pub fn difference(&self, found: &[u8]) -> String {
+        let Some(signature) = read_signature(found) else {
+            return "it does not begin with a safetensors header of 32-bit floats".to_owned();
+        };
+        match self.signature.require(&signature) {
+            Err(error) => error.to_string(),
+            Ok(()) => "its tensors are right, but not laid out in the order of their names without metadata".to_owned(),
+        }
+    }
+}
+
+fn header(signature: &Signature) -> Vec<u8> {
+    let mut entries = Vec::with_capacity(signature.len());
+    let mut begin = 0_u64;
+    for (name, shape) in signature.iter() {
+        let end = begin + shape.iter().product::<usize>() as u64 * VALUE_BYTES;
+        let axes: Vec<_> = shape.iter().map(usize::to_string).collect();
+        // Names are of letters, digits, '.', '_' and '-': nothing to escape.
+        entries.push(format!(
+            "\"{name}\":{{\"dtype\":\"F32\",\"shape\":[{}],\"data_offsets\":[{begin},{end}]}}",
+            axes.join(",")
+        ));
+        begin = end;
+    }
+    let mut text = format!("{{{}}}", entries.join(",")).into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut header = (text.len() as u64).to_le_bytes().to_vec();
+    header.append(&mut text);
+    header
+}
+
+/// The signature that a foreign header states; only used to tell what is wrong with it.
+fn read_signature(file: &[u8]) -> Option<Signature> {
+    let length = u64::from_le_bytes(*file.first_chunk()?);
+    let text = file.get(8..usize::try_from(length).ok()?.checked_add(8)?)?;
+    let Value::Object(entries) = serde_json::from_slice(text).ok()? else { return None };
+    let spec = |(name, entry): (&String, &Value)| {
+        let axes = entry["shape"].as_array()?.iter().map(|axis| usize::try_from(axis.as_u64()?).ok());
+        (entry["dtype"] == "F32").then_some(())?;
+        Some((name.clone(), axes.collect::<Option<Vec<_>>>()?))
+    };
+    let specs: Option<Vec<_>> = entries.iter().filter(|(name, _)| *name != "__metadata__").map(spec).collect();
+    Signature::new(specs?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use common::NamedTensors;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn weights(specs: &[(String, Vec<usize>)]) -> NamedTensors {
+        let mut weights = NamedTensors::new();
+        for (name, shape) in specs {
+            let size = shape.iter().product::<usize>();
+            weights.insert(name.clone(), shape.clone(), (0..size).map(|value| value as f32).collect());
+        }
+        weights
+    }
+
+    proptest! {
+        #[test]
+        fn the_header_is_the_one_that_safetensors_writes(
+            specs in prop::collection::btree_map("[A-Za-z0-9._-]{1,20}", prop::collection::vec(0_usize..5, 0..4), 0..12)
+        ) {
+            let specs: Vec<_> = specs.into_iter().collect();
+            let weights = weights(&specs);
+            let (file, layout) = (weights.to_safetensors(), Layout::of(&weights.signature()).unwrap());
+            prop_assert_eq!(&file[..layout.header().len()], layout.header());
+            prop_assert_eq!(file.len() as u64, layout.bytes());
+        }
+    }
+
+    #[test]
+    fn a_value_is_told_by_its_tensor_and_position() {
+        let layout = Layout::of(&weights(&[("a".into(), vec![2, 2]), ("b".into(), vec![3])]).signature()).unwrap();
+        assert_eq!(layout.place(3), ("a", 3));
+        assert_eq!(layout.place(4), ("b", 0));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_foreign_header_is_told() {
+        let layout = Layout::of(&weights(&[("a".into(), vec![4])]).signature()).unwrap();
+        let told = |file: &[u8]| layout.difference(file);
+        assert!(told(&weights(&[("a".into(), vec![2, 2])]).to_safetensors()).contains("expected shape [4]"));
+        assert!(told(&weights(&[("b".into(), vec![4])]).to_safetensors()).contains("no such tensor"));
+        assert!(told(b"GIF89a").contains("does not begin"));
+        assert!(told(&u64::MAX.to_le_bytes()).contains("does not begin"));
+        let metadata = Some([("k".to_owned(), "v".to_owned())].into());
+        let described = weights(&[("a".into(), vec![4])]).to_safetensors_with(metadata);
+        assert!(told(&described).contains("without metadata"));
+    }
+}

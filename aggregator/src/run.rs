@@ -1,0 +1,292 @@
+//! A run as a value: rounds in sequence, attempts at each, the model every round starts from. Like [`crate::round`] it
+//! knows no clock, no disk and no network.
+//!
+//! ```text
+//!   Open ── round closed ──▶ Merging ── merged ──▶ Open (next round) … ──▶ Finished
+//!    │ ▲                                                    (after the last)
+//!    │ └── abandoned, attempts left: same round, same model; reports already stored still count
+//!    └──── abandoned, none left ──▶ Failed
+//! ```
+
+use common::{Digest, Plan, Refusal, RoundNumber};
+
+use crate::round::{self, Event, Heard, Outcome, Roll, Round, RoundRules, Word};
+
+/// What holds for a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunRules {
+    /// Rules of a round; its number is replaced by that of the open one.
+    round: RoundRules,
+    /// Rounds of the run.
+    pub rounds: u32,
+    /// Times a round is tried before the run fails.
+    pub attempts: u32,
+}
+
+impl RunRules {
+    /// The rules of a plan.
+    pub fn of(plan: &Plan) -> Self {
+        let round = RoundRules::of(plan, RoundNumber(1));
+        Self { round, rounds: plan.draft.rounds.count, attempts: plan.draft.rounds.attempts }
+    }
+
+    /// The rules of one round.
+    pub fn at(&self, round: RoundNumber) -> RoundRules {
+        RoundRules { round, ..self.round.clone() }
+    }
+}
+
+/// Which try at which round, and the model it starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The round.
+    pub round: RoundNumber,
+    /// The try, counted from 1.
+    pub attempt: u32,
+    /// The model it starts from.
+    pub base: Digest,
+}
+
+/// A run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// A round is open.
+    Open(Attempt, Round),
+    /// The reports of a round are frozen and being merged.
+    Merging(Attempt, Outcome),
+    /// All rounds are done.
+    Finished {
+        /// The last model.
+        model: Digest,
+    },
+    /// A round failed its quorum too often.
+    Failed {
+        /// What to tell people.
+        because: String,
+        /// The last model there was.
+        model: Digest,
+    },
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunEvent {
+    /// A site said something about a round.
+    Heard(Heard),
+    /// The deadline of the open round has passed.
+    TimeUp,
+    /// The frozen reports are merged and the next model is stored.
+    Merged {
+        /// The next model.
+        model: Digest,
+    },
+}
+
+/// What is to be done, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RunAction {
+    /// Write down a site's word about a round.
+    Record(Heard),
+    /// Let the deadline run from now.
+    ArmDeadline(Attempt),
+    /// The set is frozen: merge these reports.
+    Freeze(Attempt, Outcome),
+    /// The attempt ended without a merge.
+    Abandon(Attempt, Outcome),
+    /// The frozen reports became this model.
+    Publish(Attempt, Digest),
+    /// A round, or another try at one, begins.
+    Begin(Attempt),
+    /// All rounds are done.
+    Finish {
+        /// The last model.
+        model: Digest,
+    },
+    /// The run ends without its last round.
+    Fail {
+        /// Why.
+        because: String,
+    },
+    /// Say no; nothing has changed.
+    Refuse(Refusal),
+}
+
+impl Run {
+    /// A run that begins with round 1.
+    pub fn begin(first_model: Digest) -> (Self, Vec<RunAction>) {
+        let attempt = Attempt { round: RoundNumber(1), attempt: 1, base: first_model };
+        (Self::Open(attempt, Round::new()), vec![RunAction::Begin(attempt)])
+    }
+
+    /// The run with an open round as it was written down, and what had not been done yet when the writing stopped.
+    pub fn resumed(attempt: Attempt, roll: Roll, armed: bool, rules: &RunRules) -> (Self, Vec<RunAction>) {
+        let (round, actions) = Round::resumed(roll, armed, &rules.at(attempt.round));
+        follow(attempt, round, actions, rules)
+    }
+
+    /// What follows from an event.
+    pub fn on(self, event: RunEvent, rules: &RunRules) -> (Self, Vec<RunAction>) {
+        match (self, event) {
+            (Self::Open(attempt, round), RunEvent::Heard(heard)) => {
+                let (round, actions) = round.on(Event::Heard(heard), &rules.at(attempt.round));
+                follow(attempt, round, actions, rules)
+            }
+            (Self::Open(attempt, round), RunEvent::TimeUp) => {
+                let (round, actions) = round.on(Event::TimeUp, &rules.at(attempt.round));
+                follow(attempt, round, actions, rules)
+            }
+            (Self::Merging(attempt, _), RunEvent::Merged { model }) => publish(attempt, model, rules),
+            (closed, RunEvent::Heard(heard)) => {
+                let refusal = match rules.round.cohort.contains(&heard.site) {
+                    true => Refusal::RoundNotOpen { asked: heard.round, open: RoundNumber(0) },
+                    false => Refusal::NotInvited { run: rules.round.run.clone(), site: heard.site },
+                };
+                (closed, vec![RunAction::Refuse(refusal)])
+            }
+            // A deadline that fires while the round is being merged, or a merge told twice.
+            (run, RunEvent::TimeUp | RunEvent::Merged { .. }) => (run, Vec::new()),
+        }
+    }
+
+    /// The attempt that is open or being merged.
+    pub fn attempt(&self) -> Option<Attempt> {
+        match self {
+            Self::Open(attempt, _) | Self::Merging(attempt, _) => Some(*attempt),
+            Self::Finished { .. } | Self::Failed { .. } => None,
+        }
+    }
+
+    /// The newest model.
+    pub fn model(&self) -> Digest {
+        match self {
+            Self::Open(attempt, _) | Self::Merging(attempt, _) => attempt.base,
+            Self::Finished { model } | Self::Failed { model, .. } => *model,
+        }
+    }
+}
+
+fn follow(attempt: Attempt, round: Round, actions: Vec<round::Action>, rules: &RunRules) -> (Run, Vec<RunAction>) {
+    let mut run_actions = Vec::new();
+    for action in actions {
+        match action {
+            round::Action::Record(heard) => run_actions.push(RunAction::Record(heard)),
+            round::Action::ArmDeadline => run_actions.push(RunAction::ArmDeadline(attempt)),
+            round::Action::Refuse(refusal) => run_actions.push(RunAction::Refuse(refusal)),
+            // The last of its list: a round ends once.
+            round::Action::Close(outcome) => {
+                run_actions.push(RunAction::Freeze(attempt, outcome.clone()));
+                return (Run::Merging(attempt, outcome), run_actions);
+            }
+            round::Action::Abandon(outcome) => return again(attempt, outcome, run_actions, rules),
+        }
+    }
+    (Run::Open(attempt, round), run_actions)
+}
+
+/// Another try at an abandoned round, or the end of the run.
+fn again(last: Attempt, outcome: Outcome, mut actions: Vec<RunAction>, rules: &RunRules) -> (Run, Vec<RunAction>) {
+    let reports = outcome.reports.clone();
+    let (had, needed) = (reports.len(), rules.round.quorum);
+    actions.push(RunAction::Abandon(last, outcome));
+    if last.attempt >= rules.attempts {
+        let because = format!(
+            "round {} had {had} of the {needed} updates of its quorum in each of {} attempts",
+            last.round, last.attempt
+        );
+        actions.push(RunAction::Fail { because: because.clone() });
+        return (Run::Failed { because, model: last.base }, actions);
+    }
+    let attempt = Attempt { attempt: last.attempt + 1, ..last };
+    let roll: Roll = reports.into_iter().map(|(site, digest)| (site, Word::Reported(digest))).collect();
+    actions.push(RunAction::Begin(attempt));
+    // Fewer than a quorum: nothing can follow from them alone.
+    (Run::Open(attempt, Round::Gathering(roll)), actions)
+}
+
+fn publish(merged: Attempt, model: Digest, rules: &RunRules) -> (Run, Vec<RunAction>) {
+    let mut actions = vec![RunAction::Publish(merged, model)];
+    if merged.round.0 >= rules.rounds {
+        actions.push(RunAction::Finish { model });
+        return (Run::Finished { model }, actions);
+    }
+    let attempt = Attempt { round: merged.round.next(), attempt: 1, base: model };
+    actions.push(RunAction::Begin(attempt));
+    (Run::Open(attempt, Round::new()), actions)
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{Decline, SiteId};
+
+    use super::*;
+
+    fn rules(rounds: u32, attempts: u32) -> RunRules {
+        let cohort = ["a", "b", "c"].map(|site| site.parse().unwrap()).into();
+        let round = RoundRules { run: "run".parse().unwrap(), round: RoundNumber(1), cohort, quorum: 2 };
+        RunRules { round, rounds, attempts }
+    }
+
+    fn says(site: &str, round: u32, word: Word) -> RunEvent {
+        let site: SiteId = site.parse().unwrap();
+        RunEvent::Heard(Heard { site, round: RoundNumber(round), word })
+    }
+
+    fn reports(site: &str, round: u32) -> RunEvent {
+        says(site, round, Word::Reported(Digest::of(site.as_bytes())))
+    }
+
+    fn after(run: Run, rules: &RunRules, events: impl IntoIterator<Item = RunEvent>) -> (Run, Vec<RunAction>) {
+        events.into_iter().fold((run, Vec::new()), |(run, _), event| run.on(event, rules))
+    }
+
+    #[test]
+    fn every_round_starts_from_the_model_of_the_one_before_until_the_last() {
+        let rules = rules(2, 1);
+        let (mut run, _) = Run::begin(Digest::of(b"first"));
+        for round in 1..=2 {
+            let all = ["a", "b", "c"].map(|site| reports(site, round));
+            let (merging, actions) = after(run, &rules, all);
+            assert!(matches!(actions.last(), Some(RunAction::Freeze(_, outcome)) if outcome.reports.len() == 3));
+            let model = Digest::of(&[round as u8]);
+            (run, _) = merging.on(RunEvent::Merged { model }, &rules);
+            assert_eq!(run.model(), model);
+        }
+        assert_eq!(run, Run::Finished { model: Digest::of(&[2]) });
+    }
+
+    #[test]
+    fn an_abandoned_round_is_tried_again_from_the_same_model_and_stored_reports_still_count() {
+        let rules = rules(1, 2);
+        let (run, _) = Run::begin(Digest::of(b"first"));
+        let events = [says("b", 1, Word::Joined), reports("a", 1), RunEvent::TimeUp];
+        let (run, actions) = after(run, &rules, events);
+        let again = Attempt { round: RoundNumber(1), attempt: 2, base: Digest::of(b"first") };
+        assert_eq!(actions.last(), Some(&RunAction::Begin(again)));
+        let (run, _) = after(run, &rules, [reports("b", 1), RunEvent::TimeUp]);
+        assert!(matches!(run, Run::Merging(attempt, outcome) if attempt == again && outcome.reports.len() == 2));
+    }
+
+    #[test]
+    fn a_round_that_fails_its_quorum_too_often_ends_the_run_and_says_so() {
+        let rules = rules(3, 2);
+        let (run, _) = Run::begin(Digest::of(b"first"));
+        let (run, _) = after(run, &rules, [reports("a", 1), RunEvent::TimeUp, RunEvent::TimeUp]);
+        let Run::Failed { because, model } = run else { panic!("{run:?}") };
+        assert_eq!(because, "round 1 had 1 of the 2 updates of its quorum in each of 2 attempts");
+        assert_eq!(model, Digest::of(b"first"));
+    }
+
+    #[test]
+    fn while_merging_nothing_is_heard_and_a_second_merge_changes_nothing() {
+        let rules = rules(1, 1);
+        let (run, _) = Run::begin(Digest::of(b"first"));
+        let decline = Word::Declined(Decline::Withheld);
+        let (run, _) = after(run, &rules, [reports("a", 1), reports("b", 1), says("c", 1, decline)]);
+        let (run, actions) = run.on(reports("c", 1), &rules);
+        assert!(matches!(actions[..], [RunAction::Refuse(Refusal::RoundNotOpen { .. })]));
+        let (run, _) = run.on(RunEvent::TimeUp, &rules);
+        let (run, _) = run.on(RunEvent::Merged { model: Digest::of(b"m") }, &rules);
+        let (run, actions) = run.on(RunEvent::Merged { model: Digest::of(b"other") }, &rules);
+        assert_eq!((run, actions), (Run::Finished { model: Digest::of(b"m") }, vec![]));
+    }
+}

@@ -1,0 +1,216 @@
+//! The wire's side of a federation: identity, conversion, question, answer. It decides nothing.
+//!
+//! Every call runs off the event loop, because every call may wait for the disk.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::{Digest, Directive, Progress, Refusal, RoundNumber, RunId, SiteId, UpdateManifest};
+use proto::convert::{self, Announced, digest_bytes};
+use proto::refusal::{malformed, status};
+use proto::wire::enrolment_server::Enrolment;
+use proto::wire::federation_server::Federation as Wire;
+use proto::{CHUNK_BYTES, wire};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::federation::{Blob, Federation, UploadState};
+use crate::identity::{self, Desk};
+use crate::store::UpdateKey;
+
+/// The calls that demand a site's certificate.
+#[derive(Clone, Debug)]
+pub struct SiteCalls {
+    federation: Arc<Federation>,
+}
+
+/// The call that demands none.
+#[derive(Clone, Debug)]
+pub struct EnrolmentCalls {
+    federation: Arc<Federation>,
+    desk: Arc<Desk>,
+}
+
+impl SiteCalls {
+    /// Calls on this federation.
+    pub fn new(federation: Arc<Federation>) -> Self {
+        Self { federation }
+    }
+
+    /// Who calls, as the certificate says, if that still counts.
+    fn caller<T>(&self, request: &Request<T>) -> Result<SiteId, Status> {
+        let peer = identity::peer(request).map_err(refused)?;
+        self.federation.admits(&peer.site, &peer.serial).map_err(refused)?;
+        Ok(peer.site)
+    }
+
+    /// Asks the federation, off the event loop.
+    async fn ask<T, F>(&self, question: F) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Federation) -> Result<T, Refusal> + Send + 'static,
+    {
+        let federation = Arc::clone(&self.federation);
+        off_the_loop(move || question(&federation)).await
+    }
+}
+
+impl EnrolmentCalls {
+    /// Enrolments into this federation, under this authority.
+    pub fn new(federation: Arc<Federation>, desk: Arc<Desk>) -> Self {
+        Self { federation, desk }
+    }
+}
+
+#[tonic::async_trait]
+impl Enrolment for EnrolmentCalls {
+    async fn enrol(&self, request: Request<wire::EnrolRequest>) -> Result<Response<wire::EnrolReply>, Status> {
+        let wire::EnrolRequest { site, token, csr_pem } = request.into_inner();
+        let site = convert::site("EnrolRequest", &site).map_err(unclear)?;
+        let (federation, desk) = (Arc::clone(&self.federation), Arc::clone(&self.desk));
+        let certificate_pem = off_the_loop(move || federation.enrol(&desk, &site, &token, &csr_pem)).await?;
+        Ok(Response::new(wire::EnrolReply { certificate_pem, authority_pem: self.desk.authority_pem() }))
+    }
+}
+
+#[tonic::async_trait]
+impl Wire for SiteCalls {
+    async fn report(&self, request: Request<wire::ReportRequest>) -> Result<Response<wire::ReportReply>, Status> {
+        let caller = self.caller(&request)?;
+        let Announced { site, value } =
+            Announced::<Progress>::try_from(request.into_inner()).map_err(unclear)?;
+        require_itself(&caller, site)?;
+        let directive: Directive = self.ask(move |federation| federation.report(&caller, &value)).await?;
+        Ok(Response::new(directive.into()))
+    }
+
+    async fn get_plan(&self, request: Request<wire::GetPlanRequest>) -> Result<Response<wire::GetPlanReply>, Status> {
+        let caller = self.caller(&request)?;
+        let plan = convert::digest("GetPlanRequest", "plan", &request.get_ref().plan).map_err(unclear)?;
+        let canonical = self.ask(move |federation| federation.plan(&caller, plan)).await?;
+        Ok(Response::new(wire::GetPlanReply { canonical: canonical.into() }))
+    }
+
+    type DownloadStream = Pin<Box<dyn Stream<Item = Result<wire::Chunk, Status>> + Send>>;
+
+    async fn download(&self, request: Request<wire::DownloadRequest>) -> Result<Response<Self::DownloadStream>, Status> {
+        let caller = self.caller(&request)?;
+        let wire::DownloadRequest { blob, offset } = request.into_inner();
+        let digest = convert::digest("DownloadRequest", "blob", &blob).map_err(unclear)?;
+        let blob = self.ask(move |federation| federation.blob(&caller, digest)).await?;
+        if offset > blob.bytes {
+            return Err(refused(Refusal::Offset { expected: blob.bytes, found: offset }));
+        }
+        Ok(Response::new(Box::pin(chunks(blob, offset))))
+    }
+
+    async fn begin_upload(&self, request: Request<wire::UpdateManifest>) -> Result<Response<wire::UploadState>, Status> {
+        let caller = self.caller(&request)?;
+        let manifest = UpdateManifest::try_from(request.into_inner()).map_err(unclear)?;
+        require_itself(&caller, manifest.site.clone())?;
+        let state = self.ask(move |federation| federation.begin_upload(&caller, manifest)).await?;
+        Ok(Response::new(upload_state(state)))
+    }
+
+    async fn upload_chunk(
+        &self,
+        request: Request<wire::UploadChunkRequest>,
+    ) -> Result<Response<wire::UploadState>, Status> {
+        let caller = self.caller(&request)?;
+        let wire::UploadChunkRequest { run, round, blob, offset, data } = request.into_inner();
+        let (key, blob) = upload("UploadChunkRequest", caller, &run, round, &blob)?;
+        if data.len() > CHUNK_BYTES {
+            let why = format!("a chunk of {} bytes: at most {CHUNK_BYTES} are taken", data.len());
+            return Err(refused(Refusal::Malformed(why)));
+        }
+        let state = self.ask(move |federation| federation.upload_chunk(&key, blob, offset, &data)).await?;
+        Ok(Response::new(upload_state(state)))
+    }
+
+    async fn finish_upload(
+        &self,
+        request: Request<wire::FinishUploadRequest>,
+    ) -> Result<Response<wire::FinishUploadReply>, Status> {
+        let caller = self.caller(&request)?;
+        let wire::FinishUploadRequest { run, round, blob } = request.into_inner();
+        let (key, blob) = upload("FinishUploadRequest", caller, &run, round, &blob)?;
+        let stored = self.ask(move |federation| federation.finish_upload(&key, blob)).await?;
+        Ok(Response::new(wire::FinishUploadReply { blob: digest_bytes(stored) }))
+    }
+}
+
+/// Which update a call speaks of: the caller's own, never another's.
+fn upload(
+    message: &'static str,
+    site: SiteId,
+    run: &str,
+    round: u32,
+    blob: &Bytes,
+) -> Result<(UpdateKey, Digest), Status> {
+    let run: RunId = convert::run(message, run).map_err(unclear)?;
+    let blob = convert::digest(message, "blob", blob).map_err(unclear)?;
+    Ok((UpdateKey { run, round: RoundNumber(round), site }, blob))
+}
+
+fn upload_state(state: UploadState) -> wire::UploadState {
+    wire::UploadState { next_offset: state.next_offset, acknowledged: state.acknowledged }
+}
+
+fn require_itself(peer: &SiteId, claimed: SiteId) -> Result<(), Status> {
+    if *peer == claimed {
+        return Ok(());
+    }
+    tracing::warn!(%peer, %claimed, "a site spoke for another");
+    Err(refused(Refusal::SpeaksForAnother { peer: peer.clone(), claimed }))
+}
+
+/// The file from an offset on, read a chunk ahead of the network.
+fn chunks(blob: Blob, from: u64) -> impl Stream<Item = Result<wire::Chunk, Status>> {
+    use std::os::unix::fs::FileExt;
+    let (sender, receiver) = mpsc::channel(2);
+    // Ends by itself when the last chunk is sent, or when the receiver is gone.
+    spawn_blocking(move || {
+        let mut offset = from;
+        while offset < blob.bytes {
+            let length = usize::try_from(blob.bytes - offset).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+            let mut data = vec![0; length];
+            let chunk = blob.file.read_exact_at(&mut data, offset).map_err(|error| {
+                tracing::error!(%error, "a model cannot be read");
+                refused(Refusal::Unavailable)
+            });
+            let failed = chunk.is_err();
+            let sent = sender.blocking_send(chunk.map(|()| wire::Chunk { offset, data: data.into() }));
+            if sent.is_err() || failed {
+                return;
+            }
+            offset += length as u64;
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn off_the_loop<T: Send + 'static>(
+    question: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Status> {
+    match spawn_blocking(question).await {
+        Ok(answer) => answer.map_err(refused),
+        Err(panicked) => {
+            tracing::error!(%panicked, "a call ended in a panic");
+            Err(refused(Refusal::Unavailable))
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is the end of a map_err")]
+fn refused(refusal: Refusal) -> Status {
+    tracing::debug!(code = refusal.code(), %refusal, "refused");
+    status(&refusal)
+}
+
+fn unclear(error: proto::Malformed) -> Status {
+    refused(malformed(error))
+}

@@ -1,0 +1,370 @@
+//! How the federation stands, as a value: what `aggregator status --json` prints and reports are made from.
+//!
+//! Read from the store alone, so it works while the server runs and while it does not. Text for people is in
+//! [`crate::cli`].
+
+use std::collections::BTreeMap;
+
+use common::share::Share;
+use common::{Decline, Digest, FederationName, Meters, Phase, RoundNumber, RunId, SiteId};
+use serde::{Deserialize, Serialize};
+
+use crate::aggregation::Merged;
+use crate::clock::Stamp;
+use crate::round::{Outcome, Word};
+use crate::store::{ProgressRecord, RoundRecord, RoundState, RunRecord, RunState, Store, StoreError, UpdateRecord};
+
+/// The federation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub federation: FederationName,
+    /// Where sites reach it.
+    pub address: String,
+    /// Who is enrolled.
+    pub sites: Vec<EnrolledSite>,
+    /// Runs in the order of their start.
+    pub runs: Vec<RunStatus>,
+}
+
+/// An enrolled site.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EnrolledSite {
+    /// The site.
+    pub site: SiteId,
+    /// Serial number of its certificate.
+    pub serial: String,
+    /// Whether that was revoked.
+    pub revoked: bool,
+    /// Milliseconds since it last said anything; null if it never did.
+    pub last_word_ms: Option<u64>,
+}
+
+/// A run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunStatus {
+    /// Its name.
+    pub run: RunId,
+    /// The plan's digest.
+    pub plan: Digest,
+    /// `running`, `finished` or `failed`.
+    pub state: RunPhase,
+    /// Why it failed, or what keeps it from going on just now.
+    pub because: Option<String>,
+    /// The model before any training.
+    pub first_model: Digest,
+    /// The newest model.
+    pub model: Digest,
+    /// Length of every model and every update, in bytes.
+    pub model_bytes: u64,
+    /// Rounds of the plan.
+    pub rounds_planned: u32,
+    /// Updates without which a round is abandoned.
+    pub quorum: usize,
+    /// When it was started: milliseconds since 1970, UTC.
+    pub started_at: Stamp,
+    /// The round that is open or being merged, if one is.
+    pub open: Option<OpenRound>,
+    /// How each invited site last said it goes; null for one that never said anything of this run.
+    pub sites: BTreeMap<SiteId, Option<SiteProgress>>,
+    /// Rounds that ended, in order; an abandoned try at a round has no model.
+    pub rounds: Vec<RoundStatus>,
+}
+
+/// How a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunPhase {
+    /// Its rounds go on.
+    Running,
+    /// All rounds are done.
+    Finished,
+    /// It ended before its last round.
+    Failed,
+}
+
+/// The round that is open.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OpenRound {
+    /// Its number.
+    pub round: RoundNumber,
+    /// The try at it, counted from 1.
+    pub attempt: u32,
+    /// `gathering`, `training` or `merging`.
+    pub state: OpenState,
+    /// The model it starts from.
+    pub base: Digest,
+    /// Time left when the server last noted it, in milliseconds; null while no deadline runs.
+    pub time_left_ms: Option<u64>,
+    /// Who has joined and not reported yet.
+    pub joined: Vec<SiteId>,
+    /// Whose update is stored.
+    pub reported: Vec<SiteId>,
+    /// Who declined.
+    pub declined: BTreeMap<SiteId, Decline>,
+}
+
+/// How an open round stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OpenState {
+    /// Fewer than a quorum have joined; no deadline runs.
+    Gathering,
+    /// The deadline runs.
+    Training,
+    /// The reports are frozen and being merged.
+    Merging,
+}
+
+/// How a site last said it goes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SiteProgress {
+    /// The round it works on.
+    pub round: Option<RoundNumber>,
+    /// `idle`, `awaiting-approval`, `fetching`, `indexing`, `training`, `sending`, `reported` or `declined`.
+    pub phase: String,
+    /// Why it declined.
+    pub declined: Option<Decline>,
+    /// Units done of the phase: optimizer steps, or bytes.
+    pub done: u64,
+    /// Units of the phase in all; 0 if unknown.
+    pub total: u64,
+    /// Latest loss.
+    pub loss: Option<f64>,
+    /// Latest teacher entropy, in nats.
+    pub teacher_entropy: Option<f64>,
+    /// Expected time to the end of the phase.
+    pub eta_ms: Option<u64>,
+    /// Milliseconds since it said so.
+    pub age_ms: u64,
+}
+
+/// A round that ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoundStatus {
+    /// Its number.
+    pub round: RoundNumber,
+    /// The try at it.
+    pub attempt: u32,
+    /// Whether it was merged.
+    pub merged: bool,
+    /// The model it started from.
+    pub base: Digest,
+    /// The model that came of it; null if it was abandoned.
+    pub model: Option<Digest>,
+    /// Milliseconds from its begin to its end.
+    pub took_ms: Option<u64>,
+    /// L2 norm of the merged delta.
+    pub delta_norm: Option<f64>,
+    /// Meters of the sites, averaged by share.
+    pub meters: Option<Meters>,
+    /// Who is in it.
+    pub sites: Vec<SitePart>,
+    /// Who is not, and why.
+    pub left_out: Vec<LeftOutSite>,
+}
+
+/// One site's part in a round.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SitePart {
+    /// The site.
+    pub site: SiteId,
+    /// Its share, as a fraction of the round; null if the round was abandoned.
+    pub share: Option<f64>,
+    /// Its share, as the integer that the sum was made with.
+    pub share_parts: Option<Share>,
+    /// Subjects trained on, rounded down to a multiple of 5.
+    pub subjects: u32,
+    /// Optimizer steps.
+    pub steps: u32,
+    /// How training went: loss, teacher_entropy, batch_entropy, rank_me.
+    #[serde(flatten)]
+    pub meters: Meters,
+    /// L2 norm of its delta.
+    pub delta_norm: Option<f64>,
+    /// Cosine of its delta to the merged delta.
+    pub cosine: Option<f64>,
+    /// Digest of its update.
+    pub update: Digest,
+    /// Length of its update, in bytes.
+    pub bytes: u64,
+}
+
+/// A site that is not in a round's merge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOutSite {
+    /// The site.
+    pub site: SiteId,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// The federation as the store has it, `now`.
+pub fn read(store: &dyn Store, now: Stamp) -> Result<Status, StoreError> {
+    let federation = store.federation()?;
+    let progress = store.progress()?;
+    let runs =
+        store.runs(0)?.iter().map(|record| run_status(store, record, &progress, now)).collect::<Result<_, _>>()?;
+    let sites = store.sites()?.into_iter().map(|record| {
+        let heard = progress.iter().filter(|said| said.site == record.site).map(|said| said.heard_at).max();
+        let last_word_ms = heard.map(|heard| milliseconds(now.since(heard)));
+        EnrolledSite { site: record.site, serial: record.serial, revoked: record.revoked, last_word_ms }
+    });
+    Ok(Status { federation: federation.name, address: federation.address, sites: sites.collect(), runs })
+}
+
+fn run_status(
+    store: &dyn Store,
+    record: &RunRecord,
+    progress: &[ProgressRecord],
+    now: Stamp,
+) -> Result<RunStatus, StoreError> {
+    let RunRecord { plan, state, trouble, .. } = record;
+    let run = plan.run();
+    let rounds = store.rounds(run)?;
+    let mut ended = Vec::new();
+    for round in &rounds {
+        let updates = store.updates(run, round.attempt.round)?;
+        ended.extend(ended_round(round, &updates));
+    }
+    let model = rounds.iter().rev().find_map(|round| match &round.state {
+        RoundState::Closed(_, merged) => Some(merged.model),
+        _ => None,
+    });
+    let open = rounds.last().map(|last| open_round(store, run, last)).transpose()?.flatten();
+    let (state, because) = match state {
+        RunState::Running => (RunPhase::Running, trouble.clone()),
+        RunState::Finished => (RunPhase::Finished, None),
+        RunState::Failed { because } => (RunPhase::Failed, Some(because.clone())),
+    };
+    let said = |site: &SiteId| {
+        let of_this_run = |said: &&ProgressRecord| {
+            said.site == *site && said.progress.work.as_ref().is_some_and(|(work, _)| work == run)
+        };
+        progress.iter().find(of_this_run).map(|said| site_progress(said, now))
+    };
+    let layout = crate::layout::Layout::of(&plan.signature);
+    Ok(RunStatus {
+        run: run.clone(),
+        plan: record.plan_digest,
+        state,
+        because,
+        first_model: plan.first_model,
+        model: model.unwrap_or(plan.first_model),
+        model_bytes: layout.map_or(0, |layout| layout.bytes()),
+        rounds_planned: plan.draft.rounds.count,
+        quorum: plan.draft.rounds.quorum,
+        started_at: record.started_at,
+        open,
+        sites: plan.draft.rounds.sites.iter().map(|site| (site.clone(), said(site))).collect(),
+        rounds: ended,
+    })
+}
+
+fn open_round(store: &dyn Store, run: &RunId, last: &RoundRecord) -> Result<Option<OpenRound>, StoreError> {
+    let state = match last.state {
+        RoundState::Gathering => OpenState::Gathering,
+        RoundState::Training => OpenState::Training,
+        RoundState::Merging(_) => OpenState::Merging,
+        RoundState::Closed(..) | RoundState::Abandoned(_) => return Ok(None),
+    };
+    let mut open = OpenRound {
+        round: last.attempt.round,
+        attempt: last.attempt.attempt,
+        state,
+        base: last.attempt.base,
+        time_left_ms: last.remaining.map(milliseconds),
+        joined: Vec::new(),
+        reported: Vec::new(),
+        declined: BTreeMap::new(),
+    };
+    for (site, word) in store.roll(run, last.attempt)? {
+        match word {
+            Word::Joined => open.joined.push(site),
+            Word::Reported(_) => open.reported.push(site),
+            Word::Declined(reason) => drop(open.declined.insert(site, reason)),
+        }
+    }
+    Ok(Some(open))
+}
+
+fn ended_round(round: &RoundRecord, updates: &BTreeMap<SiteId, UpdateRecord>) -> Option<RoundStatus> {
+    let (outcome, merged): (&Outcome, Option<&Merged>) = match &round.state {
+        RoundState::Closed(outcome, merged) => (outcome, Some(merged)),
+        RoundState::Abandoned(outcome) => (outcome, None),
+        RoundState::Gathering | RoundState::Training | RoundState::Merging(_) => return None,
+    };
+    let part = |site: &SiteId| {
+        let manifest = &updates.get(site)?.manifest;
+        let drift = merged.and_then(|merged| merged.sites.get(site));
+        Some(SitePart {
+            site: site.clone(),
+            share: drift.map(|drift| drift.fraction),
+            share_parts: drift.map(|drift| drift.share),
+            subjects: manifest.subjects,
+            steps: manifest.steps,
+            meters: manifest.meters,
+            delta_norm: drift.map(|drift| drift.norm),
+            cosine: drift.map(|drift| drift.cosine),
+            update: manifest.blob,
+            bytes: manifest.bytes,
+        })
+    };
+    let sites: Vec<SitePart> = outcome.reports.keys().filter_map(part).collect();
+    let left_out = outcome.left_out.iter();
+    Some(RoundStatus {
+        round: round.attempt.round,
+        attempt: round.attempt.attempt,
+        merged: merged.is_some(),
+        base: round.attempt.base,
+        model: merged.map(|merged| merged.model),
+        took_ms: round.ended_at.map(|ended| milliseconds(ended.since(round.began_at))),
+        delta_norm: merged.map(|merged| merged.norm),
+        meters: merged.map(|_| mean_meters(&sites)),
+        sites,
+        left_out: left_out
+            .map(|(site, reason)| LeftOutSite { site: site.clone(), reason: reason.to_string() })
+            .collect(),
+    })
+}
+
+fn mean_meters(sites: &[SitePart]) -> Meters {
+    let mean = |meter: fn(&Meters) -> f64| {
+        sites.iter().map(|part| part.share.unwrap_or_default() * meter(&part.meters)).sum::<f64>()
+    };
+    Meters {
+        loss: mean(|meters| meters.loss),
+        teacher_entropy: mean(|meters| meters.teacher_entropy),
+        batch_entropy: mean(|meters| meters.batch_entropy),
+        rank_me: mean(|meters| meters.rank_me),
+    }
+}
+
+fn site_progress(said: &ProgressRecord, now: Stamp) -> SiteProgress {
+    let progress = &said.progress;
+    let (phase, declined) = match progress.phase {
+        Phase::Idle => ("idle", None),
+        Phase::AwaitingApproval => ("awaiting-approval", None),
+        Phase::Fetching => ("fetching", None),
+        Phase::Indexing => ("indexing", None),
+        Phase::Training => ("training", None),
+        Phase::Sending => ("sending", None),
+        Phase::Reported => ("reported", None),
+        Phase::Declined(reason) => ("declined", Some(reason)),
+    };
+    SiteProgress {
+        round: progress.work.as_ref().map(|(_, round)| *round),
+        phase: phase.to_owned(),
+        declined,
+        done: progress.done,
+        total: progress.total,
+        loss: progress.loss,
+        teacher_entropy: progress.teacher_entropy,
+        eta_ms: progress.eta.map(milliseconds),
+        age_ms: milliseconds(now.since(said.heard_at)),
+    }
+}
+
+fn milliseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,165 @@
+//! Files named by what is in them: `blobs/<aa>/<sha256>`, never changed once there; and `tmp/`, for what is on its way.
+//!
+//! A blob appears by a rename after its bytes are durable, so whoever finds the name finds the whole file. Which blobs are
+//! wanted is the store's business, not this module's.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use common::Digest;
+
+use super::durable;
+
+/// The blobs of one state folder.
+#[derive(Clone, Debug)]
+pub struct Blobs {
+    root: PathBuf,
+}
+
+impl Blobs {
+    /// The blobs below a state folder; makes the folders.
+    pub fn open(state: &Path) -> io::Result<Self> {
+        let blobs = Self { root: state.to_owned() };
+        for folder in [blobs.folder(), blobs.tmp()] {
+            fs::create_dir_all(&folder)?;
+        }
+        durable::sync_folder(state)?;
+        Ok(blobs)
+    }
+
+    /// Where a blob is, if it is here.
+    pub fn path(&self, digest: Digest) -> PathBuf {
+        let name = digest.to_string();
+        self.folder().join(&name[..2]).join(name)
+    }
+
+    /// Opens a blob to read.
+    pub fn open_blob(&self, digest: Digest) -> io::Result<File> {
+        File::open(self.path(digest))
+    }
+
+    /// Length of a blob, if it is here.
+    pub fn length(&self, digest: Digest) -> Option<u64> {
+        fs::metadata(self.path(digest)).ok().map(|found| found.len())
+    }
+
+    /// Stores some bytes, durably.
+    pub fn put(&self, bytes: &[u8]) -> io::Result<Digest> {
+        let digest = Digest::of(bytes);
+        let beside = self.unfinished(&format!("put-{}-{digest}", std::process::id()));
+        let mut file = File::create(&beside)?;
+        file.write_all(bytes)?;
+        durable::sync_file(&file, &beside);
+        self.adopt(&beside, digest)?;
+        Ok(digest)
+    }
+
+    /// Gives a finished, synced file its name among the blobs, durably.
+    pub fn adopt(&self, finished: &Path, digest: Digest) -> io::Result<()> {
+        let path = self.path(digest);
+        let folder = path.parent().unwrap_or(&self.root);
+        if !folder.exists() {
+            fs::create_dir_all(folder)?;
+            durable::sync_folder(&self.folder())?;
+        }
+        fs::rename(finished, &path)?;
+        durable::sync_folder(folder)?;
+        durable::sync_folder(&self.tmp())
+    }
+
+    /// Removes a blob that nothing names any more. One that is not here is as good.
+    pub fn remove(&self, digest: Digest) -> io::Result<()> {
+        match fs::remove_file(self.path(digest)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// A new file for a merged model, with its path; an older one of that name is emptied.
+    pub fn begin_file(&self, name: &str) -> io::Result<(File, PathBuf)> {
+        let path = self.unfinished(name);
+        let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path)?;
+        Ok((file, path))
+    }
+
+    /// Opens an upload's file to go on with it, or makes it. Its name is durable afterwards.
+    pub fn open_part(&self, name: &str) -> io::Result<(File, PathBuf)> {
+        let path = self.unfinished(name);
+        let is_new = !path.exists();
+        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+        if is_new {
+            durable::sync_folder(&self.tmp())?;
+        }
+        Ok((file, path))
+    }
+
+    /// Removes an upload's file. One that is not here is as good.
+    pub fn remove_part(&self, name: &str) {
+        if let Err(error) = fs::remove_file(self.unfinished(name))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(name, %error, "an unfinished file could not be removed; it takes room until the next start");
+        }
+    }
+
+    /// Removes unfinished files of this server's earlier life, but for those that `keep` names.
+    pub fn sweep(&self, keep: impl Fn(&str) -> bool) -> io::Result<()> {
+        for entry in fs::read_dir(self.tmp())? {
+            let name = entry?.file_name();
+            let name = name.to_string_lossy();
+            // `put-` files may be another program's, at work right now.
+            if let Some(stem) = name.strip_suffix(".part")
+                && !stem.starts_with("put-")
+                && !keep(stem)
+            {
+                self.remove_part(stem);
+            }
+        }
+        Ok(())
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    fn unfinished(&self, name: &str) -> PathBuf {
+        self.tmp().join(format!("{name}.part"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_is_found_under_its_digest_and_only_whole() {
+        let state = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(state.path()).unwrap();
+        let digest = blobs.put(b"weights").unwrap();
+        assert_eq!(fs::read(blobs.path(digest)).unwrap(), b"weights");
+        assert_eq!(blobs.length(digest), Some(7));
+        assert_eq!(blobs.length(Digest::of(b"other")), None);
+        assert_eq!(fs::read_dir(state.path().join("tmp")).unwrap().count(), 0);
+        blobs.remove(digest).unwrap();
+        blobs.remove(digest).unwrap();
+    }
+
+    #[test]
+    fn a_sweep_spares_live_uploads_and_what_another_program_is_storing() {
+        let state = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(state.path()).unwrap();
+        for name in ["live", "stray", "put-1-x"] {
+            blobs.open_part(name).unwrap();
+        }
+        blobs.sweep(|name| name == "live").unwrap();
+        let mut left: Vec<_> =
+            fs::read_dir(state.path().join("tmp")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["live.part", "put-1-x.part"]);
+    }
+}

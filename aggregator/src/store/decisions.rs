@@ -1,0 +1,121 @@
+//! Decisions as rows: what [`crate::run`] said is to be done, written down inside a transaction.
+
+use common::{Digest, RunId, UpdateManifest};
+use rusqlite::{Connection, Transaction, params};
+
+use super::rows::{int, json};
+use super::{Details, StoreError, UpdateKey};
+use crate::clock::Stamp;
+use crate::round::{Heard, Word};
+use crate::run::{Attempt, RunAction};
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// Writes down one decision. What is written a second time must change nothing: a row that should be new or open and is
+/// not means that memory and disk disagree, and the transaction is given up.
+pub(super) fn write_action(
+    transaction: &Transaction<'_>,
+    run: &RunId,
+    action: &RunAction,
+    details: Details<'_>,
+    now: Stamp,
+) -> Result<()> {
+    let changed = match (action, details) {
+        (RunAction::Record(heard), details) => return write_word(transaction, run, heard, details, now),
+        (RunAction::Begin(Attempt { round, attempt, base }), _) => transaction.execute(
+            "INSERT INTO rounds (run, round, attempt, state, base, began_at_ms) VALUES (?1, ?2, ?3, 'gathering', ?4, ?5)",
+            params![run.as_str(), round.0, attempt, base.to_string(), int(now.0)],
+        )?,
+        (RunAction::ArmDeadline(Attempt { round, attempt, .. }), _) => transaction.execute(
+            "UPDATE rounds SET state = 'training' WHERE run = ?1 AND round = ?2 AND attempt = ?3 AND state = 'gathering'",
+            params![run.as_str(), round.0, attempt],
+        )?,
+        (RunAction::Freeze(Attempt { round, attempt, .. }, outcome), _) => transaction.execute(
+            "UPDATE rounds SET state = 'merging', outcome = ?4, remaining_ms = NULL, ended_at_ms = ?5 \
+             WHERE run = ?1 AND round = ?2 AND attempt = ?3 AND state IN ('gathering', 'training')",
+            params![run.as_str(), round.0, attempt, json(outcome)?, int(now.0)],
+        )?,
+        (RunAction::Abandon(Attempt { round, attempt, .. }, outcome), _) => transaction.execute(
+            "UPDATE rounds SET state = 'abandoned', outcome = ?4, remaining_ms = NULL, ended_at_ms = ?5 \
+             WHERE run = ?1 AND round = ?2 AND attempt = ?3 AND state IN ('gathering', 'training')",
+            params![run.as_str(), round.0, attempt, json(outcome)?, int(now.0)],
+        )?,
+        (RunAction::Publish(Attempt { round, attempt, .. }, model), Details::Merge(merged)) => transaction.execute(
+            "UPDATE rounds SET state = 'closed', model = ?4, merged = ?5, ended_at_ms = ?6 \
+             WHERE run = ?1 AND round = ?2 AND attempt = ?3 AND state = 'merging'",
+            params![run.as_str(), round.0, attempt, model.to_string(), json(merged)?, int(now.0)],
+        )?,
+        (RunAction::Finish { .. }, _) => transaction.execute(
+            "UPDATE runs SET state = 'finished', trouble = NULL WHERE run = ?1 AND state = 'running'",
+            [run.as_str()],
+        )?,
+        (RunAction::Fail { because }, _) => transaction.execute(
+            "UPDATE runs SET state = 'failed', because = ?2, trouble = NULL WHERE run = ?1 AND state = 'running'",
+            params![run.as_str(), because],
+        )?,
+        (RunAction::Publish(..), _) => 0,
+        (RunAction::Refuse(_), _) => return Ok(()),
+    };
+    if changed == 1 {
+        return Ok(());
+    }
+    Err(StoreError::Damaged(format!("run {run} is not in the state that this decision was made in: {action:?}")))
+}
+
+fn write_word(
+    transaction: &Transaction<'_>,
+    run: &RunId,
+    heard: &Heard,
+    details: Details<'_>,
+    now: Stamp,
+) -> Result<()> {
+    let decline = match (heard.word, details) {
+        (Word::Joined, _) => None,
+        (Word::Declined(reason), _) => Some(json(&reason)?),
+        (Word::Reported(_), Details::Update(manifest)) => return write_update(transaction, manifest, now),
+        (Word::Reported(_), _) => {
+            return Err(StoreError::Damaged(format!("a report of {} without its update", heard.site)));
+        }
+    };
+    // The open attempt is the last one.
+    transaction.execute(
+        "INSERT OR REPLACE INTO words (run, round, attempt, site, decline) \
+         SELECT ?1, ?2, MAX(attempt), ?3, ?4 FROM rounds WHERE run = ?1 AND round = ?2",
+        params![run.as_str(), heard.round.0, heard.site.as_str(), decline],
+    )?;
+    Ok(())
+}
+
+/// The row that makes an update count, if there is none yet; its upload is over.
+fn write_update(transaction: &Transaction<'_>, manifest: &UpdateManifest, now: Stamp) -> Result<()> {
+    let UpdateManifest { run, round, site, blob, bytes, .. } = manifest;
+    let added = transaction.execute(
+        "INSERT INTO updates (run, round, site, blob, bytes, manifest, received_at_ms) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
+        params![run.as_str(), round.0, site.as_str(), blob.to_string(), int(*bytes), json(manifest)?, int(now.0)],
+    )?;
+    if added == 0 {
+        return Err(StoreError::Damaged(format!("{site} has an update for round {round} of {run} already")));
+    }
+    forget_upload(transaction, &UpdateKey::of(manifest))
+}
+
+/// Whether an upload, a stored update or a round names a blob.
+pub(super) fn names(connection: &Connection, blob: Digest) -> Result<bool> {
+    Ok(connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM uploads WHERE blob = ?1) \
+         OR EXISTS (SELECT 1 FROM updates WHERE blob = ?1 AND retired = 0) \
+         OR EXISTS (SELECT 1 FROM rounds WHERE base = ?1 OR model = ?1)",
+        [blob.to_string()],
+        |row| row.get(0),
+    )?)
+}
+
+/// Forgets an upload.
+pub(super) fn forget_upload(transaction: &Transaction<'_>, key: &UpdateKey) -> Result<()> {
+    transaction.execute(
+        "DELETE FROM uploads WHERE run = ?1 AND round = ?2 AND site = ?3",
+        params![key.run.as_str(), key.round.0, key.site.as_str()],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,303 @@
+//! What outlives the process: who is enrolled, what runs there are, how their rounds go, what was acknowledged.
+//!
+//! Files are in [`blobs`]; everything else is behind the [`Store`] trait, whose embedded form is [`sqlite`]. A consortium
+//! that outgrows one machine puts another form behind the trait; nothing else changes. The store decides nothing: it
+//! writes down what [`crate::run`] decided, in one transaction a decision, and reads it back.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::{Digest, FederationName, Plan, Progress, RoundNumber, RunId, SiteId, UpdateManifest};
+
+use crate::aggregation::Merged;
+use crate::clock::Stamp;
+use crate::round::{Outcome, Roll};
+use crate::run::{Attempt, RunAction};
+
+pub mod blobs;
+mod decisions;
+pub(crate) mod durable;
+pub mod lock;
+mod rows;
+pub mod sqlite;
+
+pub use blobs::Blobs;
+pub use lock::StateLock;
+pub use sqlite::SqliteStore;
+
+/// Why the store could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The folder holds no federation.
+    #[error("{0} holds no federation: make one with `aggregator init`")]
+    NoFederation(PathBuf),
+    /// The folder holds one already.
+    #[error("{0} holds a federation already: use another folder; nothing was changed")]
+    AlreadyThere(PathBuf),
+    /// Written by another version.
+    #[error("{path} has schema version {found}, this program reads {expected}: use the version that wrote it")]
+    Version {
+        /// The state folder.
+        path: PathBuf,
+        /// What it has.
+        found: i64,
+        /// What is read here.
+        expected: i64,
+    },
+    /// A run of that name exists.
+    #[error("there is a run {0} already: give the plan another `run`")]
+    RunExists(RunId),
+    /// The token is unknown, used, expired, or for another site.
+    #[error("{0}")]
+    Token(&'static str),
+    /// The disk is full.
+    #[error("the disk is full: free some room below the state folder")]
+    Full,
+    /// What is stored cannot be read back.
+    #[error("the state is damaged: {0}; restore the state folder from a backup")]
+    Damaged(String),
+    /// The database said no.
+    #[error("the database: {0}")]
+    Database(rusqlite::Error),
+}
+
+/// The federation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FederationRecord {
+    /// Its name.
+    pub name: FederationName,
+    /// Where sites reach it: host:port, as it stands in invitations.
+    pub address: String,
+    /// When it was made.
+    pub created_at: Stamp,
+}
+
+/// An enrolled site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteRecord {
+    /// The site.
+    pub site: SiteId,
+    /// Serial number of its certificate: the newest one, the only one that counts.
+    pub serial: String,
+    /// When it enrolled.
+    pub enrolled_at: Stamp,
+    /// Whether its certificate was revoked.
+    pub revoked: bool,
+}
+
+/// A certificate as it was issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// The certificate.
+    pub certificate_pem: String,
+    /// Its serial number.
+    pub serial: String,
+}
+
+/// A run as it is written down.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunRecord {
+    /// Order of start.
+    pub ordinal: i64,
+    /// Its plan.
+    pub plan: Plan,
+    /// The plan's canonical bytes, as sites approve them.
+    pub plan_bytes: Vec<u8>,
+    /// The plan's digest.
+    pub plan_digest: Digest,
+    /// When it was started.
+    pub started_at: Stamp,
+    /// How it stands.
+    pub state: RunState,
+    /// What keeps it from going on just now.
+    pub trouble: Option<String>,
+}
+
+/// How a run stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// Its rounds go on.
+    Running,
+    /// All rounds are done.
+    Finished,
+    /// It ended before its last round.
+    Failed {
+        /// Why.
+        because: String,
+    },
+}
+
+/// A try at a round, as it is written down.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoundRecord {
+    /// Which.
+    pub attempt: Attempt,
+    /// How it stands.
+    pub state: RoundState,
+    /// When it began.
+    pub began_at: Stamp,
+    /// When it ended.
+    pub ended_at: Option<Stamp>,
+    /// Time that was left when it was last noted, once the deadline runs.
+    pub remaining: Option<Duration>,
+}
+
+/// How a round stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RoundState {
+    /// Fewer than a quorum have joined.
+    Gathering,
+    /// The deadline runs.
+    Training,
+    /// The set is frozen.
+    Merging(Outcome),
+    /// Merged.
+    Closed(Outcome, Merged),
+    /// Ended without a merge.
+    Abandoned(Outcome),
+}
+
+/// An acknowledged update.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpdateRecord {
+    /// What was said of it.
+    pub manifest: UpdateManifest,
+    /// When it was acknowledged.
+    pub received_at: Stamp,
+}
+
+/// What a site last said of how it goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProgressRecord {
+    /// Who.
+    pub site: SiteId,
+    /// What.
+    pub progress: Progress,
+    /// When.
+    pub heard_at: Stamp,
+}
+
+/// An upload on its way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UploadRecord {
+    /// What was announced.
+    pub manifest: UpdateManifest,
+    /// Bytes that survive a power cut.
+    pub durable: u64,
+}
+
+/// Which update: the key that has one digest for ever.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UpdateKey {
+    /// The run.
+    pub run: RunId,
+    /// The round.
+    pub round: RoundNumber,
+    /// The site.
+    pub site: SiteId,
+}
+
+impl UpdateKey {
+    /// The key of an announced update.
+    pub fn of(manifest: &UpdateManifest) -> Self {
+        Self { run: manifest.run.clone(), round: manifest.round, site: manifest.site.clone() }
+    }
+}
+
+/// What belongs to actions that are written down.
+#[derive(Clone, Copy, Debug)]
+pub enum Details<'a> {
+    /// Nothing.
+    None,
+    /// The update of a site's report.
+    Update(&'a UpdateManifest),
+    /// What came of the merge.
+    Merge(&'a Merged),
+}
+
+/// The durable state of one federation. Every method is one transaction.
+pub trait Store: Send + Sync + std::fmt::Debug {
+    /// The federation.
+    fn federation(&self) -> Result<FederationRecord, StoreError>;
+
+    /// Remembers an invitation by the hash of its token.
+    fn invite(&self, token: Digest, site: &SiteId, expires_at: Stamp) -> Result<(), StoreError>;
+
+    /// Exchanges a token for a certificate: burns it and writes down what `issue` made, together. The same token with the
+    /// same request gets the same certificate again, so that a lost answer costs nothing.
+    fn redeem(
+        &self,
+        token: Digest,
+        site: &SiteId,
+        request: Digest,
+        now: Stamp,
+        issue: &mut dyn FnMut() -> Result<Issued, StoreError>,
+    ) -> Result<Issued, StoreError>;
+
+    /// The enrolled sites.
+    fn sites(&self) -> Result<Vec<SiteRecord>, StoreError>;
+
+    /// Revokes a site's certificate; says whether there was one.
+    fn revoke(&self, site: &SiteId, now: Stamp) -> Result<bool, StoreError>;
+
+    /// Starts a run; its first model is stored by `place`, whose name nothing can take away in between.
+    fn start_run(
+        &self,
+        plan: &Plan,
+        now: Stamp,
+        place: &mut dyn FnMut() -> Result<(), StoreError>,
+    ) -> Result<(), StoreError>;
+
+    /// All runs, in the order of their start, but for the first `skip`.
+    fn runs(&self, skip: usize) -> Result<Vec<RunRecord>, StoreError>;
+
+    /// All tries at all rounds of a run, in their order.
+    fn rounds(&self, run: &RunId) -> Result<Vec<RoundRecord>, StoreError>;
+
+    /// Everybody's last word in a try at a round.
+    fn roll(&self, run: &RunId, attempt: Attempt) -> Result<Roll, StoreError>;
+
+    /// The acknowledged updates of a round.
+    fn updates(&self, run: &RunId, round: RoundNumber) -> Result<BTreeMap<SiteId, UpdateRecord>, StoreError>;
+
+    /// Writes down what was decided.
+    fn record(&self, run: &RunId, actions: &[RunAction], details: Details<'_>, now: Stamp) -> Result<(), StoreError>;
+
+    /// Notes how much time a round has left.
+    fn note_remaining(&self, run: &RunId, attempt: Attempt, remaining: Duration) -> Result<(), StoreError>;
+
+    /// Notes what keeps a run from going on, or that nothing does.
+    fn note_trouble(&self, run: &RunId, trouble: Option<&str>) -> Result<(), StoreError>;
+
+    /// Announces an upload, in the place of another one of the same key. False if uploads and stored updates would take
+    /// more than `room` bytes.
+    fn begin_upload(&self, manifest: &UpdateManifest, room: u64) -> Result<bool, StoreError>;
+
+    /// Uploads on their way.
+    fn uploads(&self) -> Result<Vec<UploadRecord>, StoreError>;
+
+    /// Notes how many bytes of an upload survive a power cut.
+    fn note_durable(&self, key: &UpdateKey, bytes: u64) -> Result<(), StoreError>;
+
+    /// Forgets an upload.
+    fn forget_upload(&self, key: &UpdateKey) -> Result<(), StoreError>;
+
+    /// Whether an upload, a stored update or a round names a blob.
+    fn names(&self, blob: Digest) -> Result<bool, StoreError>;
+
+    /// Gives `remove` every blob of an update that none of the last `keep` merged rounds of a run needs and no other
+    /// record names, and stops counting them against the room.
+    fn retire_updates(
+        &self,
+        run: &RunId,
+        keep: u32,
+        remove: &mut dyn FnMut(Digest) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError>;
+
+    /// Notes what a site says of how it goes. The one thing that may be lost in a power cut.
+    fn note_progress(&self, site: &SiteId, progress: &Progress, now: Stamp) -> Result<(), StoreError>;
+
+    /// What the sites last said, for each run they said it of.
+    fn progress(&self) -> Result<Vec<ProgressRecord>, StoreError>;
+}

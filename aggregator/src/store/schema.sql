@@ -1,0 +1,94 @@
+-- The aggregator's state. Digests are hexadecimal text and details are JSON, so that `sqlite3 state.db` can audit it.
+-- Times end in _ms: milliseconds since 1970, UTC.
+
+CREATE TABLE federation (
+    name          TEXT NOT NULL,
+    address       TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL
+) STRICT;
+
+-- Invitations: the SHA-256 of each token, never the token.
+CREATE TABLE tokens (
+    hash          TEXT PRIMARY KEY,
+    site          TEXT NOT NULL,
+    expires_at_ms INTEGER NOT NULL,
+    used_at_ms    INTEGER,
+    request       TEXT,           -- digest of the signing request that used it
+    certificate   TEXT,           -- what was issued for it
+    serial        TEXT
+) STRICT;
+
+CREATE TABLE sites (
+    site           TEXT PRIMARY KEY,
+    serial         TEXT NOT NULL, -- of the newest certificate, the only one that counts
+    enrolled_at_ms INTEGER NOT NULL,
+    revoked_at_ms  INTEGER
+) STRICT;
+
+CREATE TABLE runs (
+    ordinal       INTEGER PRIMARY KEY,
+    run           TEXT NOT NULL UNIQUE,
+    plan          BLOB NOT NULL,  -- canonical bytes
+    plan_digest   TEXT NOT NULL,
+    started_at_ms INTEGER NOT NULL,
+    state         TEXT NOT NULL CHECK (state IN ('running', 'finished', 'failed')),
+    because       TEXT,
+    trouble       TEXT
+) STRICT;
+
+CREATE TABLE rounds (
+    run          TEXT NOT NULL REFERENCES runs (run),
+    round        INTEGER NOT NULL,
+    attempt      INTEGER NOT NULL,
+    state        TEXT NOT NULL CHECK (state IN ('gathering', 'training', 'merging', 'closed', 'abandoned')),
+    base         TEXT NOT NULL,
+    model        TEXT,
+    remaining_ms INTEGER,
+    began_at_ms  INTEGER NOT NULL,
+    ended_at_ms  INTEGER,
+    outcome      TEXT,            -- who reported, who is left out and why: frozen with the set
+    merged       TEXT,            -- shares, norms and cosines
+    PRIMARY KEY (run, round, attempt)
+) STRICT;
+
+-- What a site said in a try at a round, beside reporting.
+CREATE TABLE words (
+    run     TEXT NOT NULL,
+    round   INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    site    TEXT NOT NULL,
+    decline TEXT,                 -- the reason; null if it joined
+    PRIMARY KEY (run, round, attempt, site)
+) STRICT;
+
+-- Acknowledged updates. The key has one digest for ever.
+CREATE TABLE updates (
+    run            TEXT NOT NULL,
+    round          INTEGER NOT NULL,
+    site           TEXT NOT NULL,
+    blob           TEXT NOT NULL,
+    bytes          INTEGER NOT NULL,
+    manifest       TEXT NOT NULL,
+    received_at_ms INTEGER NOT NULL,
+    retired        INTEGER NOT NULL DEFAULT 0, -- 1: its file is gone
+    PRIMARY KEY (run, round, site)
+) STRICT;
+
+CREATE TABLE uploads (
+    run           TEXT NOT NULL,
+    round         INTEGER NOT NULL,
+    site          TEXT NOT NULL,
+    blob          TEXT NOT NULL,
+    bytes         INTEGER NOT NULL,
+    manifest      TEXT NOT NULL,
+    durable_bytes INTEGER NOT NULL,
+    PRIMARY KEY (run, round, site)
+) STRICT;
+
+CREATE TABLE progress (
+    site        TEXT NOT NULL,
+    run         TEXT NOT NULL,    -- empty when idle
+    progress    TEXT NOT NULL,
+    heard_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (site, run)
+) STRICT;

@@ -1,0 +1,457 @@
+//! The embedded store: one SQLite file, write-ahead log, synced at every commit.
+//!
+//! The server and the operator's commands open the same file; every write takes the write lock first, so that neither
+//! reads what the other is about to change. A commit that could not be synced ends the process.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use common::{Digest, Plan, Progress, RoundNumber, RunId, SiteId, UpdateManifest};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, ffi, params};
+
+use super::decisions::{forget_upload, names, write_action};
+use super::rows::{from_json, int, json, maybe_number, number, parsed, small, stamp};
+use super::{
+    Details, FederationRecord, Issued, ProgressRecord, RoundRecord, RoundState, RunRecord, RunState, SiteRecord, Store,
+    StoreError, UpdateKey, UpdateRecord, UploadRecord, durable,
+};
+use crate::clock::Stamp;
+use crate::round::{Roll, Word};
+use crate::run::{Attempt, RunAction};
+
+/// Raised with every change of the tables.
+const VERSION: i64 = 1;
+const SCHEMA: &str = include_str!("schema.sql");
+/// Longest wait for another program's write.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// The store in a state folder.
+#[derive(Debug)]
+pub struct SqliteStore {
+    /// Synced at every commit.
+    main: Mutex<Connection>,
+    /// Synced with the next commit of the other: progress is said every second and may be lost.
+    relaxed: Mutex<Connection>,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match &error {
+            rusqlite::Error::SqliteFailure(failure, _)
+                if [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC].contains(&failure.extended_code) =>
+            {
+                durable::abort("fsync of the database", &error)
+            }
+            rusqlite::Error::SqliteFailure(failure, _) if failure.code == ErrorCode::DiskFull => Self::Full,
+            rusqlite::Error::SqliteFailure(failure, _)
+                if matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) =>
+            {
+                Self::Damaged(error.to_string())
+            }
+            _ => Self::Database(error),
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+impl SqliteStore {
+    /// Makes the store of a new federation.
+    pub fn create(state: &Path, federation: &FederationRecord) -> Result<Self> {
+        let path = path(state);
+        if path.exists() {
+            return Err(StoreError::AlreadyThere(state.to_owned()));
+        }
+        let mut connection = connect(&path, "FULL")?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+        transaction.execute_batch(SCHEMA)?;
+        let FederationRecord { name, address, created_at } = federation;
+        transaction.execute(
+            "INSERT INTO federation (name, address, created_at_ms) VALUES (?1, ?2, ?3)",
+            params![name.as_str(), address, int(created_at.0)],
+        )?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+        transaction.commit()?;
+        Self::open(state)
+    }
+
+    /// Opens the store of a state folder.
+    pub fn open(state: &Path) -> Result<Self> {
+        let path = path(state);
+        if !path.exists() {
+            return Err(StoreError::NoFederation(state.to_owned()));
+        }
+        let main = connect(&path, "FULL")?;
+        let found = main.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if found != VERSION {
+            return Err(StoreError::Version { path: state.to_owned(), found, expected: VERSION });
+        }
+        let relaxed = connect(&path, "NORMAL")?;
+        Ok(Self { main: Mutex::new(main), relaxed: Mutex::new(relaxed) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A panic in another thread rolled its transaction back; the connection itself is sound.
+        self.main.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes in one transaction that has the write lock from its beginning.
+    fn write<T>(&self, body: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = body(&transaction)?;
+        transaction.commit()?;
+        Ok(value)
+    }
+
+    /// All rows of a query, each read by `read`, which may find damage.
+    fn all<T>(
+        &self,
+        sql: &str,
+        parameters: impl rusqlite::Params,
+        mut read: impl FnMut(&Row<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let connection = self.lock();
+        let mut statement = connection.prepare_cached(sql)?;
+        let mut rows = statement.query(parameters)?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            all.push(read(row)?);
+        }
+        Ok(all)
+    }
+}
+
+fn path(state: &Path) -> PathBuf {
+    state.join("state.db")
+}
+
+fn connect(path: &Path, synchronous: &str) -> Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    Ok(connection)
+}
+
+impl Store for SqliteStore {
+    fn federation(&self) -> Result<FederationRecord> {
+        let connection = self.lock();
+        let read =
+            |row: &Row<'_>| Ok((row.get::<_, String>("name")?, row.get("address")?, stamp(row, "created_at_ms")?));
+        let (name, address, created_at) = connection.query_row("SELECT * FROM federation", [], read)?;
+        Ok(FederationRecord { name: parsed("federation.name", &name)?, address, created_at })
+    }
+
+    fn invite(&self, token: Digest, site: &SiteId, expires_at: Stamp) -> Result<()> {
+        self.write(|transaction| {
+            transaction.execute(
+                "INSERT INTO tokens (hash, site, expires_at_ms) VALUES (?1, ?2, ?3)",
+                params![token.to_string(), site.as_str(), int(expires_at.0)],
+            )?;
+            Ok(())
+        })
+    }
+
+    fn redeem(
+        &self,
+        token: Digest,
+        site: &SiteId,
+        request: Digest,
+        now: Stamp,
+        issue: &mut dyn FnMut() -> Result<Issued>,
+    ) -> Result<Issued> {
+        self.write(|transaction| {
+            let found = transaction
+                .query_row("SELECT * FROM tokens WHERE hash = ?1", [token.to_string()], Token::read)
+                .optional()?;
+            let Some(found) = found.filter(|found| found.site == site.as_str()) else {
+                // One answer for both, so that a guess learns nothing.
+                return Err(StoreError::Token("unknown, or for another site"));
+            };
+            if found.expires_at <= now {
+                return Err(StoreError::Token("expired"));
+            }
+            if let Some((used_by, issued)) = found.used {
+                return if used_by == request.to_string() {
+                    Ok(issued)
+                } else {
+                    Err(StoreError::Token("used already"))
+                };
+            }
+            let issued = issue()?;
+            transaction.execute(
+                "UPDATE tokens SET used_at_ms = ?2, request = ?3, certificate = ?4, serial = ?5 WHERE hash = ?1",
+                params![token.to_string(), int(now.0), request.to_string(), issued.certificate_pem, issued.serial],
+            )?;
+            transaction.execute(
+                "INSERT INTO sites (site, serial, enrolled_at_ms) VALUES (?1, ?2, ?3) ON CONFLICT (site) DO UPDATE \
+                 SET serial = excluded.serial, enrolled_at_ms = excluded.enrolled_at_ms, revoked_at_ms = NULL",
+                params![site.as_str(), issued.serial, int(now.0)],
+            )?;
+            Ok(issued)
+        })
+    }
+
+    fn sites(&self) -> Result<Vec<SiteRecord>> {
+        self.all("SELECT * FROM sites ORDER BY site", [], |row| {
+            Ok(SiteRecord {
+                site: parsed("sites.site", &row.get::<_, String>("site")?)?,
+                serial: row.get("serial")?,
+                enrolled_at: stamp(row, "enrolled_at_ms")?,
+                revoked: row.get::<_, Option<i64>>("revoked_at_ms")?.is_some(),
+            })
+        })
+    }
+
+    fn revoke(&self, site: &SiteId, now: Stamp) -> Result<bool> {
+        self.write(|transaction| {
+            let changed = transaction.execute(
+                "UPDATE sites SET revoked_at_ms = ?2 WHERE site = ?1 AND revoked_at_ms IS NULL",
+                params![site.as_str(), int(now.0)],
+            )?;
+            Ok(changed > 0)
+        })
+    }
+
+    fn start_run(&self, plan: &Plan, now: Stamp, place: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        self.write(|transaction| {
+            let run = plan.run();
+            let exists =
+                transaction.query_row("SELECT 1 FROM runs WHERE run = ?1", [run.as_str()], |_| Ok(())).optional()?;
+            if exists.is_some() {
+                return Err(StoreError::RunExists(run.clone()));
+            }
+            place()?;
+            transaction.execute(
+                "INSERT INTO runs (run, plan, plan_digest, started_at_ms, state) VALUES (?1, ?2, ?3, ?4, 'running')",
+                params![run.as_str(), plan.canonical_bytes(), plan.digest().to_string(), int(now.0)],
+            )?;
+            let (_, actions) = crate::run::Run::begin(plan.first_model);
+            actions.iter().try_for_each(|action| write_action(transaction, run, action, Details::None, now))
+        })
+    }
+
+    fn runs(&self, skip: usize) -> Result<Vec<RunRecord>> {
+        self.all("SELECT * FROM runs ORDER BY ordinal LIMIT -1 OFFSET ?1", [int(skip as u64)], |row| {
+            let plan_bytes: Vec<u8> = row.get("plan")?;
+            let plan_digest = parsed("runs.plan_digest", &row.get::<_, String>("plan_digest")?)?;
+            let plan = Plan::from_agreed_bytes(&plan_bytes, plan_digest)
+                .map_err(|error| StoreError::Damaged(error.to_string()))?;
+            let because: Option<String> = row.get("because")?;
+            let state = match row.get::<_, String>("state")?.as_str() {
+                "running" => RunState::Running,
+                "finished" => RunState::Finished,
+                _ => RunState::Failed { because: because.unwrap_or_default() },
+            };
+            Ok(RunRecord {
+                ordinal: row.get("ordinal")?,
+                plan,
+                plan_bytes,
+                plan_digest,
+                started_at: stamp(row, "started_at_ms")?,
+                state,
+                trouble: row.get("trouble")?,
+            })
+        })
+    }
+
+    fn rounds(&self, run: &RunId) -> Result<Vec<RoundRecord>> {
+        self.all("SELECT * FROM rounds WHERE run = ?1 ORDER BY round, attempt", [run.as_str()], |row| {
+            let outcome = || -> Result<_> {
+                let text: Option<String> = row.get("outcome")?;
+                from_json("rounds.outcome", &text.unwrap_or_default())
+            };
+            let state = match row.get::<_, String>("state")?.as_str() {
+                "gathering" => RoundState::Gathering,
+                "training" => RoundState::Training,
+                "merging" => RoundState::Merging(outcome()?),
+                "abandoned" => RoundState::Abandoned(outcome()?),
+                _ => {
+                    let merged: Option<String> = row.get("merged")?;
+                    RoundState::Closed(outcome()?, from_json("rounds.merged", &merged.unwrap_or_default())?)
+                }
+            };
+            Ok(RoundRecord {
+                attempt: Attempt {
+                    round: RoundNumber(small(row, "round")?),
+                    attempt: small(row, "attempt")?,
+                    base: parsed("rounds.base", &row.get::<_, String>("base")?)?,
+                },
+                state,
+                began_at: stamp(row, "began_at_ms")?,
+                ended_at: maybe_number(row, "ended_at_ms")?.map(Stamp),
+                remaining: maybe_number(row, "remaining_ms")?.map(Duration::from_millis),
+            })
+        })
+    }
+
+    fn roll(&self, run: &RunId, attempt: Attempt) -> Result<Roll> {
+        let said = self.all(
+            "SELECT site, decline FROM words WHERE run = ?1 AND round = ?2 AND attempt = ?3",
+            params![run.as_str(), attempt.round.0, attempt.attempt],
+            |row| {
+                let site = parsed("words.site", &row.get::<_, String>("site")?)?;
+                let word = match row.get::<_, Option<String>>("decline")? {
+                    None => Word::Joined,
+                    Some(reason) => Word::Declined(from_json("words.decline", &reason)?),
+                };
+                Ok((site, word))
+            },
+        )?;
+        let mut roll: Roll = said.into_iter().collect();
+        let updates = self.updates(run, attempt.round)?;
+        roll.extend(updates.into_iter().map(|(site, update)| (site, Word::Reported(update.manifest.blob))));
+        Ok(roll)
+    }
+
+    fn updates(&self, run: &RunId, round: RoundNumber) -> Result<BTreeMap<SiteId, UpdateRecord>> {
+        let all = self.all(
+            "SELECT manifest, received_at_ms FROM updates WHERE run = ?1 AND round = ?2",
+            params![run.as_str(), round.0],
+            |row| {
+                let manifest: UpdateManifest = from_json("updates.manifest", &row.get::<_, String>("manifest")?)?;
+                let received_at = stamp(row, "received_at_ms")?;
+                Ok((manifest.site.clone(), UpdateRecord { manifest, received_at }))
+            },
+        )?;
+        Ok(all.into_iter().collect())
+    }
+
+    fn record(&self, run: &RunId, actions: &[RunAction], details: Details<'_>, now: Stamp) -> Result<()> {
+        self.write(|transaction| {
+            actions.iter().try_for_each(|action| write_action(transaction, run, action, details, now))
+        })
+    }
+
+    fn note_remaining(&self, run: &RunId, attempt: Attempt, remaining: Duration) -> Result<()> {
+        let connection = self.relaxed.lock().unwrap_or_else(PoisonError::into_inner);
+        connection.execute(
+            "UPDATE rounds SET remaining_ms = ?4 WHERE run = ?1 AND round = ?2 AND attempt = ?3",
+            params![run.as_str(), attempt.round.0, attempt.attempt, int(remaining.as_millis() as u64)],
+        )?;
+        Ok(())
+    }
+
+    fn note_trouble(&self, run: &RunId, trouble: Option<&str>) -> Result<()> {
+        self.write(|transaction| {
+            transaction.execute("UPDATE runs SET trouble = ?2 WHERE run = ?1", params![run.as_str(), trouble])?;
+            Ok(())
+        })
+    }
+
+    fn begin_upload(&self, manifest: &UpdateManifest, room: u64) -> Result<bool> {
+        let UpdateManifest { run, round, site, blob, bytes, .. } = manifest;
+        self.write(|transaction| {
+            let taken: i64 = transaction.query_row(
+                "SELECT (SELECT COALESCE(SUM(bytes), 0) FROM uploads WHERE (run, round, site) <> (?1, ?2, ?3)) \
+                 + (SELECT COALESCE(SUM(bytes), 0) FROM updates WHERE retired = 0)",
+                params![run.as_str(), round.0, site.as_str()],
+                |row| row.get(0),
+            )?;
+            if taken.saturating_add(int(*bytes)) > int(room) {
+                return Ok(false);
+            }
+            transaction.execute(
+                "INSERT OR REPLACE INTO uploads (run, round, site, blob, bytes, manifest, durable_bytes) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)",
+                params![run.as_str(), round.0, site.as_str(), blob.to_string(), int(*bytes), json(manifest)?],
+            )?;
+            Ok(true)
+        })
+    }
+
+    fn uploads(&self) -> Result<Vec<UploadRecord>> {
+        self.all("SELECT * FROM uploads ORDER BY run, round, site", [], |row| {
+            let manifest = from_json("uploads.manifest", &row.get::<_, String>("manifest")?)?;
+            Ok(UploadRecord { manifest, durable: number(row, "durable_bytes")? })
+        })
+    }
+
+    fn note_durable(&self, key: &UpdateKey, bytes: u64) -> Result<()> {
+        self.write(|transaction| {
+            transaction.execute(
+                "UPDATE uploads SET durable_bytes = ?4 WHERE run = ?1 AND round = ?2 AND site = ?3",
+                params![key.run.as_str(), key.round.0, key.site.as_str(), int(bytes)],
+            )?;
+            Ok(())
+        })
+    }
+
+    fn forget_upload(&self, key: &UpdateKey) -> Result<()> {
+        self.write(|transaction| forget_upload(transaction, key))
+    }
+
+    fn names(&self, blob: Digest) -> Result<bool> {
+        names(&self.lock(), blob)
+    }
+
+    fn retire_updates(&self, run: &RunId, keep: u32, remove: &mut dyn FnMut(Digest) -> Result<()>) -> Result<()> {
+        self.write(|transaction| {
+            let last: Option<u32> = transaction.query_row(
+                "SELECT MAX(round) FROM rounds WHERE run = ?1 AND state = 'closed'",
+                [run.as_str()],
+                |row| row.get(0),
+            )?;
+            let Some(up_to) = last.and_then(|last| last.checked_sub(keep)) else { return Ok(()) };
+            let mut statement =
+                transaction.prepare("SELECT blob FROM updates WHERE run = ?1 AND round <= ?2 AND retired = 0")?;
+            let blobs: Vec<String> = statement
+                .query_map(params![run.as_str(), up_to], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
+            transaction.execute(
+                "UPDATE updates SET retired = 1 WHERE run = ?1 AND round <= ?2 AND retired = 0",
+                params![run.as_str(), up_to],
+            )?;
+            for blob in blobs {
+                let blob = parsed("updates.blob", &blob)?;
+                if !names(transaction, blob)? {
+                    remove(blob)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn note_progress(&self, site: &SiteId, progress: &Progress, now: Stamp) -> Result<()> {
+        let run = progress.work.as_ref().map(|(run, _)| run.as_str()).unwrap_or_default();
+        let connection = self.relaxed.lock().unwrap_or_else(PoisonError::into_inner);
+        connection.execute(
+            "INSERT OR REPLACE INTO progress (site, run, progress, heard_at_ms) VALUES (?1, ?2, ?3, ?4)",
+            params![site.as_str(), run, json(progress)?, int(now.0)],
+        )?;
+        Ok(())
+    }
+
+    fn progress(&self) -> Result<Vec<ProgressRecord>> {
+        self.all("SELECT * FROM progress ORDER BY site, run", [], |row| {
+            Ok(ProgressRecord {
+                site: parsed("progress.site", &row.get::<_, String>("site")?)?,
+                progress: from_json("progress.progress", &row.get::<_, String>("progress")?)?,
+                heard_at: stamp(row, "heard_at_ms")?,
+            })
+        })
+    }
+}
+
+struct Token {
+    site: String,
+    expires_at: Stamp,
+    used: Option<(String, Issued)>,
+}
+
+impl Token {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let request: Option<String> = row.get("request")?;
+        let used = match request {
+            None => None,
+            Some(request) => {
+                Some((request, Issued { certificate_pem: row.get("certificate")?, serial: row.get("serial")? }))
+            }
+        };
+        Ok(Self { site: row.get("site")?, expires_at: stamp(row, "expires_at_ms")?, used })
+    }
+}

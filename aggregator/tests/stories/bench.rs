@@ -1,0 +1,216 @@
+//! A federation in a temporary folder, with a clock that a test moves by hand.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aggregator::clock::{Clock, Stamp};
+use aggregator::federation::{Federation, Limits, UploadState};
+use aggregator::status::{self, RunStatus, Status};
+use aggregator::store::sqlite::SqliteStore;
+use aggregator::store::{Blobs, FederationRecord, Store, UpdateKey};
+use common::{
+    Digest, Directive, Meters, NamedTensors, Phase, Plan, PlanDraft, Progress, Refusal, RoundNumber, RunId, SiteId,
+    UpdateManifest,
+};
+
+/// Time that passes when a test says so.
+#[derive(Debug, Default)]
+pub(crate) struct HandClock(Mutex<Duration>);
+
+impl HandClock {
+    pub(crate) fn pass(&self, duration: Duration) {
+        *self.0.lock().unwrap() += duration;
+    }
+}
+
+impl Clock for HandClock {
+    fn elapsed(&self) -> Duration {
+        *self.0.lock().unwrap()
+    }
+
+    fn wall(&self) -> Stamp {
+        Stamp(1_700_000_000_000).after(self.elapsed())
+    }
+}
+
+pub(crate) const ROOMY: Limits = Limits { spool_bytes: 1 << 30, keep_updates_of_rounds: 2 };
+
+pub(crate) struct Bench {
+    pub(crate) clock: Arc<HandClock>,
+    pub(crate) limits: Limits,
+    folder: tempfile::TempDir,
+    federation: Option<Federation>,
+}
+
+/// A model of two tensors, `values` in all.
+pub(crate) fn weights(values: usize, value: impl Fn(usize) -> f32) -> NamedTensors {
+    let mut weights = NamedTensors::new();
+    weights.insert("backbone.weight", vec![values - 3], (0..values - 3).map(&value).collect());
+    weights.insert("center", vec![1, 3], (values - 3..values).map(&value).collect());
+    weights
+}
+
+pub(crate) fn plan_draft(run: &str, sites: &[&str], quorum: usize, rounds: u32, attempts: u32) -> PlanDraft {
+    let text = format!(
+        "run = {run:?}\n[training]\nsteps_per_round = 10\nepoch_steps = 10\nbatch_size = 4\n\
+         [rounds]\ncount = {rounds}\nsites = {sites:?}\nquorum = {quorum}\ndeadline_s = 60\nattempts = {attempts}\n\
+         [aggregation]\nshare_cap = 1.0\n"
+    );
+    toml::from_str(&text).unwrap()
+}
+
+impl Bench {
+    /// A federation without a run.
+    pub(crate) fn empty() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let record =
+            FederationRecord { name: "test".parse().unwrap(), address: "localhost:1".to_owned(), created_at: Stamp(0) };
+        SqliteStore::create(folder.path(), &record).unwrap();
+        let bench = Self { clock: Arc::default(), limits: ROOMY, folder, federation: None };
+        bench.reopened()
+    }
+
+    /// A federation with one run of the sites a, b and c, whose model has `values` values.
+    pub(crate) fn with_run(values: usize, quorum: usize, rounds: u32, attempts: u32) -> Self {
+        let bench = Self::empty();
+        bench.start_run(plan_draft("run", &["a", "b", "c"], quorum, rounds, attempts), values);
+        bench
+    }
+
+    pub(crate) fn start_run(&self, draft: PlanDraft, values: usize) -> Plan {
+        draft.check().unwrap();
+        let model = weights(values, |place| place as f32 / 1024.0);
+        let plan = draft.with_first_model(model.signature(), model.digest());
+        let blobs = Blobs::open(self.folder.path()).unwrap();
+        let mut place = || {
+            blobs.put(&model.to_safetensors()).unwrap();
+            Ok(())
+        };
+        self.store().start_run(&plan, self.clock.wall(), &mut place).unwrap();
+        self.federation().refresh().unwrap();
+        plan
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    /// The store as another program sees it.
+    pub(crate) fn store(&self) -> SqliteStore {
+        SqliteStore::open(self.folder.path()).unwrap()
+    }
+
+    pub(crate) fn federation(&self) -> &Federation {
+        self.federation.as_ref().unwrap()
+    }
+
+    /// The process dies where it stands and is started again.
+    pub(crate) fn reopened(mut self) -> Self {
+        self.restart();
+        self
+    }
+
+    /// The folder without a server.
+    pub(crate) fn closed(mut self) -> Self {
+        drop(self.federation.take());
+        self
+    }
+
+    pub(crate) fn restart(&mut self) {
+        drop(self.federation.take());
+        self.federation = Some(Federation::open(self.folder.path(), self.limits, self.clock.clone()).unwrap());
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        status::read(&self.store(), self.clock.wall()).unwrap()
+    }
+
+    pub(crate) fn run(&self) -> RunStatus {
+        self.status().runs.remove(0)
+    }
+
+    pub(crate) fn joins(&self, site: &str) -> Directive {
+        self.says(site, Phase::Training)
+    }
+
+    /// The site reports a phase of the round that is open.
+    pub(crate) fn says(&self, site: &str, phase: Phase) -> Directive {
+        let open = self.run().open.map_or(RoundNumber(0), |open| open.round);
+        let progress = Progress { work: Some((run_id(), open)), phase, ..Progress::idle() };
+        self.federation().report(&site_id(site), &progress).unwrap()
+    }
+
+    /// What a site would announce of this delta for the open round.
+    pub(crate) fn manifest(&self, site: &str, delta: &NamedTensors) -> UpdateManifest {
+        let run = self.run();
+        let open = run.open.expect("an open round");
+        let bytes = delta.to_safetensors();
+        UpdateManifest {
+            run: run_id(),
+            round: open.round,
+            site: site_id(site),
+            plan: run.plan,
+            base: open.base,
+            blob: Digest::of(&bytes),
+            bytes: bytes.len() as u64,
+            subjects: 10,
+            steps: 10,
+            meters: Meters { loss: 5.0, teacher_entropy: 1.5, batch_entropy: 3.0, rank_me: 12.0 },
+        }
+    }
+
+    pub(crate) fn begin(&self, manifest: &UpdateManifest) -> Result<UploadState, Refusal> {
+        self.federation().begin_upload(&manifest.site.clone(), manifest.clone())
+    }
+
+    /// Sends the bytes from where the aggregator is, in chunks of `chunk`, up to `until`.
+    pub(crate) fn send(
+        &self,
+        manifest: &UpdateManifest,
+        bytes: &[u8],
+        chunk: usize,
+        until: usize,
+    ) -> Result<u64, Refusal> {
+        let mut offset = self.begin(manifest)?.next_offset;
+        while (offset as usize) < until {
+            let end = until.min(offset as usize + chunk);
+            let data = &bytes[offset as usize..end];
+            let key = UpdateKey::of(manifest);
+            offset = self.federation().upload_chunk(&key, manifest.blob, offset, data)?.next_offset;
+        }
+        Ok(offset)
+    }
+
+    pub(crate) fn finish(&self, manifest: &UpdateManifest) -> Result<Digest, Refusal> {
+        self.federation().finish_upload(&UpdateKey::of(manifest), manifest.blob)
+    }
+
+    /// A whole report: announced, sent, acknowledged.
+    pub(crate) fn reports(&self, site: &str, delta: &NamedTensors) -> Result<Digest, Refusal> {
+        let manifest = self.manifest(site, delta);
+        let bytes = delta.to_safetensors();
+        if !self.begin(&manifest)?.acknowledged {
+            self.send(&manifest, &bytes, 1 << 20, bytes.len())?;
+        }
+        self.finish(&manifest)
+    }
+
+    pub(crate) fn merge(&self) {
+        assert!(self.federation().merge_frozen(), "{:?}", self.run().because);
+    }
+
+    /// The values of a stored blob.
+    pub(crate) fn blob(&self, digest: Digest) -> NamedTensors {
+        let path = Blobs::open(self.folder.path()).unwrap().path(digest);
+        NamedTensors::from_safetensors(&std::fs::read(path).unwrap()).unwrap()
+    }
+}
+
+pub(crate) fn site_id(site: &str) -> SiteId {
+    site.parse().unwrap()
+}
+
+pub(crate) fn run_id() -> RunId {
+    "run".parse().unwrap()
+}

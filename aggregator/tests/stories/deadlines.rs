@@ -1,0 +1,105 @@
+//! Quorum, deadline, and who is left out.
+
+use std::time::Duration;
+
+use aggregator::status::{OpenState, RunPhase};
+use common::{Decline, Directive, Phase, Progress, Refusal, RoundNumber};
+
+use crate::bench::{Bench, plan_draft, site_id, weights};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+#[test]
+fn without_a_quorum_a_round_gathers_for_as_long_as_it_takes() {
+    let bench = Bench::with_run(20, 2, 1, 1);
+    bench.joins("a");
+    bench.clock.pass(100 * DEADLINE);
+    bench.federation().tick();
+    assert_eq!(bench.run().open.unwrap().state, OpenState::Gathering);
+    assert!(matches!(bench.says("b", Phase::AwaitingApproval), Directive::Train(_)));
+    assert_eq!(bench.run().open.unwrap().state, OpenState::Gathering, "who awaits approval has not joined");
+    assert!(matches!(bench.joins("b"), Directive::Train(work) if work.time_left == DEADLINE));
+    assert_eq!(bench.run().open.unwrap().state, OpenState::Training);
+}
+
+#[test]
+fn at_the_deadline_the_round_closes_without_the_late_who_are_named() {
+    let bench = Bench::with_run(20, 1, 2, 1);
+    let (delta, late) = (weights(20, |_| 0.5), weights(20, |_| 0.25));
+    bench.joins("b");
+    let manifest = bench.manifest("b", &late);
+    bench.send(&manifest, &late.to_safetensors(), 64, 128).unwrap();
+    bench.reports("a", &delta).unwrap();
+    bench.clock.pass(DEADLINE - Duration::from_millis(1));
+    bench.federation().tick();
+    assert!(bench.run().open.is_some_and(|open| open.round == RoundNumber(1)));
+    bench.clock.pass(Duration::from_millis(1));
+    bench.federation().tick();
+    assert_eq!(bench.run().open.unwrap().state, OpenState::Merging);
+    bench.merge();
+
+    let run = bench.run();
+    let told: Vec<_> = run.rounds[0].left_out.iter().map(|it| (it.site.as_str(), it.reason.as_str())).collect();
+    assert_eq!(told[0], ("b", "did not report in time"));
+    assert!(told[1].0 == "c" && told[1].1.starts_with("never joined"));
+    assert!(matches!(bench.begin(&manifest), Err(Refusal::RoundNotOpen { open: RoundNumber(2), .. })));
+    assert!(matches!(bench.finish(&manifest), Err(Refusal::RoundNotOpen { .. })));
+    bench.federation().tick();
+    assert_eq!(std::fs::read_dir(bench.path().join("tmp")).unwrap().count(), 0, "what came too late is removed");
+    // The late site hears of the next round.
+    assert!(matches!(bench.joins("b"), Directive::Train(work) if work.round == RoundNumber(2)));
+}
+
+#[test]
+fn a_round_below_quorum_is_tried_again_and_then_the_run_fails_by_name() {
+    let bench = Bench::with_run(20, 2, 1, 2);
+    let first = bench.run().first_model;
+    bench.reports("a", &weights(20, |_| 0.5)).unwrap();
+    for attempt in 1..=2 {
+        assert_eq!(bench.run().open.unwrap().attempt, attempt);
+        bench.joins("b");
+        bench.clock.pass(DEADLINE);
+        bench.federation().tick();
+    }
+    let run = bench.run();
+    assert_eq!((run.state, run.model), (RunPhase::Failed, first));
+    assert!(run.because.unwrap().contains("1 of the 2 updates"));
+    assert_eq!(run.rounds.len(), 2);
+    assert!(run.rounds.iter().all(|round| round.model.is_none() && round.sites.len() == 1));
+    let directive = bench.federation().report(&site_id("a"), &Progress::idle()).unwrap();
+    assert!(matches!(directive, Directive::Wait { because } if because.contains("failed")));
+}
+
+#[test]
+fn a_decline_is_named_and_nobody_waits_for_who_declined() {
+    let bench = Bench::with_run(20, 2, 1, 1);
+    bench.says("c", Phase::Declined(Decline::TooManySkipped));
+    bench.reports("a", &weights(20, |_| 0.5)).unwrap();
+    bench.reports("b", &weights(20, |_| 0.5)).unwrap();
+    bench.merge();
+    let run = bench.run();
+    assert_eq!(run.state, RunPhase::Finished);
+    assert_eq!(run.rounds[0].left_out[0].reason, "declined: more unreadable images than the site tolerates");
+    let directive = bench.federation().report(&site_id("c"), &Progress::idle()).unwrap();
+    assert!(matches!(directive, Directive::Finished { model, .. } if model == run.model));
+}
+
+#[test]
+fn a_site_finishes_the_work_at_hand_before_it_begins_other_work() {
+    let bench = Bench::empty();
+    bench.start_run(plan_draft("first", &["a", "b"], 2, 1, 1), 20);
+    bench.start_run(plan_draft("second", &["a"], 1, 1, 1), 20);
+    let at_work = |run: &str| {
+        let work = Some((run.parse().unwrap(), RoundNumber(1)));
+        let progress = Progress { work, phase: Phase::Training, ..Progress::idle() };
+        match bench.federation().report(&site_id("a"), &progress).unwrap() {
+            Directive::Train(work) => work.run.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(at_work("second"), "second");
+    assert_eq!(at_work("first"), "first");
+    assert_eq!(at_work("unknown"), "first");
+    let stranger = bench.federation().report(&site_id("z"), &Progress::idle()).unwrap();
+    assert!(matches!(stranger, Directive::Wait { because } if because.contains("no run invites")));
+}

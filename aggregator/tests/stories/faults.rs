@@ -1,0 +1,215 @@
+//! The Nth write fails, for every N: before it has an effect, after it, or with the process dying of it. Nothing is
+//! acknowledged that is not stored, and the run ends with the same model.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use aggregator::clock::Stamp;
+use aggregator::federation::Federation;
+use aggregator::run::{Attempt, RunAction};
+use aggregator::status::{self, RunPhase};
+use aggregator::store::{
+    Details, FederationRecord, Issued, ProgressRecord, RoundRecord, RunRecord, SiteRecord, SqliteStore, Store,
+    StoreError, UpdateKey, UpdateRecord, UploadRecord,
+};
+use common::{Digest, Plan, Progress, RoundNumber, RunId, SiteId, UpdateManifest};
+
+use crate::bench::{Bench, ROOMY, run_id, site_id, weights};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    /// The write does not happen.
+    Before,
+    /// The write happens, and is told as failed.
+    After,
+    /// The write happens, and the process dies before anybody hears of it.
+    Crash,
+}
+
+/// A store whose Nth write fails.
+#[derive(Debug)]
+struct Faulty {
+    store: SqliteStore,
+    writes: Arc<AtomicUsize>,
+    fails_at: usize,
+    fault: Fault,
+}
+
+impl Faulty {
+    fn write<T>(&self, write: impl FnOnce(&SqliteStore) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        if self.writes.fetch_add(1, Ordering::SeqCst) != self.fails_at {
+            return write(&self.store);
+        }
+        if self.fault != Fault::Before {
+            write(&self.store)?;
+        }
+        Err(StoreError::Full)
+    }
+}
+
+impl Store for Faulty {
+    fn federation(&self) -> Result<FederationRecord, StoreError> {
+        self.store.federation()
+    }
+    fn invite(&self, token: Digest, site: &SiteId, expires_at: Stamp) -> Result<(), StoreError> {
+        self.write(|store| store.invite(token, site, expires_at))
+    }
+    fn redeem(
+        &self,
+        token: Digest,
+        site: &SiteId,
+        request: Digest,
+        now: Stamp,
+        issue: &mut dyn FnMut() -> Result<Issued, StoreError>,
+    ) -> Result<Issued, StoreError> {
+        self.write(|store| store.redeem(token, site, request, now, issue))
+    }
+    fn sites(&self) -> Result<Vec<SiteRecord>, StoreError> {
+        self.store.sites()
+    }
+    fn revoke(&self, site: &SiteId, now: Stamp) -> Result<bool, StoreError> {
+        self.write(|store| store.revoke(site, now))
+    }
+    fn start_run(
+        &self,
+        plan: &Plan,
+        now: Stamp,
+        place: &mut dyn FnMut() -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.write(|store| store.start_run(plan, now, place))
+    }
+    fn runs(&self, skip: usize) -> Result<Vec<RunRecord>, StoreError> {
+        self.store.runs(skip)
+    }
+    fn rounds(&self, run: &RunId) -> Result<Vec<RoundRecord>, StoreError> {
+        self.store.rounds(run)
+    }
+    fn roll(&self, run: &RunId, attempt: Attempt) -> Result<aggregator::round::Roll, StoreError> {
+        self.store.roll(run, attempt)
+    }
+    fn updates(&self, run: &RunId, round: RoundNumber) -> Result<BTreeMap<SiteId, UpdateRecord>, StoreError> {
+        self.store.updates(run, round)
+    }
+    fn record(
+        &self,
+        run: &RunId,
+        actions: &[RunAction],
+        details: Details<'_>,
+        now: Stamp,
+    ) -> Result<(), StoreError> {
+        self.write(|store| store.record(run, actions, details, now))
+    }
+    fn note_remaining(&self, run: &RunId, attempt: Attempt, remaining: Duration) -> Result<(), StoreError> {
+        self.write(|store| store.note_remaining(run, attempt, remaining))
+    }
+    fn note_trouble(&self, run: &RunId, trouble: Option<&str>) -> Result<(), StoreError> {
+        self.write(|store| store.note_trouble(run, trouble))
+    }
+    fn begin_upload(&self, manifest: &UpdateManifest, room: u64) -> Result<bool, StoreError> {
+        self.write(|store| store.begin_upload(manifest, room))
+    }
+    fn uploads(&self) -> Result<Vec<UploadRecord>, StoreError> {
+        self.store.uploads()
+    }
+    fn note_durable(&self, key: &UpdateKey, bytes: u64) -> Result<(), StoreError> {
+        self.write(|store| store.note_durable(key, bytes))
+    }
+    fn forget_upload(&self, key: &UpdateKey) -> Result<(), StoreError> {
+        self.write(|store| store.forget_upload(key))
+    }
+    fn names(&self, blob: Digest) -> Result<bool, StoreError> {
+        self.store.names(blob)
+    }
+    fn retire_updates(
+        &self,
+        run: &RunId,
+        keep: u32,
+        remove: &mut dyn FnMut(Digest) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.write(|store| store.retire_updates(run, keep, remove))
+    }
+    fn note_progress(&self, site: &SiteId, progress: &Progress, now: Stamp) -> Result<(), StoreError> {
+        self.write(|store| store.note_progress(site, progress, now))
+    }
+    fn progress(&self) -> Result<Vec<ProgressRecord>, StoreError> {
+        self.store.progress()
+    }
+}
+
+/// A run of two rounds to its end, with sites that try again; returns the models and how many writes it took.
+fn story(fails_at: usize, fault: Fault) -> (Vec<Digest>, usize) {
+    let bench = Bench::with_run(60, 2, 2, 2);
+    let (path, clock) = (bench.path(), bench.clock.clone());
+    let bench = bench.closed();
+    let writes = Arc::new(AtomicUsize::new(0));
+    let open = |path: &Path| {
+        let store = SqliteStore::open(path).unwrap();
+        let store = Faulty { store, writes: writes.clone(), fails_at, fault };
+        Federation::with_store(path, Box::new(store), ROOMY, clock.clone())
+    };
+    let mut federation = None;
+    let mut died = false;
+    for turn in 0..200 {
+        // A start may fail as well; it is tried again.
+        let Some(living) = federation.take().or_else(|| open(&path).ok()) else { continue };
+        let run = status::read(&bench.store(), Stamp(0)).unwrap().runs.remove(0);
+        if run.state != RunPhase::Running {
+            assert_eq!(run.state, RunPhase::Finished, "write {fails_at} {fault:?}: {:?}", run.because);
+            assert!(run.rounds.iter().all(|round| round.sites.len() == 3), "write {fails_at} {fault:?}");
+            return (run.rounds.iter().filter_map(|round| round.model).collect(), writes.load(Ordering::SeqCst));
+        }
+        // What fails is tried again in the next turn, as agents do.
+        match turn % 4 {
+            0 => drop(living.merge_frozen()),
+            index => drop(one_turn(&living, &bench, ["a", "b", "c"][index - 1], index)),
+        }
+        living.tick();
+        if fault == Fault::Crash && !died && writes.load(Ordering::SeqCst) > fails_at {
+            died = true;
+        } else {
+            federation = Some(living);
+        }
+    }
+    panic!("write {fails_at} {fault:?}: the run did not end");
+}
+
+fn one_turn(federation: &Federation, bench: &Bench, site: &str, index: usize) -> Result<(), common::Refusal> {
+    use common::{Directive, Phase};
+    let idle = federation.report(&site_id(site), &Progress::idle())?;
+    let Directive::Train(work) = idle else { return Ok(()) };
+    let work = Some((run_id(), work.round));
+    federation.report(&site_id(site), &Progress { work, phase: Phase::Training, ..Progress::idle() })?;
+    if bench.run().open.is_none_or(|open| open.state == status::OpenState::Merging) {
+        return Ok(());
+    }
+    let delta = weights(60, |place| (place * (index + 1)) as f32 / 500.0);
+    let (manifest, bytes) = (bench.manifest(site, &delta), delta.to_safetensors());
+    let key = UpdateKey::of(&manifest);
+    let state = federation.begin_upload(&site_id(site), manifest.clone())?;
+    if state.acknowledged {
+        return Ok(());
+    }
+    let mut offset = state.next_offset as usize;
+    while offset < bytes.len() {
+        let end = bytes.len().min(offset + 100);
+        offset = federation.upload_chunk(&key, manifest.blob, offset as u64, &bytes[offset..end])?.next_offset as usize;
+    }
+    federation.finish_upload(&key, manifest.blob)?;
+    let stored = bench.store().updates(&run_id(), manifest.round).unwrap();
+    assert!(stored.contains_key(&site_id(site)), "what is acknowledged is stored");
+    Ok(())
+}
+
+#[test]
+fn whichever_write_fails_the_run_ends_with_the_same_models() {
+    let (undisturbed, writes) = story(usize::MAX, Fault::Before);
+    assert_eq!(undisturbed.len(), 2);
+    for fault in [Fault::Before, Fault::After, Fault::Crash] {
+        for fails_at in 0..writes {
+            assert_eq!(story(fails_at, fault).0, undisturbed, "write {fails_at} of {writes}, {fault:?}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! A token is worth one certificate.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use aggregator::clock::{Clock, Stamp};
+use aggregator::store::{Issued, Store, StoreError};
+use common::{Digest, Refusal};
+
+use crate::bench::{Bench, site_id};
+
+fn certificate(serial: &str) -> Result<Issued, StoreError> {
+    Ok(Issued { certificate_pem: format!("certificate {serial}"), serial: serial.to_owned() })
+}
+
+fn never() -> Result<Issued, StoreError> {
+    panic!("no certificate may be issued here")
+}
+
+#[test]
+fn a_token_is_burned_with_the_certificate_and_a_lost_answer_is_given_again() {
+    let bench = Bench::empty();
+    let (store, now) = (bench.store(), bench.clock.wall());
+    let (token, request, site) = (Digest::of(b"token"), Digest::of(b"request"), site_id("a"));
+    store.invite(token, &site, now.after(Duration::from_secs(60))).unwrap();
+    let first = store.redeem(token, &site, request, now, &mut || certificate("01")).unwrap();
+    assert_eq!(store.redeem(token, &site, request, now, &mut never).unwrap(), first, "the answer was lost");
+    let other = store.redeem(token, &site, Digest::of(b"another key"), now, &mut never);
+    assert!(matches!(other, Err(StoreError::Token("used already"))));
+    assert_eq!(store.sites().unwrap()[0].serial, "01");
+}
+
+#[test]
+fn a_wrong_an_expired_and_another_sites_token_issue_nothing() {
+    let bench = Bench::empty();
+    let (store, now) = (bench.store(), bench.clock.wall());
+    let (token, request) = (Digest::of(b"token"), Digest::of(b"request"));
+    let expires = now.after(Duration::from_secs(60));
+    store.invite(token, &site_id("a"), expires).unwrap();
+    let refused = |token, site: &str, now| match store.redeem(token, &site_id(site), request, now, &mut never) {
+        Err(StoreError::Token(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(Digest::of(b"guess"), "a", now), refused(token, "b", now), "a guess learns nothing");
+    assert_eq!(refused(token, "a", expires), "expired");
+    assert!(store.sites().unwrap().is_empty());
+    // A failure to issue burns nothing.
+    let failed = store.redeem(token, &site_id("a"), request, now, &mut || Err(StoreError::Full));
+    assert!(failed.is_err());
+    store.redeem(token, &site_id("a"), request, now, &mut || certificate("01")).unwrap();
+}
+
+#[test]
+fn a_hundred_sites_racing_for_one_token_get_one_certificate() {
+    let bench = Bench::empty();
+    let (store, now) = (bench.store(), bench.clock.wall());
+    let (token, site) = (Digest::of(b"token"), site_id("a"));
+    store.invite(token, &site, now.after(Duration::from_secs(60))).unwrap();
+    let issued = AtomicUsize::new(0);
+    let race = |key: usize| {
+        let request = Digest::of(&key.to_le_bytes());
+        let mut issue = || certificate(&issued.fetch_add(1, Ordering::SeqCst).to_string());
+        usize::from(store.redeem(token, &site, request, now, &mut issue).is_ok())
+    };
+    let winners: usize = std::thread::scope(|scope| {
+        let racers: Vec<_> = (0..100).map(|key| scope.spawn(move || race(key))).collect();
+        racers.into_iter().map(|racer| racer.join().unwrap()).sum()
+    });
+    assert_eq!((winners, issued.load(Ordering::SeqCst)), (1, 1));
+}
+
+#[test]
+fn only_the_newest_certificate_of_a_site_that_is_not_revoked_counts() {
+    let bench = Bench::empty();
+    let (store, federation, site) = (bench.store(), bench.federation(), site_id("a"));
+    let enrol = |serial: &str| {
+        let token = Digest::of(serial.as_bytes());
+        store.invite(token, &site, Stamp(u64::MAX >> 2)).unwrap();
+        store.redeem(token, &site, token, bench.clock.wall(), &mut || certificate(serial)).unwrap();
+        federation.refresh().unwrap();
+    };
+    let revoked = Err(Refusal::Revoked(site.clone()));
+    assert_eq!(federation.admits(&site, "01"), revoked, "never enrolled");
+    enrol("01");
+    assert_eq!(federation.admits(&site, "01"), Ok(()));
+    enrol("02");
+    assert_eq!((federation.admits(&site, "01"), federation.admits(&site, "02")), (revoked.clone(), Ok(())));
+    assert!(store.revoke(&site, bench.clock.wall()).unwrap());
+    assert!(!store.revoke(&site, bench.clock.wall()).unwrap(), "once");
+    federation.refresh().unwrap();
+    assert_eq!(federation.admits(&site, "02"), revoked);
+    enrol("03");
+    assert_eq!(federation.admits(&site, "03"), Ok(()));
+}

@@ -1,0 +1,16 @@
+//! Stories of one aggregator: what sites send, what dies, what comes out.
+
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod deadlines;
+#[cfg(test)]
+mod exactly_once;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod invitations;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod restarts;

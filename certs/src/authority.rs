@@ -1,0 +1,156 @@
+//! The federation's own certificate authority. It signs public keys; what a request wishes for is ignored.
+//!
+//! A site's leaf may call and never serve, the aggregator's may serve and never call, and neither may sign. The CA sets
+//! names, serial, validity and purposes itself.
+
+use std::path::Path;
+use std::time::Duration;
+
+use common::{Digest, FederationName, SiteId};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber, date_time_ymd,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::identity::{PeerIdentity, Role, hexadecimal};
+use crate::keys::Key;
+use crate::{CertsError, files};
+
+const DAY: i64 = 24 * 60 * 60;
+/// Life of the CA's certificate.
+pub const AUTHORITY_DAYS: i64 = 3650;
+/// Life of a leaf.
+pub const LEAF_DAYS: i64 = 30;
+/// Clocks may differ by this much: a leaf is valid from a little before it was made.
+const CLOCK_SKEW_S: i64 = 300;
+
+/// The certificate authority of one federation.
+#[derive(Debug)]
+pub struct Authority {
+    federation: FederationName,
+    key: Key,
+    certificate_pem: String,
+}
+
+/// A certificate that the authority made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// The leaf.
+    pub certificate_pem: String,
+    /// Its serial number, in hexadecimal.
+    pub serial: String,
+    /// When it expires, in seconds since 1970.
+    pub expires_at_s: i64,
+}
+
+impl Authority {
+    /// A new authority in `folder`: `ca.key` (0600) and `ca.crt`. Refuses to replace one. `now_s` is in seconds since 1970.
+    pub fn create(folder: &Path, federation: &FederationName, now_s: i64) -> Result<Self, CertsError> {
+        let key = Key::create(&folder.join("ca.key"))?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = named(&format!("{federation} certificate authority"));
+        params.subject_alt_names = vec![SanType::URI(text(&format!("spiffe://{federation}"))?)];
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.not_before = date_time_ymd(1970, 1, 1) + since_1970(now_s - CLOCK_SKEW_S);
+        params.not_after = date_time_ymd(1970, 1, 1) + since_1970(now_s + AUTHORITY_DAYS * DAY);
+        let certificate_pem = params.self_signed(key.pair())?.pem();
+        files::write_new(&folder.join("ca.crt"), certificate_pem.as_bytes(), 0o644)?;
+        Ok(Self { federation: federation.clone(), key, certificate_pem })
+    }
+
+    /// The authority that was created in `folder`.
+    pub fn load(folder: &Path, federation: &FederationName) -> Result<Self, CertsError> {
+        let key = Key::load(&folder.join("ca.key"))?;
+        let certificate_pem = files::read(&folder.join("ca.crt"))?;
+        fingerprint(&certificate_pem)?;
+        Ok(Self { federation: federation.clone(), key, certificate_pem })
+    }
+
+    /// The CA's certificate.
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// SHA-256 of the CA's certificate: what an invitation pins and two people compare.
+    pub fn fingerprint(&self) -> Result<Digest, CertsError> {
+        fingerprint(&self.certificate_pem)
+    }
+
+    /// The federation.
+    pub fn federation(&self) -> &FederationName {
+        &self.federation
+    }
+
+    /// A site's leaf, for the public key of its request.
+    pub fn issue_site(&self, csr_pem: &str, site: &SiteId, now_s: i64) -> Result<Issued, CertsError> {
+        let identity = PeerIdentity { federation: self.federation.clone(), role: Role::Site(site.clone()) };
+        self.issue(csr_pem, &identity, &[], ExtendedKeyUsagePurpose::ClientAuth, now_s)
+    }
+
+    /// The aggregator's leaf, for the host names and addresses it is reached at.
+    pub fn issue_aggregator(&self, csr_pem: &str, hosts: &[String], now_s: i64) -> Result<Issued, CertsError> {
+        let identity = PeerIdentity { federation: self.federation.clone(), role: Role::Aggregator };
+        self.issue(csr_pem, &identity, hosts, ExtendedKeyUsagePurpose::ServerAuth, now_s)
+    }
+
+    fn issue(
+        &self,
+        csr_pem: &str,
+        identity: &PeerIdentity,
+        hosts: &[String],
+        purpose: ExtendedKeyUsagePurpose,
+        now_s: i64,
+    ) -> Result<Issued, CertsError> {
+        // Parsing checks the request's own signature: the sender holds the key.
+        let request = CertificateSigningRequestParams::from_pem(csr_pem)
+            .map_err(|error| CertsError::malformed("the certificate signing request")(error.to_string()))?;
+        // The serial is drawn from a fresh key's public point: 16 bytes from the system's random source.
+        let drawn = Digest::of(KeyPair::generate()?.public_key_raw());
+        let serial = SerialNumber::from_slice(&[&[0x40 | (drawn.0[0] & 0x3f)], &drawn.0[1..16]].concat());
+        let mut params = CertificateParams::default();
+        params.distinguished_name = named(&identity.uri());
+        params.subject_alt_names = vec![SanType::URI(text(&identity.uri())?)];
+        for host in hosts {
+            params.subject_alt_names.push(match host.parse() {
+                Ok(address) => SanType::IpAddress(address),
+                Err(_) => SanType::DnsName(text(host)?),
+            });
+        }
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![purpose];
+        params.not_before = date_time_ymd(1970, 1, 1) + since_1970(now_s - CLOCK_SKEW_S);
+        let expires_at_s = now_s + LEAF_DAYS * DAY;
+        params.not_after = date_time_ymd(1970, 1, 1) + since_1970(expires_at_s);
+        params.serial_number = Some(serial.clone());
+        params.use_authority_key_identifier_extension = true;
+        let issuer = Issuer::from_ca_cert_pem(&self.certificate_pem, self.key.pair())?;
+        let certificate = params.signed_by(&request.public_key, &issuer)?;
+        Ok(Issued { certificate_pem: certificate.pem(), serial: hexadecimal(&serial.to_bytes()), expires_at_s })
+    }
+}
+
+/// SHA-256 of a certificate's DER.
+pub fn fingerprint(certificate_pem: &str) -> Result<Digest, CertsError> {
+    let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
+        .map_err(|error| CertsError::malformed("the CA's certificate")(error.to_string()))?;
+    Ok(Digest::of(&der))
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut names = DistinguishedName::new();
+    names.push(DnType::CommonName, name);
+    names
+}
+
+fn text<T: for<'a> TryFrom<&'a str>>(value: &str) -> Result<T, CertsError> {
+    T::try_from(value)
+        .map_err(|_| CertsError::malformed("a certificate's name")(format!("{value:?} is not plain ASCII")))
+}
+
+fn since_1970(seconds: i64) -> Duration {
+    Duration::from_secs(seconds.max(0).unsigned_abs())
+}

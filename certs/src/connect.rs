@@ -1,0 +1,82 @@
+//! Opens a TLS connection, with errors that an operator understands.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Not host:port.
+    #[error("{0:?} is not an address: host:port is expected")]
+    Address(String),
+    /// Nobody answers.
+    #[error("{address} does not answer ({why}): is the aggregator running, and may this machine reach that port?")]
+    Unreachable {
+        /// Where.
+        address: String,
+        /// What the system said.
+        why: String,
+    },
+    /// The other side is not the aggregator of this federation.
+    #[error("{address} is not this federation's aggregator: {why}")]
+    NotTheAggregator {
+        /// Where.
+        address: String,
+        /// What is wrong with its certificate.
+        why: String,
+    },
+    /// The other side refuses this site's certificate.
+    #[error("{address} refuses this site's certificate ({why}): enrol again with a new invitation")]
+    Refused {
+        /// Where.
+        address: String,
+        /// The alert.
+        why: String,
+    },
+}
+
+/// Connects to `address` (host:port) and shakes hands.
+pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, ConnectError> {
+    let not_one = || ConnectError::Address(address.to_owned());
+    let (host, _) = address.rsplit_once(':').ok_or_else(not_one)?;
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| not_one())?;
+    let unreachable = |why: String| ConnectError::Unreachable { address: address.to_owned(), why };
+    let late = |_| unreachable(format!("no answer within {} s", CONNECT_WITHIN.as_secs()));
+    let tcp = timeout(CONNECT_WITHIN, TcpStream::connect(address)).await.map_err(late)?;
+    let tcp = tcp.map_err(|error| unreachable(error.to_string()))?;
+    tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
+    let shaken = timeout(CONNECT_WITHIN, TlsConnector::from(config).connect(name, tcp)).await.map_err(late)?;
+    shaken.map_err(|error| told(address, &error))
+}
+
+fn told(address: &str, error: &io::Error) -> ConnectError {
+    let (address, tls) = (address.to_owned(), error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()));
+    match tls {
+        Some(Error::AlertReceived(alert)) => ConnectError::Refused { address, why: alert_text(*alert) },
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => ConnectError::NotTheAggregator {
+            address,
+            why: "its certificate is not signed by this federation's CA".to_owned(),
+        },
+        Some(error) => ConnectError::NotTheAggregator { address, why: error.to_string() },
+        None => ConnectError::Unreachable { address, why: error.to_string() },
+    }
+}
+
+fn alert_text(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::CertificateExpired => "it has expired".to_owned(),
+        AlertDescription::CertificateRevoked => "it is revoked".to_owned(),
+        AlertDescription::UnknownCA => "it is of another CA".to_owned(),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,101 @@
+//! Who a certificate says its holder is: exactly one URI SAN, `spiffe://<federation>/site/<id>` or
+//! `spiffe://<federation>/aggregator`.
+
+use common::{FederationName, SiteId};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use crate::CertsError;
+
+/// What a holder may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A hospital's agent: may call, may not serve.
+    Site(SiteId),
+    /// The aggregator: may serve, may not call.
+    Aggregator,
+}
+
+/// A holder's identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// The federation.
+    pub federation: FederationName,
+    /// The role in it.
+    pub role: Role,
+}
+
+/// A peer whose certificate was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Who it is.
+    pub identity: PeerIdentity,
+    /// The certificate's serial number, in hexadecimal: what a revocation names.
+    pub serial: String,
+}
+
+impl PeerIdentity {
+    /// The URI that names this identity in a certificate.
+    pub fn uri(&self) -> String {
+        match &self.role {
+            Role::Site(site) => format!("spiffe://{}/site/{site}", self.federation),
+            Role::Aggregator => format!("spiffe://{}/aggregator", self.federation),
+        }
+    }
+
+    fn from_uri(uri: &str) -> Option<Self> {
+        let (federation, path) = uri.strip_prefix("spiffe://")?.split_once('/')?;
+        let role = match path.split_once('/') {
+            Some(("site", site)) => Role::Site(site.parse().ok()?),
+            None if path == "aggregator" => Role::Aggregator,
+            _ => return None,
+        };
+        Some(Self { federation: federation.parse().ok()?, role })
+    }
+}
+
+impl Peer {
+    /// The peer of a verified certificate.
+    pub fn of_certificate(der: &[u8]) -> Result<Self, CertsError> {
+        let refuse = CertsError::malformed("the peer's certificate");
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| refuse(error.to_string()))?;
+        let names = certificate.subject_alternative_name().map_err(|error| refuse(error.to_string()))?;
+        let uris: Vec<_> = names
+            .iter()
+            .flat_map(|names| &names.value.general_names)
+            .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
+            .collect();
+        let [uri] = uris[..] else {
+            return Err(refuse(format!("{} URI names, but exactly one says who the holder is", uris.len())));
+        };
+        let identity =
+            PeerIdentity::from_uri(uri).ok_or_else(|| refuse("its URI name is not of a federation".to_owned()))?;
+        Ok(Self { identity, serial: hexadecimal(certificate.raw_serial()) })
+    }
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_reads_back_from_its_uri_and_nothing_else_does() {
+        let site = PeerIdentity { federation: "cmr".parse().unwrap(), role: Role::Site("aalst".parse().unwrap()) };
+        let aggregator = PeerIdentity { federation: "cmr".parse().unwrap(), role: Role::Aggregator };
+        assert_eq!(PeerIdentity::from_uri(&site.uri()), Some(site));
+        assert_eq!(PeerIdentity::from_uri(&aggregator.uri()), Some(aggregator));
+        for bad in [
+            "https://cmr/site/a",
+            "spiffe://cmr/site/A",
+            "spiffe://cmr/site/a/b",
+            "spiffe://cmr/root",
+            "spiffe:///site/a",
+        ] {
+            assert_eq!(PeerIdentity::from_uri(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What the cache keeps of a series beside its pixels.
+
+use common::Digest;
+use common::codec::Kind;
+use serde::{Deserialize, Serialize};
+
+use crate::keys::{PathKey, SeriesKey, StudyKey, SubjectKey};
+use crate::labels::{Level, Plane, Rule, Sequence, Vendor};
+use crate::skip::SkipReason;
+
+pub(super) const SERIES: Kind = Kind { name: *b"series\0\0", version: 1 };
+
+/// A line of `series.log`; the last one about a key counts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum SeriesEntry {
+    /// The series is here.
+    Kept(Box<SeriesRecord>),
+    /// Its files are gone.
+    Removed(SeriesKey),
+}
+
+/// A cached series.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SeriesRecord {
+    /// Its key.
+    pub key: SeriesKey,
+    /// Whose it is.
+    pub subject: SubjectKey,
+    /// Its study.
+    pub study: StudyKey,
+    /// The source (folder or archive) it was indexed from.
+    pub source: PathKey,
+    /// The scanner's vendor.
+    pub vendor: Vendor,
+    /// What it shows.
+    pub sequence: Sequence,
+    /// Which rule said so.
+    pub sequence_rule: Rule,
+    /// In which plane.
+    pub plane: Plane,
+    /// Which rule said so.
+    pub plane_rule: Rule,
+    /// Rows and columns as acquired.
+    pub matrix: [u32; 2],
+    /// Distance of rows and of columns as acquired, in mm.
+    pub spacing_mm: [f64; 2],
+    /// The modality values that became 0 and 1; milliseconds for a T1 map.
+    pub window: [f64; 2],
+    /// Slices, from base to apex for short-axis stacks. Empty if no image of the series could be used.
+    pub slices: Vec<SliceRecord>,
+    /// Images of the series that could not be decoded.
+    pub skipped: Vec<SkippedImage>,
+    /// The first frame's place in `frames.bin`; the others follow, slice after slice.
+    pub(crate) first_frame: u64,
+    /// What the pixels were made from.
+    pub(crate) content: Digest,
+    /// SHA-256 of the frames' bytes.
+    pub(crate) pixels: Digest,
+}
+
+/// A slice of a cached series.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SliceRecord {
+    /// Along the series' normal, in mm.
+    pub position_mm: Option<f64>,
+    /// The third of the ventricle, for short-axis slices.
+    pub level: Option<Level>,
+    /// Frames, in the order of the cardiac cycle.
+    pub phases: u32,
+}
+
+/// An image that was left out when its pixels were read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SkippedImage {
+    /// The file.
+    pub path: PathKey,
+    /// The archive's entry.
+    pub entry: Option<u32>,
+    /// Why.
+    pub reason: SkipReason,
+}
+
+/// One frame of a cache, by its place in it. Places are in the order of subject, series, slice and phase, and hold for
+/// one opening of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrameRef {
+    /// In [`super::FrameCache::series`].
+    pub series: u32,
+    /// In [`SeriesRecord::slices`].
+    pub slice: u32,
+    /// In the cardiac cycle, from 0.
+    pub phase: u32,
+}
+
+impl SeriesRecord {
+    /// How many frames there are.
+    pub fn frame_count(&self) -> u64 {
+        self.slices.iter().map(|slice| u64::from(slice.phases)).sum()
+    }
+}

@@ -1,0 +1,231 @@
+//! From a catalogue's series to frames in the cache: only what is new or changed is decoded.
+
+use std::collections::BTreeMap;
+
+use common::Digest;
+
+use super::walk::WalkedFile;
+use super::workers::Crew;
+use super::{IntakeError, IntakeProgress, Stage};
+use crate::cache::{FrameWriter, SeriesRecord, SkippedImage, SliceRecord};
+use crate::catalogue::{Catalogue, FoundImage, Series, Slice};
+use crate::keys::{PathKey, SeriesKey, SiteSecret};
+use crate::normalize::{Geometry, Normalized, Normalizer};
+use crate::skip::{Skip, SkipReason};
+use crate::worker::Parser;
+
+/// Values asked of a worker at once.
+const REQUEST: usize = 4 << 20;
+
+/// Where a catalogue's images are.
+pub(super) struct Sources<'a> {
+    pub(super) key: PathKey,
+    pub(super) files: &'a [WalkedFile],
+    pub(super) images: &'a [FoundImage],
+    pub(super) secret: &'a SiteSecret,
+}
+
+/// What became of a catalogue.
+pub(super) struct Built {
+    pub(super) counts: Counts,
+    pub(super) skips: Vec<Skip>,
+}
+
+/// Series of this run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) new: usize,
+    pub(super) unchanged: usize,
+    pub(super) removed: usize,
+}
+
+/// Brings the cache's series of this source in line with the catalogue.
+pub(super) fn build(
+    catalogue: &Catalogue,
+    sources: &Sources<'_>,
+    writer: &mut FrameWriter,
+    crew: &Crew<'_>,
+    progress: &mut dyn FnMut(&IntakeProgress),
+) -> Result<Built, IntakeError> {
+    let mut counts = Counts::default();
+    let mut changed: Vec<&Series> = Vec::new();
+    let mut relabelled = Vec::new();
+    for series in &catalogue.series {
+        match writer.latest().get(&series.key) {
+            Some(held) if held.content == series.content => {
+                counts.unchanged += 1;
+                relabelled.extend(relabel(held, series, sources.key));
+            }
+            _ => changed.push(series),
+        }
+    }
+    for record in relabelled {
+        writer.relabel(record)?;
+    }
+    for key in gone(catalogue, sources, writer) {
+        writer.remove(key)?;
+        counts.removed += 1;
+    }
+    let (total, mut done, mut frames) = (changed.len(), 0, 0);
+    let images = writer.images().clone();
+    crew.each(
+        total,
+        |parser, piece| decode(parser, changed[piece], sources, &images),
+        |_, (record, normalized)| {
+            frames += normalized.len() as u64;
+            writer.add(record, &normalized)?;
+            done += 1;
+            progress(&IntakeProgress { stage: Stage::Frames, done, total, frames });
+            Ok(())
+        },
+    )?;
+    writer.commit()?;
+    counts.new = total;
+    Ok(Built { counts, skips: skips(sources, writer) })
+}
+
+/// Series of this source that the catalogue no longer has.
+fn gone(catalogue: &Catalogue, sources: &Sources<'_>, writer: &FrameWriter) -> Vec<SeriesKey> {
+    let here: std::collections::BTreeSet<SeriesKey> = catalogue.series.iter().map(|series| series.key).collect();
+    let held = writer.latest().values().filter(|record| record.source == sources.key);
+    held.map(|record| record.key).filter(|key| !here.contains(key)).collect()
+}
+
+/// The record with new labels, if they changed while the pixels did not. A series belongs to the source that it was
+/// last indexed from.
+fn relabel(held: &SeriesRecord, series: &Series, source: PathKey) -> Option<SeriesRecord> {
+    let mut record = SeriesRecord { source, ..held.clone() };
+    (record.sequence, record.sequence_rule) = series.sequence;
+    (record.plane, record.plane_rule) = series.plane;
+    // Slices that lost all their frames are not in the record: the others are found by position.
+    for slice in &mut record.slices {
+        let same = |other: &&Slice| other.position_mm == slice.position_mm;
+        slice.level = series.slices.iter().find(same).and_then(|slice| slice.level);
+    }
+    (record != *held).then_some(record)
+}
+
+/// Decodes and normalises one series. Images that cannot be decoded are left out and named.
+fn decode(
+    parser: &mut dyn Parser,
+    series: &Series,
+    sources: &Sources<'_>,
+    images: &common::plan::ImagePlan,
+) -> (SeriesRecord, Vec<Vec<u16>>) {
+    // Frames by image, so that each file is decoded once; their places in the order of the record beside.
+    let mut by_image: BTreeMap<usize, Vec<(u32, usize)>> = BTreeMap::new();
+    for (place, frame) in series.slices.iter().flat_map(|slice| &slice.frames).enumerate() {
+        by_image.entry(frame.image).or_default().push((frame.frame, place));
+    }
+    let [rows, columns] = series.matrix;
+    let total: u64 = by_image.values().map(|frames| frames.len() as u64).sum();
+    let geometry = Geometry { rows: rows as usize, columns: columns as usize, spacing: series.spacing_mm };
+    let mut normalizer = Normalizer::new(images, total * u64::from(rows) * u64::from(columns));
+    let (mut places, mut skipped) = (Vec::new(), Vec::new());
+    for (image, mut frames) in by_image {
+        frames.sort_unstable();
+        let found = &sources.images[image];
+        let file = &sources.files[found.file];
+        let mut take = |place, values| {
+            normalizer.take(values, geometry, series.inverted_gray);
+            places.push(place);
+        };
+        if let Err(reason) = fetch(parser, file, found, series.matrix, &frames, &mut take) {
+            let path = PathKey::of(sources.secret, &file.relative);
+            skipped.push(SkippedImage { path, entry: found.entry, reason });
+        }
+    }
+    let normalized = normalizer.finish();
+    if normalized.is_none() && skipped.is_empty() {
+        let first = &sources.images[series.slices[0].frames[0].image];
+        let path = PathKey::of(sources.secret, &sources.files[first.file].relative);
+        skipped.push(SkippedImage { path, entry: first.entry, reason: SkipReason::Blank });
+    }
+    let normalized = normalized.unwrap_or(Normalized { frames: Vec::new(), window: [0.0, 0.0] });
+    record(series, sources, &places, normalized, skipped)
+}
+
+/// An image's frames, in runs that a worker can send at once.
+fn fetch(
+    parser: &mut dyn Parser,
+    file: &WalkedFile,
+    found: &FoundImage,
+    matrix: [u32; 2],
+    frames: &[(u32, usize)],
+    take: &mut dyn FnMut(usize, Vec<f32>),
+) -> Result<(), SkipReason> {
+    let pixels = matrix[0] as usize * matrix[1] as usize;
+    let most = (REQUEST / pixels).max(1);
+    let mut left = frames;
+    while let Some((first, _)) = left.first() {
+        let run = left.iter().zip(*first..).take(most).take_while(|((frame, _), expected)| frame == expected).count();
+        let answer = parser.frames(&file.path, found.entry, *first, run as u32)?;
+        // The file may have changed since its header was read.
+        if [answer.rows, answer.columns] != matrix || answer.values.len() != run * pixels {
+            return Err(SkipReason::Damaged);
+        }
+        for ((_, place), values) in left.iter().zip(answer.values.chunks_exact(pixels)) {
+            take(*place, values.to_vec());
+        }
+        left = &left[run..];
+    }
+    Ok(())
+}
+
+/// The record of what was decoded, and the frames in its order. `places` says where each decoded frame belongs.
+fn record(
+    series: &Series,
+    sources: &Sources<'_>,
+    places: &[usize],
+    normalized: Normalized,
+    skipped: Vec<SkippedImage>,
+) -> (SeriesRecord, Vec<Vec<u16>>) {
+    let by_place: BTreeMap<usize, Vec<u16>> = places.iter().copied().zip(normalized.frames).collect();
+    let (mut first, mut slices) = (0, Vec::new());
+    for slice in &series.slices {
+        let end = first + slice.frames.len();
+        let phases = by_place.range(first..end).count() as u32;
+        if phases > 0 {
+            slices.push(SliceRecord { position_mm: slice.position_mm, level: slice.level, phases });
+        }
+        first = end;
+    }
+    let record = SeriesRecord {
+        key: series.key,
+        subject: series.subject,
+        study: series.study,
+        source: sources.key,
+        vendor: series.vendor,
+        sequence: series.sequence.0,
+        sequence_rule: series.sequence.1,
+        plane: series.plane.0,
+        plane_rule: series.plane.1,
+        matrix: series.matrix,
+        spacing_mm: series.spacing_mm,
+        window: normalized.window,
+        slices,
+        skipped,
+        first_frame: 0,
+        content: series.content,
+        pixels: Digest([0; 32]),
+    };
+    (record, by_place.into_values().collect())
+}
+
+/// The ledger's lines about images whose pixels could not be read, in this run or in an earlier one.
+fn skips(sources: &Sources<'_>, writer: &FrameWriter) -> Vec<Skip> {
+    let names: BTreeMap<PathKey, &str> = sources
+        .files
+        .iter()
+        .map(|file| (PathKey::of(sources.secret, &file.relative), file.relative.as_str()))
+        .collect();
+    let records = writer.latest().values().filter(|record| record.source == sources.key);
+    records
+        .flat_map(|record| &record.skipped)
+        .filter_map(|skipped| {
+            let file = (*names.get(&skipped.path)?).to_owned();
+            let entry = skipped.entry.map(|entry| format!("entry {entry}"));
+            Some(Skip { file, entry, reason: skipped.reason.clone() })
+        })
+        .collect()
+}

@@ -1,0 +1,182 @@
+//! What is in each file: from the log if the file is unchanged, from a worker otherwise.
+
+use std::collections::BTreeMap;
+
+use common::codec::Kind;
+use serde::{Deserialize, Serialize};
+
+use super::walk::{Stamp, WalkedFile};
+use super::workers::Crew;
+use super::{IntakeError, IntakeProgress, Stage};
+use crate::cache::{CacheFolder, Log};
+use crate::catalogue::FoundImage;
+use crate::dicom::ImageHeader;
+use crate::keys::PathKey;
+use crate::skip::{Skip, SkipReason};
+use crate::worker::{Content, Parser};
+
+const FILE: Kind = Kind { name: *b"headers\0", version: 1 };
+/// Files between two flushes of the log.
+const BATCH: usize = 256;
+
+/// A line of `headers.log`; the last one about a file counts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct FileRecord {
+    source: PathKey,
+    path: PathKey,
+    stamp: Stamp,
+    found: Found,
+}
+
+/// What a file holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Found {
+    Image(Box<ImageHeader>),
+    Archive(Vec<FoundEntry>),
+    Nothing(SkipReason),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct FoundEntry {
+    index: u32,
+    name: String,
+    header: Result<Box<ImageHeader>, SkipReason>,
+}
+
+/// All images of a source, and what was left out.
+pub(super) struct FoundImages {
+    pub(super) images: Vec<FoundImage>,
+    pub(super) skips: Vec<Skip>,
+    /// Entries' names, by the file's and the entry's place.
+    names: BTreeMap<(usize, u32), String>,
+}
+
+impl FoundImages {
+    /// The name of the entry an image was, if its file is an archive.
+    pub(super) fn entry_name(&self, image: &FoundImage) -> Option<String> {
+        self.names.get(&(image.file, image.entry?)).cloned()
+    }
+}
+
+/// Reads every file's headers. What was read is in the log, so that the next run need not.
+pub(super) fn read_all(
+    files: &[WalkedFile],
+    source: PathKey,
+    folder: &CacheFolder,
+    crew: &Crew<'_>,
+    progress: &mut dyn FnMut(&IntakeProgress),
+) -> Result<FoundImages, IntakeError> {
+    let mut known: BTreeMap<PathKey, (Stamp, Found)> = BTreeMap::new();
+    let mut log = Log::open(&folder.path().join("headers.log"), FILE, |record: FileRecord| {
+        if record.source == source {
+            known.insert(record.path, (record.stamp, record.found));
+        }
+    })?;
+    let mut found: Vec<Option<Found>> = Vec::with_capacity(files.len());
+    // Files to be read, with what was found last time if they are the same.
+    let mut unread: Vec<(usize, Option<Found>)> = Vec::new();
+    for (place, file) in files.iter().enumerate() {
+        let held = match &file.stamp {
+            Err(reason) => Some(Found::Nothing(reason.clone())),
+            Ok(stamp) => {
+                known.remove(&crew.path_key(&file.relative)).filter(|held| held.0 == *stamp).map(|held| held.1)
+            }
+        };
+        let try_again = file.stamp.is_ok() && held.as_ref().is_none_or(Found::is_worth_another_try);
+        found.push(if try_again { None } else { held.clone() });
+        if try_again {
+            unread.push((place, held));
+        }
+    }
+    drop(known);
+    let (total, mut done) = (files.len(), files.len() - unread.len());
+    let mut tell = |done| progress(&IntakeProgress { stage: Stage::Headers, done, total, frames: 0 });
+    tell(done);
+    crew.each(
+        unread.len(),
+        |parser, piece| examine(parser, &files[unread[piece].0]),
+        |piece, value| {
+            let (place, held) = &unread[piece];
+            let file = &files[*place];
+            if let (Ok(stamp), true) = (&file.stamp, held.as_ref() != Some(&value)) {
+                let path = crew.path_key(&file.relative);
+                log.append(&FileRecord { source, path, stamp: *stamp, found: value.clone() })?;
+            }
+            found[*place] = Some(value);
+            done += 1;
+            tell(done);
+            if done % BATCH == 0 { log.sync() } else { Ok(()) }
+        },
+    )?;
+    log.sync()?;
+    Ok(gather(files, found))
+}
+
+impl Found {
+    /// Reasons that may be gone although the file is the same.
+    fn is_worth_another_try(&self) -> bool {
+        let passing = |reason: &SkipReason| {
+            use SkipReason::{ParserCrashed, ParserLimit, TooLarge, Unreadable};
+            matches!(reason, Unreadable | TooLarge { .. } | ParserCrashed | ParserLimit)
+        };
+        match self {
+            Self::Image(_) => false,
+            Self::Nothing(reason) => passing(reason),
+            Self::Archive(entries) => entries.iter().any(|entry| entry.header.as_ref().is_err_and(passing)),
+        }
+    }
+}
+
+fn examine(parser: &mut dyn Parser, file: &WalkedFile) -> Found {
+    match parser.open(&file.path) {
+        Err(reason) => Found::Nothing(not_dicom_or_damaged(reason, &file.relative)),
+        Ok(Content::Image(header)) => Found::Image(header),
+        Ok(Content::Archive(entries)) => {
+            let read = |entry: crate::archive::Entry| {
+                let header = parser.header(&file.path, entry.index);
+                let header = header.map_err(|reason| not_dicom_or_damaged(reason, &entry.name));
+                FoundEntry { index: entry.index, name: entry.name, header }
+            };
+            Found::Archive(entries.into_iter().map(read).collect())
+        }
+    }
+}
+
+/// A file that calls itself DICOM and is not one is damaged; any other is none of ours.
+fn not_dicom_or_damaged(reason: SkipReason, name: &str) -> SkipReason {
+    let lower = name.to_lowercase();
+    let called_dicom = [".dcm", ".dicom", ".ima"].iter().any(|end| lower.ends_with(end));
+    if reason == SkipReason::NotDicom && called_dicom { SkipReason::Damaged } else { reason }
+}
+
+fn gather(files: &[WalkedFile], found: Vec<Option<Found>>) -> FoundImages {
+    let mut all = FoundImages { images: Vec::new(), skips: Vec::new(), names: BTreeMap::new() };
+    for (place, (file, found)) in files.iter().zip(found).enumerate() {
+        let stamp = file.stamp.as_ref().map(Stamp::digest);
+        match (found, stamp) {
+            (Some(Found::Image(header)), Ok(stamp)) => {
+                all.images.push(FoundImage { file: place, entry: None, stamp, header: *header });
+            }
+            (Some(Found::Archive(entries)), Ok(stamp)) => {
+                for FoundEntry { index, name, header } in entries {
+                    match header {
+                        Ok(header) => {
+                            let header = *header;
+                            all.images.push(FoundImage { file: place, entry: Some(index), stamp, header });
+                            all.names.insert((place, index), name);
+                        }
+                        Err(reason) => {
+                            all.skips.push(Skip { file: file.relative.clone(), entry: Some(name), reason });
+                        }
+                    }
+                }
+            }
+            (Some(Found::Nothing(reason)), _) => {
+                all.skips.push(Skip { file: file.relative.clone(), entry: None, reason });
+            }
+            // Every file was looked at, and only files with a stamp hold anything.
+            (None, _) | (_, Err(_)) => {}
+        }
+    }
+    all
+}

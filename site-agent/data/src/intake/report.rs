@@ -1,0 +1,167 @@
+//! What an intake found, for a person and for a script. Counts only: it may be shown to anyone at the site.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::frames::Counts;
+use super::walk::WalkedFile;
+use crate::cache::FrameWriter;
+use crate::keys::PathKey;
+use crate::labels::{Plane, Sequence};
+use crate::skip::Skip;
+
+/// What an intake found in one source, and did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IntakeReport {
+    /// Files walked.
+    pub files: usize,
+    /// Images in the cache from this source; an enhanced multi-frame image counts its frames.
+    pub images: u64,
+    /// Subjects.
+    pub subjects: usize,
+    /// Studies.
+    pub studies: usize,
+    /// Series.
+    pub series: usize,
+    /// Frames in the cache from this source.
+    pub frames: u64,
+    /// Series decoded in this run.
+    pub new_series: usize,
+    /// Series that were in the cache already.
+    pub unchanged_series: usize,
+    /// Series dropped because their files have gone.
+    pub removed_series: usize,
+    /// By sequence and plane; only those there are.
+    pub views: Vec<ViewCount>,
+    /// What was left out, by reason.
+    pub skipped: Vec<SkipCount>,
+    /// Of those, how many should have been usable.
+    pub faults: u64,
+    /// Time the caller measured, in seconds.
+    pub seconds: f64,
+}
+
+/// Images of one sequence in one plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewCount {
+    /// The sequence.
+    pub sequence: Sequence,
+    /// The plane.
+    pub plane: Plane,
+    /// Subjects with any.
+    pub subjects: usize,
+    /// Series.
+    pub series: usize,
+    /// Frames.
+    pub frames: u64,
+}
+
+/// How often something was left out for a reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkipCount {
+    /// The reason's code.
+    pub reason: String,
+    /// What to do about it.
+    pub remedy: String,
+    /// Whether it counts against the site's tolerance.
+    pub fault: bool,
+    /// How often.
+    pub count: u64,
+}
+
+impl IntakeReport {
+    pub(super) fn new(
+        files: &[WalkedFile],
+        source: PathKey,
+        writer: &FrameWriter,
+        counts: Counts,
+        skips: &[Skip],
+    ) -> Self {
+        let records = || {
+            let here = writer.latest().values();
+            here.filter(move |record| record.source == source && !record.slices.is_empty())
+        };
+        let mut views = BTreeMap::new();
+        for record in records() {
+            let (subjects, series, frames) =
+                views.entry((record.sequence, record.plane)).or_insert_with(|| (BTreeSet::new(), 0_usize, 0_u64));
+            subjects.insert(record.subject);
+            *series += 1;
+            *frames += record.frame_count();
+        }
+        let frames = records().map(|record| record.frame_count()).sum();
+        let mut reasons: BTreeMap<&str, (&Skip, u64)> = BTreeMap::new();
+        for skip in skips {
+            reasons.entry(skip.reason.code()).or_insert((skip, 0)).1 += 1;
+        }
+        Self {
+            files: files.len(),
+            images: frames,
+            subjects: records().map(|record| record.subject).collect::<BTreeSet<_>>().len(),
+            studies: records().map(|record| (record.subject, record.study)).collect::<BTreeSet<_>>().len(),
+            series: records().count(),
+            frames,
+            new_series: counts.new,
+            unchanged_series: counts.unchanged,
+            removed_series: counts.removed,
+            views: views
+                .into_iter()
+                .map(|((sequence, plane), (subjects, series, frames))| ViewCount {
+                    sequence,
+                    plane,
+                    subjects: subjects.len(),
+                    series,
+                    frames,
+                })
+                .collect(),
+            skipped: reasons
+                .into_iter()
+                .map(|(code, (skip, count))| SkipCount {
+                    reason: code.to_owned(),
+                    remedy: skip.reason.remedy().to_owned(),
+                    fault: skip.reason.is_fault(),
+                    count,
+                })
+                .collect(),
+            faults: skips.iter().filter(|skip| skip.reason.is_fault()).count() as u64,
+            seconds: 0.0,
+        }
+    }
+
+    /// With the time that the caller measured.
+    pub fn timed(self, elapsed: Duration) -> Self {
+        Self { seconds: elapsed.as_secs_f64(), ..self }
+    }
+
+    /// The reasons with their counts, in one line.
+    pub(super) fn reasons(&self) -> String {
+        let listed: Vec<String> = self.skipped.iter().map(|skip| format!("{} {}", skip.count, skip.reason)).collect();
+        listed.join(", ")
+    }
+}
+
+impl fmt::Display for IntakeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { files, subjects, studies, series, frames, .. } = self;
+        writeln!(f, "{files} files: {subjects} subjects, {studies} studies, {series} series, {frames} frames")?;
+        let Self { new_series: new, unchanged_series: unchanged, removed_series: removed, .. } = self;
+        write!(f, "{new} series decoded, {unchanged} unchanged, {removed} removed")?;
+        if self.seconds > 0.0 {
+            write!(f, " in {:.1} s", self.seconds)?;
+        }
+        writeln!(f, "\n\n{:<10}{:<8}{:>10}{:>10}{:>10}", "sequence", "plane", "subjects", "series", "frames")?;
+        for ViewCount { sequence, plane, subjects, series, frames } in &self.views {
+            writeln!(f, "{sequence:<10}{plane:<8}{subjects:>10}{series:>10}{frames:>10}")?;
+        }
+        if !self.skipped.is_empty() {
+            writeln!(f, "\n{:<20}{:>8}  remedy", "left out", "count")?;
+        }
+        for SkipCount { reason, remedy, count, .. } in &self.skipped {
+            writeln!(f, "{reason:<20}{count:>8}  {remedy}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,53 @@
+//! Who parses files: this process, or a child of it under limits.
+//!
+//! ```text
+//! intake ── Parser ──▶ Examiner                       in this process: tests, and files one trusts
+//!                 └──▶ Remote ── pipe ──▶ child: Examiner     hostile files stay outside
+//! ```
+
+mod child;
+mod examiner;
+mod protocol;
+mod remote;
+
+use std::path::Path;
+
+pub use child::worker_main;
+pub(crate) use examiner::Examiner;
+pub(crate) use remote::Remote;
+
+use crate::archive::Entry;
+use crate::dicom::ImageHeader;
+use crate::skip::SkipReason;
+
+/// What a file is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Content {
+    /// One image.
+    Image(Box<ImageHeader>),
+    /// An archive with these files.
+    Archive(Vec<Entry>),
+}
+
+/// Some frames of an image: modality values, frame after frame, row after row.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Frames {
+    /// Rows of a frame.
+    pub rows: u32,
+    /// Columns of a frame.
+    pub columns: u32,
+    /// [frames x rows x columns]
+    pub values: Vec<f32>,
+}
+
+/// Reads files. Whatever a file holds, an answer comes back.
+pub(crate) trait Parser {
+    /// What a file is.
+    fn open(&mut self, path: &Path) -> Result<Content, SkipReason>;
+
+    /// The header of an archive's entry.
+    fn header(&mut self, path: &Path, entry: u32) -> Result<Box<ImageHeader>, SkipReason>;
+
+    /// `count` frames from `first` on.
+    fn frames(&mut self, path: &Path, entry: Option<u32>, first: u32, count: u32) -> Result<Frames, SkipReason>;
+}

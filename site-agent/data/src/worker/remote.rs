@@ -1,0 +1,175 @@
+//! A worker process as this process sees it: asked, waited for, and replaced when it ends.
+//!
+//! A worker that ends, says nothing in time, or says something that is no answer, is killed. The request is tried once more with
+//! a fresh one, since the fault may lie in what the old one did before; then the file is skipped.
+
+use std::ffi::OsString;
+use std::io::{self, BufReader, BufWriter};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+
+use super::protocol::{Request, Response, read_message, write_message};
+use super::{Content, Frames, Parser};
+use crate::dicom::ImageHeader;
+use crate::keys::SiteSecret;
+use crate::limits::IntakeLimits;
+use crate::skip::SkipReason;
+
+/// Requests after which a worker is replaced, well before its processor time is used up.
+const LIFE: u32 = 2000;
+
+/// Reads files in a child process.
+pub(crate) struct Remote {
+    program: PathBuf,
+    args: Vec<OsString>,
+    secret: SiteSecret,
+    limits: IntakeLimits,
+    worker: Option<Worker>,
+}
+
+struct Worker {
+    child: Child,
+    input: BufWriter<ChildStdin>,
+    answers: Receiver<io::Result<(Response, Vec<f32>)>>,
+    served: u32,
+}
+
+/// How a worker failed a request.
+enum Failure {
+    Ended,
+    TooSlow,
+}
+
+impl Remote {
+    /// Starts `program` with `args` for a worker; it must call [`super::worker_main`].
+    pub(crate) fn start(
+        program: &Path,
+        args: &[OsString],
+        secret: SiteSecret,
+        limits: IntakeLimits,
+    ) -> io::Result<Self> {
+        let mut remote = Self { program: program.to_owned(), args: args.to_vec(), secret, limits, worker: None };
+        remote.worker = Some(remote.begin()?);
+        Ok(remote)
+    }
+
+    fn begin(&self) -> io::Result<Worker> {
+        let mut child = Command::new(&self.program)
+            .args(&self.args)
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        let (sender, answers) = channel();
+        // Ends when the worker's output ends, or when nobody waits for answers any more.
+        thread::spawn(move || {
+            let mut output = BufReader::new(output);
+            loop {
+                let answer = read_message(&mut output);
+                let last = answer.is_err();
+                if sender.send(answer).is_err() || last {
+                    return;
+                }
+            }
+        });
+        let mut worker = Worker { child, input: BufWriter::new(input), answers, served: 0 };
+        let begin = Request::Begin { secret: self.secret.to_hex(), limits: self.limits };
+        write_message(&mut worker.input, &begin, &[])?;
+        Ok(worker)
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<(Response, Vec<f32>), SkipReason> {
+        if self.worker.as_ref().is_some_and(|worker| worker.served >= LIFE) {
+            self.worker = None;
+        }
+        loop {
+            if self.worker.is_none() {
+                self.worker = Some(self.begin().map_err(|_| SkipReason::ParserCrashed)?);
+            }
+            let Some(worker) = &mut self.worker else { return Err(SkipReason::ParserCrashed) };
+            match worker.ask(request, &self.limits) {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => {
+                    let fresh = worker.served == 0;
+                    self.worker = None;
+                    match failure {
+                        Failure::TooSlow => return Err(SkipReason::ParserLimit),
+                        Failure::Ended if fresh => return Err(SkipReason::ParserCrashed),
+                        Failure::Ended => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn ask(&mut self, request: &Request, limits: &IntakeLimits) -> Result<(Response, Vec<f32>), Failure> {
+        write_message(&mut self.input, request, &[]).map_err(|_| Failure::Ended)?;
+        match self.answers.recv_timeout(limits.request_time()) {
+            Ok(Ok(answer)) => {
+                self.served += 1;
+                Ok(answer)
+            }
+            Ok(Err(_)) | Err(RecvTimeoutError::Disconnected) => Err(Failure::Ended),
+            Err(RecvTimeoutError::Timeout) => Err(Failure::TooSlow),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may have ended by itself: there is nothing more to do then.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Parser for Remote {
+    fn open(&mut self, path: &Path) -> Result<Content, SkipReason> {
+        match self.ask(&Request::Open { path: bytes(path) })?.0 {
+            Response::Header(header) => Ok(Content::Image(header)),
+            Response::Archive(entries) => Ok(Content::Archive(entries)),
+            other => Err(reason(other)),
+        }
+    }
+
+    fn header(&mut self, path: &Path, entry: u32) -> Result<Box<ImageHeader>, SkipReason> {
+        match self.ask(&Request::Header { path: bytes(path), entry })?.0 {
+            Response::Header(header) => Ok(header),
+            other => Err(reason(other)),
+        }
+    }
+
+    fn frames(&mut self, path: &Path, entry: Option<u32>, first: u32, count: u32) -> Result<Frames, SkipReason> {
+        match self.ask(&Request::Frames { path: bytes(path), entry, first, count })? {
+            (Response::Frames { rows, columns }, values) => {
+                let expected = u64::from(count) * u64::from(rows) * u64::from(columns);
+                if values.len() as u64 != expected {
+                    return Err(SkipReason::ParserCrashed);
+                }
+                Ok(Frames { rows, columns, values })
+            }
+            (other, _) => Err(reason(other)),
+        }
+    }
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    path.as_os_str().as_bytes().to_vec()
+}
+
+/// An answer to another question is as good as none.
+fn reason(response: Response) -> SkipReason {
+    match response {
+        Response::Skip(reason) => reason,
+        _ => SkipReason::ParserCrashed,
+    }
+}

@@ -1,0 +1,434 @@
+//! From files to a cache: what is found, how it is ordered and named, and what a second run does again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::support::{Image, along_axis, archive, element, item, sequence, short_axis_cine};
+use common::plan::ImagePlan;
+use data::{
+    CacheError, FrameCache, IntakeError, IntakeOptions, IntakeReport, Level, Plane, Rule, Sequence, SiteSecret,
+    Workers, index,
+};
+use dicom_core::VR;
+use dicom_dictionary_std::{tags, uids};
+
+struct Site {
+    folder: tempfile::TempDir,
+    options: IntakeOptions,
+}
+
+impl Site {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let images = ImagePlan {
+            frame_size: 16,
+            spacing_mm: 1.0,
+            low_percentile: 0.0,
+            high_percentile: 100.0,
+            ..ImagePlan::default()
+        };
+        let secret = SiteSecret::new([7; 32]);
+        let options = IntakeOptions::new(folder.path().join("cache"), images, secret, Workers::InProcess);
+        fs::create_dir(folder.path().join("images")).unwrap();
+        Self { folder, options }
+    }
+
+    fn images(&self) -> PathBuf {
+        self.folder.path().join("images")
+    }
+
+    fn index(&self) -> Result<IntakeReport, IntakeError> {
+        index(&self.images(), &self.options, &mut |_| {})
+    }
+
+    fn cache(&self) -> FrameCache {
+        FrameCache::open(&self.options.cache, &self.options.images).unwrap()
+    }
+
+    fn write(&self, name: &str, image: &Image) {
+        image.write(&self.images().join(name));
+    }
+
+    /// Files under names that say nothing of their order.
+    fn write_all(&self, folder: &str, images: &[Image]) {
+        for (place, image) in images.iter().enumerate() {
+            self.write(&format!("{folder}/{}", (place * 7 + 3) % images.len()), image);
+        }
+    }
+
+    fn ledger(&self) -> String {
+        fs::read_to_string(self.options.cache.join("skipped.jsonl")).unwrap()
+    }
+}
+
+/// The modality value at the first acquired row of each frame, in the order of the cache. The 16 x 12 frame lies in the
+/// middle of the 16 x 16 grid, two rows down.
+fn markers(cache: &FrameCache) -> Vec<u32> {
+    cache
+        .frames()
+        .map(|frame| {
+            let [low, high] = cache.series()[frame.series as usize].window;
+            let fraction = f64::from(cache.pixels(frame).to_vec()[2 * 16 + 8]);
+            (low + fraction * (high - low)).round() as u32
+        })
+        .collect()
+}
+
+#[test]
+fn a_hospital_export_becomes_frames_in_the_order_of_slices_and_phases() {
+    let site = Site::new();
+    site.write_all("a/deep/er", &short_axis_cine(&Image::new(), 4, 5));
+    let report = site.index().unwrap();
+    assert_eq!((report.subjects, report.studies, report.series, report.frames), (1, 1, 1, 20));
+    let cache = site.cache();
+    let expected: Vec<u32> = (0..4).flat_map(|slice| (0..5).map(move |phase| slice * 100 + phase)).collect();
+    assert_eq!(markers(&cache), expected);
+    let record = &cache.series()[0];
+    assert_eq!((record.sequence, record.plane), (Sequence::Cine, Plane::Sax));
+    let levels: Vec<_> = record.slices.iter().map(|slice| slice.level.unwrap()).collect();
+    assert_eq!(levels, [Level::Base, Level::Mid, Level::Mid, Level::Apex]);
+    cache.verify().unwrap();
+}
+
+#[test]
+fn without_names_timing_tells_the_cine_and_geometry_the_planes() {
+    let site = Site::new();
+    let silent = Image { description: String::new(), manufacturer: "", ..Image::new() };
+    site.write_all("sax", &short_axis_cine(&silent, 6, 3));
+    // A plane that holds the axis, with its normal towards the head: four-chamber.
+    let axis = along_axis(1.0);
+    let four = Image { series: 2, orientation: [0.0, 0.0, 0.0, axis[0], axis[1], axis[2]], ..silent.clone() };
+    let across = {
+        // In the plane: the axis and a horizontal direction across it.
+        let length = (axis[0] * axis[0] + axis[1] * axis[1]).sqrt();
+        [axis[1] / length, -axis[0] / length, 0.0]
+    };
+    let orientation = [across[0], across[1], across[2], axis[0], axis[1], axis[2]];
+    for phase in 0..3 {
+        let image = Image { orientation, instance: phase + 1, trigger: Some(f64::from(phase) * 40.0), ..four.clone() };
+        site.write(&format!("lax/{phase}"), &image.marked(phase as u16));
+    }
+    site.index().unwrap();
+    let cache = site.cache();
+    let mut found: Vec<_> =
+        cache.series().iter().map(|s| (s.plane, s.plane_rule, s.sequence, s.sequence_rule)).collect();
+    found.sort();
+    let cine = |plane| (plane, Rule::Geometry, Sequence::Cine, Rule::Timing);
+    assert_eq!(found, [cine(Plane::Sax), cine(Plane::FourChamber)]);
+}
+
+#[test]
+fn uk_biobank_archives_are_read_in_place() {
+    let site = Site::new();
+    let mut entries: Vec<(String, Vec<u8>)> = Vec::new();
+    let mut table = "filename,patientid,seriesid,series discription,date\n".to_owned();
+    for slice in 0..3_u32 {
+        for phase in 0..4_u32 {
+            let name = format!("{slice}{phase}.dcm");
+            let description = format!("CINE_segmented_SAX_b{}", slice + 1);
+            table += &format!("{name},x,y,{description},Aug 30, 2015\n");
+            // The third slice's headers have no description: the manifest tells.
+            let description = if slice == 2 { String::new() } else { description };
+            let image = Image { series: 10 + slice, description, patient: "", ..Image::new() };
+            let image = Image {
+                instance: phase + 1,
+                position: along_axis(f64::from(slice) * 10.0),
+                trigger: Some(f64::from(phase) * 20.0),
+                ..image.marked((slice * 100 + phase) as u16)
+            };
+            entries.push((name, image.bytes()));
+        }
+    }
+    // The second slice was repeated: the later series is used.
+    let again = Image { series: 20, series_number: 9, description: "CINE_segmented_SAX_b2".into(), ..Image::new() };
+    let again = Image { patient: "", position: along_axis(10.0), ..again.marked(777) };
+    entries.push(("again.dcm".into(), again.bytes()));
+    let inline = Image { series: 30, description: "InlineVF_Results".into(), ..Image::new() };
+    entries.push(("inline.dcm".into(), inline.bytes()));
+    entries.push(("manifest.cvs".into(), table.into_bytes()));
+    let listed: Vec<(&str, Vec<u8>)> = entries.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    archive(&site.images().join("1234567_20209_2_0.zip"), &listed);
+
+    let report = site.index().unwrap();
+    assert_eq!((report.files, report.subjects, report.series, report.frames), (1, 1, 3, 9));
+    let cache = site.cache();
+    let mut found: Vec<_> = cache.series().iter().map(|s| (s.slices[0].level.unwrap(), s.plane_rule)).collect();
+    found.sort();
+    let named = Rule::UkBiobankName;
+    assert_eq!(found, [(Level::Base, named), (Level::Mid, named), (Level::Apex, named)]);
+    let mut seen = markers(&cache);
+    seen.sort_unstable();
+    assert_eq!(seen, [0, 1, 2, 3, 200, 201, 202, 203, 777]);
+    let counts: Vec<_> = report.skipped.iter().map(|skip| (skip.reason.as_str(), skip.count)).collect();
+    assert_eq!(counts, [("inline-result", 1), ("superseded", 4)]);
+    assert!(site.ledger().contains("\"entry\":\"inline.dcm\""), "{}", site.ledger());
+}
+
+#[test]
+fn a_t1_map_keeps_its_milliseconds() {
+    let site = Site::new();
+    let name = "ShMOLLI_192i_SAX_b2s_SAX_b2s_SAX_b2s_T1MAP".to_owned();
+    let map = Image { description: name, slope: Some("2"), intercept: Some("-100"), ..Image::new() };
+    site.write("map.dcm", &map.marked(500));
+    site.index().unwrap();
+    let cache = site.cache();
+    let record = &cache.series()[0];
+    assert_eq!((record.sequence, record.plane), (Sequence::T1Map, Plane::Sax));
+    assert_eq!(markers(&cache), [900], "500 x 2 - 100 ms");
+    assert_eq!(record.window[1], 1900.0);
+}
+
+#[test]
+fn an_enhanced_image_is_ordered_and_rescaled_frame_by_frame() {
+    let site = Site::new();
+    let mut image = Image { frames: 4, class: uids::ENHANCED_MR_IMAGE_STORAGE, spacing: None, ..Image::new() };
+    // Stored in the order of time, slices interleaved; each frame has a slope of its own.
+    let places = [(10.0, 0.0, 1.0), (0.0, 0.0, 2.0), (10.0, 30.0, 4.0), (0.0, 30.0, 1.0)];
+    image.pixels =
+        (0..4_u16).flat_map(|frame| (0..12 * 16).map(move |i| if i < 16 { 100 + frame } else { i * 2 })).collect();
+    let text = |value: f64| value.to_string();
+    let groups = places.map(|(mm, ms, slope)| {
+        let position = along_axis(mm).map(text).join("\\");
+        item(vec![
+            sequence(
+                tags::PLANE_POSITION_SEQUENCE,
+                vec![item(vec![element(tags::IMAGE_POSITION_PATIENT, VR::DS, position)])],
+            ),
+            sequence(
+                tags::CARDIAC_SYNCHRONIZATION_SEQUENCE,
+                vec![item(vec![element(tags::NOMINAL_CARDIAC_TRIGGER_DELAY_TIME, VR::FD, ms)])],
+            ),
+            sequence(
+                tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE,
+                vec![item(vec![
+                    element(tags::RESCALE_SLOPE, VR::DS, text(slope)),
+                    element(tags::RESCALE_INTERCEPT, VR::DS, "0"),
+                ])],
+            ),
+        ])
+    });
+    image.extra.push(sequence(tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE, groups.into()));
+    let measures = vec![item(vec![element(tags::PIXEL_SPACING, VR::DS, "1\\1")])];
+    let shared = item(vec![sequence(tags::PIXEL_MEASURES_SEQUENCE, measures)]);
+    image.extra.push(sequence(tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE, vec![shared]));
+    site.write("enhanced.dcm", &image);
+    let report = site.index().unwrap();
+    assert_eq!((report.files, report.frames), (1, 4));
+    assert_eq!(markers(&site.cache()), [2 * 101, 103, 100, 4 * 102]);
+}
+
+#[test]
+fn a_series_with_several_orientations_is_cut() {
+    let site = Site::new();
+    let named = Image { description: "CINE_segmented_LAX".into(), ..Image::new() };
+    for (number, orientation) in
+        [[1.0, 0.0, 0.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]]
+            .iter()
+            .enumerate()
+    {
+        let image = Image { instance: number as u32 + 1, orientation: *orientation, ..named.clone() };
+        site.write(&format!("{number}"), &image);
+    }
+    assert_eq!(site.index().unwrap().series, 3);
+}
+
+#[test]
+fn a_second_run_reads_only_what_changed() {
+    let site = Site::new();
+    site.write_all("one", &short_axis_cine(&Image::new(), 3, 2));
+    let other = Image { series: 2, description: "Cine 4ch".into(), ..Image::new() };
+    site.write("two/a.dcm", &other.clone().marked(1));
+    site.write("two/b.dcm", &Image { instance: 2, ..other.clone().marked(2) });
+    let first = site.index().unwrap();
+    assert_eq!((first.new_series, first.unchanged_series), (2, 0));
+    let before = fs::read(frames_file(&site)).unwrap();
+
+    let again = site.index().unwrap();
+    assert_eq!((again.new_series, again.unchanged_series, again.frames), (0, 2, 8));
+    assert_eq!(fs::read(frames_file(&site)).unwrap(), before, "nothing is written twice");
+
+    site.write("two/c.dcm", &Image { instance: 3, ..other.marked(3) });
+    let grown = site.index().unwrap();
+    assert_eq!((grown.new_series, grown.unchanged_series, grown.frames), (1, 1, 9));
+
+    fs::remove_dir_all(site.images().join("one")).unwrap();
+    let shrunk = site.index().unwrap();
+    assert_eq!((shrunk.new_series, shrunk.removed_series, shrunk.frames), (0, 1, 3));
+    assert_eq!(markers(&site.cache()), [1, 2, 3]);
+}
+
+fn frames_file(site: &Site) -> PathBuf {
+    let is_frames = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("frames-");
+    let mut folders = fs::read_dir(&site.options.cache).unwrap().map(|entry| entry.unwrap().path()).filter(is_frames);
+    folders.next().unwrap().join("frames.bin")
+}
+
+#[test]
+fn a_source_beside_another_keeps_the_others_series() {
+    let site = Site::new();
+    site.write("a/1", &Image::new());
+    site.write("b/1", &Image { series: 2, patient: "PATIENT-2", ..Image::new() });
+    for source in ["a", "b"] {
+        index(&site.images().join(source), &site.options, &mut |_| {}).unwrap();
+    }
+    assert_eq!(site.cache().subjects().len(), 2);
+    // The folder around both adds nothing: the series are here already.
+    let around = site.index().unwrap();
+    assert_eq!((around.new_series, around.unchanged_series, around.frames), (0, 2, 2));
+}
+
+#[test]
+fn a_kill_while_writing_costs_nothing_but_the_work_since_the_last_flush() {
+    let site = Site::new();
+    site.write_all("one", &short_axis_cine(&Image::new(), 3, 2));
+    site.write_all("two", &short_axis_cine(&Image { series: 2, ..Image::new() }, 2, 2));
+    site.index().unwrap();
+    let expected = markers(&site.cache());
+    let frames = frames_file(&site);
+    let series_log = frames.with_file_name("series.log");
+    let headers_log = site.options.cache.join("headers.log");
+    for log in [&series_log, &headers_log] {
+        let whole = fs::read(log).unwrap();
+        for cut in (0..whole.len()).step_by(97) {
+            fs::write(log, &whole[..cut]).unwrap();
+            // Frames of a series whose record was lost, half of one more among them.
+            let mut torn = fs::read(&frames).unwrap();
+            torn.extend_from_slice(&[0xab; 700]);
+            fs::write(&frames, &torn).unwrap();
+            site.index().unwrap();
+            let cache = site.cache();
+            assert_eq!(markers(&cache), expected, "{} cut at {cut}", log.display());
+            cache.verify().unwrap();
+        }
+        fs::write(log, &whole).unwrap();
+    }
+}
+
+#[test]
+fn frames_that_the_disk_lost_or_changed_are_known() {
+    let site = Site::new();
+    site.write("1", &Image::new());
+    site.index().unwrap();
+    let file = frames_file(&site);
+    let whole = fs::read(&file).unwrap();
+    let mut flipped = whole.clone();
+    flipped[100] ^= 1;
+    fs::write(&file, &flipped).unwrap();
+    assert!(matches!(site.cache().verify(), Err(CacheError::Damaged { .. })));
+    fs::write(&file, &whole[..whole.len() - 1]).unwrap();
+    let opened = FrameCache::open(&site.options.cache, &site.options.images);
+    assert!(matches!(opened, Err(CacheError::Damaged { .. })));
+}
+
+#[test]
+fn another_plan_or_secret_is_named_and_indexing_again_builds_for_the_plan() {
+    let mut site = Site::new();
+    site.write("1", &Image::new());
+    let none = FrameCache::open(&site.options.cache, &site.options.images);
+    assert!(matches!(none, Err(CacheError::NotBuilt { .. })));
+    site.index().unwrap();
+    site.options.images.spacing_mm = 2.0;
+    let other = FrameCache::open(&site.options.cache, &site.options.images).err().unwrap();
+    assert!(other.to_string().contains("run `site-agent index` again"), "{other}");
+    site.index().unwrap();
+    assert_eq!(site.cache().frame_count(), 1);
+    site.options.secret = SiteSecret::new([8; 32]);
+    assert!(matches!(site.index(), Err(IntakeError::Cache(CacheError::OtherSecret { .. }))));
+}
+
+#[test]
+fn mean_and_deviation_are_applied_later_and_need_no_other_cache() {
+    let site = Site::new();
+    site.write("1", &Image::new());
+    site.index().unwrap();
+    let images = ImagePlan { mean: 0.1, std: 0.9, ..site.options.images.clone() };
+    assert_eq!(FrameCache::open(&site.options.cache, &images).unwrap().images().mean, 0.1);
+}
+
+#[test]
+fn a_folder_without_images_says_what_is_missing() {
+    let site = Site::new();
+    let empty = site.index().unwrap_err();
+    assert!(matches!(empty, IntakeError::Empty { .. }), "{empty}");
+    assert!(empty.to_string().contains("put the exported DICOM folders"), "{empty}");
+
+    fs::write(site.images().join("notes.txt"), "no image").unwrap();
+    let none = site.index().unwrap_err();
+    assert!(none.to_string().contains("none of the 1 files") && none.to_string().contains("1 not-dicom"), "{none}");
+
+    let missing = index(Path::new("/no/such/folder"), &site.options, &mut |_| {}).unwrap_err();
+    assert!(missing.to_string().contains("/no/such/folder"), "{missing}");
+}
+
+#[test]
+fn too_many_faults_are_an_error_that_holds_the_report() {
+    let mut site = Site::new();
+    site.write("good.dcm", &Image::new());
+    for name in ["cut1.dcm", "cut2.dcm"] {
+        let bytes = Image { series: 2, ..Image::new() }.bytes();
+        fs::write(site.images().join(name), &bytes[..bytes.len() - 50]).unwrap();
+    }
+    // A text file beside the images is no fault.
+    fs::write(site.images().join("README"), "x").unwrap();
+    let error = site.index().unwrap_err();
+    let IntakeError::TooManyFaults { report, .. } = &error else { panic!("{error}") };
+    assert_eq!((report.faults, report.frames), (2, 1));
+    assert!(error.to_string().contains("2 of 3 images are faulty, more than the permitted 10.0 %"), "{error}");
+    assert!(site.ledger().contains("export it again"));
+    site.options.tolerance = 0.7;
+    assert_eq!(site.index().unwrap().faults, 2);
+}
+
+#[test]
+fn nothing_that_names_a_patient_gets_into_the_cache_or_the_report() {
+    let site = Site::new();
+    let image = Image { patient: "CANARY-ID", description: "Cine SAX CANARY^DESCRIPTION".into(), ..Image::new() };
+    let image = image.with(tags::INSTITUTION_NAME, VR::LO, "CANARY HOSPITAL").with(
+        tags::IMAGE_COMMENTS,
+        VR::LT,
+        "CANARY comment",
+    );
+    site.write("a.dcm", &image);
+    let report = site.index().unwrap();
+    assert!(!report.to_string().contains("CANARY"));
+    let mut folders = vec![site.options.cache.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let bytes = fs::read(&path).unwrap();
+            for secret in ["CANARY", "19450508", "1.2.826.0.1.3680043"] {
+                let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+                assert!(!found, "{} holds {secret}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_report_reads_as_a_table_and_as_json() {
+    let site = Site::new();
+    site.write_all("one", &short_axis_cine(&Image::new(), 3, 2));
+    site.write("ct.dcm", &Image { modality: "CT", class: uids::CT_IMAGE_STORAGE, series: 5, ..Image::new() });
+    let report = site.index().unwrap();
+    let table = report.to_string();
+    assert!(table.contains("cine      SAX              1         1         6"), "{table}");
+    assert!(table.contains("not-mr                     1  nothing: only MR images are used"), "{table}");
+    let json = serde_json::to_string(&report).unwrap();
+    assert_eq!(serde_json::from_str::<IntakeReport>(&json).unwrap(), report);
+}
+
+#[test]
+fn two_indexers_do_not_write_one_cache() {
+    let site = Site::new();
+    site.write("1", &Image::new());
+    let mut busy = None;
+    index(&site.images(), &site.options, &mut |_| {
+        busy = Some(site.index());
+    })
+    .unwrap();
+    assert!(matches!(busy, Some(Err(IntakeError::Cache(CacheError::Busy { .. })))));
+}

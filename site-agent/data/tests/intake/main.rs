@@ -1,0 +1,10 @@
+//! The whole way from files to batches, as an agent goes it.
+
+#[cfg(test)]
+mod batches;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod indexing;
+#[cfg(test)]
+mod support;
