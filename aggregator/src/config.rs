@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::authority;
 use crate::federation::Limits;
+use crate::store::FederationRecord;
 
 /// What `aggregator init` writes, and what the documentation shows.
 pub const EXAMPLE: &str = include_str!("../aggregator.example.toml");
@@ -22,8 +24,10 @@ pub struct Config {
     pub max_spool_bytes: u64,
     /// Merged rounds whose updates stay on disk, for audit.
     pub keep_updates_of_rounds: u32,
-    /// Connections at a time.
+    /// Connections of sites at a time.
     pub max_connections: usize,
+    /// Further host names and addresses in the server's certificate.
+    pub names: Vec<String>,
 }
 
 /// Why the settings cannot be used.
@@ -54,6 +58,7 @@ impl Default for Config {
             max_spool_bytes: 64 << 30,
             keep_updates_of_rounds: 2,
             max_connections: 256,
+            names: Vec::new(),
         }
     }
 }
@@ -75,6 +80,12 @@ impl Config {
     pub fn of_state(state: &Path) -> Result<Self, ConfigError> {
         let path = Self::path(state);
         if path.exists() { Self::read(&path) } else { Ok(Self::default()) }
+    }
+
+    /// Every name in the server's certificate: the one in invitations, then the further ones.
+    pub fn names(&self, federation: &FederationRecord) -> Vec<String> {
+        let first = authority::host(&federation.address).map(str::to_owned);
+        first.into_iter().chain(self.names.iter().cloned()).collect()
     }
 
     /// What the server may take.
@@ -99,7 +110,7 @@ mod tests {
     #[test]
     fn the_example_states_every_key_with_its_default() {
         let table: toml::Table = EXAMPLE.parse().unwrap();
-        assert_eq!(table.len(), 4, "every key is shown");
+        assert_eq!(table.len(), 5, "every key is shown");
         assert_eq!(toml::from_str::<Config>(EXAMPLE).unwrap(), Config::default());
         assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
     }

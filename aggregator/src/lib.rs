@@ -4,13 +4,18 @@
 //! ([`store`], [`clock`], [`server`]). The aggregator knows a model as names, shapes and numbers.
 
 pub mod aggregation;
+pub mod authority;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod driver;
 pub mod federation;
+pub mod identity;
 pub mod inspection;
 pub mod layout;
 pub mod round;
 pub mod run;
+pub mod server;
+pub mod serving;
 pub mod status;
 pub mod store;

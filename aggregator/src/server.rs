@@ -2,10 +2,12 @@
 //!
 //! Every call runs off the event loop, because every call may wait for the disk.
 
+use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use certs::authority::Authority;
 use common::{Digest, Directive, Progress, Refusal, RoundNumber, RunId, SiteId, UpdateManifest};
 use proto::convert::{self, Announced, digest_bytes};
 use proto::refusal::{malformed, status};
@@ -19,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::federation::{Blob, Federation, UploadState};
-use crate::identity::{self, Desk};
+use crate::identity::{self, Caller};
 use crate::store::UpdateKey;
 
 /// The calls that demand a site's certificate.
@@ -32,7 +34,7 @@ pub struct SiteCalls {
 #[derive(Clone, Debug)]
 pub struct EnrolmentCalls {
     federation: Arc<Federation>,
-    desk: Arc<Desk>,
+    authority: Arc<Authority>,
 }
 
 impl SiteCalls {
@@ -43,9 +45,9 @@ impl SiteCalls {
 
     /// Who calls, as the certificate says, if that still counts.
     fn caller<T>(&self, request: &Request<T>) -> Result<SiteId, Status> {
-        let peer = identity::peer(request).map_err(refused)?;
-        self.federation.admits(&peer.site, &peer.serial).map_err(refused)?;
-        Ok(peer.site)
+        let Caller { site, serial } = identity::caller(request).map_err(refused)?;
+        self.federation.admits(&site, &serial).map_err(refused)?;
+        Ok(site)
     }
 
     /// Asks the federation, off the event loop.
@@ -61,8 +63,8 @@ impl SiteCalls {
 
 impl EnrolmentCalls {
     /// Enrolments into this federation, under this authority.
-    pub fn new(federation: Arc<Federation>, desk: Arc<Desk>) -> Self {
-        Self { federation, desk }
+    pub fn new(federation: Arc<Federation>, authority: Arc<Authority>) -> Self {
+        Self { federation, authority }
     }
 }
 
@@ -71,9 +73,10 @@ impl Enrolment for EnrolmentCalls {
     async fn enrol(&self, request: Request<wire::EnrolRequest>) -> Result<Response<wire::EnrolReply>, Status> {
         let wire::EnrolRequest { site, token, csr_pem } = request.into_inner();
         let site = convert::site("EnrolRequest", &site).map_err(unclear)?;
-        let (federation, desk) = (Arc::clone(&self.federation), Arc::clone(&self.desk));
-        let certificate_pem = off_the_loop(move || federation.enrol(&desk, &site, &token, &csr_pem)).await?;
-        Ok(Response::new(wire::EnrolReply { certificate_pem, authority_pem: self.desk.authority_pem() }))
+        let (federation, authority) = (Arc::clone(&self.federation), Arc::clone(&self.authority));
+        let certificate_pem = off_the_loop(move || federation.enrol(&authority, &site, &token, &csr_pem)).await?;
+        let authority_pem = self.authority.certificate_pem().to_owned();
+        Ok(Response::new(wire::EnrolReply { certificate_pem, authority_pem }))
     }
 }
 
@@ -81,8 +84,7 @@ impl Enrolment for EnrolmentCalls {
 impl Wire for SiteCalls {
     async fn report(&self, request: Request<wire::ReportRequest>) -> Result<Response<wire::ReportReply>, Status> {
         let caller = self.caller(&request)?;
-        let Announced { site, value } =
-            Announced::<Progress>::try_from(request.into_inner()).map_err(unclear)?;
+        let Announced { site, value } = Announced::<Progress>::try_from(request.into_inner()).map_err(unclear)?;
         require_itself(&caller, site)?;
         let directive: Directive = self.ask(move |federation| federation.report(&caller, &value)).await?;
         Ok(Response::new(directive.into()))
@@ -97,7 +99,10 @@ impl Wire for SiteCalls {
 
     type DownloadStream = Pin<Box<dyn Stream<Item = Result<wire::Chunk, Status>> + Send>>;
 
-    async fn download(&self, request: Request<wire::DownloadRequest>) -> Result<Response<Self::DownloadStream>, Status> {
+    async fn download(
+        &self,
+        request: Request<wire::DownloadRequest>,
+    ) -> Result<Response<Self::DownloadStream>, Status> {
         let caller = self.caller(&request)?;
         let wire::DownloadRequest { blob, offset } = request.into_inner();
         let digest = convert::digest("DownloadRequest", "blob", &blob).map_err(unclear)?;
@@ -108,7 +113,10 @@ impl Wire for SiteCalls {
         Ok(Response::new(Box::pin(chunks(blob, offset))))
     }
 
-    async fn begin_upload(&self, request: Request<wire::UpdateManifest>) -> Result<Response<wire::UploadState>, Status> {
+    async fn begin_upload(
+        &self,
+        request: Request<wire::UpdateManifest>,
+    ) -> Result<Response<wire::UploadState>, Status> {
         let caller = self.caller(&request)?;
         let manifest = UpdateManifest::try_from(request.into_inner()).map_err(unclear)?;
         require_itself(&caller, manifest.site.clone())?;
@@ -143,6 +151,9 @@ impl Wire for SiteCalls {
     }
 }
 
+/// Bytes of a model to a message. The memory of a download is a few of these, so they are smaller than they might be.
+const DOWNLOADED: usize = CHUNK_BYTES / 4;
+
 /// Which update a call speaks of: the caller's own, never another's.
 fn upload(
     message: &'static str,
@@ -168,29 +179,34 @@ fn require_itself(peer: &SiteId, claimed: SiteId) -> Result<(), Status> {
     Err(refused(Refusal::SpeaksForAnother { peer: peer.clone(), claimed }))
 }
 
-/// The file from an offset on, read a chunk ahead of the network.
+/// The file from an offset on, read a chunk ahead of the network. A slow reader holds a chunk, and no thread.
 fn chunks(blob: Blob, from: u64) -> impl Stream<Item = Result<wire::Chunk, Status>> {
-    use std::os::unix::fs::FileExt;
-    let (sender, receiver) = mpsc::channel(2);
-    // Ends by itself when the last chunk is sent, or when the receiver is gone.
-    spawn_blocking(move || {
+    let (sender, receiver) = mpsc::channel(1);
+    let blob = Arc::new(blob);
+    tokio::spawn(async move {
         let mut offset = from;
         while offset < blob.bytes {
-            let length = usize::try_from(blob.bytes - offset).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
-            let mut data = vec![0; length];
-            let chunk = blob.file.read_exact_at(&mut data, offset).map_err(|error| {
-                tracing::error!(%error, "a model cannot be read");
-                refused(Refusal::Unavailable)
-            });
-            let failed = chunk.is_err();
-            let sent = sender.blocking_send(chunk.map(|()| wire::Chunk { offset, data: data.into() }));
-            if sent.is_err() || failed {
+            let reading = Arc::clone(&blob);
+            let chunk = off_the_loop(move || chunk(&reading, offset)).await;
+            let next = chunk.as_ref().map_or(blob.bytes, |chunk| offset + chunk.data.len() as u64);
+            if sender.send(chunk).await.is_err() {
+                // The site hung up.
                 return;
             }
-            offset += length as u64;
+            offset = next;
         }
     });
     ReceiverStream::new(receiver)
+}
+
+fn chunk(blob: &Blob, offset: u64) -> Result<wire::Chunk, Refusal> {
+    let length = usize::try_from(blob.bytes - offset).map_or(DOWNLOADED, |left| left.min(DOWNLOADED));
+    let mut data = vec![0; length];
+    blob.file.read_exact_at(&mut data, offset).map_err(|error| {
+        tracing::error!(%error, "a model cannot be read");
+        Refusal::Unavailable
+    })?;
+    Ok(wire::Chunk { offset, data: data.into() })
 }
 
 async fn off_the_loop<T: Send + 'static>(

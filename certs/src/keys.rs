@@ -35,10 +35,6 @@ impl Key {
         &self.0
     }
 
-    pub(crate) fn into_pair(self) -> KeyPair {
-        self.0
-    }
-
     pub(crate) fn for_tls(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.0.serialize_der()))
     }

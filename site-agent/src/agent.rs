@@ -21,7 +21,7 @@ use crate::images::{self, ImagesError};
 use crate::job::{Job, JobError, JobFolder};
 use crate::journal::{Journal, JournalError};
 use crate::link::{Link, LinkError};
-use crate::training::{Training, TrainerProgram};
+use crate::training::{TrainerProgram, Training};
 
 /// One site's agent.
 #[derive(Debug)]
@@ -74,13 +74,7 @@ pub enum Until {
 
 impl Agent {
     /// The agent of the state folder `home`. `program` is this program, to start the trainer and the parser with.
-    pub fn new(
-        site: SiteId,
-        home: Home,
-        config: Config,
-        link: Link,
-        program: PathBuf,
-    ) -> Result<Self, AgentError> {
+    pub fn new(site: SiteId, home: Home, config: Config, link: Link, program: PathBuf) -> Result<Self, AgentError> {
         let journal = Journal::open(&home.journal())?;
         Ok(Self {
             site,
@@ -134,11 +128,8 @@ impl Agent {
     /// What to say of how it goes.
     fn progress(&self, directive: &Directive) -> Progress {
         let work = decide::work(directive);
-        let named = |phase| Progress {
-            work: work.clone().map(|(run, round, _)| (run, round)),
-            phase,
-            ..Progress::idle()
-        };
+        let named =
+            |phase| Progress { work: work.clone().map(|(run, round, _)| (run, round)), phase, ..Progress::idle() };
         if let (Some((declined, reason)), Some(work)) = (&self.declined, &work)
             && declined == work
         {
@@ -197,7 +188,8 @@ impl Agent {
                 }
                 if here.plan && !here.done {
                     let plan = self.read_plan(assignment.plan)?;
-                    here.images = images::cache_for(&self.home, &plan.draft.images).is_some() && self.indexing.is_none();
+                    here.images =
+                        images::cache_for(&self.home, &plan.draft.images).is_some() && self.indexing.is_none();
                 }
                 if here.trainer == Trainer::Absent {
                     let result = JobFolder::at(self.home.job(run, round, base)).result();
@@ -329,7 +321,8 @@ impl Agent {
         let Some(result) = result else {
             return Err(Failure::Decline(Decline::TrainingFailed, "the trainer left no result".to_owned()));
         };
-        let unreadable = |error: common::weights::WeightsError| Failure::Decline(Decline::TrainingFailed, error.to_string());
+        let unreadable =
+            |error: common::weights::WeightsError| Failure::Decline(Decline::TrainingFailed, error.to_string());
         let delta = NamedTensors::from_safetensors(&durable::read(&folder.delta())?).map_err(unreadable)?;
         let update = Update {
             run: assignment.run.clone(),
@@ -443,11 +436,7 @@ impl From<LinkError> for Failure {
 
 impl From<DiskError> for Failure {
     fn from(error: DiskError) -> Self {
-        if error.is_full() {
-            Self::Decline(Decline::DiskFull, error.to_string())
-        } else {
-            Self::Ends(error.into())
-        }
+        if error.is_full() { Self::Decline(Decline::DiskFull, error.to_string()) } else { Self::Ends(error.into()) }
     }
 }
 

@@ -103,10 +103,7 @@ enum Verb {
     },
     /// Parse files for the parent process, under limits on memory and time.
     #[command(hide = true)]
-    IntakeWorker {
-        #[arg(long, default_value_t = 1024)]
-        memory_mib: u64,
-    },
+    IntakeWorker,
 }
 
 #[derive(Debug, Args)]
@@ -140,7 +137,7 @@ struct EvaluateArgs {
 /// Reads the command line, does what it says, and returns the exit code: 0 done, 1 failed, 2 not understood.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Verb::IntakeWorker { .. } = cli.verb {
+    if let Verb::IntakeWorker = cli.verb {
         return data::worker_main();
     }
     log(cli.log_json);
@@ -186,7 +183,7 @@ fn act(cli: Cli) -> anyhow::Result<()> {
             }
             Ok(trainer::train(&JobFolder::at(job))?)
         }
-        Verb::IntakeWorker { .. } => Ok(()),
+        Verb::IntakeWorker => Ok(()),
     }
 }
 

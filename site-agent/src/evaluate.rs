@@ -203,8 +203,9 @@ fn attention(
         let heads = backbone.cls_attention(&whole_frames(cache, &[frame.frame], side, channels), side)?;
         let shown = data::shown_frame(cache, frame.frame, SHOWN_SIDE);
         let grid = side / question.plan.model.patch_size;
-        let mean: Vec<f32> =
-            (0..grid * grid).map(|patch| heads.iter().map(|head| head[patch]).sum::<f32>() / heads.len() as f32).collect();
+        let mean: Vec<f32> = (0..grid * grid)
+            .map(|patch| heads.iter().map(|head| head[patch]).sum::<f32>() / heads.len() as f32)
+            .collect();
         picture.place_gray(column, 0, &shown);
         picture.place_color(column, 1, &pictures::heat_over(&shown, SHOWN_SIDE, &mean, grid));
     }

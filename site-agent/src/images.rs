@@ -51,7 +51,7 @@ impl ImagesError {
     /// What to tell the aggregator.
     pub fn decline(&self) -> Decline {
         match self {
-            Self::Intake(IntakeError::TooManySkipped { .. }) => Decline::TooManySkipped,
+            Self::Intake(IntakeError::TooManyFaults { .. }) => Decline::TooManySkipped,
             Self::Disk(error) if error.is_full() => Decline::DiskFull,
             _ => Decline::TooFewImages,
         }
@@ -103,10 +103,11 @@ pub fn index_all(
         return Err(ImagesError::NoSources);
     }
     let cache = cache_folder(home, images);
-    let args = [PARSER_VERB.into(), "--memory-mib".into(), config.memory_mib.to_string().into()];
-    let workers = Workers::Processes { program: program.to_owned(), args: args.to_vec(), count: config.workers };
+    let workers =
+        Workers::Processes { program: program.to_owned(), args: vec![PARSER_VERB.into()], count: config.workers };
     let mut options = IntakeOptions::new(cache.clone(), images.clone(), secret(home)?, workers);
     options.tolerance = config.tolerance;
+    options.limits.worker_memory = config.memory_mib << 20;
     let mut reports = Vec::new();
     for source in sources {
         let report = data::index(&source, &options, progress)?;
@@ -140,5 +141,7 @@ fn secret(home: &Home) -> Result<SiteSecret, ImagesError> {
         return Err(wrong(&format!("mode {mode:o} lets others read this secret: chmod 600 it")));
     }
     let text = String::from_utf8(durable::read(&path)?).unwrap_or_default();
-    SiteSecret::from_hex(text.trim()).ok_or_else(|| wrong("this is not a secret of 64 hexadecimal digits; remove it, and the caches beside it, to start over"))
+    SiteSecret::from_hex(text.trim()).ok_or_else(|| {
+        wrong("this is not a secret of 64 hexadecimal digits; remove it, and the caches beside it, to start over")
+    })
 }

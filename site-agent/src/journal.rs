@@ -50,7 +50,9 @@ pub enum JournalError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// The file is not a journal of ours.
-    #[error("{path}: {source}; move the file away to start over: rounds already acknowledged will not be counted twice")]
+    #[error(
+        "{path}: {source}; move the file away to start over: rounds already acknowledged will not be counted twice"
+    )]
     Damaged {
         /// The journal.
         path: String,

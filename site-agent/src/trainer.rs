@@ -91,7 +91,8 @@ pub fn train(folder: &JobFolder) -> Result<(), TrainerError> {
     let done = trainer.step_count().saturating_sub(job.first_step).min(steps);
     let mut progress = Progress::from_step(folder, done)?;
 
-    let maker = CropMaker::new(&job.plan.crops, &job.plan.images, job.plan.model.image_size, job.plan.model.in_channels);
+    let maker =
+        CropMaker::new(&job.plan.crops, &job.plan.images, job.plan.model.image_size, job.plan.model.in_channels);
     let subjects = sampler.subject_count();
     thread::scope(|scope| {
         let crops = crops_ahead(scope, &job, &cache, &sampler, &maker, done..steps);

@@ -1,4 +1,7 @@
 //! The Federation harness, the CMR phantom, the demo, and stories between programs.
 
+pub mod demo;
 pub mod federation;
+pub mod phantom;
 pub mod programs;
+pub mod story;

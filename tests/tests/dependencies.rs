@@ -16,7 +16,11 @@ const TABLE: &[(&str, &[&str], &[&str])] = &[
 ];
 
 fn metadata() -> Metadata {
-    MetadataCommand::new().manifest_path("../Cargo.toml").other_options(["--locked".to_owned(), "--offline".to_owned()]).exec().unwrap()
+    MetadataCommand::new()
+        .manifest_path("../Cargo.toml")
+        .other_options(["--locked".to_owned(), "--offline".to_owned()])
+        .exec()
+        .unwrap()
 }
 
 /// Everything reachable from a package through normal dependencies, by name.
@@ -26,7 +30,8 @@ fn reachable(metadata: &Metadata, from: &str) -> BTreeSet<String> {
         .nodes
         .iter()
         .map(|node| {
-            let normal = node.deps.iter().filter(|dep| dep.dep_kinds.iter().any(|kind| kind.kind == DependencyKind::Normal));
+            let normal =
+                node.deps.iter().filter(|dep| dep.dep_kinds.iter().any(|kind| kind.kind == DependencyKind::Normal));
             (&node.id, normal.map(|dep| &dep.pkg).collect())
         })
         .collect();
@@ -69,7 +74,8 @@ fn nothing_depends_on_the_tests_and_every_crate_is_in_the_table() {
 fn only_model_names_burn_and_only_common_names_bincode() {
     let metadata = metadata();
     let direct = |prefix: &str| -> BTreeSet<String> {
-        let uses = |package: &&cargo_metadata::Package| package.dependencies.iter().any(|dep| dep.name.starts_with(prefix));
+        let uses =
+            |package: &&cargo_metadata::Package| package.dependencies.iter().any(|dep| dep.name.starts_with(prefix));
         metadata.workspace_packages().into_iter().filter(uses).map(|package| package.name.to_string()).collect()
     };
     assert_eq!(direct("burn"), BTreeSet::from(["model".to_owned()]));

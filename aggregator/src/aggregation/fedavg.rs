@@ -38,6 +38,7 @@ fn in_tiles_of(values: usize, merge: &Merge<'_>, out: &mut File) -> Result<Merge
     let mut out = Sink::new(out);
     out.write(layout.header())?;
     let mut sums = vec![0_i64; values];
+    let mut means = Vec::with_capacity(values);
     let mut mean_squares = 0.0;
     loop {
         let width = base.next_tile()?.len();
@@ -55,17 +56,13 @@ fn in_tiles_of(values: usize, merge: &Merge<'_>, out: &mut File) -> Result<Merge
                 return Err(MergeError::Value { site: site.name.clone(), source });
             }
         }
-        for (place, &sum) in sums.iter().enumerate() {
-            let mean = fixed_point::mean(sum, total);
-            let weight = &mut base.tile[place];
-            *weight = (f64::from(*weight) + f64::from(mean)) as f32;
-            mean_squares += f64::from(mean) * f64::from(mean);
-            for site in &mut sites {
-                let delta = f64::from(site.source.tile[place]);
-                site.squares += delta * delta;
-                site.product += delta * f64::from(mean);
-            }
+        means.clear();
+        means.extend(sums.iter().map(|&sum| f64::from(fixed_point::mean(sum, total))));
+        mean_squares = means.iter().fold(mean_squares, |squares, mean| squares + mean * mean);
+        for (weight, mean) in base.tile.iter_mut().zip(&means) {
+            *weight = (f64::from(*weight) + mean) as f32;
         }
+        sites.iter_mut().for_each(|site| site.measure(&means));
         out.write_values(&base.tile)?;
     }
     base.require_digest()?;
@@ -93,6 +90,15 @@ impl<'a> Site<'a> {
     fn new(name: &'a SiteId, part: &'a Contribution, layout: &'a Layout, values: usize) -> Self {
         let source = Source::new(format!("the update of {name}"), &part.file, part.digest, layout, values);
         Self { name, share: part.share, source, squares: 0.0, product: 0.0 }
+    }
+
+    /// Takes the tile at hand into the meters: one sum after the other, so that tiles do not show in them.
+    fn measure(&mut self, means: &[f64]) {
+        for (&delta, mean) in self.source.tile.iter().zip(means) {
+            let delta = f64::from(delta);
+            self.squares += delta * delta;
+            self.product += delta * mean;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Merging a round's updates into the next model, from files to a file.
 //!
-//! Updates and models are files of one [`Layout`](crate::layout::Layout); they are read a tile at a time, the same tile of
+//! Updates and models are files of one [`Layout`]; they are read a tile at a time, the same tile of
 //! every site, so that memory does not grow with the model or with the sites. Which rule merges is the plan's choice.
 
 use std::collections::BTreeMap;

@@ -28,10 +28,14 @@ struct Revoked {
 pub(super) fn revoke(Revoke { site, state, json }: Revoke) -> Result<(), Failure> {
     let store = SqliteStore::open(&state.folder)?;
     if !store.revoke(&site, wall())? {
-        return Err(Failure::refused(format!("{site} has no certificate that counts: `aggregator status` lists the sites")));
+        return Err(Failure::refused(format!(
+            "{site} has no certificate that counts: `aggregator status` lists the sites"
+        )));
     }
     if json.json {
         return print_json(&Revoked { site, revoked: true });
     }
-    print(&format!("the certificate of {site} is revoked; a running server refuses it within a second. A new invitation lets it back in.\n"))
+    print(&format!(
+        "the certificate of {site} is revoked; a running server refuses it within a second. A new invitation lets it back in.\n"
+    ))
 }

@@ -45,7 +45,13 @@ fn run_status(text: &mut String, run: &RunStatus) {
     }
     if !run.rounds.is_empty() {
         let head = ["round", "loss", "entropy", "rank-me", "|delta|", "model"];
-        line(text, format_args!("  {:>5}  {:>7}  {:>7}  {:>7}  {:>8}  {}", head[0], head[1], head[2], head[3], head[4], head[5]));
+        line(
+            text,
+            format_args!(
+                "  {:>5}  {:>7}  {:>7}  {:>7}  {:>8}  {}",
+                head[0], head[1], head[2], head[3], head[4], head[5]
+            ),
+        );
         run.rounds.iter().for_each(|round| ended_round(text, round));
     }
 }

@@ -35,3 +35,32 @@ fn or_abort(synced: io::Result<()>, what: &Path) {
         abort(&format!("fsync of {}", what.display()), &error);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    const CHILD: &str = "A_FAILED_FSYNC_ENDS_THE_PROCESS";
+    const ABORTED: i32 = 6;
+
+    #[test]
+    fn a_failed_fsync_ends_the_process_at_once_and_says_why() {
+        if std::env::var_os(CHILD).is_some() {
+            // A device that cannot be synced.
+            let path = Path::new("/dev/null");
+            sync_file(&File::open(path).unwrap(), path);
+            return;
+        }
+        let name = "store::durable::tests::a_failed_fsync_ends_the_process_at_once_and_says_why";
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        assert_eq!(child.status.signal(), Some(ABORTED));
+        assert!(String::from_utf8_lossy(&child.stderr).contains("fsync of /dev/null"));
+    }
+}

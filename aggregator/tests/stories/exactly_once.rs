@@ -27,6 +27,10 @@ fn three_reports_become_the_next_model_and_its_bytes_are_those_of_the_whole_sum(
     assert_eq!(round.sites.len(), 3);
     assert!((round.sites[0].cosine.unwrap() - 1.0).abs() < 1e-9);
     assert!((round.meters.unwrap().loss - 5.0).abs() < 1e-9);
+    // What a report reads is what was written.
+    let json = serde_json::to_value(&run).unwrap();
+    assert_eq!(json["rounds"][0]["sites"][0]["teacher_entropy"], 1.5);
+    assert_eq!(serde_json::from_value::<aggregator::status::RunStatus>(json).unwrap(), run);
 }
 
 #[test]

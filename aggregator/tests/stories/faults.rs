@@ -93,13 +93,7 @@ impl Store for Faulty {
     fn updates(&self, run: &RunId, round: RoundNumber) -> Result<BTreeMap<SiteId, UpdateRecord>, StoreError> {
         self.store.updates(run, round)
     }
-    fn record(
-        &self,
-        run: &RunId,
-        actions: &[RunAction],
-        details: Details<'_>,
-        now: Stamp,
-    ) -> Result<(), StoreError> {
+    fn record(&self, run: &RunId, actions: &[RunAction], details: Details<'_>, now: Stamp) -> Result<(), StoreError> {
         self.write(|store| store.record(run, actions, details, now))
     }
     fn note_remaining(&self, run: &RunId, attempt: Attempt, remaining: Duration) -> Result<(), StoreError> {

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod deadlines;
 #[cfg(test)]
 mod exactly_once;
@@ -14,3 +16,5 @@ mod invitations;
 mod refusals;
 #[cfg(test)]
 mod restarts;
+#[cfg(test)]
+mod wire;

@@ -1,1 +1,61 @@
-//! ViT, DINO, schedules, the training engine and checkpoints. burn lives here alone.
+//! ViT and DINO in the published architecture, the training engine, and what is measured of features.
+//!
+//! burn lives here alone, and behind [`DeviceChoice`] its backends do too: nothing public is generic over one. Weights
+//! and AdamW's moments live on the host as named f32 tensors; a device gets a copy for each step, and gives back
+//! gradients. This crate knows no DICOM, no file and no network.
+
+pub mod checkpoint;
+mod compute;
+pub mod device;
+mod dino;
+pub mod export;
+pub mod features;
+mod init;
+pub mod knn;
+pub mod meters;
+mod names;
+mod optimizer;
+mod parameters;
+#[cfg(test)]
+mod parity;
+mod position;
+pub mod schedule;
+pub mod trainer;
+mod vit;
+
+pub use device::DeviceChoice;
+pub use features::Backbone;
+pub use init::{initial_weights, signature};
+pub use trainer::{CropBatch, StepReport, Trainer};
+
+/// Why a model cannot be built, trained or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A device that this program or machine does not have.
+    #[error("{0}")]
+    Device(String),
+    /// Tensors that are not those of the plan's network.
+    #[error("these are not the weights of the plan's network: {0}")]
+    Weights(#[from] common::weights::WeightsError),
+    /// A checkpoint that was cut short or belongs to another plan.
+    #[error("the checkpoint cannot be used: {0}; remove it to train the round from its start")]
+    Checkpoint(String),
+    /// Training left the finite numbers.
+    #[error("the loss at step {step} is {loss}: training diverged; lower the learning rate of the plan")]
+    Diverged {
+        /// The step of the global clock.
+        step: u64,
+        /// The loss.
+        loss: f64,
+    },
+    /// Crops of another size than the plan says.
+    #[error("{what} holds {found} values, but the plan's crops have {expected}")]
+    Crops {
+        /// Which crops.
+        what: &'static str,
+        /// Values expected.
+        expected: usize,
+        /// Values found.
+        found: usize,
+    },
+}

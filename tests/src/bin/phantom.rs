@@ -1,2 +1,75 @@
-//! The phantom.
-fn main() {}
+//! `cargo phantom`: phantom hearts as DICOM files on disk.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tests::phantom::{self, SiteSpec};
+
+/// Write phantom cardiac MR images as DICOM files, as four unlike hospitals would hold them.
+///
+/// Below DIR/<site>/dicom lie the images; below DIR/<site>/truth what is true of them (segmentations, landmarks, scar,
+/// disease, volumes). The same seed writes the same bytes.
+#[derive(Debug, Parser)]
+#[command(name = "phantom", version)]
+struct Cli {
+    /// Where to write.
+    #[arg(long)]
+    out: PathBuf,
+    /// Which site: a (Siemens, UK Biobank zips), b (Philips), c (GE), d (Canon), or all.
+    #[arg(long, default_value = "all")]
+    site: String,
+    /// Subjects of each site.
+    #[arg(long, default_value_t = 12)]
+    subjects: usize,
+    /// Seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The same scanner at every site.
+    #[arg(long)]
+    same_contrast: bool,
+    /// The same sequences, views and diseases at every site.
+    #[arg(long)]
+    same_mix: bool,
+    /// The same matrix at every site.
+    #[arg(long)]
+    same_size: bool,
+    /// Draw a picture sheet (PNG) as well.
+    #[arg(long)]
+    sheet: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match write(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn write(cli: &Cli) -> anyhow::Result<()> {
+    let letters = if cli.site == "all" { "abcd" } else { cli.site.as_str() };
+    for letter in letters.chars() {
+        let Some(mut spec) = SiteSpec::of(letter, cli.subjects) else {
+            anyhow::bail!("site {:?} is not known: use a, b, c, d or all", cli.site);
+        };
+        if cli.same_contrast {
+            spec = spec.same_contrast();
+        }
+        if cli.same_mix {
+            spec = spec.same_mix();
+        }
+        if cli.same_size {
+            spec = spec.same_size(cli.subjects);
+        }
+        let truth = phantom::write_site(&spec, cli.seed, &cli.out.join(format!("site-{letter}")), &|_| {})?;
+        println!("site {letter}: {} subjects, {} images", truth.subjects.len(), truth.image_count());
+    }
+    if let Some(sheet) = &cli.sheet {
+        phantom::write_sheet(sheet, cli.seed)?;
+    }
+    Ok(())
+}

@@ -45,20 +45,29 @@ impl Chart {
         let x = |value: f64| LEFT + (value - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT);
         let y = |value: f64| HEIGHT - BOTTOM - (value - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM);
 
-        let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escaped(&self.title));
+        let mut svg =
+            format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escaped(&self.title));
         let mut put = |element: String| svg.push_str(&element);
         put(format!("<text class=\"title\" x=\"{LEFT}\" y=\"16\">{}</text>", escaped(&self.title)));
         for tick in ticks(y_low, y_high, 5) {
             let (right, at) = (WIDTH - RIGHT, y(tick));
             put(format!("<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>"));
-            put(format!("<text class=\"tick\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", LEFT - 6.0, at + 4.0, number(tick)));
+            put(format!(
+                "<text class=\"tick\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+                LEFT - 6.0,
+                at + 4.0,
+                number(tick)
+            ));
         }
         for tick in ticks(x_low, x_high, 8).into_iter().filter(|tick| tick.fract() == 0.0) {
             let (at, foot) = (x(tick), HEIGHT - BOTTOM + 16.0);
             put(format!("<text class=\"tick\" x=\"{at:.1}\" y=\"{foot}\" text-anchor=\"middle\">{tick}</text>"));
         }
         let (middle, foot) = ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 4.0);
-        put(format!("<text class=\"tick\" x=\"{middle}\" y=\"{foot}\" text-anchor=\"middle\">{}</text>", escaped(&self.x_label)));
+        put(format!(
+            "<text class=\"tick\" x=\"{middle}\" y=\"{foot}\" text-anchor=\"middle\">{}</text>",
+            escaped(&self.x_label)
+        ));
         if let Some((value, name)) = &self.reference {
             let (at, right) = (y(*value), WIDTH - RIGHT);
             put(format!("<line class=\"reference\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>"));
@@ -80,7 +89,11 @@ impl Chart {
             }
             if let Some(at) = name_y {
                 let left = WIDTH - RIGHT + 6.0;
-                put(format!("<text class=\"name {color}\" x=\"{left}\" y=\"{:.1}\">{}</text>", at + 4.0, escaped(&series.name)));
+                put(format!(
+                    "<text class=\"name {color}\" x=\"{left}\" y=\"{:.1}\">{}</text>",
+                    at + 4.0,
+                    escaped(&series.name)
+                ));
             }
         }
         svg + "</svg>"
@@ -89,7 +102,8 @@ impl Chart {
 
 /// Lowest and highest value; a span of 1 where there is none.
 fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+    let (low, high) =
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
     match (low.is_finite(), high > low) {
         (false, _) => (0.0, 1.0),
         (true, false) => (low - 0.5, low + 0.5),
@@ -106,7 +120,8 @@ fn padded((low, high): (f64, f64)) -> (f64, f64) {
 fn ticks(low: f64, high: f64, at_most: usize) -> Vec<f64> {
     let rough = (high - low) / at_most as f64;
     let power = 10_f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|unit| unit * power).find(|step| *step >= rough).unwrap_or(10.0 * power);
+    let step =
+        [1.0, 2.0, 5.0, 10.0].into_iter().map(|unit| unit * power).find(|step| *step >= rough).unwrap_or(10.0 * power);
     let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
     (first..=last).map(|index| index as f64 * step).collect()
 }

@@ -33,10 +33,16 @@ impl Live {
 
     /// Shows the run as `aggregator status --json` tells it.
     pub fn show(&mut self, run: &Value) {
-        let closed = run["rounds"].as_array().map_or(0, |rounds| rounds.iter().filter(|round| !round["model"].is_null()).count());
+        let closed = run["rounds"]
+            .as_array()
+            .map_or(0, |rounds| rounds.iter().filter(|round| !round["model"].is_null()).count());
         let round = closed as u64 + 1;
         self.rounds.set_position(closed as u64);
-        self.rounds.set_message(if closed == 0 { "…".to_owned() } else { format!("{} left", left(&self.rounds, closed as u64)) });
+        self.rounds.set_message(if closed == 0 {
+            "…".to_owned()
+        } else {
+            format!("{} left", left(&self.rounds, closed as u64))
+        });
         for (name, bar) in &self.sites {
             let site = &run["sites"][name.as_str()];
             let (done, total) = (site["done"].as_u64().unwrap_or(0), site["total"].as_u64().unwrap_or(0));

@@ -99,8 +99,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let images = make_images(options)?;
 
     heading("2/6", "the federation: a CA, an aggregator, sites enrolled by CSR with single-use invitations");
-    let mut federation =
-        if out.join("address").exists() { Federation::open(out)? } else { Federation::create(out)? };
+    let mut federation = if out.join("address").exists() { Federation::open(out)? } else { Federation::create(out)? };
     federation.start_aggregator()?;
     println!("  aggregator listening on {} (TLS 1.3, mutual)", federation.address());
     for hospital in HOSPITALS.iter().filter(|hospital| hospital.trains) {
@@ -158,7 +157,8 @@ fn make_images(options: &Options) -> anyhow::Result<Vec<(&'static Hospital, Path
             let began = Instant::now();
             let truth = phantom::write_site(&(hospital.spec)(), options.seed, &folder, &|_| {})?;
             fs::write(&finished, b"")?;
-            let (subjects, images, seconds) = (truth.subjects.len(), truth.image_count(), began.elapsed().as_secs_f64());
+            let (subjects, images, seconds) =
+                (truth.subjects.len(), truth.image_count(), began.elapsed().as_secs_f64());
             println!("  {:8}  {subjects:3} subjects  {images:5} images  {seconds:5.1} s", hospital.site);
         }
         made.push((hospital, phantom::dicom_folder(&folder)));
@@ -353,14 +353,22 @@ fn notes(draft: &common::PlanDraft, rows: &[Row], run: &Value) -> Vec<String> {
         round.sites.iter().map(|part| part.teacher_entropy).sum::<f64>() / round.sites.len().max(1) as f64
     });
     let learned = if gain >= 1.0 {
-        format!("On the mean over rows, the federated model gains {gain:.1} points over the same network at random initialisation.")
+        format!(
+            "On the mean over rows, the federated model gains {gain:.1} points over the same network at random initialisation."
+        )
     } else {
-        format!("On the mean over rows, the federated model does not beat random initialisation ({gain:+.1} points): random features are a strong baseline on phantoms.")
+        format!(
+            "On the mean over rows, the federated model does not beat random initialisation ({gain:+.1} points): random features are a strong baseline on phantoms."
+        )
     };
     let collapse = if entropy < 0.97 * ln_k {
-        format!("Teacher entropy in the last round is {entropy:.2} of at most {ln_k:.2} nats: no collapse to the uniform solution.")
+        format!(
+            "Teacher entropy in the last round is {entropy:.2} of at most {ln_k:.2} nats: no collapse to the uniform solution."
+        )
     } else {
-        format!("Teacher entropy in the last round is {entropy:.2} of at most {ln_k:.2} nats: the model sits at or near the uniform solution.")
+        format!(
+            "Teacher entropy in the last round is {entropy:.2} of at most {ln_k:.2} nats: the model sits at or near the uniform solution."
+        )
     };
     vec![
         learned,
@@ -386,7 +394,14 @@ fn facts(
     vec![
         fact("plan (SHA-256)", trained.run["plan"].as_str().unwrap_or_default().to_owned()),
         fact("backbone", model.display().to_string()),
-        fact("training", format!("{steps} optimizer steps in {:.0} s: {:.0} images/s over all sites", trained.seconds, images as f64 / trained.seconds)),
+        fact(
+            "training",
+            format!(
+                "{steps} optimizer steps in {:.0} s: {:.0} images/s over all sites",
+                trained.seconds,
+                images as f64 / trained.seconds
+            ),
+        ),
         fact("DICOM files", files.to_string()),
         fact("bytes a site and round", format!("{bytes} up, about as many down")),
         fact("memory", format!("at most {} MiB, all processes together", trained.peak_bytes >> 20)),

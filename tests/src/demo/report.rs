@@ -121,10 +121,8 @@ pub fn table_text(rows: &[Row]) -> String {
 }
 
 fn page(report: &Report) -> String {
-    let mut body = format!(
-        "<h1>Three hospitals, one foundation model</h1><p class=\"lead\">{}</p>",
-        escaped(&report.summary)
-    );
+    let mut body =
+        format!("<h1>Three hospitals, one foundation model</h1><p class=\"lead\">{}</p>", escaped(&report.summary));
     body += "<h2>What the model learned</h2>";
     body += "<p>Accuracy of a k-nearest-neighbor vote (k = 20, cosine, T = 0.07) on frozen CLS features of subjects that no \
              training saw. Each site votes with its own training subjects: no image is compared across sites.</p>";
@@ -135,7 +133,8 @@ fn page(report: &Report) -> String {
     body += &curves(report, "teacher entropy (nats)", |part| part.teacher_entropy, Some(report.ln_k));
     body += &curves(report, "RankMe of CLS features", |part| part.rank_me, None);
     body += &curves(report, "cosine of a site's delta to the mean", |part| part.cosine, None);
-    body += "</div><p>Entropy at ln K would mean that every image looks alike to the teacher (the uniform solution).</p>";
+    body +=
+        "</div><p>Entropy at ln K would mean that every image looks alike to the teacher (the uniform solution).</p>";
     body += "<h2>The sites</h2>";
     for site in &report.sites {
         body += &site_section(site);
@@ -146,7 +145,8 @@ fn page(report: &Report) -> String {
     for (name, value) in &report.facts {
         body += &format!("<tr><th scope=\"row\">{}</th><td class=\"fact\">{}</td></tr>", escaped(name), escaped(value));
     }
-    body += "</table><p class=\"foot\">Synthetic images of a phantom heart. Research software; not a medical device.</p>";
+    body +=
+        "</table><p class=\"foot\">Synthetic images of a phantom heart. Research software; not a medical device.</p>";
     format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>CMR federation: report</title>\
          <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head><body><main>{body}</main></body></html>"
@@ -177,9 +177,11 @@ fn knn_table(rows: &[Row]) -> String {
 }
 
 fn curves(report: &Report, title: &str, meter: fn(&Contribution) -> f64, reference: Option<f64>) -> String {
-    let trained = report.sites.iter().filter(|site| report.rounds.iter().any(|round| part(round, &site.name).is_some()));
+    let trained =
+        report.sites.iter().filter(|site| report.rounds.iter().any(|round| part(round, &site.name).is_some()));
     let series = trained.zip('a'..).map(|(site, color)| {
-        let points = report.rounds.iter().filter_map(|round| Some((f64::from(round.round), meter(part(round, &site.name)?))));
+        let points =
+            report.rounds.iter().filter_map(|round| Some((f64::from(round.round), meter(part(round, &site.name)?))));
         Series { name: site.name.clone(), color, points: points.collect() }
     });
     let reference = reference.map(|value| (value, "ln K".to_owned()));
@@ -197,18 +199,24 @@ fn site_section(site: &SiteReport) -> String {
     html += &format!("<p class=\"census\">Frames: {}</p>", census.join(" · "));
     for (file, caption) in [
         (&site.samples, "Sample frames as the network sees them, after normalisation, one column a class."),
-        (&site.attention, "Held-out frames, and where the CLS token of the last block looks (mean over heads, bright is more)."),
+        (
+            &site.attention,
+            "Held-out frames, and where the CLS token of the last block looks (mean over heads, bright is more).",
+        ),
     ] {
         if let Some(file) = file {
             let file = escaped(file);
-            html += &format!("<figure><img src=\"{file}\" alt=\"{caption}\"><figcaption>{caption}</figcaption></figure>");
+            html +=
+                &format!("<figure><img src=\"{file}\" alt=\"{caption}\"><figcaption>{caption}</figcaption></figure>");
         }
     }
     html + "</section>"
 }
 
 fn rounds_table(rounds: &[RoundReport]) -> String {
-    let mut html = String::from("<table><thead><tr><th>round</th><th>shares</th><th>left out</th><th>model (SHA-256)</th></tr></thead><tbody>");
+    let mut html = String::from(
+        "<table><thead><tr><th>round</th><th>shares</th><th>left out</th><th>model (SHA-256)</th></tr></thead><tbody>",
+    );
     for round in rounds {
         let shares: Vec<_> =
             round.sites.iter().map(|part| format!("{} {:.0} %", escaped(&part.site), part.share * 100.0)).collect();

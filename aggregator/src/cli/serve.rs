@@ -1,0 +1,86 @@
+//! `aggregator serve`: runs the server in the foreground.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, State, print};
+use crate::authority;
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::federation::Federation;
+use crate::serving::{ServeError, Serving, listen};
+use crate::store::{SqliteStore, Store};
+
+/// Threads that may wait for the disk at a time. No call holds one while it waits for the network, and every one costs
+/// memory that it has used once.
+const DISK_THREADS: usize = 8;
+
+/// Where to listen and how to tell that it does.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// Address and port to listen on, instead of the settings'; port 0 takes a free one.
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<SocketAddr>,
+    /// The settings, instead of aggregator.toml in the state folder.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A file that gets the address once the server listens; it appears whole.
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    #[command(flatten)]
+    state: State,
+}
+
+pub(super) fn serve(arguments: Serve) -> Result<(), Failure> {
+    let state = arguments.state.folder;
+    let config = arguments.config.as_deref().map_or_else(|| Config::of_state(&state), Config::read)?;
+    let record = SqliteStore::open(&state)?.federation()?;
+    let federation = Federation::open(&state, config.limits(), Arc::new(SystemClock::new()))?;
+    let certificates = |error| Failure::failed("the certificate authority", error);
+    let authority = authority::load(&state, &record.name).map_err(certificates)?;
+    let serving = Serving {
+        state,
+        federation: Arc::new(federation),
+        authority: Arc::new(authority),
+        names: config.names(&record),
+        max_connections: config.max_connections,
+    };
+    let runtime = Builder::new_multi_thread().max_blocking_threads(DISK_THREADS).enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::failed("starting", error))?;
+    let served = runtime.block_on(async {
+        let listener = listen(arguments.listen.unwrap_or(config.listen))?;
+        let address = listener.local_addr()?;
+        let stop = interrupted()?;
+        tell(address, arguments.ready_file.as_deref())?;
+        tracing::info!(federation = %record.name, %address, "serving");
+        serving.serve(listener, stop).await
+    });
+    served.map_err(|error: ServeError| Failure::Failed(error.to_string()))
+}
+
+/// Completes on SIGTERM and on ctrl-c.
+fn interrupted() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn tell(address: SocketAddr, ready_file: Option<&Path>) -> std::io::Result<()> {
+    print(&format!("listening on {address}\n")).map_err(std::io::Error::other)?;
+    if let Some(path) = ready_file {
+        let beside = path.with_added_extension("part");
+        fs::write(&beside, address.to_string())?;
+        fs::rename(&beside, path)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! Puts a federation on the network: listener, TLS, places, calls, driver; until told to stop.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use certs::CertsError;
+use certs::authority::Authority;
+use proto::MESSAGE_BYTES;
+use proto::wire::enrolment_server::EnrolmentServer;
+use proto::wire::federation_server::FederationServer;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_stream::StreamExt;
+use tonic::transport::Server;
+
+use crate::authority::{self, RENEWED_EVERY};
+use crate::clock::wall;
+use crate::driver;
+use crate::federation::Federation;
+use crate::identity::Places;
+use crate::server::{EnrolmentCalls, SiteCalls};
+
+/// What is served, and where.
+#[derive(Debug)]
+pub struct Serving {
+    /// The state folder, for the server's key.
+    pub state: PathBuf,
+    /// The federation.
+    pub federation: Arc<Federation>,
+    /// Its authority.
+    pub authority: Arc<Authority>,
+    /// Host names and addresses in the server's certificate.
+    pub names: Vec<String>,
+    /// Connections of sites at a time.
+    pub max_connections: usize,
+}
+
+/// Why serving ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The server's certificate cannot be made.
+    #[error("the server's certificate: {0}")]
+    Certificate(#[from] CertsError),
+    /// The connections cannot be served.
+    #[error("serving: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// The network cannot be used.
+    #[error("the network: {0}")]
+    Io(#[from] io::Error),
+    /// A part of the server panicked: it must not go on without it.
+    #[error("a part of the server failed: {0}")]
+    Panicked(tokio::task::JoinError),
+}
+
+/// Bytes of a call and of a connection that may be on their way, unread. Memory grows with the sites by this and by the
+/// chunk at hand; a chunk is answered before the next is sent, so more would not be faster.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 2 * STREAM_WINDOW;
+/// Calls of one connection at a time; an agent needs two.
+const CALLS: u32 = 16;
+/// A silent connection is asked whether it lives after this, and dropped after as long again.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Longest wait for calls under way when the server stops.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Listens on an address; port 0 takes a free one.
+pub fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|source| ServeError::Listen { address, source })
+}
+
+impl Serving {
+    /// Serves until `stop` completes; then calls under way are finished. The server's certificate is made anew well
+    /// before it expires: connections end gracefully, and agents connect again.
+    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let (stopping, stopped) = watch::channel(false);
+        let generations = async {
+            while !*stopped.borrow() {
+                self.one_certificate_long(listener.try_clone()?, stopped.clone()).await?;
+            }
+            Ok(())
+        };
+        let until_stopped = async {
+            stop.await;
+            tracing::info!("stopping: calls under way are finished");
+            stopping.send_replace(true);
+            sleep(FAREWELL).await;
+            tracing::warn!("a call under way was broken off; the site goes on from there");
+        };
+        tokio::select! {
+            ended = generations => ended,
+            panicked = driver::drive(Arc::clone(&self.federation)) => Err(ServeError::Panicked(panicked)),
+            () = until_stopped => Ok(()),
+        }
+    }
+
+    async fn one_certificate_long(
+        &self,
+        listener: TcpListener,
+        mut stopped: watch::Receiver<bool>,
+    ) -> Result<(), ServeError> {
+        let config = authority::server_config(&self.state, &self.authority, &self.names, wall())?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let places = Places::new(self.max_connections);
+        let arriving = certs::acceptor::connections(listener, config, self.authority.federation().clone());
+        let seated = arriving.filter_map(move |connection| match connection {
+            Ok(connection) => places.seat(connection).map(Ok),
+            Err(error) => Some(Err(error)),
+        });
+        let until = async move {
+            tokio::select! {
+                () = sleep(RENEWED_EVERY) => tracing::info!("the server's certificate is renewed"),
+                // An error says that the sender is gone, and with it the server.
+                changed = stopped.wait_for(|stopped| *stopped) => drop(changed),
+            }
+        };
+        let calls = SiteCalls::new(Arc::clone(&self.federation));
+        let enrolment = EnrolmentCalls::new(Arc::clone(&self.federation), Arc::clone(&self.authority));
+        Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(CALLS)
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE))
+            .add_service(
+                FederationServer::new(calls)
+                    .max_decoding_message_size(MESSAGE_BYTES)
+                    .max_encoding_message_size(MESSAGE_BYTES),
+            )
+            .add_service(EnrolmentServer::new(enrolment).max_decoding_message_size(MESSAGE_BYTES))
+            .serve_with_incoming_shutdown(seated, until)
+            .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,183 @@
+//! What a coordinator types, and what comes back: the real program, its JSON and its exit codes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use aggregator::status::{RunPhase, Status};
+use certs::invitation::Invitation;
+use serde_json::Value;
+
+use crate::bench::weights;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_aggregator");
+
+struct Desk {
+    folder: tempfile::TempDir,
+}
+
+/// A server that ends with its owner.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Self { folder: tempfile::tempdir().unwrap() };
+        let init = ["init", "--federation", "typed", "--address", "127.0.0.1:4433", "--listen", "127.0.0.1:0"];
+        assert_eq!(desk.types(&init).status.code(), Some(0));
+        desk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn types(&self, words: &[&str]) -> Output {
+        let state = self.path("fed");
+        Command::new(PROGRAM).args(words).arg("--state").arg(state).stdin(Stdio::null()).output().unwrap()
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        let output = self.types(words);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The exit code, and what was said.
+    fn refused(&self, words: &[&str]) -> (i32, String) {
+        let output = self.types(words);
+        assert!(output.stdout.is_empty());
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    fn write_plan(&self, text: &str) -> String {
+        let path = self.path("plan.toml");
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    fn write_model(&self, values: usize) -> String {
+        let path = self.path("first.safetensors");
+        fs::write(&path, weights(values, |_| 0.5).to_safetensors()).unwrap();
+        path.display().to_string()
+    }
+
+    fn serve(&self) -> Server {
+        let ready = self.path("ready");
+        drop(fs::remove_file(&ready));
+        let mut serve = Command::new(PROGRAM);
+        serve.args(["serve", "--log-json", "--ready-file"]).arg(&ready).arg("--state").arg(self.path("fed"));
+        let server = Server(serve.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        wait_for("the server", || ready.exists());
+        server
+    }
+}
+
+fn wait_for(what: &str, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < Duration::from_secs(30), "{what} within 30 s");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+const PLAN: &str = "run = \"typed\"\n[training]\nsteps_per_round = 1\nepoch_steps = 1\nbatch_size = 2\n[rounds]\ncount = 1\n\
+                    sites = [\"a\"]\nquorum = 1\ndeadline_s = 60\n";
+
+#[test]
+fn a_federation_is_made_once_and_keys_are_for_the_operator_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let desk = Desk::new();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&desk.path("fed")), 0o700);
+    assert_eq!(mode(&desk.path("fed/authority/ca.key")), 0o600);
+    assert_eq!(mode(&desk.path("fed/server.key")), 0o600);
+    let key = fs::read(desk.path("fed/authority/ca.key")).unwrap();
+    let (code, told) = desk.refused(&["init", "--federation", "other", "--address", "127.0.0.1:1"]);
+    assert!(code == 3 && told.contains("nothing was changed"), "{told}");
+    assert_eq!(fs::read(desk.path("fed/authority/ca.key")).unwrap(), key);
+    let elsewhere = desk.path("elsewhere").display().to_string();
+    let bad = Command::new(PROGRAM)
+        .args(["init", "--federation", "x", "--address", "no port", "--state", &elsewhere])
+        .output()
+        .unwrap();
+    assert_eq!(bad.status.code(), Some(3));
+    assert!(!desk.path("elsewhere").exists());
+}
+
+#[test]
+fn an_invitation_pins_the_authority_and_names_an_address_that_the_certificate_has() {
+    let desk = Desk::new();
+    let invited = desk.json(&["invite", "aalst", "--json"]);
+    let invitation: Invitation = invited["invitation"].as_str().unwrap().parse().unwrap();
+    assert_eq!(invitation.authority.to_string(), invited["authority_fingerprint"]);
+    assert_eq!((invitation.address.as_str(), invitation.site.as_str()), ("127.0.0.1:4433", "aalst"));
+    let (code, told) = desk.refused(&["invite", "aalst", "--address", "elsewhere:1"]);
+    assert!(code == 3 && told.contains("`names`"), "{told}");
+    assert_eq!(desk.refused(&["invite", "../x"]).0, 2);
+    let (code, told) = desk.refused(&["revoke", "aalst"]);
+    assert!(code == 3 && told.contains("no certificate that counts"), "{told}");
+}
+
+#[test]
+fn what_is_no_plan_or_no_model_starts_no_run_and_is_told_by_name() {
+    let desk = Desk::new();
+    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(20));
+    let missing = desk.path("missing").display().to_string();
+    let start = |plan: &str, model: &str| desk.refused(&["run", "start", plan, "--first-model", model]);
+    assert!(matches!(start(&missing, &model), (3, told) if told.contains("missing")));
+    assert!(matches!(start(&plan, &missing), (3, told) if told.contains("missing")));
+    assert!(matches!(start(&plan, &plan), (3, told) if told.contains("not a safetensors file")));
+    let with = |change: &str| desk.write_plan(&PLAN.replace("batch_size = 2", change));
+    assert!(matches!(start(&with("batch_size = 1"), &model), (3, told) if told.contains("batch_size is 1")));
+    assert!(matches!(start(&with("batch_size = 2\ntypo = 3"), &model), (3, told) if told.contains("typo")));
+    let mut broken = weights(20, |_| 0.5);
+    broken.insert("center", vec![3], vec![0.0, f32::NAN, 0.0]);
+    fs::write(desk.path("nan"), broken.to_safetensors()).unwrap();
+    let nan = desk.path("nan").display().to_string();
+    let plan = desk.write_plan(PLAN);
+    assert!(matches!(start(&plan, &nan), (3, told) if told.contains("center holds NaN")));
+
+    let started = desk.json(&["run", "start", &plan, "--first-model", &model, "--json"]);
+    assert_eq!(started["not_enrolled"][0], "a");
+    assert!(matches!(start(&plan, &model), (3, told) if told.contains("there is a run typed already")));
+    let runs = desk.json(&["run", "list", "--json"]);
+    assert_eq!((runs.as_array().unwrap().len(), &runs[0]["plan"]), (1, &started["plan"]));
+}
+
+#[test]
+fn a_running_server_keeps_the_folder_and_sees_what_is_typed_beside_it() {
+    let desk = Desk::new();
+    let mut server = desk.serve();
+    assert!(matches!(desk.refused(&["serve"]), (4, told) if told.contains("another aggregator")));
+    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(20));
+    desk.json(&["run", "start", &plan, "--first-model", &model, "--json"]);
+    let status: Status = serde_json::from_value(desk.json(&["status", "--json"])).unwrap();
+    let run = &status.runs[0];
+    assert_eq!((run.state, run.model), (RunPhase::Running, run.first_model));
+    assert_eq!(desk.json(&["status", "--json"]), serde_json::to_value(&status).unwrap());
+    let text = String::from_utf8(desk.types(&["status"]).stdout).unwrap();
+    assert!(text.contains("run typed: running, 0 of 1 rounds done") && text.contains("not seen yet"), "{text}");
+
+    let out = desk.path("model.safetensors").display().to_string();
+    desk.json(&["model", "--run", "typed", "--out", &out, "--json"]);
+    assert_eq!(fs::read(&out).unwrap(), fs::read(&model).unwrap());
+    assert!(matches!(desk.refused(&["model", "--run", "typed", "--round", "1", "--out", &out]), (3, _)));
+    assert!(matches!(desk.refused(&["model", "--run", "other", "--out", &out]), (3, _)));
+
+    // kill -9, and up again on the same folder.
+    server.0.kill().unwrap();
+    server.0.wait().unwrap();
+    let again = desk.serve();
+    let terminated = Command::new("kill").arg(again.0.id().to_string()).status().unwrap();
+    assert!(terminated.success());
+    let mut again = again;
+    assert_eq!(again.0.wait().unwrap().code(), Some(0), "SIGTERM is a graceful end");
+}

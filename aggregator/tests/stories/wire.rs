@@ -1,0 +1,383 @@
+//! The same over real mutual TLS on loopback: enrolment, identity, a whole run, a server that is started again.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aggregator::clock::{SystemClock, wall};
+use aggregator::federation::Federation;
+use aggregator::serving::{Serving, listen};
+use aggregator::store::{FederationRecord, SqliteStore, Store};
+use aggregator::{authority, status};
+use bytes::Bytes;
+use certs::authority::Authority;
+use certs::invitation::Invitation;
+use certs::keys::Key;
+use common::{
+    Assignment, Digest, Directive, Meters, NamedTensors, Phase, Progress, RoundNumber, SiteId, UpdateManifest,
+};
+use hyper_util::rt::TokioIo;
+use proto::convert::{Announced, digest_bytes};
+use proto::wire::enrolment_client::EnrolmentClient;
+use proto::wire::federation_client::FederationClient;
+use proto::{CHUNK_BYTES, MESSAGE_BYTES, wire};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_rustls::rustls::ClientConfig;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::bench::{ROOMY, plan_draft, run_id, site_id, weights};
+
+/// A federation on loopback, and the folder of its sites' keys.
+struct House {
+    folder: tempfile::TempDir,
+    address: SocketAddr,
+    authority: Arc<Authority>,
+    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl House {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let name = "wired".parse().unwrap();
+        let authority = authority::create(folder.path(), &name, wall()).unwrap();
+        let record = FederationRecord { name, address: "localhost:0".to_owned(), created_at: wall() };
+        SqliteStore::create(folder.path(), &record).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { folder, address, authority: Arc::new(authority), running: None }
+    }
+
+    fn start(&mut self) {
+        let listener = listen(self.address).unwrap();
+        self.address = listener.local_addr().unwrap();
+        let state = self.folder.path().to_owned();
+        let federation = Federation::open(&state, ROOMY, Arc::new(SystemClock::new())).unwrap();
+        let serving = Serving {
+            state,
+            federation: Arc::new(federation),
+            authority: Arc::clone(&self.authority),
+            names: vec!["127.0.0.1".to_owned()],
+            max_connections: 8,
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(async move {
+            let until = async { drop(stopped.await) };
+            serving.serve(listener, until).await.unwrap();
+        });
+        self.running = Some((stop, serving));
+    }
+
+    async fn stop(&mut self) {
+        let (stop, serving) = self.running.take().unwrap();
+        stop.send(()).unwrap();
+        serving.await.unwrap();
+    }
+
+    fn store(&self) -> SqliteStore {
+        SqliteStore::open(self.folder.path()).unwrap()
+    }
+
+    fn start_run(&self, sites: &[&str], rounds: u32) {
+        let draft = plan_draft("run", sites, sites.len(), rounds, 1);
+        let model = weights(600_000, |place| place as f32 / 1e6);
+        let plan = draft.with_first_model(model.signature(), model.digest());
+        let blobs = aggregator::store::Blobs::open(self.folder.path()).unwrap();
+        let mut place = || {
+            blobs.put(&model.to_safetensors()).unwrap();
+            Ok(())
+        };
+        self.store().start_run(&plan, wall(), &mut place).unwrap();
+    }
+
+    fn invite(&self, site: &str) -> Invitation {
+        let fingerprint = self.authority.fingerprint().unwrap();
+        let federation = self.authority.federation().clone();
+        let invitation = Invitation::new(federation, self.address.to_string(), site_id(site), fingerprint).unwrap();
+        let expires_at = wall().after(Duration::from_secs(60));
+        self.store().invite(invitation.token.digest(), &site_id(site), expires_at).unwrap();
+        invitation
+    }
+
+    fn key_path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("keys").join(name)
+    }
+
+    async fn enrol(&self, site: &str, key: &Key, invitation: &Invitation) -> Result<wire::EnrolReply, Status> {
+        let request = wire::EnrolRequest {
+            site: site.to_owned(),
+            token: Bytes::copy_from_slice(invitation.token.as_bytes()),
+            csr_pem: key.csr_pem().unwrap(),
+        };
+        let mut client = EnrolmentClient::new(self.stranger());
+        client.enrol(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// A channel of somebody without a certificate.
+    fn stranger(&self) -> Channel {
+        let pin = self.authority.fingerprint().unwrap();
+        let tls = certs::tls::enrolment_config(self.authority.federation(), pin).unwrap();
+        channel(self.address, tls)
+    }
+
+    /// An enrolled site.
+    async fn site(&self, site: &str) -> Site {
+        let key = Key::create(&self.key_path(site)).unwrap();
+        let enrolled = self.enrol(site, &key, &self.invite(site)).await.unwrap();
+        let tls = certs::tls::site_config(
+            self.authority.federation(),
+            &enrolled.certificate_pem,
+            &enrolled.authority_pem,
+            &key,
+        );
+        Site { site: site_id(site), client: client(channel(self.address, tls.unwrap())) }
+    }
+}
+
+fn channel(address: SocketAddr, tls: Arc<ClientConfig>) -> Channel {
+    let connect = move |_: Uri| {
+        let (address, tls) = (address.to_string(), Arc::clone(&tls));
+        async move { certs::connect::connect(&address, tls).await.map(TokioIo::new) }
+    };
+    Endpoint::from_static("http://aggregator").connect_with_connector_lazy(tower::service_fn(connect))
+}
+
+fn client(channel: Channel) -> FederationClient<Channel> {
+    FederationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES)
+}
+
+/// An enrolled site, as the wire knows it.
+struct Site {
+    site: SiteId,
+    client: FederationClient<Channel>,
+}
+
+impl Site {
+    async fn report(&mut self, progress: Progress) -> Result<Directive, Status> {
+        let announced = Announced { site: self.site.clone(), value: progress };
+        let reply = self.client.report(wire::ReportRequest::from(announced)).await?;
+        Ok(reply.into_inner().try_into().unwrap())
+    }
+
+    /// Asks until the answer is of the wanted kind.
+    async fn told<T>(&mut self, wanted: impl Fn(Directive) -> Option<T>) -> T {
+        let asking = async {
+            loop {
+                if let Some(told) = wanted(self.report(Progress::idle()).await.unwrap()) {
+                    return told;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), asking).await.expect("the directive within 30 s")
+    }
+
+    async fn work(&mut self, round: u32) -> Assignment {
+        let of_round = |directive| match directive {
+            Directive::Train(work) if work.round == RoundNumber(round) => Some(work),
+            _ => None,
+        };
+        self.told(of_round).await
+    }
+
+    async fn download(&mut self, blob: Digest, offset: u64) -> Result<Vec<u8>, Status> {
+        let request = wire::DownloadRequest { blob: digest_bytes(blob), offset };
+        let mut chunks = self.client.download(request).await?.into_inner();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = chunks.message().await? {
+            assert_eq!(chunk.offset, offset + bytes.len() as u64);
+            bytes.extend_from_slice(&chunk.data);
+        }
+        Ok(bytes)
+    }
+
+    fn manifest(&self, work: &Assignment, delta: &NamedTensors) -> UpdateManifest {
+        let bytes = delta.to_safetensors();
+        UpdateManifest {
+            run: work.run.clone(),
+            round: work.round,
+            site: self.site.clone(),
+            plan: work.plan,
+            base: work.base,
+            blob: Digest::of(&bytes),
+            bytes: bytes.len() as u64,
+            subjects: 10,
+            steps: 10,
+            meters: Meters { loss: 5.0, teacher_entropy: 1.0, batch_entropy: 2.0, rank_me: 9.0 },
+        }
+    }
+
+    async fn chunk(
+        &mut self,
+        manifest: &UpdateManifest,
+        offset: u64,
+        data: Vec<u8>,
+    ) -> Result<wire::UploadState, Status> {
+        let request = wire::UploadChunkRequest {
+            run: manifest.run.to_string(),
+            round: manifest.round.0,
+            blob: digest_bytes(manifest.blob),
+            offset,
+            data: data.into(),
+        };
+        self.client.upload_chunk(request).await.map(tonic::Response::into_inner)
+    }
+
+    async fn send(&mut self, work: &Assignment, delta: &NamedTensors) -> Result<(), Status> {
+        let (manifest, bytes) = (self.manifest(work, delta), delta.to_safetensors());
+        let state = self.client.begin_upload(wire::UpdateManifest::from(&manifest)).await?.into_inner();
+        let mut offset = state.next_offset as usize;
+        while offset < bytes.len() {
+            let end = bytes.len().min(offset + CHUNK_BYTES);
+            let state = self.chunk(&manifest, offset as u64, bytes[offset..end].to_vec()).await?;
+            offset = state.next_offset as usize;
+        }
+        let (run, round) = (manifest.run.to_string(), manifest.round.0);
+        let finish = wire::FinishUploadRequest { run, round, blob: digest_bytes(manifest.blob) };
+        let stored = self.client.finish_upload(finish).await?.into_inner();
+        assert_eq!(stored.blob, digest_bytes(manifest.blob));
+        Ok(())
+    }
+}
+
+fn code(status: &Status) -> &str {
+    proto::refusal::code(status).unwrap_or("no refusal")
+}
+
+fn at_work(phase: Phase, work: &Assignment) -> Progress {
+    Progress { work: Some((work.run.clone(), work.round)), phase, ..Progress::idle() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sites_enrol_train_two_rounds_and_fetch_the_last_model() {
+    let mut house = House::new();
+    house.start();
+    let mut sites = [house.site("a").await, house.site("b").await];
+    // A run that is started beside the server is noticed by itself.
+    house.start_run(&["a", "b"], 2);
+    let mut expected = 0.0;
+    for round in 1..=2 {
+        for (index, site) in sites.iter_mut().enumerate() {
+            let work = site.work(round).await;
+            let request = wire::GetPlanRequest { plan: digest_bytes(work.plan) };
+            let plan = site.client.get_plan(request).await.unwrap().into_inner();
+            assert_eq!(Digest::of(&plan.canonical), work.plan);
+            site.report(at_work(Phase::Fetching, &work)).await.unwrap();
+            let base = site.download(work.base, 0).await.unwrap();
+            assert_eq!((Digest::of(&base), base.len() as u64), (work.base, work.base_bytes));
+            assert!(base.len() > 2 * CHUNK_BYTES, "more than one chunk");
+            let rest = site.download(work.base, 1_500_000).await.unwrap();
+            assert_eq!(rest, base[1_500_000..]);
+            site.send(&work, &weights(600_000, |_| 0.25 * (index + 1) as f32)).await.unwrap();
+        }
+        expected += 0.375;
+    }
+    let finished = |directive| match directive {
+        Directive::Finished { model, bytes, .. } => Some((model, bytes)),
+        _ => None,
+    };
+    let (model, bytes) = sites[0].told(finished).await;
+    let file = sites[0].download(model, 0).await.unwrap();
+    assert_eq!((Digest::of(&file), file.len() as u64), (model, bytes));
+    let weights = NamedTensors::from_safetensors(&file).unwrap();
+    let moved = weights.get("backbone.weight").unwrap().values[100] - 100.0 / 1e6;
+    assert!((moved - expected).abs() < 1e-6, "{moved}");
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_speaks_only_for_itself_and_nobody_else_speaks_at_all() {
+    let mut house = House::new();
+    house.start();
+    house.start_run(&["a", "b"], 1);
+    let mut a = house.site("a").await;
+    let work = a.work(1).await;
+    let delta = weights(600_000, |_| 0.5);
+
+    // Every message of a's that names b.
+    let mut as_b = Site { site: site_id("b"), client: a.client.clone() };
+    assert_eq!(code(&as_b.report(at_work(Phase::Training, &work)).await.unwrap_err()), "speaks-for-another");
+    assert_eq!(code(&as_b.send(&work, &delta).await.unwrap_err()), "speaks-for-another");
+    // Where no message names a site, a's certificate alone does: b's upload is out of its reach.
+    let mut b = house.site("b").await;
+    let manifest = b.manifest(&work, &delta);
+    b.client.begin_upload(wire::UpdateManifest::from(&manifest)).await.unwrap();
+    assert_eq!(code(&a.chunk(&manifest, 0, vec![0; 10]).await.unwrap_err()), "offset");
+
+    // Somebody without a certificate, on every call.
+    let mut nobody = Site { site: site_id("a"), client: client(house.stranger()) };
+    let refused = [
+        nobody.report(Progress::idle()).await.unwrap_err(),
+        nobody.download(work.base, 0).await.unwrap_err(),
+        nobody.send(&work, &delta).await.unwrap_err(),
+        nobody.chunk(&manifest, 0, vec![0; 10]).await.unwrap_err(),
+        nobody.client.get_plan(wire::GetPlanRequest { plan: digest_bytes(work.plan) }).await.unwrap_err(),
+        nobody.client.finish_upload(wire::FinishUploadRequest::default()).await.unwrap_err(),
+    ];
+    assert!(refused.iter().all(|status| code(status) == "unidentified"), "{refused:?}");
+
+    // Malformed and too large.
+    let mut odd = wire::UpdateManifest::from(&a.manifest(&work, &delta));
+    odd.blob = Bytes::from_static(b"short");
+    assert_eq!(code(&a.client.begin_upload(odd).await.unwrap_err()), "malformed");
+    let too_large = a.chunk(&a.manifest(&work, &delta), 0, vec![0; CHUNK_BYTES + 1]).await.unwrap_err();
+    assert_eq!(code(&too_large), "malformed");
+    assert!(a.chunk(&manifest, 0, vec![0; 2 * MESSAGE_BYTES]).await.is_err());
+
+    // Revoked while connected.
+    house.store().revoke(&site_id("a"), wall()).unwrap();
+    let revoked = async {
+        while a.report(Progress::idle()).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), revoked).await.expect("the revocation within 5 s");
+    assert_eq!(code(&a.report(Progress::idle()).await.unwrap_err()), "revoked");
+    assert!(b.report(Progress::idle()).await.is_ok());
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invitation_is_for_one_site_one_key_and_one_use() {
+    let mut house = House::new();
+    house.start();
+    let invitation = house.invite("a");
+    let key = Key::create(&house.key_path("a")).unwrap();
+    let other = Key::create(&house.key_path("other")).unwrap();
+    assert_eq!(code(&house.enrol("b", &key, &invitation).await.unwrap_err()), "token");
+    assert_eq!(code(&house.enrol("../b", &key, &invitation).await.unwrap_err()), "malformed");
+    house.enrol("a", &key, &invitation).await.unwrap();
+    assert_eq!(code(&house.enrol("a", &other, &invitation).await.unwrap_err()), "token");
+
+    let damaged = wire::EnrolRequest {
+        site: "a".to_owned(),
+        token: Bytes::copy_from_slice(house.invite("a").token.as_bytes()),
+        csr_pem: "not a request".to_owned(),
+    };
+    let refused = EnrolmentClient::new(house.stranger()).enrol(damaged).await.unwrap_err();
+    assert_eq!(code(&refused), "malformed");
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_with_the_next_server_and_the_run_ends_as_if_nothing_had_happened() {
+    let mut house = House::new();
+    house.start();
+    house.start_run(&["a"], 1);
+    let mut site = house.site("a").await;
+    let work = site.work(1).await;
+    let delta = weights(600_000, |place| place as f32 / 1e6);
+    let (manifest, bytes) = (site.manifest(&work, &delta), delta.to_safetensors());
+    site.client.begin_upload(wire::UpdateManifest::from(&manifest)).await.unwrap();
+    site.chunk(&manifest, 0, bytes[..CHUNK_BYTES].to_vec()).await.unwrap();
+    house.stop().await;
+    assert!(site.report(Progress::idle()).await.is_err(), "nobody is there");
+    house.start();
+    site.send(&work, &delta).await.unwrap();
+    let finished = |directive| matches!(directive, Directive::Finished { .. }).then_some(());
+    site.told(finished).await;
+    let run = status::read(&house.store(), wall()).unwrap().runs.remove(0);
+    assert_eq!((run.run, run.rounds[0].sites.len()), (run_id(), 1));
+    house.stop().await;
+}

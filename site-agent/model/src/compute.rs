@@ -1,0 +1,127 @@
+//! One step's mathematics on a device: weights and crops in, loss and gradients out. It keeps nothing between steps.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+use burn::tensor::backend::AutodiffBackend;
+use common::NamedTensors;
+use common::plan::ModelPlan;
+
+use crate::dino;
+use crate::names::BACKBONE;
+use crate::parameters::{Parameters, host};
+use crate::vit::{self, Images};
+
+/// What one step needs.
+pub(crate) struct StepInput<'a> {
+    pub(crate) plan: &'a ModelPlan,
+    pub(crate) student: &'a NamedTensors,
+    pub(crate) teacher: &'a NamedTensors,
+    pub(crate) center: &'a [f32],
+    pub(crate) batch: usize,
+    /// The two global crops, one after the other.
+    pub(crate) global: &'a [f32],
+    pub(crate) global_side: usize,
+    /// The local crops, one after the other.
+    pub(crate) local: &'a [f32],
+    pub(crate) local_side: usize,
+    pub(crate) locals: usize,
+    pub(crate) teacher_temperature: f64,
+    pub(crate) student_temperature: f64,
+    pub(crate) koleo: f64,
+    /// Stochastic depth for the global and the local pass.
+    pub(crate) drop_path: [Vec<[Vec<f32>; 2]>; 2],
+    /// Which tensors are trained at all.
+    pub(crate) trained: &'a dyn Fn(&str) -> bool,
+}
+
+/// What one step gives.
+pub(crate) struct StepOutput {
+    /// The DINO loss, without regularisers.
+    pub(crate) loss: f64,
+    /// Gradients by name of the student's tensor.
+    pub(crate) gradients: BTreeMap<String, Vec<f32>>,
+    /// The teacher's raw logits, `[2 * batch, K]`.
+    pub(crate) teacher_logits: Vec<f32>,
+    /// The teacher's centered and sharpened output, `[2 * batch, K]`.
+    pub(crate) taught: Vec<f32>,
+    /// The student's raw logits, `[crops * batch, K]`.
+    #[cfg(test)]
+    pub(crate) student_logits: Vec<f32>,
+}
+
+/// A device that computes steps and features.
+pub(crate) trait Compute: Send {
+    fn step(&self, input: &StepInput<'_>) -> StepOutput;
+    /// CLS features, `[count, dim]`, of a backbone with published names.
+    fn features(&self, plan: &ModelPlan, backbone: &NamedTensors, images: Images<'_>) -> Vec<f32>;
+    /// CLS attention of the last block, `[count, heads, patches]`.
+    fn attention(&self, plan: &ModelPlan, backbone: &NamedTensors, images: Images<'_>) -> Vec<f32>;
+}
+
+/// A burn backend on one device.
+pub(crate) struct On<B: AutodiffBackend> {
+    device: B::Device,
+}
+
+impl<B: AutodiffBackend> On<B> {
+    pub(crate) fn new(device: B::Device) -> Self {
+        Self { device }
+    }
+}
+
+impl<B: AutodiffBackend> Compute for On<B>
+where
+    B::Device: Send,
+{
+    fn step(&self, input: &StepInput<'_>) -> StepOutput {
+        let StepInput { plan, batch, .. } = *input;
+        let global = Images { values: input.global, count: 2 * batch, side: input.global_side };
+        let local = Images { values: input.local, count: input.locals * batch, side: input.local_side };
+
+        // The teacher runs on the inner backend: it has no graph.
+        let teacher = Parameters::<B::InnerBackend>::new(input.teacher, &self.device);
+        let teacher_logits = dino::project(&teacher, vit::cls_features(plan, &teacher, BACKBONE, global, &[]));
+        let taught = dino::sharpen(teacher_logits.clone(), input.center, input.teacher_temperature);
+
+        let student = Parameters::<B>::new(input.student, &self.device).trained(input.trained);
+        let of_global = vit::cls_features(plan, &student, BACKBONE, global, &input.drop_path[0]);
+        let features = if input.locals == 0 {
+            of_global.clone()
+        } else {
+            let of_local = vit::cls_features(plan, &student, BACKBONE, local, &input.drop_path[1]);
+            Tensor::cat(vec![of_global.clone(), of_local], 0)
+        };
+        let learnt = dino::project(&student, features);
+        let loss =
+            dino::cross_crop_loss(Tensor::from_inner(taught.clone()), learnt.clone(), batch, input.student_temperature);
+        let value = host(loss.clone().inner()).first().map_or(f64::NAN, |&loss| f64::from(loss));
+        let mut total = loss;
+        if input.koleo > 0.0 {
+            let dim = plan.dim;
+            let spread =
+                [0, 1].map(|crop| dino::koleo(of_global.clone().slice([crop * batch..(crop + 1) * batch, 0..dim])));
+            let [first, second] = spread;
+            total = total + (first + second) * (input.koleo / 2.0);
+        }
+        let gradients = student.gradients(&total.backward());
+        StepOutput {
+            loss: value,
+            gradients,
+            teacher_logits: host(teacher_logits),
+            taught: host(taught),
+            #[cfg(test)]
+            student_logits: host(learnt.inner()),
+        }
+    }
+
+    fn features(&self, plan: &ModelPlan, backbone: &NamedTensors, images: Images<'_>) -> Vec<f32> {
+        let weights = Parameters::<B::InnerBackend>::new(backbone, &self.device);
+        host(vit::cls_features(plan, &weights, "", images, &[]))
+    }
+
+    fn attention(&self, plan: &ModelPlan, backbone: &NamedTensors, images: Images<'_>) -> Vec<f32> {
+        let weights = Parameters::<B::InnerBackend>::new(backbone, &self.device);
+        host(vit::cls_attention(plan, &weights, "", images))
+    }
+}

@@ -1,0 +1,71 @@
+//! DINO (Caron et al. 2021, Algorithm 1, with multi-crop): head, cross-crop loss, and what the teacher says.
+
+use burn::tensor::Tensor;
+use burn::tensor::activation::{gelu, log_softmax, softmax};
+use burn::tensor::backend::Backend;
+
+use crate::parameters::{Parameters, host, tensor};
+use crate::vit::linear;
+
+/// The projection head: `[rows, dim]` to prototypes, `[rows, K]`.
+pub(crate) fn project<B: Backend>(weights: &Parameters<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let x = gelu(linear(weights, "head.mlp.0", x));
+    let x = gelu(linear(weights, "head.mlp.2", x));
+    let x = unit(linear(weights, "head.mlp.4", x), 1e-12);
+    // Weight normalization (Salimans and Kingma 2016): direction v, length g.
+    let v = weights.matrix("head.last_layer.weight_v");
+    let length = (v.clone() * v.clone()).sum_dim(1).sqrt();
+    x.matmul((v / length * weights.matrix("head.last_layer.weight_g")).transpose())
+}
+
+/// Rows divided by their L2 norm, at least `eps`.
+fn unit<B: Backend>(x: Tensor<B, 2>, eps: f64) -> Tensor<B, 2> {
+    let norm = (x.clone() * x.clone()).sum_dim(1).sqrt().clamp_min(eps);
+    x / norm
+}
+
+/// What the teacher says of the two global crops: centered and sharpened, `[2 * batch, K]`.
+pub(crate) fn sharpen<B: Backend>(logits: Tensor<B, 2>, center: &[f32], temperature: f64) -> Tensor<B, 2> {
+    let center = tensor::<B, 2>(center.to_vec(), [1, center.len()], &logits.device());
+    softmax((logits - center) / temperature, 1)
+}
+
+/// The cross-crop loss: the mean over pairs of a global teacher crop and another student crop of their cross-entropy.
+///
+/// `targets` is `[2 * batch, K]`, `learnt` is `[crops * batch, K]`, both with crops outermost; no crop is asked to predict
+/// itself.
+pub(crate) fn cross_crop_loss<B: Backend>(
+    targets: Tensor<B, 2>,
+    learnt: Tensor<B, 2>,
+    batch: usize,
+    temperature: f64,
+) -> Tensor<B, 1> {
+    let [rows, k] = learnt.dims();
+    let crops = rows / batch;
+    let first = targets.clone().slice([0..batch, 0..k]);
+    let second = targets.slice([batch..2 * batch, 0..k]);
+    // The targets of a student crop, added up over the teacher crops it is held to.
+    let both = first.clone() + second.clone();
+    let wanted = [second, first].into_iter().chain((2..crops).map(|_| both.clone())).collect();
+    let pairs = 2 * crops - 2;
+    let cross = Tensor::cat(wanted, 0) * log_softmax(learnt / temperature, 1);
+    cross.sum() / -((pairs * batch) as f64)
+}
+
+/// KoLeo (Sablayrolles et al. 2019): minus the mean log distance of a unit feature to its nearest neighbor in the batch.
+pub(crate) fn koleo<B: Backend>(features: Tensor<B, 2>) -> Tensor<B, 1> {
+    let [count, _] = features.dims();
+    let x = unit(features, 1e-8);
+    let dots = host(x.clone().detach().matmul(x.clone().detach().transpose()));
+    let mut nearest = vec![0.0; count * count];
+    for row in 0..count {
+        let others = (0..count).filter(|other| *other != row);
+        if let Some(other) = others.max_by(|a, b| dots[row * count + a].total_cmp(&dots[row * count + b])) {
+            nearest[row * count + other] = 1.0;
+        }
+    }
+    let neighbors = tensor::<B, 2>(nearest, [count, count], &x.device()).matmul(x.clone());
+    let apart = x - neighbors;
+    let distance = ((apart.clone() * apart).sum_dim(1) + 1e-12).sqrt();
+    (distance + 1e-8).log().mean().neg()
+}

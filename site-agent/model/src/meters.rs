@@ -1,0 +1,97 @@
+//! What shows a collapse before an accuracy does: entropies of the teacher's output, and RankMe of features.
+
+/// Mean entropy of the rows of `[rows, k]` probabilities, and the entropy of their mean, in nats.
+pub fn entropies(probabilities: &[f32], k: usize) -> (f64, f64) {
+    let entropy = |row: &[f64]| -row.iter().filter(|p| **p > 0.0).map(|p| p * p.ln()).sum::<f64>();
+    let rows: Vec<Vec<f64>> =
+        probabilities.chunks_exact(k).map(|row| row.iter().map(|&p| f64::from(p)).collect()).collect();
+    let count = rows.len().max(1) as f64;
+    let mean: Vec<f64> = (0..k).map(|class| rows.iter().map(|row| row[class]).sum::<f64>() / count).collect();
+    (rows.iter().map(|row| entropy(row)).sum::<f64>() / count, entropy(&mean))
+}
+
+/// RankMe (Garrido et al. 2023): the exponential of the entropy of the normalized singular values of the features.
+/// Between 1 and the dimension; low means that features use few directions.
+pub fn rank_me(features: &[Vec<f32>]) -> f64 {
+    let Some(dim) = features.first().map(Vec::len) else { return 0.0 };
+    let mut gram = vec![vec![0.0_f64; dim]; dim];
+    for feature in features {
+        for (row, &a) in gram.iter_mut().zip(feature) {
+            row.iter_mut().zip(feature).for_each(|(sum, &b)| *sum += f64::from(a) * f64::from(b));
+        }
+    }
+    let singular: Vec<f64> = eigenvalues(gram).into_iter().map(|value| value.max(0.0).sqrt()).collect();
+    let total: f64 = singular.iter().sum();
+    if total == 0.0 {
+        return 0.0;
+    }
+    let entropy: f64 = singular.iter().map(|value| value / total + 1e-7).map(|p| -p * p.ln()).sum();
+    entropy.exp()
+}
+
+/// Eigenvalues of a symmetric matrix, by Jacobi's rotations.
+fn eigenvalues(mut matrix: Vec<Vec<f64>>) -> Vec<f64> {
+    let size = matrix.len();
+    let scale: f64 = matrix.iter().enumerate().map(|(i, row)| row[i].abs()).sum();
+    for _ in 0..30 {
+        let off: f64 =
+            (0..size).flat_map(|p| (p + 1..size).map(move |q| (p, q))).map(|(p, q)| matrix[p][q].powi(2)).sum();
+        if off.sqrt() <= 1e-10 * scale {
+            break;
+        }
+        for p in 0..size {
+            for q in p + 1..size {
+                rotate(&mut matrix, p, q);
+            }
+        }
+    }
+    (0..size).map(|i| matrix[i][i]).collect()
+}
+
+fn rotate(matrix: &mut [Vec<f64>], p: usize, q: usize) {
+    if matrix[p][q].abs() < f64::MIN_POSITIVE {
+        return;
+    }
+    let theta = (matrix[q][q] - matrix[p][p]) / (2.0 * matrix[p][q]);
+    let t = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
+    let t = if theta == 0.0 { 1.0 } else { t };
+    let c = 1.0 / (t * t + 1.0).sqrt();
+    let s = t * c;
+    for row in matrix.iter_mut() {
+        let (a, b) = (row[p], row[q]);
+        (row[p], row[q]) = (c * a - s * b, s * a + c * b);
+    }
+    for k in 0..matrix.len() {
+        let (a, b) = (matrix[p][k], matrix[q][k]);
+        (matrix[p][k], matrix[q][k]) = (c * a - s * b, s * a + c * b);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uniform_output_has_entropy_ln_k_and_a_shared_prototype_has_none_over_the_batch() {
+        let (each, batch) = entropies(&[0.25; 8], 4);
+        assert!((each - 4.0_f64.ln()).abs() < 1e-9 && (batch - 4.0_f64.ln()).abs() < 1e-9);
+        let (each, batch) = entropies(&[1.0, 0.0, 0.0, 1.0], 2);
+        assert!(each.abs() < 1e-9 && (batch - 2.0_f64.ln()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn rank_me_counts_the_directions_that_are_used() {
+        let axes: Vec<Vec<f32>> = (0..6).map(|i| (0..6).map(|j| f32::from(u8::from(i == j))).collect()).collect();
+        assert!((rank_me(&axes) - 6.0).abs() < 1e-3);
+        let one = vec![vec![1.0, 2.0, 3.0]; 5];
+        assert!((rank_me(&one) - 1.0).abs() < 1e-3, "{}", rank_me(&one));
+        assert_eq!(rank_me(&[]), 0.0);
+    }
+
+    #[test]
+    fn eigenvalues_of_a_known_matrix() {
+        let mut found = eigenvalues(vec![vec![2.0, 1.0], vec![1.0, 2.0]]);
+        found.sort_by(f64::total_cmp);
+        assert!((found[0] - 1.0).abs() < 1e-9 && (found[1] - 3.0).abs() < 1e-9);
+    }
+}

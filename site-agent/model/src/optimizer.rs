@@ -1,0 +1,148 @@
+//! AdamW (Loshchilov and Hutter 2019) as PyTorch computes it, in DINO's two groups, and the teacher's moving average.
+//!
+//! Matrices are decayed, biases and 1-D tensors are not; `pos_embed` and `cls_token` have three axes, so they are. One
+//! pass over each tensor on the host: clip, decay, moments, step.
+
+use std::collections::BTreeMap;
+
+use common::NamedTensors;
+
+use crate::schedule::Schedule;
+
+const BETA1: f64 = 0.9;
+const BETA2: f64 = 0.999;
+const EPS: f64 = 1e-8;
+
+/// AdamW's state of one tensor.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Moment {
+    /// Steps this tensor has taken: fewer than the run's if it was frozen.
+    pub(crate) steps: u64,
+    pub(crate) first: Vec<f32>,
+    pub(crate) second: Vec<f32>,
+}
+
+/// The state of all tensors, by name. A tensor that never had a gradient has none.
+pub(crate) type Moments = BTreeMap<String, Moment>;
+
+/// One step of AdamW on every tensor that has a gradient.
+pub(crate) fn step(
+    student: &mut NamedTensors,
+    moments: &mut Moments,
+    gradients: &BTreeMap<String, Vec<f32>>,
+    now: &Schedule,
+    clip: f64,
+) {
+    let decayed: BTreeMap<String, bool> = student
+        .iter()
+        .map(|(name, tensor)| (name.to_owned(), tensor.shape.len() > 1 && !name.ends_with(".bias")))
+        .collect();
+    for (name, values) in student.iter_mut() {
+        let Some(gradient) = gradients.get(name) else { continue };
+        let moment = moments.entry(name.to_owned()).or_default();
+        let weight_decay = if decayed[name] { now.weight_decay } else { 0.0 };
+        update(values, gradient, moment, now.learning_rate, weight_decay, clip_factor(gradient, clip));
+    }
+}
+
+/// The factor that holds a tensor's gradient to the bound: the published clipping is per tensor, not over all.
+fn clip_factor(gradient: &[f32], clip: f64) -> f32 {
+    if clip == 0.0 {
+        return 1.0;
+    }
+    let norm = gradient.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
+    (clip / (norm + 1e-6)).min(1.0) as f32
+}
+
+fn update(values: &mut [f32], gradient: &[f32], moment: &mut Moment, rate: f64, weight_decay: f64, factor: f32) {
+    moment.first.resize(values.len(), 0.0);
+    moment.second.resize(values.len(), 0.0);
+    moment.steps += 1;
+    let steps = i32::try_from(moment.steps).unwrap_or(i32::MAX);
+    let kept = (1.0 - rate * weight_decay) as f32;
+    let step_size = (rate / (1.0 - BETA1.powi(steps))) as f32;
+    let second_scale = (1.0 - BETA2.powi(steps)).sqrt() as f32;
+    // Subtracted in f64: 1 - 0.999 in f32 is wrong in the fifth digit.
+    let (taken1, beta2, taken2, eps) = ((1.0 - BETA1) as f32, BETA2 as f32, (1.0 - BETA2) as f32, EPS as f32);
+    let state = moment.first.iter_mut().zip(&mut moment.second);
+    for ((value, gradient), (first, second)) in values.iter_mut().zip(gradient).zip(state) {
+        let gradient = gradient * factor;
+        *first += (gradient - *first) * taken1;
+        *second = *second * beta2 + gradient * gradient * taken2;
+        *value = *value * kept - step_size * *first / (second.sqrt() / second_scale + eps);
+    }
+}
+
+/// The teacher follows the student: `teacher = m * teacher + (1 - m) * student`, over all tensors.
+pub(crate) fn follow(teacher: &mut NamedTensors, student: &NamedTensors, momentum: f64) {
+    let (kept, taken) = (momentum as f32, (1.0 - momentum) as f32);
+    for ((_, teacher), (_, student)) in teacher.iter_mut().zip(student.iter()) {
+        teacher
+            .iter_mut()
+            .zip(&student.values)
+            .for_each(|(teacher, student)| *teacher = *teacher * kept + student * taken);
+    }
+}
+
+/// The center follows the mean of the teacher's raw logits (`[rows, K]`).
+pub(crate) fn follow_center(center: &mut [f32], logits: &[f32], momentum: f64) {
+    let rows = logits.len() / center.len();
+    let mut mean = vec![0.0_f64; center.len()];
+    for row in logits.chunks_exact(center.len()) {
+        mean.iter_mut().zip(row).for_each(|(mean, &logit)| *mean += f64::from(logit));
+    }
+    for (center, mean) in center.iter_mut().zip(mean) {
+        *center = (f64::from(*center) * momentum + mean / rows as f64 * (1.0 - momentum)) as f32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now(learning_rate: f64, weight_decay: f64) -> Schedule {
+        let (teacher_momentum, teacher_temperature) = (1.0, 0.04);
+        Schedule { learning_rate, weight_decay, teacher_momentum, teacher_temperature, last_layer_frozen: false }
+    }
+
+    #[test]
+    fn position_and_cls_are_decayed_and_biases_and_norms_are_not() {
+        let mut student = NamedTensors::new();
+        for (name, shape) in
+            [("backbone.pos_embed", vec![1, 1, 1]), ("backbone.norm.weight", vec![1]), ("a.bias", vec![1])]
+        {
+            student.insert(name, shape, vec![1.0]);
+        }
+        let gradients = student.iter().map(|(name, _)| (name.to_owned(), vec![0.0])).collect();
+        step(&mut student, &mut Moments::new(), &gradients, &now(0.1, 0.5), 3.0);
+        let value = |name: &str| student.get(name).unwrap().values[0];
+        assert!((value("backbone.pos_embed") - 0.95).abs() < 1e-6);
+        assert_eq!((value("backbone.norm.weight"), value("a.bias")), (1.0, 1.0));
+    }
+
+    #[test]
+    fn a_tensor_without_a_gradient_neither_moves_nor_gets_a_state() {
+        let mut student = NamedTensors::new();
+        student.insert("frozen", vec![1, 1], vec![1.0]);
+        let mut moments = Moments::new();
+        step(&mut student, &mut moments, &BTreeMap::new(), &now(0.1, 0.5), 3.0);
+        assert!(moments.is_empty() && student.get("frozen").unwrap().values == [1.0]);
+    }
+
+    #[test]
+    fn the_first_step_is_the_learning_rate_in_the_gradients_direction() {
+        let mut student = NamedTensors::new();
+        student.insert("w.bias", vec![2], vec![0.0, 0.0]);
+        let gradients = BTreeMap::from([("w.bias".to_owned(), vec![3.0, -0.01])]);
+        step(&mut student, &mut Moments::new(), &gradients, &now(0.1, 0.0), 0.0);
+        let values = &student.get("w.bias").unwrap().values;
+        assert!((values[0] + 0.1).abs() < 1e-5 && (values[1] - 0.1).abs() < 1e-5);
+    }
+
+    #[test]
+    fn clipping_holds_each_tensor_to_its_own_bound() {
+        assert!((clip_factor(&[3.0, 4.0], 3.0) - 0.6).abs() < 1e-6);
+        assert_eq!(clip_factor(&[0.3, 0.4], 3.0), 1.0);
+        assert_eq!(clip_factor(&[30.0], 0.0), 1.0);
+    }
+}

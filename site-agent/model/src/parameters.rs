@@ -1,0 +1,78 @@
+//! A network's tensors on a device, found by their published names.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::{Tensor, TensorData};
+use common::NamedTensors;
+
+/// Flat leaf tensors by name; the shape is given where one is used.
+pub(crate) struct Parameters<B: Backend> {
+    tensors: BTreeMap<String, (Tensor<B, 1>, Vec<usize>)>,
+    device: B::Device,
+}
+
+impl<B: Backend> Parameters<B> {
+    /// A copy of `weights` on `device`.
+    pub(crate) fn new(weights: &NamedTensors, device: &B::Device) -> Self {
+        let flat = |values: &[f32]| Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device);
+        let tensors =
+            weights.iter().map(|(name, tensor)| (name.to_owned(), (flat(&tensor.values), tensor.shape.clone())));
+        Self { tensors: tensors.collect(), device: device.clone() }
+    }
+
+    /// The device.
+    pub(crate) fn device(&self) -> &B::Device {
+        &self.device
+    }
+
+    /// The tensor of that name, with its first axis kept and the others joined: `[rows, columns]`.
+    ///
+    /// # Panics
+    /// If there is none: signatures are checked where weights come in.
+    pub(crate) fn matrix(&self, name: &str) -> Tensor<B, 2> {
+        let (tensor, shape) = &self.tensors[name];
+        let columns = shape[1..].iter().product::<usize>();
+        tensor.clone().reshape([shape[0], columns])
+    }
+
+    /// The tensor of that name as one row: `[1, values]`.
+    pub(crate) fn row(&self, name: &str) -> Tensor<B, 2> {
+        let (tensor, shape) = &self.tensors[name];
+        tensor.clone().reshape([1, shape.iter().product::<usize>()])
+    }
+}
+
+impl<B: AutodiffBackend> Parameters<B> {
+    /// The same tensors, with gradients asked of those that `trained` names.
+    pub(crate) fn trained(mut self, trained: impl Fn(&str) -> bool) -> Self {
+        for (name, (tensor, _)) in &mut self.tensors {
+            if trained(name) {
+                *tensor = tensor.clone().require_grad();
+            }
+        }
+        self
+    }
+
+    /// The gradient of each tensor that has one, on the host.
+    pub(crate) fn gradients(&self, gradients: &B::Gradients) -> BTreeMap<String, Vec<f32>> {
+        let of =
+            |(name, (tensor, _)): (&String, &(Tensor<B, 1>, _))| Some((name.clone(), host(tensor.grad(gradients)?)));
+        self.tensors.iter().filter_map(of).collect()
+    }
+}
+
+/// A tensor's values on the host.
+pub(crate) fn host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
+    // Every tensor of ours is f32; `convert` only changes it on a device that computes in another type.
+    tensor.into_data().convert::<f32>().into_vec().unwrap_or_default()
+}
+
+/// Values of the host as a tensor.
+pub(crate) fn tensor<B: Backend, const D: usize>(
+    values: Vec<f32>,
+    shape: [usize; D],
+    device: &B::Device,
+) -> Tensor<B, D> {
+    Tensor::from_data(TensorData::new(values, shape), device)
+}

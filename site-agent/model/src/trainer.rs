@@ -1,0 +1,303 @@
+//! The training engine: one site's student, teacher, center and AdamW moments, and the step that moves them.
+//!
+//! The order is the published code's: teacher on the global crops, student on all, loss with the old center, clip, AdamW,
+//! the teacher's moving average, then the center from the raw logits.
+
+use common::{NamedTensors, PlanDraft};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::compute::{Compute, StepInput, StepOutput};
+use crate::device::DeviceChoice;
+use crate::meters;
+use crate::names::{CENTER, STUDENT, TEACHER};
+use crate::optimizer::{self, Moments};
+use crate::schedule::Schedule;
+use crate::{ModelError, checkpoint, init};
+
+/// A batch of crops, normalized, on the host; each `[batch, channels, side, side]`, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CropBatch {
+    /// Images.
+    pub batch: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Side of a global crop.
+    pub global_side: usize,
+    /// Side of a local crop.
+    pub local_side: usize,
+    /// The two global crops.
+    pub global: [Vec<f32>; 2],
+    /// The local crops.
+    pub local: Vec<Vec<f32>>,
+}
+
+/// How a step went.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// DINO loss, in nats.
+    pub loss: f64,
+    /// Mean entropy of the teacher's output, in nats.
+    pub teacher_entropy: f64,
+    /// Entropy of its mean over the batch, in nats.
+    pub batch_entropy: f64,
+    /// The schedules' values.
+    pub schedule: Schedule,
+}
+
+/// One site's training.
+pub struct Trainer {
+    plan: PlanDraft,
+    device: Box<dyn Compute>,
+    student: NamedTensors,
+    teacher: NamedTensors,
+    center: Vec<f32>,
+    moments: Moments,
+    steps: u64,
+}
+
+impl Trainer {
+    /// Training from a round's model, with no moments.
+    pub fn new(plan: &PlanDraft, device: &DeviceChoice, weights: &NamedTensors) -> Result<Self, ModelError> {
+        init::signature(&plan.model)?.require(&weights.signature())?;
+        let center = weights.get(CENTER).map(|center| center.values.clone()).unwrap_or_default();
+        Ok(Self {
+            plan: plan.clone(),
+            device: device.open()?,
+            student: weights.under(STUDENT),
+            teacher: weights.under(TEACHER),
+            center,
+            moments: Moments::new(),
+            steps: 0,
+        })
+    }
+
+    /// Training from a round's model, with the moments of the site's last round.
+    pub fn with_moments(
+        plan: &PlanDraft,
+        device: &DeviceChoice,
+        weights: &NamedTensors,
+        moments: &[u8],
+    ) -> Result<Self, ModelError> {
+        let mut trainer = Self::new(plan, device, weights)?;
+        trainer.moments = checkpoint::read_moments(moments, &trainer.student)?;
+        Ok(trainer)
+    }
+
+    /// Training from a checkpoint.
+    pub fn resume(plan: &PlanDraft, device: &DeviceChoice, file: &[u8]) -> Result<Self, ModelError> {
+        let (weights, moments, steps) = checkpoint::read(file)?;
+        let mut trainer = Self::new(plan, device, &weights)?;
+        trainer.moments = checkpoint::checked(moments, &trainer.student)?;
+        trainer.steps = steps;
+        Ok(trainer)
+    }
+
+    /// Steps of the global clock taken so far: the step after the last one, or 0 before the first.
+    pub fn step_count(&self) -> u64 {
+        self.steps
+    }
+
+    /// Takes the step `step` of the global clock. `seed` draws what stochastic depth drops.
+    pub fn step(&mut self, crops: &CropBatch, step: u64, seed: u64) -> Result<StepReport, ModelError> {
+        let now = Schedule::at(&self.plan, step);
+        let output = self.compute(crops, &now, seed)?;
+        let loss = output.loss;
+        if !loss.is_finite() {
+            return Err(ModelError::Diverged { step, loss });
+        }
+        self.apply(&output, &now);
+        self.steps = step + 1;
+        let (teacher_entropy, batch_entropy) = meters::entropies(&output.taught, self.center.len());
+        Ok(StepReport { loss, teacher_entropy, batch_entropy, schedule: now })
+    }
+
+    /// Moves the student, then the teacher, then the center.
+    pub(crate) fn apply(&mut self, output: &StepOutput, now: &Schedule) {
+        let training = &self.plan.training;
+        optimizer::step(&mut self.student, &mut self.moments, &output.gradients, now, training.clip_gradient);
+        optimizer::follow(&mut self.teacher, &self.student, now.teacher_momentum);
+        optimizer::follow_center(&mut self.center, &output.teacher_logits, training.center_momentum);
+    }
+
+    pub(crate) fn compute(&self, crops: &CropBatch, now: &Schedule, seed: u64) -> Result<StepOutput, ModelError> {
+        let CropBatch { batch, channels, global_side, local_side, global, local } = crops;
+        for (what, side, values) in global
+            .iter()
+            .map(|crop| ("a global crop", global_side, crop))
+            .chain(local.iter().map(|crop| ("a local crop", local_side, crop)))
+        {
+            let expected = batch * channels * side * side;
+            if values.len() != expected {
+                return Err(ModelError::Crops { what, expected, found: values.len() });
+            }
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let drop_path = [2, local.len()].map(|crops| drop_path(&mut rng, &self.plan, crops * batch));
+        let training = &self.plan.training;
+        let frozen = now.last_layer_frozen;
+        let fixed_length = self.plan.model.head.norm_last_layer;
+        let trained = move |name: &str| {
+            !(frozen && name.contains("last_layer") || fixed_length && name == "head.last_layer.weight_g")
+        };
+        Ok(self.device.step(&StepInput {
+            plan: &self.plan.model,
+            student: &self.student,
+            teacher: &self.teacher,
+            center: &self.center,
+            batch: *batch,
+            global: &global.concat(),
+            global_side: *global_side,
+            local: &local.concat(),
+            local_side: *local_side,
+            locals: local.len(),
+            teacher_temperature: now.teacher_temperature,
+            student_temperature: training.student_temperature,
+            koleo: training.koleo,
+            drop_path,
+            trained: &trained,
+        }))
+    }
+
+    /// All that travels: student, teacher, center.
+    pub fn weights(&self) -> NamedTensors {
+        let mut center = NamedTensors::new();
+        center.insert(CENTER, vec![1, self.center.len()], self.center.clone());
+        self.student.clone().prefixed(STUDENT).joined(self.teacher.clone().prefixed(TEACHER)).joined(center)
+    }
+
+    /// Everything a killed trainer needs to go on to the same bits.
+    pub fn checkpoint(&self) -> Vec<u8> {
+        checkpoint::write(&self.weights(), &self.moments, self.steps)
+    }
+
+    /// AdamW's moments, for the site's next round. They never leave the site.
+    pub fn moments(&self) -> Vec<u8> {
+        checkpoint::write_moments(&self.moments)
+    }
+}
+
+/// What stochastic depth keeps: the rate rises linearly over the blocks, and a kept sample is divided by its probability.
+fn drop_path(rng: &mut ChaCha8Rng, plan: &PlanDraft, samples: usize) -> Vec<[Vec<f32>; 2]> {
+    let model = &plan.model;
+    if model.drop_path == 0.0 {
+        return Vec::new();
+    }
+    let rate = |block: usize| model.drop_path * block as f64 / (model.depth - 1).max(1) as f64;
+    let mut branch = |rate: f64| -> Vec<f32> {
+        let keep = 1.0 - rate;
+        (0..samples).map(|_| if rng.random::<f64>() < keep { (1.0 / keep) as f32 } else { 0.0 }).collect()
+    };
+    (0..model.depth).map(|block| [branch(rate(block)), branch(rate(block))]).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use common::plan::{CropPlan, HeadPlan, Init, ModelPlan};
+
+    use super::*;
+
+    pub(crate) fn plan() -> PlanDraft {
+        let mut plan: PlanDraft = serde_json::from_value(serde_json::json!({
+            "run": "test",
+            "training": { "steps_per_round": 8, "epoch_steps": 4, "batch_size": 4 },
+            "rounds": { "count": 1, "sites": ["a"], "quorum": 1, "deadline_s": 1 }
+        }))
+        .unwrap();
+        plan.model = ModelPlan {
+            image_size: 16,
+            dim: 16,
+            depth: 2,
+            heads: 2,
+            drop_path: 0.2,
+            init: Init::FanIn,
+            head: HeadPlan { hidden: 16, bottleneck: 8, prototypes: 24, norm_last_layer: true },
+            ..ModelPlan::default()
+        };
+        plan.crops = CropPlan { local_count: 2, local_size: 8, ..CropPlan::default() };
+        plan
+    }
+
+    pub(crate) fn crops(seed: u64) -> CropBatch {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut crop = |side: usize| (0..4 * side * side).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect::<Vec<_>>();
+        let global = [crop(16), crop(16)];
+        CropBatch { batch: 4, channels: 1, global_side: 16, local_side: 8, global, local: vec![crop(8), crop(8)] }
+    }
+
+    fn trained(from: u64, mut trainer: Trainer, to: u64) -> Trainer {
+        for step in from..to {
+            trainer.step(&crops(step), step, step).unwrap();
+        }
+        trainer
+    }
+
+    fn new() -> Trainer {
+        Trainer::new(&plan(), &DeviceChoice::Cpu, &init::initial_weights(&plan().model, 1)).unwrap()
+    }
+
+    #[test]
+    fn a_trainer_that_goes_on_from_its_checkpoint_ends_with_the_same_bits() {
+        let unbroken = trained(0, new(), 8);
+        for killed_at in 1..8 {
+            let file = trained(0, new(), killed_at).checkpoint();
+            let resumed = Trainer::resume(&plan(), &DeviceChoice::Cpu, &file).unwrap();
+            assert_eq!(resumed.step_count(), killed_at);
+            let resumed = trained(killed_at, resumed, 8);
+            assert_eq!(resumed.checkpoint(), unbroken.checkpoint(), "killed at {killed_at}");
+        }
+    }
+
+    #[test]
+    fn moments_go_from_round_to_round_without_the_weights() {
+        let before = trained(0, new(), 5);
+        let with = Trainer::with_moments(&plan(), &DeviceChoice::Cpu, &before.weights(), &before.moments()).unwrap();
+        assert_eq!(trained(5, with, 8).weights().digest(), trained(5, before, 8).weights().digest());
+    }
+
+    #[test]
+    fn the_loss_of_a_uniform_teacher_and_student_is_ln_k() {
+        let mut weights = init::initial_weights(&plan().model, 1);
+        let silent = |name: &str| name.ends_with("last_layer.weight_v");
+        weights.iter_mut().filter(|(name, _)| silent(name)).for_each(|(_, values)| {
+            // All prototypes alike: every output is uniform.
+            let first = values[..8].to_vec();
+            values.chunks_mut(8).for_each(|row| row.copy_from_slice(&first));
+        });
+        let mut trainer = Trainer::new(&plan(), &DeviceChoice::Cpu, &weights).unwrap();
+        let report = trainer.step(&crops(0), 0, 0).unwrap();
+        let ln_k = 24.0_f64.ln();
+        assert!((report.loss - ln_k).abs() < 1e-5 && (report.teacher_entropy - ln_k).abs() < 1e-5, "{report:?}");
+    }
+
+    #[test]
+    fn stochastic_depth_keeps_the_mean_and_never_drops_in_the_first_block() {
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        let kept = drop_path(&mut rng, &plan(), 20_000);
+        assert!(kept[0].iter().flatten().all(|&factor| factor == 1.0));
+        let mean = kept[1][0].iter().map(|&factor| f64::from(factor)).sum::<f64>() / 20_000.0;
+        let dropped = kept[1][0].iter().filter(|factor| **factor == 0.0).count() as f64 / 20_000.0;
+        assert!((mean - 1.0).abs() < 0.02 && (dropped - 0.2).abs() < 0.02, "{mean} {dropped}");
+    }
+
+    #[test]
+    fn weights_of_another_network_are_refused_by_name() {
+        let other = init::initial_weights(&ModelPlan { dim: 32, ..plan().model }, 1);
+        let error = Trainer::new(&plan(), &DeviceChoice::Cpu, &other).err().map(|error| error.to_string());
+        assert!(error.unwrap_or_default().contains("expected shape"));
+    }
+
+    #[test]
+    fn koleo_changes_the_gradients_and_not_the_reported_loss() {
+        let mut with = plan();
+        with.training.koleo = 0.5;
+        let weights = init::initial_weights(&plan().model, 1);
+        let now = Schedule::at(&with, 0);
+        let compute = |plan: &PlanDraft| {
+            Trainer::new(plan, &DeviceChoice::Cpu, &weights).unwrap().compute(&crops(0), &now, 0).unwrap()
+        };
+        let (plain, spread) = (compute(&plan()), compute(&with));
+        assert_eq!(plain.loss, spread.loss);
+        assert_ne!(plain.gradients["backbone.norm.weight"], spread.gradients["backbone.norm.weight"]);
+    }
+}

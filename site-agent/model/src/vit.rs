@@ -1,0 +1,147 @@
+//! The Vision Transformer of DINO (Dosovitskiy et al. 2021; Caron et al. 2021): pre-norm, CLS token, LayerNorm eps 1e-6,
+//! exact GELU, attention scale `1/sqrt(head dim)`.
+
+use burn::tensor::Tensor;
+use burn::tensor::activation::{gelu, softmax};
+use burn::tensor::backend::Backend;
+use common::plan::ModelPlan;
+
+use crate::parameters::{Parameters, tensor};
+use crate::position;
+
+const NORM_EPS: f64 = 1e-6;
+
+/// Images on the host: `[count, channels, side, side]`, row-major.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Images<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) count: usize,
+    pub(crate) side: usize,
+}
+
+/// What stochastic depth keeps: for each block, a factor a sample for the attention and for the perceptron.
+/// Empty: everything is kept.
+pub(crate) type DropPath = [[Vec<f32>; 2]];
+
+/// CLS features after the final norm: `[count, dim]`.
+pub(crate) fn cls_features<B: Backend>(
+    plan: &ModelPlan,
+    weights: &Parameters<B>,
+    prefix: &str,
+    images: Images<'_>,
+    drop_path: &DropPath,
+) -> Tensor<B, 2> {
+    let (mut x, tokens) = embed(plan, weights, prefix, images);
+    for block in 0..plan.depth {
+        let (next, _) =
+            transform(plan, weights, &format!("{prefix}blocks.{block}."), x, images.count, drop_path.get(block));
+        x = next;
+    }
+    let x = norm(weights, &format!("{prefix}norm"), x);
+    x.reshape([images.count, tokens, plan.dim]).slice([0..images.count, 0..1]).reshape([images.count, plan.dim])
+}
+
+/// Attention of the CLS token to the patches in the last block: `[count, heads, patches]`.
+pub(crate) fn cls_attention<B: Backend>(
+    plan: &ModelPlan,
+    weights: &Parameters<B>,
+    prefix: &str,
+    images: Images<'_>,
+) -> Tensor<B, 3> {
+    let (mut x, tokens) = embed(plan, weights, prefix, images);
+    let mut attention = None;
+    for block in 0..plan.depth {
+        let (next, seen) = transform(plan, weights, &format!("{prefix}blocks.{block}."), x, images.count, None);
+        (x, attention) = (next, Some(seen));
+    }
+    let (count, heads) = (images.count, plan.heads);
+    // A plan has at least one block.
+    let attention = attention.unwrap_or_else(|| Tensor::zeros([count, heads, tokens, tokens], weights.device()));
+    attention.slice([0..count, 0..heads, 0..1, 1..tokens]).reshape([count, heads, tokens - 1])
+}
+
+/// Tokens of images, as rows: `[count * tokens, dim]`, and how many tokens an image has.
+fn embed<B: Backend>(
+    plan: &ModelPlan,
+    weights: &Parameters<B>,
+    prefix: &str,
+    images: Images<'_>,
+) -> (Tensor<B, 2>, usize) {
+    let Images { values, count, side } = images;
+    let (patch, channels, dim) = (plan.patch_size, plan.in_channels, plan.dim);
+    let grid = side / patch;
+    // A convolution whose stride is its kernel is a matrix product over patches.
+    let patches = tensor::<B, 6>(values.to_vec(), [count, channels, grid, patch, grid, patch], weights.device())
+        .permute([0, 2, 4, 1, 3, 5])
+        .reshape([count * grid * grid, channels * patch * patch]);
+    let embedded = patches.matmul(weights.matrix(&format!("{prefix}patch_embed.proj.weight")).transpose())
+        + weights.row(&format!("{prefix}patch_embed.proj.bias"));
+
+    let learned = plan.image_size / patch;
+    let positions = weights.row(&format!("{prefix}pos_embed")).reshape([learned * learned + 1, dim]);
+    let of_cls = positions.clone().slice([0..1, 0..dim]);
+    let mut of_patches = positions.slice([1..learned * learned + 1, 0..dim]);
+    if let Some(matrix) = position::resampling(learned, grid) {
+        of_patches = tensor::<B, 2>(matrix, [grid * grid, learned * learned], weights.device()).matmul(of_patches);
+    }
+    let embedded = embedded.reshape([count, grid * grid, dim]) + of_patches.unsqueeze_dim(0);
+    let cls = (weights.row(&format!("{prefix}cls_token")) + of_cls).reshape([1, 1, dim]).expand([count, 1, dim]);
+    let tokens = grid * grid + 1;
+    (Tensor::cat(vec![cls, embedded], 1).reshape([count * tokens, dim]), tokens)
+}
+
+/// One block: `[count * tokens, dim]` to the same, and its attention `[count, heads, tokens, tokens]`.
+fn transform<B: Backend>(
+    plan: &ModelPlan,
+    weights: &Parameters<B>,
+    prefix: &str,
+    x: Tensor<B, 2>,
+    count: usize,
+    drop_path: Option<&[Vec<f32>; 2]>,
+) -> (Tensor<B, 2>, Tensor<B, 4>) {
+    let (attended, attention) =
+        attend(plan, weights, prefix, norm(weights, &format!("{prefix}norm1"), x.clone()), count);
+    let x = x + kept(attended, count, drop_path.map(|kept| &kept[0]));
+    let hidden = linear(weights, &format!("{prefix}mlp.fc1"), norm(weights, &format!("{prefix}norm2"), x.clone()));
+    let out = linear(weights, &format!("{prefix}mlp.fc2"), gelu(hidden));
+    (x + kept(out, count, drop_path.map(|kept| &kept[1])), attention)
+}
+
+fn attend<B: Backend>(
+    plan: &ModelPlan,
+    weights: &Parameters<B>,
+    prefix: &str,
+    x: Tensor<B, 2>,
+    count: usize,
+) -> (Tensor<B, 2>, Tensor<B, 4>) {
+    let (heads, dim) = (plan.heads, plan.dim);
+    let rows = x.dims()[0];
+    let tokens = rows / count;
+    let packed = linear(weights, &format!("{prefix}attn.qkv"), x)
+        .reshape([count, tokens, 3, heads, dim / heads])
+        .permute([2, 0, 3, 1, 4]); // [3, count, heads, tokens, head dim]
+    let part = |index: usize| packed.clone().slice([index..index + 1]).reshape([count, heads, tokens, dim / heads]);
+    let scale = 1.0 / ((dim / heads) as f64).sqrt();
+    let attention = softmax((part(0) * scale).matmul(part(1).transpose()), 3);
+    let mixed = attention.clone().matmul(part(2)).permute([0, 2, 1, 3]).reshape([rows, dim]);
+    (linear(weights, &format!("{prefix}attn.proj"), mixed), attention)
+}
+
+/// Stochastic depth (Huang et al. 2016): a branch is dropped for a sample, or divided by the probability to keep it.
+fn kept<B: Backend>(branch: Tensor<B, 2>, count: usize, factors: Option<&Vec<f32>>) -> Tensor<B, 2> {
+    let Some(factors) = factors else { return branch };
+    let [rows, dim] = branch.dims();
+    let factors = tensor::<B, 3>(factors.clone(), [count, 1, 1], &branch.device());
+    (branch.reshape([count, rows / count, dim]) * factors).reshape([rows, dim])
+}
+
+pub(crate) fn linear<B: Backend>(weights: &Parameters<B>, name: &str, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    x.matmul(weights.matrix(&format!("{name}.weight")).transpose()) + weights.row(&format!("{name}.bias"))
+}
+
+fn norm<B: Backend>(weights: &Parameters<B>, name: &str, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let centered = x.clone() - x.mean_dim(1);
+    let variance = (centered.clone() * centered.clone()).mean_dim(1);
+    centered / (variance + NORM_EPS).sqrt() * weights.row(&format!("{name}.weight"))
+        + weights.row(&format!("{name}.bias"))
+}

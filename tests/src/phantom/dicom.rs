@@ -1,0 +1,289 @@
+//! DICOM files as each vendor spells them: MR Image Storage, one file a frame.
+//!
+//! Site A's lie in UK Biobank zips with a manifest; the others' in folders of a hospital's export.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use common::Digest;
+use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
+use dicom_dictionary_std::{tags, uids};
+use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
+
+use super::PhantomError;
+use super::planes::{self, View};
+use super::signal::Sequence;
+use super::sites::Acquired;
+
+/// A scanner's maker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vendor {
+    Siemens,
+    Philips,
+    Ge,
+    Canon,
+}
+
+/// All that a file says beside its pixels.
+pub(crate) struct Header<'a> {
+    pub(crate) vendor: Vendor,
+    pub(crate) patient_id: &'a str,
+    pub(crate) letter: char,
+    pub(crate) index: usize,
+    pub(crate) study_uid: &'a str,
+    pub(crate) series_uid: &'a str,
+    pub(crate) sop_uid: &'a str,
+    pub(crate) series_number: usize,
+    pub(crate) acquired: &'a Acquired,
+    pub(crate) phase: usize,
+    pub(crate) spacing: f64,
+    pub(crate) side: usize,
+}
+
+/// A UID under 2.25, from a text that is unique to the object.
+pub(crate) fn uid(text: &str) -> String {
+    let digest = Digest::of(text.as_bytes()).0;
+    format!("2.25.{}", u128::from_be_bytes(std::array::from_fn(|i| digest[i])))
+}
+
+/// What makes a series: UK Biobank has one a slice, hospitals one a stack.
+pub(crate) fn series_key(vendor: Vendor, acquired: &Acquired, number: usize) -> String {
+    match vendor {
+        Vendor::Siemens => number.to_string(),
+        _ => description(vendor, acquired),
+    }
+}
+
+/// The series description, as this vendor's users write it.
+fn description(vendor: Vendor, acquired: &Acquired) -> String {
+    let slice = acquired.slice + 1;
+    let text = match (vendor, acquired.sequence, acquired.view) {
+        (Vendor::Siemens, Sequence::Cine, View::Sax) => return format!("CINE_segmented_SAX_b{slice}"),
+        (Vendor::Siemens, Sequence::Cine, View::TwoChamber) => "CINE_segmented_LAX_2Ch",
+        (Vendor::Siemens, Sequence::Cine, View::ThreeChamber) => "CINE_segmented_LAX_3Ch",
+        (Vendor::Siemens, Sequence::Cine, View::FourChamber) => "CINE_segmented_LAX_4Ch",
+        (Vendor::Siemens, Sequence::T1Map, _) => {
+            return format!("ShMOLLI_192i_SAX_b{slice}s_SAX_b{slice}s_SAX_b{slice}s_T1MAP");
+        }
+        (Vendor::Siemens, _, _) => "de_tfi_psir_SAX",
+        (Vendor::Philips, Sequence::Cine, View::Sax) => "sBTFE_SA",
+        (Vendor::Philips, Sequence::Cine, View::TwoChamber) => "B-TFE_2CH",
+        (Vendor::Philips, Sequence::Cine, View::ThreeChamber) => "B-TFE_3CH",
+        (Vendor::Philips, Sequence::Cine, View::FourChamber) => "B-TFE_4CH",
+        (Vendor::Philips, Sequence::T1Map, _) => "T1 MAP MOLLI SA",
+        (Vendor::Philips, _, _) => "PSIR_TFE_SA",
+        (Vendor::Ge, Sequence::Cine, View::Sax) => "FIESTA SAX",
+        (Vendor::Ge, Sequence::Cine, View::TwoChamber) => "FIESTA CINE 2ch",
+        (Vendor::Ge, Sequence::Cine, View::ThreeChamber) => "FIESTA CINE 3ch",
+        (Vendor::Ge, Sequence::Cine, View::FourChamber) => "FIESTA CINE 4ch",
+        (Vendor::Ge, Sequence::T1Map, _) => "SMART1Map SAX",
+        (Vendor::Ge, _, _) => "MDE SAX",
+        (Vendor::Canon, Sequence::Cine, View::Sax) => "short axis cine function",
+        (Vendor::Canon, Sequence::Cine, View::TwoChamber) => "two chamber cine",
+        (Vendor::Canon, Sequence::Cine, View::ThreeChamber) => "three chamber cine",
+        (Vendor::Canon, Sequence::Cine, View::FourChamber) => "four chamber cine",
+        (Vendor::Canon, Sequence::T1Map, _) => "T1 map short axis",
+        (Vendor::Canon, _, _) => "late enhancement short axis",
+    };
+    text.to_owned()
+}
+
+/// The bytes of one file.
+fn file(header: &Header<'_>, pixels: &[u16]) -> Result<Vec<u8>, PhantomError> {
+    let Header { vendor, acquired, phase, .. } = *header;
+    let mut object = InMemDicomObject::new_empty();
+    let mut text = |tag: Tag, vr: VR, value: &str| {
+        object.put(DataElement::new(tag, vr, PrimitiveValue::from(value)));
+    };
+    let (maker, model, field) = match vendor {
+        Vendor::Siemens => ("SIEMENS", "Aera", "1.5"),
+        Vendor::Philips => ("Philips Medical Systems", "Ingenia", "3"),
+        Vendor::Ge => ("GE MEDICAL SYSTEMS", "SIGNA Artist", "1.5"),
+        Vendor::Canon => ("CANON_MEC", "Vantage Galan 3T", "3"),
+    };
+    let (scanning, variant, options, sequence_name) = match (acquired.sequence, vendor) {
+        (Sequence::Cine, Vendor::Siemens) => ("GR", "SK\\SS\\OSP", "PFP\\CT", "*tfi2d1_12"),
+        (Sequence::Cine, _) => ("GR", "SK\\SS", "CT", "bssfp"),
+        (Sequence::Lge | Sequence::Psir, _) => ("GR\\IR", "SK\\SP\\MP", "", "tfl2d1"),
+        (Sequence::T1Map, _) => ("GR\\IR", "SK\\MP", "", "molli"),
+    };
+    let image_type = match acquired.sequence {
+        Sequence::Cine => "ORIGINAL\\PRIMARY\\M",
+        Sequence::Lge => "ORIGINAL\\PRIMARY\\M\\IR",
+        Sequence::Psir => "ORIGINAL\\PRIMARY\\PSIR",
+        Sequence::T1Map => "DERIVED\\PRIMARY\\T1 MAP",
+    };
+    text(tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 100");
+    text(tags::IMAGE_TYPE, VR::CS, image_type);
+    text(tags::SOP_CLASS_UID, VR::UI, uids::MR_IMAGE_STORAGE);
+    text(tags::SOP_INSTANCE_UID, VR::UI, header.sop_uid);
+    for tag in [tags::STUDY_DATE, tags::SERIES_DATE, tags::ACQUISITION_DATE, tags::CONTENT_DATE] {
+        text(tag, VR::DA, "20150830");
+    }
+    for tag in [tags::STUDY_TIME, tags::SERIES_TIME, tags::ACQUISITION_TIME, tags::CONTENT_TIME] {
+        text(tag, VR::TM, "101500");
+    }
+    text(tags::ACCESSION_NUMBER, VR::SH, "");
+    text(tags::MODALITY, VR::CS, "MR");
+    text(tags::MANUFACTURER, VR::LO, maker);
+    text(tags::MANUFACTURER_MODEL_NAME, VR::LO, model);
+    text(tags::REFERRING_PHYSICIAN_NAME, VR::PN, "");
+    text(tags::STUDY_DESCRIPTION, VR::LO, "Phantom heart");
+    text(tags::SERIES_DESCRIPTION, VR::LO, &description(vendor, acquired));
+    text(tags::PROTOCOL_NAME, VR::LO, &description(vendor, acquired));
+    text(tags::PATIENT_NAME, VR::PN, &format!("PHANTOM^{}{:04}", header.letter, header.index));
+    text(tags::PATIENT_ID, VR::LO, header.patient_id);
+    text(tags::PATIENT_BIRTH_DATE, VR::DA, "");
+    text(tags::PATIENT_SEX, VR::CS, "O");
+    text(tags::BODY_PART_EXAMINED, VR::CS, "HEART");
+    text(tags::SCANNING_SEQUENCE, VR::CS, scanning);
+    text(tags::SEQUENCE_VARIANT, VR::CS, variant);
+    text(tags::SCAN_OPTIONS, VR::CS, options);
+    text(tags::MR_ACQUISITION_TYPE, VR::CS, "2D");
+    text(tags::SEQUENCE_NAME, VR::SH, sequence_name);
+    text(tags::SLICE_THICKNESS, VR::DS, if acquired.view == View::Sax { "8" } else { "6" });
+    text(tags::REPETITION_TIME, VR::DS, "2.6");
+    text(tags::ECHO_TIME, VR::DS, "1.1");
+    if acquired.sequence == Sequence::Lge || acquired.sequence == Sequence::Psir {
+        text(tags::INVERSION_TIME, VR::DS, "312");
+        text(tags::CONTRAST_BOLUS_AGENT, VR::LO, "Gd");
+    }
+    text(tags::MAGNETIC_FIELD_STRENGTH, VR::DS, field);
+    text(tags::ECHO_TRAIN_LENGTH, VR::IS, "1");
+    text(tags::FLIP_ANGLE, VR::DS, "80");
+    text(tags::PATIENT_POSITION, VR::CS, "HFS");
+    if acquired.view == View::Sax {
+        text(tags::SPACING_BETWEEN_SLICES, VR::DS, "10");
+    }
+    let beat_ms = 930.0;
+    let has_trigger = acquired.phases > 1 && !(vendor == Vendor::Ge && header.index % 3 == 2);
+    if has_trigger {
+        text(tags::TRIGGER_TIME, VR::DS, &decimal(phase as f64 * beat_ms / acquired.phases as f64));
+    }
+    if acquired.phases > 1 {
+        text(tags::CARDIAC_NUMBER_OF_IMAGES, VR::IS, &acquired.phases.to_string());
+    }
+    text(tags::STUDY_INSTANCE_UID, VR::UI, header.study_uid);
+    text(tags::SERIES_INSTANCE_UID, VR::UI, header.series_uid);
+    text(tags::STUDY_ID, VR::SH, "1");
+    text(tags::SERIES_NUMBER, VR::IS, &header.series_number.to_string());
+    text(tags::INSTANCE_NUMBER, VR::IS, &(acquired.slice * acquired.phases + phase + 1).to_string());
+    let plane = &acquired.plane;
+    let half = header.side as f64 / 2.0 - 0.5;
+    let corner = plane.place(-half * header.spacing, -half * header.spacing);
+    let many = |values: &[f64]| values.iter().map(|&value| decimal(value)).collect::<Vec<_>>().join("\\");
+    text(tags::IMAGE_POSITION_PATIENT, VR::DS, &many(&corner));
+    text(tags::IMAGE_ORIENTATION_PATIENT, VR::DS, &many(&[plane.row, plane.column].concat()));
+    text(tags::FRAME_OF_REFERENCE_UID, VR::UI, &uid(&format!("{} frame", header.study_uid)));
+    text(tags::POSITION_REFERENCE_INDICATOR, VR::LO, "");
+    text(tags::SLICE_LOCATION, VR::DS, &decimal(planes::dot(planes::cross(plane.row, plane.column), corner)));
+    if acquired.sequence == Sequence::T1Map && vendor == Vendor::Siemens {
+        text(tags::IMAGE_COMMENTS, VR::LT, "T1 Map");
+    }
+    text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME2");
+    text(tags::PIXEL_SPACING, VR::DS, &many(&[header.spacing, header.spacing]));
+    let slope = match (vendor, acquired.sequence) {
+        (Vendor::Philips, Sequence::Cine | Sequence::Lge | Sequence::Psir) => Some("0.7326"),
+        (_, Sequence::T1Map) => Some("1"),
+        _ => None,
+    };
+    if let Some(slope) = slope {
+        text(tags::RESCALE_INTERCEPT, VR::DS, "0");
+        text(tags::RESCALE_SLOPE, VR::DS, slope);
+        text(tags::RESCALE_TYPE, VR::LO, if acquired.sequence == Sequence::T1Map { "ms" } else { "US" });
+    }
+    let side = header.side as u16;
+    for (tag, value) in [
+        (tags::SAMPLES_PER_PIXEL, 1_u16),
+        (tags::ROWS, side),
+        (tags::COLUMNS, side),
+        (tags::BITS_ALLOCATED, 16),
+        (tags::BITS_STORED, 12),
+        (tags::HIGH_BIT, 11),
+        (tags::PIXEL_REPRESENTATION, 0),
+    ] {
+        object.put(DataElement::new(tag, VR::US, PrimitiveValue::from(value)));
+    }
+    object.put(DataElement::new(tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16(pixels.iter().copied().collect())));
+    let syntax = if vendor == Vendor::Ge { uids::IMPLICIT_VR_LITTLE_ENDIAN } else { uids::EXPLICIT_VR_LITTLE_ENDIAN };
+    let meta = FileMetaTableBuilder::new().transfer_syntax(syntax);
+    let told = |error: &dyn std::fmt::Display| PhantomError::Dicom(error.to_string());
+    let whole = object.with_meta(meta).map_err(|error| told(&error))?;
+    let mut bytes = Vec::new();
+    whole.write_all(&mut bytes).map_err(|error| told(&error))?;
+    Ok(bytes)
+}
+
+/// A decimal string: at most sixteen characters.
+fn decimal(value: f64) -> String {
+    let text = format!("{value:.5}");
+    if text.trim_start_matches('-').chars().all(|c| c == '0' || c == '.') { "0".to_owned() } else { text }
+}
+
+/// Where one subject's files go.
+pub(crate) struct Writer {
+    folder: PathBuf,
+    patient_id: String,
+    /// One zip a field of UK Biobank, with the lines of its manifest.
+    zips: Option<BTreeMap<&'static str, (ZipWriter<File>, String)>>,
+}
+
+impl Writer {
+    pub(crate) fn new(vendor: Vendor, images: &Path, patient_id: &str) -> Result<Self, PhantomError> {
+        let zips = (vendor == Vendor::Siemens).then(BTreeMap::new);
+        let folder = if zips.is_some() { images.to_owned() } else { images.join(patient_id) };
+        fs::create_dir_all(&folder)?;
+        Ok(Self { folder, patient_id: patient_id.to_owned(), zips })
+    }
+
+    pub(crate) fn write(&mut self, header: &Header<'_>, pixels: &[u16]) -> Result<(), PhantomError> {
+        let bytes = file(header, pixels)?;
+        match &mut self.zips {
+            Some(zips) => {
+                let field = match (header.acquired.sequence, header.acquired.view) {
+                    (Sequence::Cine, View::Sax) => "20209",
+                    (Sequence::Cine, _) => "20208",
+                    _ => "20214",
+                };
+                if !zips.contains_key(field) {
+                    let path = self.folder.join(format!("{}_{field}_2_0.zip", self.patient_id));
+                    let manifest = "filename,patientid,seriesid,series discription,date\n".to_owned();
+                    zips.insert(field, (ZipWriter::new(File::create(path)?), manifest));
+                }
+                let Some((zip, manifest)) = zips.get_mut(field) else { return Ok(()) };
+                let name = format!("{}.dcm", header.sop_uid);
+                // The date's comma is not quoted: so are the biobank's manifests.
+                let described = description(header.vendor, header.acquired);
+                *manifest += &format!("{name},{},{},{described},Aug 30, 2015\n", self.patient_id, header.series_uid);
+                zip.start_file(name, stored())?;
+                zip.write_all(&bytes)?;
+            }
+            None => {
+                let folder = self.folder.join(format!("S{:03}", header.series_number));
+                fs::create_dir_all(&folder)?;
+                // Hospital exports: some end in .dcm, some do not.
+                let suffix = if header.vendor == Vendor::Philips { "" } else { ".dcm" };
+                fs::write(folder.join(format!("IM{:04}{suffix}", header.phase)), bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(self) -> Result<(), PhantomError> {
+        for (mut zip, manifest) in self.zips.into_iter().flatten().map(|(_, zip)| zip) {
+            zip.start_file("manifest.csv", stored())?;
+            zip.write_all(manifest.as_bytes())?;
+            zip.finish()?;
+        }
+        Ok(())
+    }
+}
+
+/// Deflated, with the zip format's first date, so that the same seed gives the same bytes.
+fn stored() -> SimpleFileOptions {
+    SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated).compression_level(Some(1))
+}
