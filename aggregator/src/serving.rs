@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +13,13 @@ use certs::authority::Authority;
 use proto::MESSAGE_BYTES;
 use proto::wire::enrolment_server::EnrolmentServer;
 use proto::wire::federation_server::FederationServer;
-use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 use tonic::transport::Server;
 
-use crate::authority::{self, RENEWED_EVERY};
+use crate::authority;
 use crate::clock::wall;
 use crate::driver;
 use crate::federation::Federation;
@@ -35,8 +37,10 @@ pub struct Serving {
     pub authority: Arc<Authority>,
     /// Host names and addresses in the server's certificate.
     pub names: Vec<String>,
-    /// Connections of sites at a time.
-    pub max_connections: usize,
+    /// Places for connections.
+    pub places: Places,
+    /// Time after which the server takes a new certificate.
+    pub renewed_every: Duration,
 }
 
 /// Why serving ended by itself.
@@ -85,53 +89,50 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 }
 
 impl Serving {
-    /// Serves until `stop` completes; then calls under way are finished. The server's certificate is made anew well
-    /// before it expires: connections end gracefully, and agents connect again.
+    /// Serves until `stop` completes; then calls under way are finished. The server's certificate is made anew every
+    /// `renewed_every`: new connections get the new one, those there are end gracefully, and agents connect again.
     pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let (stopping, stopped) = watch::channel(false);
-        let generations = async {
-            while !*stopped.borrow() {
-                self.one_certificate_long(listener.try_clone()?, stopped.clone()).await?;
+        let mut generations = JoinSet::new();
+        let driver = driver::drive(Arc::clone(&self.federation));
+        let (mut driver, mut stop) = (pin!(driver), pin!(stop));
+        loop {
+            let (end, ended) = oneshot::channel::<()>();
+            generations.spawn(self.generation(listener.try_clone()?, ended)?);
+            let mut expired = pin!(sleep(self.renewed_every));
+            loop {
+                tokio::select! {
+                    () = &mut expired => break tracing::info!("the server's certificate is renewed"),
+                    () = &mut stop => {
+                        tracing::info!("stopping: calls under way are finished");
+                        drop(end);
+                        return farewell(generations).await;
+                    }
+                    panicked = &mut driver => return Err(ServeError::Panicked(panicked)),
+                    // An earlier generation has said goodbye to its last connection; or this one failed.
+                    Some(ended) = generations.join_next() => ended.map_err(ServeError::Panicked)??,
+                }
             }
-            Ok(())
-        };
-        let until_stopped = async {
-            stop.await;
-            tracing::info!("stopping: calls under way are finished");
-            stopping.send_replace(true);
-            sleep(FAREWELL).await;
-            tracing::warn!("a call under way was broken off; the site goes on from there");
-        };
-        tokio::select! {
-            ended = generations => ended,
-            panicked = driver::drive(Arc::clone(&self.federation)) => Err(ServeError::Panicked(panicked)),
-            () = until_stopped => Ok(()),
+            drop(end);
         }
     }
 
-    async fn one_certificate_long(
+    /// Serves the connections that arrive, with one certificate, until `ended`.
+    fn generation(
         &self,
         listener: TcpListener,
-        mut stopped: watch::Receiver<bool>,
-    ) -> Result<(), ServeError> {
+        ended: oneshot::Receiver<()>,
+    ) -> Result<impl Future<Output = Result<(), ServeError>> + Send + 'static, ServeError> {
         let config = authority::server_config(&self.state, &self.authority, &self.names, wall())?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let places = Places::new(self.max_connections);
+        let places = self.places.clone();
         let arriving = certs::acceptor::connections(listener, config, self.authority.federation().clone());
         let seated = arriving.filter_map(move |connection| match connection {
             Ok(connection) => places.seat(connection).map(Ok),
             Err(error) => Some(Err(error)),
         });
-        let until = async move {
-            tokio::select! {
-                () = sleep(RENEWED_EVERY) => tracing::info!("the server's certificate is renewed"),
-                // An error says that the sender is gone, and with it the server.
-                changed = stopped.wait_for(|stopped| *stopped) => drop(changed),
-            }
-        };
         let calls = SiteCalls::new(Arc::clone(&self.federation));
         let enrolment = EnrolmentCalls::new(Arc::clone(&self.federation), Arc::clone(&self.authority));
-        Server::builder()
+        let server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(CALLS)
@@ -142,9 +143,24 @@ impl Serving {
                     .max_decoding_message_size(MESSAGE_BYTES)
                     .max_encoding_message_size(MESSAGE_BYTES),
             )
-            .add_service(EnrolmentServer::new(enrolment).max_decoding_message_size(MESSAGE_BYTES))
-            .serve_with_incoming_shutdown(seated, until)
-            .await?;
-        Ok(())
+            .add_service(EnrolmentServer::new(enrolment).max_decoding_message_size(MESSAGE_BYTES));
+        let until = async move {
+            // Ends when its sender is dropped.
+            drop(ended.await);
+        };
+        Ok(async move { Ok(server.serve_with_incoming_shutdown(seated, until).await?) })
     }
+}
+
+async fn farewell(mut generations: JoinSet<Result<(), ServeError>>) -> Result<(), ServeError> {
+    let all = async {
+        while let Some(ended) = generations.join_next().await {
+            ended.map_err(ServeError::Panicked)??;
+        }
+        Ok(())
+    };
+    timeout(FAREWELL, all).await.unwrap_or_else(|_| {
+        tracing::warn!("a call under way was broken off; the site goes on from there");
+        Ok(())
+    })
 }

@@ -329,7 +329,7 @@ impl PlanDraft {
             ("rounds.attempts", rounds.attempts as usize),
         ];
         for (key, value) in at_least_one {
-            within(key, value, value >= 1 && value <= 1 << 20, "between 1 and 1048576")?;
+            within(key, value, (1..=1 << 20).contains(&value), "between 1 and 1048576")?;
         }
         within("training.batch_size", training.batch_size, (2..=4096).contains(&training.batch_size), "2 to 4096")?;
         let k = model.head.prototypes;
@@ -400,7 +400,7 @@ impl PlanDraft {
         sites.sort();
         sites.dedup();
         let count = rounds.sites.len();
-        within("rounds.sites", count, count >= 1 && count <= 32 && sites.len() == count, "1 to 32 distinct sites")?;
+        within("rounds.sites", count, (1..=32).contains(&count) && sites.len() == count, "1 to 32 distinct sites")?;
         within("rounds.quorum", rounds.quorum, rounds.quorum <= count, &format!("at most the {count} sites"))?;
         within("rounds.deadline_s", rounds.deadline_s, rounds.deadline_s >= 1, "1 second or more")
     }

@@ -58,8 +58,11 @@ pub struct TaskAccuracy {
     pub most_frequent: f64,
 }
 
+/// The class of a frame in a task.
+type Labelling = fn(&LabelledFrame) -> String;
+
 /// What can be predicted of a frame.
-const TASKS: [(&str, fn(&LabelledFrame) -> String); 2] =
+const TASKS: [(&str, Labelling); 2] =
     [("sequence + plane", sequence_and_plane), ("… + level of the slice", with_level)];
 
 fn sequence_and_plane(frame: &LabelledFrame) -> String {

@@ -148,7 +148,7 @@ impl JobFolder {
     /// Reads the job.
     pub fn job(&self) -> Result<Job, JobError> {
         let path = self.0.join("job.json");
-        Ok(serde_json::from_slice(&durable::read(&path)?).map_err(|source| content(&path, source))?)
+        serde_json::from_slice(&durable::read(&path)?).map_err(|source| content(&path, source))
     }
 
     /// Writes the result: the last thing a trainer does.

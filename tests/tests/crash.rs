@@ -1,5 +1,7 @@
 //! Whatever dies, and whenever: started again, the federation ends with the same bits as if nothing had happened.
 
+#![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
+
 use std::fs;
 use std::path::Path;
 

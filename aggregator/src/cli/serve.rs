@@ -14,6 +14,7 @@ use crate::authority;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::federation::Federation;
+use crate::identity::Places;
 use crate::serving::{ServeError, Serving, listen};
 use crate::store::{SqliteStore, Store};
 
@@ -49,7 +50,8 @@ pub(super) fn serve(arguments: Serve) -> Result<(), Failure> {
         federation: Arc::new(federation),
         authority: Arc::new(authority),
         names: config.names(&record),
-        max_connections: config.max_connections,
+        places: Places::new(config.max_connections),
+        renewed_every: authority::RENEWED_EVERY,
     };
     let runtime = Builder::new_multi_thread().max_blocking_threads(DISK_THREADS).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed("starting", error))?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use aggregator::clock::{SystemClock, wall};
 use aggregator::federation::Federation;
+use aggregator::identity::{Places, STRANGERS};
 use aggregator::serving::{Serving, listen};
 use aggregator::store::{FederationRecord, SqliteStore, Store};
 use aggregator::{authority, status};
@@ -35,6 +36,7 @@ struct House {
     folder: tempfile::TempDir,
     address: SocketAddr,
     authority: Arc<Authority>,
+    renewed_every: Duration,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -46,7 +48,13 @@ impl House {
         let record = FederationRecord { name, address: "localhost:0".to_owned(), created_at: wall() };
         SqliteStore::create(folder.path(), &record).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { folder, address, authority: Arc::new(authority), running: None }
+        Self {
+            folder,
+            address,
+            authority: Arc::new(authority),
+            renewed_every: Duration::from_secs(3600),
+            running: None,
+        }
     }
 
     fn start(&mut self) {
@@ -59,7 +67,8 @@ impl House {
             federation: Arc::new(federation),
             authority: Arc::clone(&self.authority),
             names: vec!["127.0.0.1".to_owned()],
-            max_connections: 8,
+            places: Places::new(8),
+            renewed_every: self.renewed_every,
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(async move {
@@ -379,5 +388,53 @@ async fn an_upload_goes_on_with_the_next_server_and_the_run_ends_as_if_nothing_h
     site.told(finished).await;
     let run = status::read(&house.store(), wall()).unwrap().runs.remove(0);
     assert_eq!((run.run, run.rounds[0].sites.len()), (run_id(), 1));
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_certificate_of_the_server_interrupts_no_run() {
+    let mut house = House::new();
+    house.renewed_every = Duration::from_millis(60);
+    house.start();
+    house.start_run(&["a"], 3);
+    let mut site = house.site("a").await;
+    let mut base = Digest::of(b"none");
+    for _ in 0..3 {
+        let work = loop {
+            // A connection that just ended is an error that passes, as it is for an agent.
+            match site.report(Progress::idle()).await {
+                Ok(Directive::Train(work)) if work.base != base => break work,
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        base = work.base;
+        let delta = weights(600_000, |_| 0.5);
+        while let Err(status) = site.send(&work, &delta).await {
+            assert_eq!(code(&status), "no refusal", "{status}");
+        }
+    }
+    let finished = async {
+        while !matches!(site.report(Progress::idle()).await, Ok(Directive::Finished { .. })) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), finished).await.expect("the run's end within 30 s");
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_strangers_keep_no_member_out() {
+    let mut house = House::new();
+    house.start();
+    let mut member = house.site("a").await;
+    let tls = certs::tls::enrolment_config(house.authority.federation(), house.authority.fingerprint().unwrap());
+    let (tls, address) = (tls.unwrap(), house.address.to_string());
+    let mut idle = Vec::new();
+    for _ in 0..2 * STRANGERS {
+        idle.push(certs::connect::connect(&address, Arc::clone(&tls)).await);
+    }
+    // The member's connection is made only now.
+    assert!(member.report(Progress::idle()).await.is_ok());
+    drop(idle);
     house.stop().await;
 }

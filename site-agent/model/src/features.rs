@@ -38,7 +38,7 @@ impl Backbone {
 
     fn checked<'a>(&self, values: &'a [f32], count: usize, side: usize) -> Result<Images<'a>, ModelError> {
         let expected = count * self.plan.in_channels * side * side;
-        if values.len() == expected && side % self.plan.patch_size == 0 {
+        if values.len() == expected && side.is_multiple_of(self.plan.patch_size) {
             Ok(Images { values, count, side })
         } else {
             Err(ModelError::Crops { what: "an image", expected, found: values.len() })

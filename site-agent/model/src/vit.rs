@@ -120,7 +120,7 @@ fn attend<B: Backend>(
     let packed = linear(weights, &format!("{prefix}attn.qkv"), x)
         .reshape([count, tokens, 3, heads, dim / heads])
         .permute([2, 0, 3, 1, 4]); // [3, count, heads, tokens, head dim]
-    let part = |index: usize| packed.clone().slice([index..index + 1]).reshape([count, heads, tokens, dim / heads]);
+    let part = |index: usize| packed.clone().narrow(0, index, 1).reshape([count, heads, tokens, dim / heads]);
     let scale = 1.0 / ((dim / heads) as f64).sqrt();
     let attention = softmax((part(0) * scale).matmul(part(1).transpose()), 3);
     let mixed = attention.clone().matmul(part(2)).permute([0, 2, 1, 3]).reshape([rows, dim]);

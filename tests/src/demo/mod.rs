@@ -54,19 +54,19 @@ const HOSPITALS: [Hospital; 4] = [
         site: "site-b",
         description: "A tertiary center, Philips 3 T: infarcts and dilated hearts, cine and PSIR late enhancement, banding and strong coil shading. Folders of a hospital export.",
         trains: true,
-        spec: || SiteSpec::b(14),
+        spec: || SiteSpec::b(18),
     },
     Hospital {
         site: "site-c",
         description: "A community hospital, GE 1.5 T: noisy, zero-filled images, many long axes, thick hearts. Folders of a hospital export in implicit VR.",
         trains: true,
-        spec: || SiteSpec::c(12),
+        spec: || SiteSpec::c(18),
     },
     Hospital {
         site: "unseen-d",
         description: "A vendor that no training saw, Canon 3 T: free-text descriptions, strong bias field. Evaluation only; it never enrols.",
         trains: false,
-        spec: || SiteSpec::d(12),
+        spec: || SiteSpec::d(24),
     },
 ];
 
