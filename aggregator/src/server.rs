@@ -221,7 +221,6 @@ async fn off_the_loop<T: Send + 'static>(
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is the end of a map_err")]
 fn refused(refusal: Refusal) -> Status {
     tracing::debug!(code = refusal.code(), %refusal, "refused");
     status(&refusal)

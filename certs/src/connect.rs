@@ -63,10 +63,12 @@ fn told(address: &str, error: &io::Error) -> ConnectError {
     let (address, tls) = (address.to_owned(), error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()));
     match tls {
         Some(Error::AlertReceived(alert)) => ConnectError::Refused { address, why: alert_text(*alert) },
-        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => ConnectError::NotTheAggregator {
-            address,
-            why: "its certificate is not signed by this federation's CA".to_owned(),
-        },
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
+            ConnectError::NotTheAggregator {
+                address,
+                why: "its certificate is not signed by this federation's CA".to_owned(),
+            }
+        }
         Some(error) => ConnectError::NotTheAggregator { address, why: error.to_string() },
         None => ConnectError::Unreachable { address, why: error.to_string() },
     }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
@@ -17,12 +18,13 @@ const TABLE: &[(&str, &[&str], &[&str])] = &[
     ("site-agent", &["certs", "common", "data", "model", "proto"], &["rusqlite"]),
 ];
 
+/// The dependency graph on this platform: a crate's wasm-only dependencies are of no concern here.
 fn metadata() -> Metadata {
-    MetadataCommand::new()
-        .manifest_path("../Cargo.toml")
-        .other_options(["--locked".to_owned(), "--offline".to_owned()])
-        .exec()
-        .unwrap()
+    let version = Command::new("rustc").arg("-vV").output().unwrap();
+    let version = String::from_utf8(version.stdout).unwrap();
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap().to_owned();
+    let options = ["--locked", "--offline", "--filter-platform", &host].map(str::to_owned);
+    MetadataCommand::new().manifest_path("../Cargo.toml").other_options(options).exec().unwrap()
 }
 
 /// Everything reachable from a package through normal dependencies, by name.

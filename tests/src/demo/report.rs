@@ -135,7 +135,9 @@ fn page(report: &Report) -> String {
     body += &curves(report, "cosine of a site's delta to the mean", |part| part.cosine, None);
     body +=
         "</div><p>Entropy at ln K would mean that every image looks alike to the teacher (the uniform solution).</p>";
-    body += "<h2>The sites</h2>";
+    body += "<h2>The sites</h2><figure><img src=\"phantom.png\" alt=\"phantom\"><figcaption>The phantom: one subject at each \
+             scanner (A, B, C, D from above). Cine short axis at base, middle and apex, the middle at end-systole, 2CH, 3CH, \
+             4CH, late enhancement, T1 map.</figcaption></figure>";
     for site in &report.sites {
         body += &site_section(site);
     }

@@ -1,0 +1,161 @@
+//! Who gets through, by real handshakes on loopback.
+
+#![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use certs::authority::Authority;
+use certs::connect::{ConnectError, connect};
+use certs::identity::{Peer, Role};
+use certs::keys::Key;
+use certs::{acceptor, tls};
+use common::{Digest, FederationName, SiteId};
+use rustls::ClientConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+
+/// A time in 2020, in seconds since 1970: leaves made then have expired.
+const LONG_AGO: i64 = 1_600_000_000;
+
+fn now() -> i64 {
+    i64::try_from(rustls::pki_types::UnixTime::now().as_secs()).unwrap()
+}
+
+/// A federation whose server tells who connected.
+struct House {
+    folder: tempfile::TempDir,
+    federation: FederationName,
+    authority: Authority,
+    address: SocketAddr,
+    peers: mpsc::Receiver<Option<Peer>>,
+}
+
+impl House {
+    async fn new(name: &str, made_at: i64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let federation: FederationName = name.parse().unwrap();
+        let authority = Authority::create(&folder.path().join("ca"), &federation, made_at).unwrap();
+        let key = Key::create(&folder.path().join("server.key")).unwrap();
+        let leaf = authority.issue_aggregator(&key.csr_pem().unwrap(), &["127.0.0.1".to_owned()], made_at).unwrap();
+        let config = tls::server_config(&leaf.certificate_pem, authority.certificate_pem(), &key).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut arriving = Box::pin(acceptor::connections(listener, config, federation.clone()));
+        let (send, peers) = mpsc::channel(8);
+        tokio::spawn(async move {
+            while let Some(Ok(mut connection)) = arriving.next().await {
+                send.send(connection.peer().cloned()).await.unwrap();
+                connection.write_all(b"hello").await.unwrap();
+            }
+        });
+        Self { folder, federation, authority, address, peers }
+    }
+
+    fn key(&self, name: &str) -> Key {
+        Key::create(&self.folder.path().join(name)).unwrap()
+    }
+
+    fn site(&self, site: &str, made_at: i64) -> Arc<ClientConfig> {
+        let (key, site): (_, SiteId) = (self.key(site), site.parse().unwrap());
+        let leaf = self.authority.issue_site(&key.csr_pem().unwrap(), &site, made_at).unwrap();
+        tls::site_config(&self.federation, &leaf.certificate_pem, self.authority.certificate_pem(), &key).unwrap()
+    }
+
+    /// Connects, and reads the greeting: TLS 1.3 tells a refused client only when it reads.
+    async fn greeted(&self, config: Arc<ClientConfig>) -> Result<(), String> {
+        let mut stream = connect(&self.address.to_string(), config).await.map_err(|error| error.to_string())?;
+        let mut greeting = [0; 5];
+        stream.read_exact(&mut greeting).await.map(drop).map_err(|error| error.to_string())
+    }
+}
+
+#[tokio::test]
+async fn an_enrolled_site_is_known_by_its_certificate_and_a_stranger_is_nobody() {
+    let mut house = House::new("cmr", now()).await;
+    house.greeted(house.site("aalst", now())).await.unwrap();
+    let peer = house.peers.recv().await.unwrap().unwrap();
+    assert_eq!(peer.identity.role, Role::Site("aalst".parse().unwrap()));
+    let pin = house.authority.fingerprint().unwrap();
+    house.greeted(tls::enrolment_config(&house.federation, pin).unwrap()).await.unwrap();
+    assert_eq!(house.peers.recv().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_or_past_its_life_is_refused_and_the_remedy_is_told() {
+    let (house, other) = (House::new("cmr", now()).await, House::new("cmr", now()).await);
+    // Trusts this house's server, but shows a certificate of the other's CA.
+    let (key, site) = (house.key("mixed"), "aalst".parse().unwrap());
+    let foreign = other.authority.issue_site(&key.csr_pem().unwrap(), &site, now()).unwrap();
+    let mixed =
+        tls::site_config(&house.federation, &foreign.certificate_pem, house.authority.certificate_pem(), &key).unwrap();
+    assert!(house.greeted(mixed).await.is_err());
+    assert!(house.greeted(house.site("late", LONG_AGO)).await.is_err());
+    let told = connect(&house.address.to_string(), other.site("bergen", now())).await.unwrap_err();
+    assert!(matches!(told, ConnectError::NotTheAggregator { .. }), "{told}");
+    assert!(told.to_string().contains("not signed by this federation's CA"), "{told}");
+}
+
+#[tokio::test]
+async fn a_site_that_enrols_accepts_only_the_authority_that_its_invitation_pins() {
+    let house = House::new("cmr", now()).await;
+    let wrong = tls::enrolment_config(&house.federation, Digest::of(b"another")).unwrap();
+    assert!(house.greeted(wrong).await.unwrap_err().contains("not signed by this federation's CA"));
+    let pin = house.authority.fingerprint().unwrap();
+    let elsewhere = tls::enrolment_config(&"other".parse().unwrap(), pin).unwrap();
+    assert!(house.greeted(elsewhere).await.unwrap_err().contains("not of this federation's aggregator"));
+}
+
+#[tokio::test]
+async fn a_site_cannot_serve_and_an_aggregator_cannot_call() {
+    let house = House::new("cmr", now()).await;
+    let key = house.key("posing");
+    let leaf = house.authority.issue_site(&key.csr_pem().unwrap(), &"aalst".parse().unwrap(), now()).unwrap();
+    let posing = tls::server_config(&leaf.certificate_pem, house.authority.certificate_pem(), &key).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut arriving = Box::pin(acceptor::connections(listener, posing, house.federation.clone()));
+    tokio::spawn(async move { while arriving.next().await.is_some() {} });
+    assert!(matches!(connect(&address, house.site("bergen", now())).await, Err(ConnectError::NotTheAggregator { .. })));
+
+    let leaf = house.authority.issue_aggregator(&key.csr_pem().unwrap(), &[], now()).unwrap();
+    let calling =
+        tls::site_config(&house.federation, &leaf.certificate_pem, house.authority.certificate_pem(), &key).unwrap();
+    assert!(house.greeted(calling).await.is_err());
+}
+
+#[tokio::test]
+async fn plain_text_and_silence_delay_nobody() {
+    let mut house = House::new("cmr", now()).await;
+    let silent = TcpStream::connect(house.address).await.unwrap();
+    let mut plain = TcpStream::connect(house.address).await.unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    house.greeted(house.site("aalst", now())).await.unwrap();
+    assert!(house.peers.recv().await.unwrap().is_some());
+    let mut answer = Vec::new();
+    // An alert and the end, or the end alone; never an answer in plain text.
+    let ended = plain.read_to_end(&mut answer).await;
+    assert!(ended.is_err() || !answer.starts_with(b"HTTP"));
+    drop(silent);
+}
+
+#[tokio::test]
+async fn what_a_request_wishes_for_is_ignored() {
+    let house = House::new("cmr", now()).await;
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["aggregator.example.org".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let wish = params.serialize_request(&pair);
+    // rcgen may refuse to write such a wish; where it does not, the CA ignores it.
+    let Ok(wish) = wish else { return };
+    let issued = house.authority.issue_site(&wish.pem().unwrap(), &"aalst".parse().unwrap(), now());
+    let Ok(issued) = issued else { return };
+    let text = issued.certificate_pem;
+    let (_, pem) = x509_parser::pem::parse_x509_pem(text.as_bytes()).unwrap();
+    let leaf = pem.parse_x509().unwrap();
+    assert!(!leaf.is_ca());
+    assert_eq!(Peer::of_certificate(&pem.contents).unwrap().identity.role, Role::Site("aalst".parse().unwrap()));
+    assert!(!pem.contents.windows(11).any(|window| window == b"example.org"));
+}
