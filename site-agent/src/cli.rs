@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use common::plan::ImagePlan;
 use common::{Digest, NamedTensors, Plan, PlanDraft};
 use indicatif::{ProgressBar, ProgressStyle};
+use model::DeviceChoice;
 
 use crate::agent::{self, Agent, Until};
 use crate::config::Config;
@@ -29,6 +30,9 @@ struct Cli {
     /// The agent's state folder.
     #[arg(long, global = true, default_value = "site-state", env = "SITE_AGENT_STATE")]
     state: PathBuf,
+    /// Compute here instead of on the settings' device: cpu, cuda or cuda:<n>.
+    #[arg(long, global = true)]
+    device: Option<String>,
     /// Write the log as JSON lines.
     #[arg(long, global = true)]
     log_json: bool,
@@ -159,7 +163,11 @@ fn log(json: bool) {
 
 fn act(cli: Cli) -> anyhow::Result<()> {
     let home = Home::at(&cli.state);
-    let config = Config::read(&home.config())?;
+    let mut config = Config::read(&home.config())?;
+    if let Some(device) = cli.device {
+        // Read here, so that a mistyped device is refused before anything starts.
+        config.device = device.parse::<DeviceChoice>()?.to_string();
+    }
     match cli.verb {
         Verb::Enrol { invitation, json } => enrol(&home, &invitation, json),
         Verb::Index(args) => index(&home, &config, &args),

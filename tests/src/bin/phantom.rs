@@ -8,7 +8,7 @@ use tests::phantom::{self, SiteSpec};
 
 /// Write phantom cardiac MR images as DICOM files, as four unlike hospitals would hold them.
 ///
-/// Below DIR/<site>/dicom lie the images; below DIR/<site>/truth what is true of them (segmentations, landmarks, scar,
+/// Below `DIR/SITE/dicom` lie the images; below `DIR/SITE/truth` what is true of them (segmentations, landmarks, scar,
 /// disease, volumes). The same seed writes the same bytes.
 #[derive(Debug, Parser)]
 #[command(name = "phantom", version)]
