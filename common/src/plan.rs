@@ -340,7 +340,7 @@ impl PlanDraft {
         within("model.patch_size", patch, (1..=64).contains(&patch), "1 to 64")?;
         for (key, side) in [("model.image_size", model.image_size), ("crops.local_size", crops.local_size)] {
             let fits = (patch..=1024).contains(&side) && side % patch == 0;
-            within(key, side, fits, &format!("a multiple of the patch size {patch}, at most 1024"))?;
+            within(key, side, fits, &format!("a multiple of model.patch_size ({patch}), at most 1024"))?;
         }
         let heads = model.heads;
         within("model.heads", heads, heads >= 1 && model.dim % heads == 0, &format!("a divisor of {}", model.dim))?;

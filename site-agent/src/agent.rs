@@ -273,7 +273,7 @@ impl Agent {
                 let (home, config, program) = (self.home.clone(), self.config.intake.clone(), self.program.clone());
                 let images = plan.draft.images;
                 let task = tokio::task::spawn_blocking(move || {
-                    images::index_all(&home, &images, &config, &program, &mut |_| {})
+                    images::index_all(&home, None, &images, &config, &program, &mut |_| {})
                 });
                 self.indexing = Some(Indexing { grid, task });
             }

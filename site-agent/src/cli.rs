@@ -212,14 +212,13 @@ fn enrol(home: &Home, invitation: &str, json: bool) -> anyhow::Result<()> {
 }
 
 fn index(home: &Home, config: &Config, args: &IndexArgs) -> anyhow::Result<()> {
-    if !args.source.exists() {
-        bail!("{} is not there: name a folder of DICOM files, or a UK Biobank zip", args.source.display());
-    }
+    let source = args.source.canonicalize().with_context(|| {
+        format!("{} cannot be read: name a folder of DICOM files, or a UK Biobank zip", args.source.display())
+    })?;
     let grid = args.plan.as_deref().map(read_draft).transpose()?.map_or_else(ImagePlan::default, |draft| draft.images);
-    images::add_source(home, &args.source)?;
     let bar = progress_bar(args.json);
     let program = std::env::current_exe().context("finding this program")?;
-    let indexed = images::index_all(home, &grid, &config.intake, &program, &mut |progress| {
+    let indexed = images::index_all(home, Some(&source), &grid, &config.intake, &program, &mut |progress| {
         bar.set_length(progress.total as u64);
         bar.set_position(progress.done as u64);
         bar.set_message(format!("{} frames", progress.frames));

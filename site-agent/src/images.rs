@@ -84,21 +84,24 @@ pub fn sources(home: &Home) -> Result<Sources, DiskError> {
 }
 
 /// Records a source for this and later grids.
-pub fn add_source(home: &Home, source: &Path) -> Result<(), DiskError> {
+fn add_source(home: &Home, source: &Path) -> Result<(), DiskError> {
     let path = home.images().join("sources.json");
-    let source = fs::canonicalize(source).unwrap_or_else(|_| source.to_owned());
-    Sources::read(&path)?.add(source, &path)
+    Sources::read(&path)?.add(source.to_owned(), &path)
 }
 
-/// Reads every recorded source onto a grid, again only what changed.
+/// Reads every recorded source onto a grid, and a new one, again only what changed.
+///
+/// The new one is recorded once all of it was read, so that a folder named by mistake stands in nobody's way.
 pub fn index_all(
     home: &Home,
+    new: Option<&Path>,
     images: &ImagePlan,
     config: &IntakeConfig,
     program: &Path,
     progress: &mut dyn FnMut(&IntakeProgress),
 ) -> Result<Indexed, ImagesError> {
-    let sources = sources(home)?.0;
+    let mut sources = sources(home)?.0;
+    sources.extend(new.filter(|new| !sources.iter().any(|known| known == new)).map(Path::to_owned));
     if sources.is_empty() {
         return Err(ImagesError::NoSources);
     }
@@ -112,6 +115,9 @@ pub fn index_all(
     for source in sources {
         let report = data::index(&source, &options, progress)?;
         reports.push((source, report));
+    }
+    if let Some(new) = new {
+        add_source(home, new)?;
     }
     let frames = reports.last().map_or(0, |(_, report)| report.frames);
     durable::write(&finished(&cache), frames.to_string().as_bytes())?;

@@ -56,7 +56,12 @@ pub enum FederationError {
 impl Federation {
     /// A new federation in `root`: its CA and its aggregator, which is not started yet.
     pub fn create(root: &Path) -> Result<Self, FederationError> {
-        let federation = Self::at(root, free_address()?)?;
+        Self::create_at(root, free_address()?)
+    }
+
+    /// A new federation in `root` that says it is reached at `address`.
+    pub fn create_at(root: &Path, address: String) -> Result<Self, FederationError> {
+        let federation = Self::at(root, address)?;
         let state = federation.aggregator_state();
         let address = federation.address.clone();
         fs::create_dir_all(root)?;

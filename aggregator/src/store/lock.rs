@@ -7,7 +7,16 @@ use std::path::{Path, PathBuf};
 /// The right to serve a state folder; held as long as this value lives.
 #[derive(Debug)]
 pub struct StateLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for StateLock {
+    /// Unlocks rather than closes: a child process on its way from fork to exec holds a copy of the descriptor, and with it
+    /// the lock.
+    fn drop(&mut self) {
+        // A lock that cannot be let go of ends with the process; the next server is told that it is held.
+        let _ = self.file.unlock();
+    }
 }
 
 /// Why a state folder cannot be served.
@@ -39,7 +48,7 @@ impl StateLock {
         }
         // For people who look; the lock is the kernel's.
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(told)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 

@@ -11,7 +11,7 @@ pub struct Live {
     rounds: ProgressBar,
     sites: Vec<(String, ProgressBar)>,
     plain: bool,
-    said: String,
+    told: u64,
 }
 
 impl Live {
@@ -28,7 +28,7 @@ impl Live {
             ((*site).to_owned(), bar)
         };
         let sites = sites.iter().map(line).collect();
-        Self { rounds: bar, sites, plain: !std::io::stderr().is_terminal(), said: String::new() }
+        Self { rounds: bar, sites, plain: !std::io::stderr().is_terminal(), told: 0 }
     }
 
     /// Shows the run as `aggregator status --json` tells it.
@@ -36,7 +36,6 @@ impl Live {
         let closed = run["rounds"]
             .as_array()
             .map_or(0, |rounds| rounds.iter().filter(|round| !round["model"].is_null()).count());
-        let round = closed as u64 + 1;
         self.rounds.set_position(closed as u64);
         self.rounds.set_message(if closed == 0 {
             "…".to_owned()
@@ -51,17 +50,25 @@ impl Live {
             bar.set_message(told(site, done, total));
         }
         if self.plain {
-            let told = |(name, _): &(String, ProgressBar)| {
-                let site = &run["sites"][name.as_str()];
-                let (done, total) = (site["done"].as_u64().unwrap_or(0), site["total"].as_u64().unwrap_or(0));
-                format!("{name} {}", told(site, done, total))
-            };
-            if self.said != round.to_string() {
-                let sites: Vec<_> = self.sites.iter().map(told).collect();
-                eprintln!("  {closed} rounds closed; {}", sites.join("; "));
-                self.said = round.to_string();
-            }
+            self.tell_round(run, closed as u64);
         }
+    }
+
+    /// Where no terminal shows the lines: one line for every round that closed.
+    fn tell_round(&mut self, run: &Value, closed: u64) {
+        if closed == 0 || self.told == closed {
+            return;
+        }
+        self.told = closed;
+        let newest = run["rounds"].as_array().and_then(|all| all.iter().rfind(|round| !round["model"].is_null()));
+        let site = |site: &Value| {
+            let number = |key: &str| site[key].as_f64().unwrap_or(f64::NAN);
+            let name = site["site"].as_str().unwrap_or_default();
+            format!("{name} loss {:.3} entropy {:.3}", number("loss"), number("teacher_entropy"))
+        };
+        let sites: Vec<_> = newest.and_then(|round| round["sites"].as_array()).into_iter().flatten().map(site).collect();
+        let of = self.rounds.length().unwrap_or(closed);
+        eprintln!("  round {closed} of {of}: {}; {} left", sites.join(", "), left(&self.rounds, closed));
     }
 
     /// Clears the lines.

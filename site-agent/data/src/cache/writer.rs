@@ -20,7 +20,16 @@ const ABOUT: Kind = Kind { name: *b"frcache\0", version: 1 };
 /// A cache's folder, locked for writing.
 pub(crate) struct CacheFolder {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for CacheFolder {
+    /// Unlocks rather than closes: a child process on its way from fork to exec holds a copy of the descriptor, and with it
+    /// the lock.
+    fn drop(&mut self) {
+        // A lock that cannot be let go of ends with the process; the next writer is told that it is held.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl CacheFolder {
@@ -48,7 +57,7 @@ impl CacheFolder {
             }
             Err(error) => return Err(disk()(error)),
         }
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), lock })
     }
 
     pub(crate) fn path(&self) -> &Path {
