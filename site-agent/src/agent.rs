@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::privacy::Pipeline;
 use common::{
@@ -14,14 +14,14 @@ use common::{
 };
 
 use crate::config::Config;
-use crate::decide::{self, Here, Step, Trainer};
+use crate::decide::{self, Here, Kills, Step, Trainer};
 use crate::durable::{self, DiskError};
 use crate::home::Home;
 use crate::images::{self, ImagesError};
 use crate::job::{Job, JobError, JobFolder};
 use crate::journal::{Journal, JournalError};
 use crate::link::{Link, LinkError};
-use crate::training::{TrainerProgram, Training};
+use crate::training::{State, TrainerProgram, Training};
 
 /// One site's agent.
 #[derive(Debug)]
@@ -33,12 +33,23 @@ pub struct Agent {
     journal: Journal,
     program: PathBuf,
     training: Option<Training>,
+    kills: Option<(Work, Kills)>,
     indexing: Option<Indexing>,
-    declined: Option<(Work, Decline)>,
+    declined: Option<Declined>,
     said: Option<String>,
 }
 
 type Work = (RunId, RoundNumber, Digest);
+
+#[derive(Debug)]
+struct Declined {
+    work: Work,
+    reason: Decline,
+    since: Instant,
+}
+
+/// After this a declined round is looked at again: a full disk may have been emptied, a share be mounted again.
+const DECLINED_FOR: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 struct Indexing {
@@ -84,6 +95,7 @@ impl Agent {
             journal,
             program,
             training: None,
+            kills: None,
             indexing: None,
             declined: None,
             said: None,
@@ -92,18 +104,20 @@ impl Agent {
 
     /// Works until stopped, or until a run has finished if `until` says so.
     pub async fn run(mut self, until: Until) -> Result<(), AgentError> {
-        let mut pause = Pauses::new(self.config.report_every());
+        let report_every = self.config.report_every();
+        // Two: an aggregator that answers reports may still refuse transfers.
+        let (mut unheard, mut failing) = (Pauses::new(report_every), Pauses::new(report_every));
         let mut directive = Directive::Wait { because: "not connected yet".to_owned() };
         loop {
             match self.link.report(self.progress(&directive)).await {
                 Ok(told) => {
-                    pause.reset();
+                    unheard.reset();
                     directive = told;
                 }
                 Err(error) if is_final(&error) => return Err(AgentError::Refused(error)),
                 Err(error) => {
                     self.say(format!("{error}; trying again"));
-                    tokio::time::sleep(pause.longer()).await;
+                    tokio::time::sleep(unheard.longer()).await;
                     continue;
                 }
             }
@@ -113,13 +127,16 @@ impl Agent {
                 return Ok(());
             }
             match self.take(step, &directive).await {
-                Ok(Then::AtOnce) => {}
-                Ok(Then::Later) => tokio::time::sleep(self.config.report_every()).await,
+                Ok(Then::AtOnce) => failing.reset(),
+                Ok(Then::Later) => tokio::time::sleep(report_every).await,
                 Err(Failure::Passing(error)) => {
                     self.say(format!("{error}; trying again"));
-                    tokio::time::sleep(pause.longer()).await;
+                    tokio::time::sleep(failing.longer()).await;
                 }
-                Err(Failure::Decline(reason, why)) => self.decline(&directive, reason, &why),
+                Err(Failure::Decline(reason, why)) => {
+                    self.decline(&directive, reason, &why);
+                    tokio::time::sleep(failing.longer()).await;
+                }
                 Err(Failure::Ends(error)) => return Err(error),
             }
         }
@@ -130,10 +147,10 @@ impl Agent {
         let work = decide::work(directive);
         let named =
             |phase| Progress { work: work.clone().map(|(run, round, _)| (run, round)), phase, ..Progress::idle() };
-        if let (Some((declined, reason)), Some(work)) = (&self.declined, &work)
-            && declined == work
+        if let (Some(declined), Some(work)) = (&self.declined, &work)
+            && declined.work == *work
         {
-            return named(Phase::Declined(*reason));
+            return named(Phase::Declined(declined.reason));
         }
         match (&self.training, directive) {
             (Some(training), _) => training.progress(),
@@ -166,10 +183,8 @@ impl Agent {
     /// What is here, as far as the directive asks.
     fn look(&mut self, directive: &Directive) -> Result<Here, AgentError> {
         let wanted = decide::work(directive);
-        let mut here = Here::default();
-        if let Some(training) = &mut self.training {
-            here.trainer = training.state(wanted.as_ref());
-        }
+        let mut here = Here { trainer: self.trainer(wanted.as_ref()), ..Here::default() };
+        self.declined = self.declined.take().filter(|declined| declined.since.elapsed() < DECLINED_FOR);
         match directive {
             Directive::Wait { .. } => {}
             Directive::Finished { run, model, .. } => {
@@ -179,17 +194,17 @@ impl Agent {
             Directive::Train(assignment) => {
                 let (run, round, base) = (&assignment.run, assignment.round, assignment.base);
                 here.plan = self.home.plan(assignment.plan).exists();
-                here.approved = here.plan && self.approves(assignment.plan);
+                here.approved = here.plan && approvals(&self.home)?.contains(&assignment.plan);
                 here.model = self.home.model(base).exists();
                 here.sealed = self.journal.sealed(run, round, base).is_some();
                 here.done = self.journal.is_acknowledged(run, round, base);
-                if let Some((declined, reason)) = &self.declined {
-                    here.declined = (Some(declined) == wanted.as_ref()).then_some(*reason);
+                if let Some(declined) = &self.declined {
+                    here.declined = (Some(&declined.work) == wanted.as_ref()).then_some(declined.reason);
                 }
                 if here.plan && !here.done {
                     let plan = self.read_plan(assignment.plan)?;
                     here.images =
-                        images::cache_for(&self.home, &plan.draft.images).is_some() && self.indexing.is_none();
+                        images::cache_for(&self.home, &plan.draft.images)?.is_some() && self.indexing.is_none();
                 }
                 if here.trainer == Trainer::Absent {
                     let result = JobFolder::at(self.home.job(run, round, base)).result();
@@ -200,6 +215,31 @@ impl Agent {
             }
         }
         Ok(here)
+    }
+
+    /// What the trainer is doing, seen from the round `wanted`. One that has ended without being of use is let go.
+    fn trainer(&mut self, wanted: Option<&Work>) -> Trainer {
+        let Some(training) = &mut self.training else { return Trainer::Absent };
+        let of_this_round = wanted == Some(&training.work);
+        match training.state() {
+            State::Running if of_this_round => Trainer::Running,
+            State::Running => Trainer::RunningAnother,
+            State::Finished if of_this_round => Trainer::Finished,
+            State::Failed(why) if of_this_round => Trainer::Failed(why),
+            State::Killed if of_this_round => {
+                let (work, step) = (training.work.clone(), training.steps_taken());
+                let before = self.kills.take().filter(|(killed, _)| *killed == work);
+                let kills = before.map_or(Kills::default(), |(_, kills)| kills).after(step);
+                tracing::warn!(step, "the trainer was killed; it goes on from its checkpoint");
+                self.kills = Some((work, kills));
+                self.training = None;
+                if kills.too_many() { Trainer::Failed(Decline::TrainingFailed) } else { Trainer::Absent }
+            }
+            State::Finished | State::Failed(_) | State::Killed => {
+                self.training = None;
+                Trainer::Absent
+            }
+        }
     }
 
     async fn take(&mut self, step: Step, directive: &Directive) -> Result<Then, Failure> {
@@ -237,13 +277,13 @@ impl Agent {
             }
             (Step::Decline(reason), _) => {
                 let words = self.training.take().map(|training| training.last_words()).unwrap_or_default();
-                return match self.declined {
-                    Some((ref work, _)) if Some(work) == decide::work(directive).as_ref() => Ok(Then::Later),
-                    _ => Err(Failure::Decline(reason, words)),
-                };
+                let declined = self.declined.as_ref().map(|declined| &declined.work);
+                let said = declined.is_some() && declined == decide::work(directive).as_ref();
+                return if said { Ok(Then::Later) } else { Err(Failure::Decline(reason, words)) };
             }
             (Step::Finish(run, model), _) => {
                 self.journal.finish(&run, model).map_err(AgentError::from)?;
+                self.forget_models(model);
                 tracing::info!(%run, %model, path = %self.home.model(model).display(), "the run is over; its last model is here");
                 return Ok(Then::AtOnce);
             }
@@ -284,7 +324,7 @@ impl Agent {
     fn train(&mut self, assignment: &Assignment) -> Result<(), Failure> {
         let plan = self.read_plan(assignment.plan)?;
         let (run, round, base) = (&assignment.run, assignment.round, assignment.base);
-        let Some(cache) = images::cache_for(&self.home, &plan.draft.images) else { return Ok(()) };
+        let Some(cache) = images::cache_for(&self.home, &plan.draft.images)? else { return Ok(()) };
         let job = Job {
             plan: plan.draft,
             round,
@@ -350,6 +390,7 @@ impl Agent {
         self.journal.acknowledge(&manifest).map_err(AgentError::from)?;
         tracing::info!(run = %manifest.run, round = %manifest.round, bytes = manifest.bytes, "update acknowledged");
         self.forget_older_than(&manifest.run, manifest.round);
+        self.forget_models(manifest.base);
         Ok(())
     }
 
@@ -366,10 +407,23 @@ impl Agent {
         }
     }
 
+    /// Removes models that no round goes on from: all but `base` and the last models of finished runs.
+    fn forget_models(&self, base: Digest) {
+        let mut kept: BTreeSet<PathBuf> = self.journal.last_models().map(|model| self.home.model(model)).collect();
+        kept.insert(self.home.model(base));
+        for entry in fs::read_dir(self.home.models()).into_iter().flatten().flatten() {
+            if !kept.contains(&entry.path())
+                && let Err(error) = fs::remove_file(entry.path())
+            {
+                tracing::warn!(%error, "an old model could not be removed");
+            }
+        }
+    }
+
     fn decline(&mut self, directive: &Directive, reason: Decline, why: &str) {
         tracing::error!(%reason, detail = why, "this site declines the round");
         if let Some(work) = decide::work(directive) {
-            self.declined = Some((work, reason));
+            self.declined = Some(Declined { work, reason, since: Instant::now() });
         }
     }
 
@@ -443,7 +497,9 @@ impl From<DiskError> for Failure {
 impl From<AgentError> for Failure {
     fn from(error: AgentError) -> Self {
         match error {
-            AgentError::Disk(error) => error.into(),
+            AgentError::Disk(error)
+            | AgentError::Job(JobError::Disk(error))
+            | AgentError::Journal(JournalError::Disk(error)) => error.into(),
             error => Self::Ends(error),
         }
     }

@@ -18,6 +18,7 @@ use crate::evaluate::{self, Question};
 use crate::home::Home;
 use crate::job::JobFolder;
 use crate::link::Link;
+use crate::training::DISK_FULL;
 use crate::{card, durable, images, trainer};
 
 /// The agent of one hospital: reads DICOM, trains on this machine, sends weight updates, never images.
@@ -62,6 +63,9 @@ enum Verb {
     Approve {
         /// The plan's digest, all 64 digits.
         digest: Digest,
+        /// Print the result as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Work: report, fetch, train, send, until stopped.
     Run {
@@ -95,6 +99,9 @@ enum Verb {
         /// Spread a one-channel patch embedding over three channels, for programs that expect color.
         #[arg(long)]
         three_channels: bool,
+        /// Print the result as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Train one job folder (started by the agent, or by a batch system).
     #[command(hide = true)]
@@ -138,7 +145,8 @@ struct EvaluateArgs {
     json: bool,
 }
 
-/// Reads the command line, does what it says, and returns the exit code: 0 done, 1 failed, 2 not understood.
+/// Reads the command line, does what it says, and returns the exit code: 0 done, 1 failed, 2 not understood, 3 the disk
+/// is full.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Verb::IntakeWorker = cli.verb {
@@ -149,7 +157,9 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            // By the system's own answer, which every error of a disk holds innermost.
+            let full = error.chain().filter_map(|cause| cause.downcast_ref()).any(durable::is_full);
+            if full { ExitCode::from(DISK_FULL) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -172,7 +182,7 @@ fn act(cli: Cli) -> anyhow::Result<()> {
         Verb::Enrol { invitation, json } => enrol(&home, &invitation, json),
         Verb::Index(args) => index(&home, &config, &args),
         Verb::Plans { json } => plans(&home, json),
-        Verb::Approve { digest } => approve(&home, digest),
+        Verb::Approve { digest, json } => approve(&home, digest, json),
         Verb::Run { until_finished } => run(home, config, until_finished),
         Verb::InitModel { plan, out, json } => {
             let digest = trainer::first_model(&read_draft(&plan)?, &out)?;
@@ -184,7 +194,7 @@ fn act(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Verb::Evaluate(args) => evaluate(&home, &config, &args),
-        Verb::Export { model, plan, out, three_channels } => export(&model, &plan, &out, three_channels),
+        Verb::Export { model, plan, out, three_channels, json } => export(&model, &plan, &out, three_channels, json),
         Verb::Train { job, stop_with_parent } => {
             if stop_with_parent {
                 trainer::stop_with_parent();
@@ -272,11 +282,16 @@ fn indented(text: &str) -> String {
     text.lines().map(|line| format!("    {line}\n")).collect()
 }
 
-fn approve(home: &Home, digest: Digest) -> anyhow::Result<()> {
-    if !home.plan(digest).exists() {
+fn approve(home: &Home, digest: Digest, json: bool) -> anyhow::Result<()> {
+    let announced = home.plan(digest).exists();
+    agent::approve(home, digest)?;
+    if json {
+        println!("{}", serde_json::json!({ "plan": digest, "approved": true, "announced": announced }));
+        return Ok(());
+    }
+    if !announced {
         println!("this plan has not been announced to this site yet; the approval is kept for when it is");
     }
-    agent::approve(home, digest)?;
     println!("approved {digest}");
     Ok(())
 }
@@ -290,7 +305,8 @@ fn run(home: Home, config: Config, until_finished: bool) -> anyhow::Result<()> {
     }
     let program = std::env::current_exe().context("finding this program")?;
     let until = if until_finished { Until::RunFinished } else { Until::Stopped };
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
         let link = Link::new(site.clone(), &address, enrol::client_config(&home)?)?;
         let agent = Agent::new(site, home, config, link, program)?;
         tokio::select! {
@@ -300,7 +316,10 @@ fn run(home: Home, config: Config, until_finished: bool) -> anyhow::Result<()> {
                 Ok(())
             }
         }
-    })
+    });
+    // Without waiting for an intake that may be reading images: what it has written counts, the rest is read again.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Resolves at SIGTERM or Ctrl-C.
@@ -330,7 +349,7 @@ fn read_backbone(path: &Path) -> anyhow::Result<NamedTensors> {
 
 fn evaluate(home: &Home, config: &Config, args: &EvaluateArgs) -> anyhow::Result<()> {
     let plan = read_draft(&args.plan)?;
-    let Some(cache) = images::cache_for(home, &plan.images) else {
+    let Some(cache) = images::cache_for(home, &plan.images)? else {
         bail!("no images on this plan's grid: `site-agent index <folder|zip> --plan {}` first", args.plan.display());
     };
     let (backbone, device) = (read_backbone(&args.model)?, config.device.parse()?);
@@ -345,15 +364,22 @@ fn evaluate(home: &Home, config: &Config, args: &EvaluateArgs) -> anyhow::Result
     Ok(())
 }
 
-fn export(model: &Path, plan: &Path, out: &Path, three_channels: bool) -> anyhow::Result<()> {
+fn export(model: &Path, plan: &Path, out: &Path, three_channels: bool, json: bool) -> anyhow::Result<()> {
     let draft = read_draft(plan)?;
     let mut backbone = read_backbone(model)?;
+    let agreed = model::backbone_signature(&draft.model).map(|signature| signature.require(&backbone.signature()));
+    agreed?.with_context(|| format!("{} is not a model of the plan {}", model.display(), plan.display()))?;
     if three_channels {
         backbone = model::export::spread_channels(backbone)?;
     }
     durable::write(out, &backbone.to_safetensors())?;
     let card = card::model_card(&draft, &backbone);
     durable::write(&out.with_extension("md"), card.as_bytes())?;
-    println!("backbone with {} tensors written to {}", backbone.signature().len(), out.display());
+    let tensors = backbone.signature().len();
+    if json {
+        println!("{}", serde_json::json!({ "path": out, "tensors": tensors, "sha256": backbone.digest() }));
+    } else {
+        println!("backbone with {tensors} tensors written to {}", out.display());
+    }
     Ok(())
 }

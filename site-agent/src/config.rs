@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use common::Digest;
 use common::privacy::SitePolicy;
+use model::DeviceChoice;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, DiskError};
@@ -74,6 +76,14 @@ pub enum ConfigError {
         /// What is wrong, with its line.
         source: toml::de::Error,
     },
+    /// A device that nobody knows.
+    #[error("{path}: {source}")]
+    Device {
+        /// The file.
+        path: String,
+        /// What is wrong, with what is known.
+        source: model::ModelError,
+    },
     /// A value outside its bounds.
     #[error("{path}: {key} is {value}, but must be {bound}")]
     OutOfBounds {
@@ -95,6 +105,9 @@ impl Config {
         let text = String::from_utf8_lossy(&bytes);
         let told = || path.display().to_string();
         let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Content { path: told(), source })?;
+        if let Err(source) = config.device.parse::<DeviceChoice>() {
+            return Err(ConfigError::Device { path: told(), source });
+        }
         let checks = [
             ("report_every_s", config.report_every_s, (0.05..=60.0).contains(&config.report_every_s), "0.05 to 60"),
             ("held_out", config.held_out, (0.0..=0.9).contains(&config.held_out), "0 to 0.9"),
@@ -138,13 +151,23 @@ impl Sources {
         })
     }
 
-    /// Adds a source, if it is new, and records all.
-    pub fn add(&mut self, source: PathBuf, path: &Path) -> Result<(), DiskError> {
-        if !self.0.contains(&source) {
-            self.0.push(source);
+    /// Adds a source, if it is new.
+    pub fn add(&mut self, source: &Path) {
+        if !self.0.iter().any(|known| known == source) {
+            self.0.push(source.to_owned());
         }
+    }
+
+    /// Records them in `path`.
+    pub fn write(&self, path: &Path) -> Result<(), DiskError> {
         let bytes = serde_json::to_vec_pretty(self).map_err(|error| durable::told("write", path)(error.into()))?;
         durable::write(path, &bytes)
+    }
+
+    /// Tells one list from another.
+    pub fn digest(&self) -> Digest {
+        let paths: Vec<_> = self.0.iter().map(|path| path.as_os_str().as_encoded_bytes()).collect();
+        Digest::of(&paths.join(&b'\0'))
     }
 }
 
@@ -164,6 +187,8 @@ mod tests {
         let path = folder.path().join("site-agent.toml");
         std::fs::write(&path, "devise = \"cpu\"").unwrap();
         assert!(Config::read(&path).unwrap_err().to_string().contains("devise"));
+        std::fs::write(&path, "device = \"gpu\"").unwrap();
+        assert!(Config::read(&path).unwrap_err().to_string().contains("use cpu, cuda or cuda:<n>"));
         std::fs::write(&path, "held_out = 1.5").unwrap();
         assert!(Config::read(&path).unwrap_err().to_string().contains("held_out is 1.5, but must be 0 to 0.9"));
     }

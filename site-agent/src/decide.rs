@@ -39,8 +39,31 @@ pub enum Trainer {
     RunningAnother,
     /// Ended with a result on disk.
     Finished,
-    /// Ended without.
-    Failed,
+    /// Ended without, and will end so again.
+    Failed(Decline),
+}
+
+/// Times a trainer may be killed without a step between before the round is declined.
+pub const MOST_KILLS: u32 = 3;
+
+/// How often the trainer of one round was killed, and how far it had come. It goes on from its checkpoint as long as it
+/// gets further: a machine that restarts it every hour still ends its round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kills {
+    at_step: u64,
+    times: u32,
+}
+
+impl Kills {
+    /// One more, after so many steps of the round.
+    pub fn after(self, step: u64) -> Self {
+        if step > self.at_step { Self { at_step: step, times: 1 } } else { Self { times: self.times + 1, ..self } }
+    }
+
+    /// Whether to start it again is of no use.
+    pub fn too_many(self) -> bool {
+        self.times >= MOST_KILLS
+    }
 }
 
 /// The next step.
@@ -100,7 +123,7 @@ fn round(assignment: &Assignment, here: &Here) -> Step {
         Here { sealed: true, .. } => Step::Send,
         Here { trainer: Trainer::Finished, .. } => Step::Seal,
         Here { trainer: Trainer::Running, .. } => Step::KeepTraining,
-        Here { trainer: Trainer::Failed, .. } => Step::Decline(Decline::TrainingFailed),
+        Here { trainer: Trainer::Failed(why), .. } => Step::Decline(*why),
         Here { model: false, .. } => Step::FetchModel { model: assignment.base, bytes: assignment.base_bytes },
         Here { images: false, .. } => Step::Index,
         Here { trainer: Trainer::Absent, .. } => Step::Train,
@@ -176,10 +199,23 @@ mod tests {
 
     #[test]
     fn a_failed_trainer_declines_the_round_with_its_reason() {
-        let here = Here { plan: true, approved: true, trainer: Trainer::Failed, ..Here::default() };
-        assert_eq!(next(&train(), &here), Step::Decline(Decline::TrainingFailed));
+        for why in [Decline::TrainingFailed, Decline::DiskFull] {
+            let here = Here { plan: true, approved: true, trainer: Trainer::Failed(why), ..Here::default() };
+            assert_eq!(next(&train(), &here), Step::Decline(why));
+        }
         let here = Here { declined: Some(Decline::DiskFull), ..Here::default() };
         assert_eq!(next(&train(), &here), Step::Decline(Decline::DiskFull));
+    }
+
+    #[test]
+    fn a_killed_trainer_goes_on_as_long_as_it_gets_further() {
+        let hourly = (1..100).fold(Kills::default(), |kills, hour| kills.after(hour * 10));
+        assert!(!hourly.too_many());
+        let stuck = hourly.after(990).after(990);
+        assert!(stuck.too_many());
+        assert!(!stuck.after(991).too_many());
+        let never_started = (0..MOST_KILLS).fold(Kills::default(), |kills, _| kills.after(0));
+        assert!(never_started.too_many());
     }
 
     #[test]

@@ -27,8 +27,13 @@ fn remedy(error: &io::Error) -> &'static str {
 impl DiskError {
     /// Whether the disk is full.
     pub fn is_full(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        is_full(&self.source)
     }
+}
+
+/// Whether the system says that the disk, or the quota on it, is full.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Names a failed operation.
@@ -51,6 +56,18 @@ pub fn publish(beside: &Path, path: &Path) -> Result<(), DiskError> {
     fs::rename(beside, path).map_err(told("rename", path))?;
     let folder = path.parent().unwrap_or(Path::new("."));
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(told("sync", folder))
+}
+
+/// Removes a file, if it is there, for good.
+pub fn remove(path: &Path) -> Result<(), DiskError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(told("remove", path)(error)),
+        Ok(()) => {
+            let folder = path.parent().unwrap_or(Path::new("."));
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(told("sync", folder))
+        }
+    }
 }
 
 /// The bytes of a file.

@@ -97,6 +97,10 @@ pub fn evaluate(question: &Question<'_>, pictures: Option<&Path>) -> Result<Eval
     let split = Split::new(&cache.subjects(), question.held_out);
     let bank = at_most(frames_for_evaluation(&cache, split.training(), 4), MOST_FRAMES);
     let asked = at_most(frames_for_evaluation(&cache, split.held_out(), 4), MOST_FRAMES);
+    if asked.is_empty() {
+        let subjects = cache.subjects().len();
+        return Err(TrainerError::NothingHeldOut { subjects, fraction: question.held_out });
+    }
     let backbone = Backbone::load(&question.plan.model, question.device, question.backbone)?;
     let bank_features = features(question, &backbone, &cache, &bank)?;
     let asked_features = features(question, &backbone, &cache, &asked)?;

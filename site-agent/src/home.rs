@@ -59,9 +59,14 @@ impl Home {
         self.0.join("plans/approved.json")
     }
 
+    /// All models.
+    pub fn models(&self) -> PathBuf {
+        self.0.join("models")
+    }
+
     /// A model's file.
     pub fn model(&self, model: Digest) -> PathBuf {
-        self.0.join(format!("models/{model}.safetensors"))
+        self.models().join(format!("{model}.safetensors"))
     }
 
     /// One round's training.

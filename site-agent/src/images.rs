@@ -58,9 +58,10 @@ impl ImagesError {
     }
 }
 
-/// What names a grid: the digest of its settings.
+/// What names a grid: the digest of its settings, without the mean and deviation that are applied to crops.
 pub fn grid_digest(images: &ImagePlan) -> Digest {
-    Digest::of(serde_json::to_string(images).unwrap_or_default().as_bytes())
+    let grid = ImagePlan { mean: 0.0, std: 1.0, ..images.clone() };
+    Digest::of(serde_json::to_string(&grid).unwrap_or_default().as_bytes())
 }
 
 /// The cache of a grid, whether or not it is there.
@@ -68,10 +69,12 @@ pub fn cache_folder(home: &Home, images: &ImagePlan) -> PathBuf {
     home.images().join(format!("cache-{}", grid_digest(images).short()))
 }
 
-/// The cache of a grid, once an intake has finished.
-pub fn cache_for(home: &Home, images: &ImagePlan) -> Option<PathBuf> {
+/// The cache of a grid, once an intake of all the sources that are recorded now has finished.
+pub fn cache_for(home: &Home, images: &ImagePlan) -> Result<Option<PathBuf>, DiskError> {
     let folder = cache_folder(home, images);
-    finished(&folder).exists().then_some(folder)
+    let of_sources = durable::read_if_there(&finished(&folder))?;
+    let known = sources(home)?.digest().to_string();
+    Ok((of_sources.as_deref() == Some(known.as_bytes())).then_some(folder))
 }
 
 fn finished(cache: &Path) -> PathBuf {
@@ -80,18 +83,17 @@ fn finished(cache: &Path) -> PathBuf {
 
 /// The recorded sources.
 pub fn sources(home: &Home) -> Result<Sources, DiskError> {
-    Sources::read(&home.images().join("sources.json"))
+    Sources::read(&sources_file(home))
 }
 
-/// Records a source for this and later grids.
-fn add_source(home: &Home, source: &Path) -> Result<(), DiskError> {
-    let path = home.images().join("sources.json");
-    Sources::read(&path)?.add(source.to_owned(), &path)
+fn sources_file(home: &Home) -> PathBuf {
+    home.images().join("sources.json")
 }
 
 /// Reads every recorded source onto a grid, and a new one, again only what changed.
 ///
-/// The new one is recorded once all of it was read, so that a folder named by mistake stands in nobody's way.
+/// The new one is recorded once all of it was read, so that a folder named by mistake stands in nobody's way. Until all
+/// is read the grid counts as not indexed: nothing trains on what the site's tolerance refused.
 pub fn index_all(
     home: &Home,
     new: Option<&Path>,
@@ -100,27 +102,28 @@ pub fn index_all(
     program: &Path,
     progress: &mut dyn FnMut(&IntakeProgress),
 ) -> Result<Indexed, ImagesError> {
-    let mut sources = sources(home)?.0;
-    sources.extend(new.filter(|new| !sources.iter().any(|known| known == new)).map(Path::to_owned));
-    if sources.is_empty() {
+    let mut sources = sources(home)?;
+    if let Some(new) = new {
+        sources.add(new);
+    }
+    if sources.0.is_empty() {
         return Err(ImagesError::NoSources);
     }
     let cache = cache_folder(home, images);
+    durable::remove(&finished(&cache))?;
     let workers =
         Workers::Processes { program: program.to_owned(), args: vec![PARSER_VERB.into()], count: config.workers };
     let mut options = IntakeOptions::new(cache.clone(), images.clone(), secret(home)?, workers);
     options.tolerance = config.tolerance;
     options.limits.worker_memory = config.memory_mib << 20;
     let mut reports = Vec::new();
-    for source in sources {
-        let report = data::index(&source, &options, progress)?;
-        reports.push((source, report));
+    for source in &sources.0 {
+        let report = data::index(source, &options, progress)?;
+        reports.push((source.clone(), report));
     }
-    if let Some(new) = new {
-        add_source(home, new)?;
-    }
+    sources.write(&sources_file(home))?;
     let frames = reports.last().map_or(0, |(_, report)| report.frames);
-    durable::write(&finished(&cache), frames.to_string().as_bytes())?;
+    durable::write(&finished(&cache), sources.digest().to_string().as_bytes())?;
     Ok(Indexed { frames, reports })
 }
 

@@ -77,6 +77,11 @@ impl Journal {
         self.runs.get(run)
     }
 
+    /// The last models of the runs that have finished.
+    pub fn last_models(&self) -> impl Iterator<Item = Digest> {
+        self.runs.values().filter_map(|run| run.finished)
+    }
+
     /// The sealed update of this very round, if there is one.
     pub fn sealed(&self, run: &RunId, round: RoundNumber, base: Digest) -> Option<&UpdateManifest> {
         let sealed = self.runs.get(run)?.sealed.as_ref()?;

@@ -49,12 +49,24 @@ pub enum TrainerError {
         source: common::weights::WeightsError,
     },
     /// The model is not the one the round starts from.
-    #[error("the model on disk has digest {found}, but the round starts from {expected}")]
+    #[error(
+        "the model on disk has digest {found}, but the round starts from {expected}: remove the file, and it is fetched again"
+    )]
     OtherModel {
         /// What the round starts from.
         expected: Digest,
         /// What is on disk.
         found: Digest,
+    },
+    /// Nothing to ask.
+    #[error(
+        "none of the {subjects} subjects here is held out with an image, at held_out = {fraction}: index more subjects, or raise `held_out` in site-agent.toml"
+    )]
+    NothingHeldOut {
+        /// Subjects in the cache.
+        subjects: usize,
+        /// The fraction to hold out.
+        fraction: f64,
     },
     /// The thread that makes crops ended early.
     #[error("the thread that makes crops ended before the last step")]
@@ -89,11 +101,14 @@ pub fn train(folder: &JobFolder) -> Result<(), TrainerError> {
         },
     };
     let done = trainer.step_count().saturating_sub(job.first_step).min(steps);
+    if done > 0 {
+        tracing::info!(step = done, "going on from the checkpoint");
+    }
     let mut progress = Progress::from_step(folder, done)?;
 
     let maker =
         CropMaker::new(&job.plan.crops, &job.plan.images, job.plan.model.image_size, job.plan.model.in_channels);
-    let subjects = sampler.subject_count();
+    let subjects = subjects_drawn(&job, &cache, &sampler);
     thread::scope(|scope| {
         let crops = crops_ahead(scope, &job, &cache, &sampler, &maker, done..steps);
         let began = Instant::now();
@@ -154,6 +169,14 @@ fn lock(folder: &JobFolder) -> Result<File, DiskError> {
         Err(TryLockError::Error(error)) => return Err(told(error)),
     }
     Ok(file)
+}
+
+/// Subjects whose images the round's batches hold: those who shape the delta, which may be fewer than are here.
+fn subjects_drawn(job: &Job, cache: &FrameCache, sampler: &Sampler) -> usize {
+    let training = &job.plan.training;
+    let clocks = (0..training.steps_per_round as u64).map(|step| job.first_step + step);
+    let frames = clocks.flat_map(|clock| sampler.batch(seeds(job).seed(clock, "sampler"), training.batch_size));
+    frames.map(|frame| cache.series()[frame.series as usize].subject).collect::<BTreeSet<_>>().len()
 }
 
 fn seeds(job: &Job) -> SeedScope<'_> {

@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::{Digest, Phase, Progress, RoundNumber, RunId};
+use common::{Decline, Digest, Phase, Progress, RoundNumber, RunId};
 use tokio::process::{Child, Command};
 
 use crate::config::Config;
-use crate::decide::Trainer;
 use crate::durable;
 use crate::job::{Job, JobError, JobFolder};
 
@@ -23,6 +22,22 @@ pub struct Training {
     steps: u64,
     child: Child,
 }
+
+/// How a trainer is, seen from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// At work.
+    Running,
+    /// Ended with a result on disk.
+    Finished,
+    /// Ended by itself without one, and says why.
+    Failed(Decline),
+    /// Ended by a signal: its checkpoint is as good as before.
+    Killed,
+}
+
+/// Exit code of a trainer that met a full disk.
+pub const DISK_FULL: u8 = 3;
 
 /// Which program trains, and how it is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,14 +86,20 @@ impl TrainerProgram {
 }
 
 impl Training {
-    /// What the trainer is doing, seen from the round `wanted`.
-    pub fn state(&mut self, wanted: Option<&(RunId, RoundNumber, Digest)>) -> Trainer {
-        match self.child.try_wait() {
-            Ok(None) if wanted == Some(&self.work) => Trainer::Running,
-            Ok(None) => Trainer::RunningAnother,
-            Ok(Some(status)) if status.success() => Trainer::Finished,
-            Ok(Some(_)) | Err(_) => Trainer::Failed,
+    /// How it is.
+    pub fn state(&mut self) -> State {
+        match self.child.try_wait().map(|ended| ended.map(|status| (status.success(), status.code()))) {
+            Ok(None) => State::Running,
+            Ok(Some((true, _))) => State::Finished,
+            Ok(Some((false, Some(code)))) if code == i32::from(DISK_FULL) => State::Failed(Decline::DiskFull),
+            Ok(Some((false, Some(_)))) | Err(_) => State::Failed(Decline::TrainingFailed),
+            Ok(Some((false, None))) => State::Killed,
         }
+    }
+
+    /// Steps of this round that it has taken.
+    pub fn steps_taken(&self) -> u64 {
+        self.folder.last_step().ok().flatten().map_or(0, |line| line.step)
     }
 
     /// How far it is, for the report to the aggregator.
@@ -92,7 +113,9 @@ impl Training {
             Some(line) => {
                 let left = self.steps.saturating_sub(line.step) as f64;
                 let eta = Duration::try_from_secs_f64(left * line.seconds_per_step).ok();
-                let (loss, teacher_entropy) = (Some(line.loss), Some(line.teacher_entropy));
+                // Three digits tell a person how it goes; more would tell more about the images than that.
+                let told = |value: f64| Some((value * 1000.0).round() / 1000.0);
+                let (loss, teacher_entropy) = (told(line.loss), told(line.teacher_entropy));
                 Progress { done: line.step, loss, teacher_entropy, eta, ..idle }
             }
         }

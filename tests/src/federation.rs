@@ -1,18 +1,22 @@
 //! The Federation harness: one aggregator and its sites as real processes on loopback, over real mutual TLS.
 //!
 //! It owns ports, folders and processes. It types the commands that a coordinator and hospital IT would type, and reads
-//! their `--json` answers; nothing reaches around the programs.
+//! their `--json` answers; nothing reaches around the programs, but for the secret of a phantom's subjects.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::Digest;
 use serde_json::Value;
 
-use crate::programs::{Process, ProgramError, Programs, run};
+use crate::programs::{self, Process, ProgramError, Programs, run};
 
 /// One federation in one folder.
 #[derive(Debug)]
@@ -133,6 +137,18 @@ impl Federation {
         Ok(())
     }
 
+    /// Gives a site the secret under which it names its subjects, so that the same seed holds out the same subjects. A
+    /// real site draws its own.
+    pub fn seed_secret(&self, site: &str, seed: u64) -> std::io::Result<()> {
+        let path = self.site_state(site).join("images/secret.key");
+        if path.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(self.site_state(site).join("images"))?;
+        let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(Digest::of(format!("{site} {seed}").as_bytes()).to_string().as_bytes())
+    }
+
     /// A new invitation for a site.
     pub fn invite(&self, site: &str) -> Result<String, FederationError> {
         let text = self.coordinator(&["invite", site, "--json"])?;
@@ -175,6 +191,12 @@ impl Federation {
         }
     }
 
+    /// Kills a site's trainer as `kill -9` does, and leaves its agent alone. False if it has none just now.
+    pub fn kill_trainer(&self, site: &str) -> std::io::Result<bool> {
+        let Some(agent) = self.agents.get(site) else { return Ok(false) };
+        programs::kill_child(agent.id(), "train")
+    }
+
     /// Process ids of all programs at work, by name.
     pub fn processes(&self) -> Vec<(String, u32)> {
         let agents = self.agents.iter().map(|(site, agent)| (site.clone(), agent.id()));
@@ -214,8 +236,19 @@ impl Federation {
     }
 }
 
-/// An address on loopback that nobody listens on.
+/// An address on loopback that nobody listens on, below the ports that the system gives to outgoing connections: a client
+/// must not be given it while its server is down.
 fn free_address() -> std::io::Result<String> {
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    Ok(format!("127.0.0.1:{port}"))
+    const FIRST: u32 = 18_000;
+    const COUNT: u32 = 12_000;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(101);
+    for _ in 0..COUNT {
+        let port = FIRST + start.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let address = format!("127.0.0.1:{port}");
+        if TcpListener::bind(&address).is_ok() {
+            return Ok(address);
+        }
+    }
+    Err(std::io::ErrorKind::AddrNotAvailable.into())
 }

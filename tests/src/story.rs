@@ -33,11 +33,12 @@ pub fn prepare(root: &Path) {
     fs::write(plan(root), PLAN).expect("the story's plan");
     let mut federation = Federation::create(root).expect("a federation");
     federation.start_aggregator().expect("an aggregator");
-    let specs = [SiteSpec::a(8).small(), SiteSpec::c(8).small()];
+    let specs = [SiteSpec::a(12).small(), SiteSpec::c(12).small()];
     for (site, spec) in SITES.into_iter().zip(specs) {
         let images = root.join("images").join(site);
         phantom::write_site(&spec, 3, &images, &|_| {}).expect("phantom images");
         federation.enrol(site).expect("enrolment");
+        federation.seed_secret(site, 3).expect("the secret of the subjects");
         let source = phantom::dicom_folder(&images).display().to_string();
         let plan = plan(root).display().to_string();
         federation.at_site(site, &["index", &source, "--plan", &plan]).expect("intake");

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tests::federation::{Federation, FederationError};
 use tests::story::{self, SITES, WITHIN};
@@ -49,12 +49,54 @@ fn a_killed_aggregator_and_a_killed_agent_go_on_to_the_same_model() {
     assert_eq!(aggregator_killed, undisturbed, "the aggregator was killed");
 
     let agent_killed = told(&prepared, "agent-killed", |federation| {
-        let checkpoint = |federation: &Federation| has_checkpoint(&federation.site_state(SITES[0]).join("jobs"));
-        federation.wait_until("a checkpoint", WITHIN, |federation| Ok(checkpoint(federation)))?;
-        federation.kill_agent(SITES[0]);
-        federation.start_agent(SITES[0])
+        in_mid_training(federation, |federation| {
+            federation.kill_agent(SITES[0]);
+            Ok(true)
+        })?;
+        federation.start_agent(SITES[0])?;
+        goes_on(federation)
     });
     assert_eq!(agent_killed, undisturbed, "an agent was killed, with its trainer");
+
+    let trainer_killed = told(&prepared, "trainer-killed", |federation| {
+        in_mid_training(federation, |federation| Ok(federation.kill_trainer(SITES[0])?))?;
+        goes_on(federation)
+    });
+    assert_eq!(trainer_killed, undisturbed, "a trainer was killed under its agent");
+}
+
+/// Waits until a trainer has a checkpoint and is not done, and does `harm` then.
+fn in_mid_training(
+    federation: &mut Federation,
+    mut harm: impl FnMut(&mut Federation) -> Result<bool, FederationError>,
+) -> Result<(), FederationError> {
+    loop {
+        let jobs = federation.site_state(SITES[0]).join("jobs");
+        federation.wait_until("a checkpoint", WITHIN, |_| Ok(in_the_middle(&jobs)))?;
+        if harm(federation)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether a job has a checkpoint and no result.
+fn in_the_middle(folder: &Path) -> bool {
+    let has = |name: &str| folder.join(name).exists();
+    has("checkpoint.safetensors") && !has("result.json") || below(folder).any(|folder| in_the_middle(&folder))
+}
+
+/// Waits until a trainer says that it goes on from a checkpoint: the same bits from the start would prove less.
+fn goes_on(federation: &mut Federation) -> Result<(), FederationError> {
+    fn said(folder: &Path) -> bool {
+        let log = fs::read_to_string(folder.join("trainer.log")).unwrap_or_default();
+        log.contains("going on from the checkpoint") || below(folder).any(|folder| said(&folder))
+    }
+    let jobs = federation.site_state(SITES[0]).join("jobs");
+    federation.wait_until("a trainer that goes on", WITHIN, |_| Ok(said(&jobs)))
+}
+
+fn below(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| path.is_dir())
 }
 
 /// Whether so many rounds are closed and a site trains or sends.
@@ -62,10 +104,4 @@ fn at_work_after(federation: &Federation, rounds: usize) -> Result<bool, Federat
     let run = story::run(federation)?;
     let busy = |site: &str| matches!(run["sites"][site]["phase"].as_str(), Some("training" | "sending" | "reported"));
     Ok(story::models(&run).len() >= rounds && SITES.iter().any(|site| busy(site)))
-}
-
-fn has_checkpoint(folder: &Path) -> bool {
-    fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| {
-        entry.file_name() == "checkpoint.safetensors" || (entry.path().is_dir() && has_checkpoint(&entry.path()))
-    })
 }

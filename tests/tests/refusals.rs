@@ -66,7 +66,8 @@ fn intake_says_what_is_missing_and_what_it_left_out() {
     let plan = folder.path().join("plan.toml");
     fs::write(&plan, PLAN).unwrap();
     let plan = plan.display().to_string();
-    let index = |source: &Path| federation.at_site("site-c", &["index", &source.display().to_string(), "--plan", &plan]);
+    let index =
+        |source: &Path| federation.at_site("site-c", &["index", &source.display().to_string(), "--plan", &plan]);
 
     let missing = folder.path().join("nowhere");
     assert_says(&refusal(index(&missing)), &["nowhere"]);
@@ -87,7 +88,6 @@ fn intake_says_what_is_missing_and_what_it_left_out() {
     fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
     fs::write(source.join("notes.txt"), "not an image").unwrap();
     let told = index(&source).unwrap();
-    eprintln!("{told}");
     assert_says(&told, &["left out", "truncated", "not-dicom"]);
 }
 
@@ -109,12 +109,12 @@ fn a_plan_that_is_mistyped_or_not_the_approved_one_starts_nothing() {
     assert!(!Path::new("never.safetensors").exists());
 
     let unknown = "0".repeat(64);
-    let words = refusal(federation.at_site("site-a", &["approve", &unknown]));
-    eprintln!("{words}");
-    assert_says(&words, &["0000", "plans"]);
+    let words = federation.at_site("site-a", &["approve", &unknown]).unwrap();
+    assert_says(&words, &["has not been announced", &unknown]);
+    let words = refusal(federation.at_site("site-a", &["approve", &unknown[1..]]));
+    assert_says(&words, &["64"]);
 
     let words = refusal(federation.at_site("site-a", &["--device", "gpu", "plans"]));
-    eprintln!("{words}");
     assert_says(&words, &["gpu", "cpu", "cuda"]);
 }
 

@@ -16,6 +16,11 @@ pub fn signature(plan: &ModelPlan) -> Result<Signature, ModelError> {
     Ok(Signature::new(of(STUDENT).chain(of(TEACHER)).chain([center]))?)
 }
 
+/// Names and shapes of a backbone, as published.
+pub fn backbone_signature(plan: &ModelPlan) -> Result<Signature, ModelError> {
+    Ok(Signature::new(names::backbone(plan))?)
+}
+
 /// The first weights of a run: the student drawn from `seed`, the teacher its copy, the center at 0.
 pub fn initial_weights(plan: &ModelPlan, seed: u64) -> NamedTensors {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

@@ -25,7 +25,7 @@ mod vit;
 
 pub use device::DeviceChoice;
 pub use features::Backbone;
-pub use init::{initial_weights, signature};
+pub use init::{backbone_signature, initial_weights, signature};
 pub use trainer::{CropBatch, StepReport, Trainer};
 
 /// Why a model cannot be built, trained or read.

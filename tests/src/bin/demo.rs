@@ -20,10 +20,10 @@ struct Cli {
     #[arg(long)]
     resume: bool,
     /// Seed of the phantom.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, conflicts_with = "resume")]
     seed: u64,
     /// Another plan (TOML) than the demo's own.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "resume")]
     plan: Option<PathBuf>,
 }
 

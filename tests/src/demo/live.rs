@@ -66,7 +66,8 @@ impl Live {
             let name = site["site"].as_str().unwrap_or_default();
             format!("{name} loss {:.3} entropy {:.3}", number("loss"), number("teacher_entropy"))
         };
-        let sites: Vec<_> = newest.and_then(|round| round["sites"].as_array()).into_iter().flatten().map(site).collect();
+        let sites: Vec<_> =
+            newest.and_then(|round| round["sites"].as_array()).into_iter().flatten().map(site).collect();
         let of = self.rounds.length().unwrap_or(closed);
         eprintln!("  round {closed} of {of}: {}; {} left", sites.join(", "), left(&self.rounds, closed));
     }

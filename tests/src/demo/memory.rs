@@ -2,6 +2,35 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// Watches memory from a thread of its own, for as long as this value lives.
+#[derive(Debug, Default)]
+pub struct Watch(Arc<AtomicU64>);
+
+impl Watch {
+    /// Begins to watch.
+    pub fn begin() -> Self {
+        let most = Arc::new(AtomicU64::new(resident_bytes()));
+        let watched = Arc::downgrade(&most);
+        thread::spawn(move || {
+            while let Some(most) = watched.upgrade() {
+                most.fetch_max(resident_bytes(), Ordering::Relaxed);
+                drop(most);
+                thread::park_timeout(Duration::from_millis(200));
+            }
+        });
+        Self(most)
+    }
+
+    /// The most that was seen so far, in bytes.
+    pub fn most(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// Resident bytes of this process and everything it started, now. Pages shared between them are counted for each.
 pub fn resident_bytes() -> u64 {

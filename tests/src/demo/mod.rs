@@ -78,6 +78,7 @@ const RUN_WITHIN: Duration = Duration::from_secs(3600);
 /// Runs the demo.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let began = Instant::now();
+    let memory = memory::Watch::begin();
     let out = &options.out;
     let begun = out.join("plan.toml").exists();
     if begun && !options.resume {
@@ -88,15 +89,19 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
     let plan = out.join("plan.toml");
+    let seed_file = out.join("seed");
     if !begun {
         let text = options.plan.as_ref().map_or(Ok(PLAN.to_owned()), fs::read_to_string)?;
+        fs::write(&seed_file, options.seed.to_string())?;
         fs::write(&plan, text)?;
     }
+    let seed =
+        fs::read_to_string(&seed_file).context("reading the seed that the demo was begun with")?.trim().parse()?;
     let draft: common::PlanDraft = toml::from_str(&fs::read_to_string(&plan)?).context("in the demo's plan")?;
     draft.check()?;
 
     heading("1/6", "images: a phantom heart at four hospitals, as DICOM files");
-    let images = make_images(options)?;
+    let images = make_images(out, seed)?;
 
     heading("2/6", "the federation: a CA, an aggregator, sites enrolled by CSR with single-use invitations");
     let mut federation = if out.join("address").exists() { Federation::open(out)? } else { Federation::create(out)? };
@@ -110,6 +115,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
 
     heading("3/6", "intake: DICOM to normalised frames, each site for itself");
+    for hospital in &HOSPITALS {
+        federation.seed_secret(hospital.site, seed)?;
+    }
     let intakes = index(&federation, &images, &plan)?;
 
     heading("4/6", "federated DINO pretraining");
@@ -130,7 +138,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         sites,
         rounds: rounds(&trained.run),
         notes: notes(&draft, &rows, &trained.run),
-        facts: facts(&draft, &trained, &intakes, &model, evaluated, began.elapsed()),
+        facts: facts(
+            &draft,
+            &trained,
+            &intakes,
+            &model,
+            &Cost { evaluated_s: evaluated, elapsed: began.elapsed(), most_bytes: memory.most() },
+        ),
         table: rows,
     };
     for note in &page.notes {
@@ -139,7 +153,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     report::write(&page, &out.join("report"))?;
     println!("\n  report  {}", out.join("report/index.html").display());
     println!("  model   {} (and its card beside)", model.display());
-    println!("  took    {:.0} s, at most {} MiB of memory", began.elapsed().as_secs_f64(), trained.peak_bytes >> 20);
+    println!("  took    {:.0} s, at most {} MiB of memory", began.elapsed().as_secs_f64(), memory.most() >> 20);
     Ok(())
 }
 
@@ -148,14 +162,14 @@ fn heading(number: &str, what: &str) {
 }
 
 /// Images of every hospital, unless they are there.
-fn make_images(options: &Options) -> anyhow::Result<Vec<(&'static Hospital, PathBuf)>> {
+fn make_images(out: &Path, seed: u64) -> anyhow::Result<Vec<(&'static Hospital, PathBuf)>> {
     let mut made = Vec::new();
     for hospital in &HOSPITALS {
-        let folder = options.out.join("images").join(hospital.site);
+        let folder = out.join("images").join(hospital.site);
         let finished = folder.join("finished");
         if !finished.exists() {
             let began = Instant::now();
-            let truth = phantom::write_site(&(hospital.spec)(), options.seed, &folder, &|_| {})?;
+            let truth = phantom::write_site(&(hospital.spec)(), seed, &folder, &|_| {})?;
             fs::write(&finished, b"")?;
             let (subjects, images, seconds) =
                 (truth.subjects.len(), truth.image_count(), began.elapsed().as_secs_f64());
@@ -163,10 +177,10 @@ fn make_images(options: &Options) -> anyhow::Result<Vec<(&'static Hospital, Path
         }
         made.push((hospital, phantom::dicom_folder(&folder)));
     }
-    let sheet = options.out.join("report/phantom.png");
+    let sheet = out.join("report/phantom.png");
     if !sheet.exists() {
-        fs::create_dir_all(options.out.join("report"))?;
-        phantom::write_sheet(&sheet, options.seed)?;
+        fs::create_dir_all(out.join("report"))?;
+        phantom::write_sheet(&sheet, seed)?;
     }
     Ok(made)
 }
@@ -204,34 +218,41 @@ fn index(federation: &Federation, images: &[(&'static Hospital, PathBuf)], plan:
 /// What training left behind.
 struct Trained {
     run: Value,
-    seconds: f64,
-    peak_bytes: u64,
+    /// Seconds of training, unless a part of it was done before this demo was resumed.
+    seconds: Option<f64>,
+}
+
+/// What the demo took.
+struct Cost {
+    evaluated_s: f64,
+    elapsed: Duration,
+    most_bytes: u64,
 }
 
 fn train(federation: &mut Federation, draft: &common::PlanDraft, plan: &Path) -> anyhow::Result<Trained> {
     let sites: Vec<_> = HOSPITALS.iter().filter(|hospital| hospital.trains).map(|hospital| hospital.site).collect();
     let name = draft.run.as_str();
-    if find_run(&federation.status()?, name).is_none() {
-        let digest = federation.start_run(sites[0], plan)?;
-        println!("  plan {digest}");
-        for site in &sites {
-            federation.at_site(site, &["approve", &digest])?;
-        }
-        println!("  approved at {}", sites.join(", "));
+    let begun = find_run(&federation.status()?, name);
+    let digest = match &begun {
+        Some(run) => run["plan"].as_str().unwrap_or_default().to_owned(),
+        None => federation.start_run(sites[0], plan)?,
+    };
+    println!("  plan {digest}");
+    for site in &sites {
+        federation.at_site(site, &["approve", &digest])?;
     }
+    println!("  approved at {}", sites.join(", "));
     let began = Instant::now();
     for site in &sites {
         federation.start_agent(site)?;
     }
     let mut live = live::Live::new(&sites, u64::from(draft.rounds.count));
-    let mut peak_bytes = 0;
     let mut run = Value::Null;
     federation.wait_until("the end of the run", RUN_WITHIN, |federation| {
         if let Some(now) = find_run(&federation.status()?, name) {
             live.show(&now);
             run = now;
         }
-        peak_bytes = peak_bytes.max(memory::resident_bytes());
         Ok(matches!(run["state"].as_str(), Some("finished" | "failed")))
     })?;
     live.finish();
@@ -243,7 +264,7 @@ fn train(federation: &mut Federation, draft: &common::PlanDraft, plan: &Path) ->
     let last = root.join("last-model.safetensors").display().to_string();
     federation.coordinator(&["model", "--run", name, "--out", &last])?;
     println!("  {} rounds in {seconds:.0} s", draft.rounds.count);
-    Ok(Trained { run, seconds, peak_bytes })
+    Ok(Trained { run, seconds: begun.is_none().then_some(seconds) })
 }
 
 fn find_run(status: &Value, name: &str) -> Option<Value> {
@@ -383,8 +404,7 @@ fn facts(
     trained: &Trained,
     intakes: &[Intake],
     model: &Path,
-    evaluated_s: f64,
-    elapsed: Duration,
+    cost: &Cost,
 ) -> Vec<(String, String)> {
     let steps = draft.total_steps() * draft.rounds.sites.len();
     let images = steps * draft.training.batch_size;
@@ -396,15 +416,17 @@ fn facts(
         fact("backbone", model.display().to_string()),
         fact(
             "training",
-            format!(
-                "{steps} optimizer steps in {:.0} s: {:.0} images/s over all sites",
-                trained.seconds,
-                images as f64 / trained.seconds
+            trained.seconds.map_or_else(
+                || format!("{steps} optimizer steps, interrupted and resumed"),
+                |seconds| {
+                    let rate = images as f64 / seconds;
+                    format!("{steps} optimizer steps in {seconds:.0} s: {rate:.0} images/s over all sites")
+                },
             ),
         ),
         fact("DICOM files", files.to_string()),
         fact("bytes a site and round", format!("{bytes} up, about as many down")),
-        fact("memory", format!("at most {} MiB, all processes together", trained.peak_bytes >> 20)),
-        fact("time", format!("{:.0} s in all, of which evaluation {evaluated_s:.0} s", elapsed.as_secs_f64())),
+        fact("memory", format!("at most {} MiB, all processes together", cost.most_bytes >> 20)),
+        fact("time", format!("{:.0} s, of which evaluation {:.0} s", cost.elapsed.as_secs_f64(), cost.evaluated_s)),
     ]
 }
