@@ -1,12 +1,12 @@
 //! What is here: images grouped into series, slices and phases, in order, with their labels.
 //!
 //! A pure function of the headers. A series is what DICOM calls one, cut where orientation, size or part of the complex
-//! image changes (UK Biobank's "mixed" long-axis series, magnitude beside phase). A slice is a position along its normal;
+//! image changes (UK Biobank's "mixed" long-axis series, magnitude beside real). A slice is a position along its normal;
 //! its frames are ordered by trigger time, then InstanceNumber.
 
 mod labelling;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use common::Digest;
 use common::ids::DigestBuilder;
@@ -94,13 +94,21 @@ pub(crate) struct FrameSource {
 /// Groups and labels images. The order of `images` is the walk's; it decides which of two copies is used.
 pub(crate) fn catalogue(images: &[FoundImage]) -> Catalogue {
     let mut skipped = Vec::new();
-    let mut seen = BTreeSet::new();
+    let mut first: BTreeMap<_, &ImageHeader> = BTreeMap::new();
     let mut groups: BTreeMap<(SubjectKey, SeriesKey), Vec<usize>> = BTreeMap::new();
     for (place, image) in images.iter().enumerate() {
-        if seen.insert(image.header.instance) {
-            groups.entry((image.header.subject, image.header.series)).or_default().push(place);
-        } else {
-            skipped.push((place, SkipReason::Duplicate));
+        let header = &image.header;
+        if let Some(held) = first.get(&header.instance) {
+            let reason = if is_copy(held, header) { SkipReason::Duplicate } else { SkipReason::ReusedUid };
+            skipped.push((place, reason));
+            continue;
+        }
+        first.insert(header.instance, header);
+        if header.frames.iter().any(|frame| !frame.component.is_usable()) {
+            skipped.push((place, SkipReason::NotMagnitude));
+        }
+        if header.frames.iter().any(|frame| frame.component.is_usable()) {
+            groups.entry((header.subject, header.series)).or_default().push(place);
         }
     }
     drop_repetitions(images, &mut groups, &mut skipped);
@@ -112,6 +120,13 @@ pub(crate) fn catalogue(images: &[FoundImage]) -> Catalogue {
     }
     skipped.sort_by_key(|(place, _)| *place);
     Catalogue { series, skipped }
+}
+
+/// Whether two images of one SOPInstanceUID are one: of the same patient and series, at equal places and times.
+fn is_copy(one: &ImageHeader, other: &ImageHeader) -> bool {
+    let series = |header: &ImageHeader| (header.subject, header.study, header.series, header.instance_number);
+    let frame = |frame: &FrameHeader| (frame.position, frame.orientation, frame.trigger_ms, frame.phase_index);
+    series(one) == series(other) && one.frames.iter().map(frame).eq(other.frames.iter().map(frame))
 }
 
 /// Of series that are one for each name (UK Biobank's slices and planes), the newest in a study is used.
@@ -128,7 +143,8 @@ fn drop_repetitions(
             continue;
         }
         let age = (header.series_number, header.series_second, *group);
-        let name = (header.subject, header.study, header.description, header.component);
+        let name =
+            (header.subject, header.study, header.description, header.frames.first().map(|frame| frame.component));
         match newest.insert(name, age) {
             Some(other) if other > age => {
                 newest.insert(name, other);
@@ -155,7 +171,7 @@ struct Shape {
 impl Shape {
     fn of(header: &ImageHeader, frame: &FrameHeader) -> Self {
         let axis = frame.orientation.as_ref().and_then(slice_axis);
-        Self { component: header.component, matrix: [header.rows, header.columns], spacing: frame.spacing, axis }
+        Self { component: frame.component, matrix: [header.rows, header.columns], spacing: frame.spacing, axis }
     }
 
     fn fits(&self, other: &Self) -> bool {
@@ -174,7 +190,8 @@ fn parts(images: &[FoundImage], members: &[usize]) -> Vec<Series> {
     let mut parts: Vec<(Shape, Vec<FrameSource>)> = Vec::new();
     for &image in members {
         let header = &images[image].header;
-        for (index, frame) in header.frames.iter().enumerate() {
+        let usable = header.frames.iter().enumerate().filter(|(_, frame)| frame.component.is_usable());
+        for (index, frame) in usable {
             let shape = Shape::of(header, frame);
             let source = FrameSource { image, frame: index as u32 };
             match parts.iter_mut().find(|(held, _)| held.fits(&shape)) {

@@ -14,6 +14,14 @@ pub struct IntakeLimits {
     pub header_bytes: u64,
     /// Largest image once decoded, in bytes.
     pub pixel_bytes: u64,
+    /// Least rows and columns of an image; a smaller one shows no heart.
+    pub smallest_side: u32,
+    /// Largest frame as stored, in bytes.
+    pub frame_bytes: u64,
+    /// Most frames of one multi-frame image.
+    pub image_frames: u32,
+    /// Largest series once on the plan's grid, in bytes: what the intake itself, outside of its parsers, holds of it.
+    pub series_bytes: u64,
     /// Largest archive once expanded, in bytes.
     pub archive_bytes: u64,
     /// Entries of an archive.
@@ -34,6 +42,10 @@ impl Default for IntakeLimits {
             file_bytes: 512 << 20,
             header_bytes: 64 << 20,
             pixel_bytes: 256 << 20,
+            smallest_side: 8,
+            frame_bytes: 32 << 20,
+            image_frames: 8192,
+            series_bytes: 1 << 30,
             archive_bytes: 8 << 30,
             archive_entries: 100_000,
             expansion: 100,

@@ -78,7 +78,7 @@ impl<'a> Normalizer<'a> {
         let scale = f32::from(u16::MAX) / (high - low);
         // Casting a NaN gives 0, which is what lies outside the image.
         let fraction = |value: f32| ((value - low) * scale + 0.5).clamp(0.0, f32::from(u16::MAX)) as u16;
-        let frames = self.frames.iter().map(|frame| frame.iter().map(|value| fraction(*value)).collect()).collect();
+        let frames = self.frames.into_iter().map(|frame| frame.into_iter().map(fraction).collect()).collect();
         Some(Normalized { frames, window: [f64::from(low), f64::from(high)] })
     }
 }

@@ -4,9 +4,10 @@
 //! ledger names files, so it stays in the cache's folder at the site.
 
 use std::fmt;
-use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
+
+use crate::keys::PathKey;
 
 /// Why a file, a member of an archive, or a series was left out.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -38,6 +39,20 @@ pub enum SkipReason {
         /// Bytes permitted.
         limit: u64,
     },
+    /// Fewer rows or columns than an image of a heart has.
+    TooSmall {
+        /// Rows or columns, whichever are fewer.
+        side: u32,
+        /// Least permitted.
+        least: u32,
+    },
+    /// More frames in one image than the limit.
+    TooManyFrames {
+        /// Frames as stated.
+        frames: u32,
+        /// Frames permitted.
+        limit: u32,
+    },
     /// Another modality or kind of object than an MR image.
     NotMr,
     /// A screenshot or other secondary capture.
@@ -48,6 +63,8 @@ pub enum SkipReason {
     InlineResult,
     /// A derived map other than T1, for example fit parameters.
     DerivedMap,
+    /// A phase image or the imaginary part, or frames of which nothing says what part they are.
+    NotMagnitude,
     /// Samples of another width than 8 or 16 bits.
     BitsAllocated {
         /// Bits as stated.
@@ -81,6 +98,8 @@ pub enum SkipReason {
     Blank,
     /// The same instance is here twice.
     Duplicate,
+    /// Another image bears the same SOPInstanceUID.
+    ReusedUid,
     /// A newer repetition of the same series is used instead.
     Superseded,
     /// The parser ended abnormally on it.
@@ -110,11 +129,14 @@ impl SkipReason {
             Self::NestedTooDeep => "nested-too-deep",
             Self::Damaged => "damaged",
             Self::TooLarge { .. } => "too-large",
+            Self::TooSmall { .. } => "too-small",
+            Self::TooManyFrames { .. } => "too-many-frames",
             Self::NotMr => "not-mr",
             Self::SecondaryCapture => "secondary-capture",
             Self::BurnedInText => "burned-in-text",
             Self::InlineResult => "inline-result",
             Self::DerivedMap => "derived-map",
+            Self::NotMagnitude => "not-magnitude",
             Self::BitsAllocated { .. } => "bits-allocated",
             Self::NotGray => "not-gray",
             Self::TransferSyntax { .. } => "transfer-syntax",
@@ -126,6 +148,7 @@ impl SkipReason {
             Self::BadRescale => "bad-rescale",
             Self::Blank => "blank",
             Self::Duplicate => "duplicate",
+            Self::ReusedUid => "reused-uid",
             Self::Superseded => "superseded",
             Self::ParserCrashed => "parser-crashed",
             Self::ParserLimit => "parser-limit",
@@ -147,11 +170,15 @@ impl SkipReason {
             Self::Damaged | Self::NestedTooDeep | Self::ParserCrashed | Self::ParserLimit | Self::DamagedArchive => {
                 "export it again; if it stays so, the exporting system writes invalid DICOM"
             }
-            Self::TooLarge { .. } => "raise the limit in the configuration, or export the series in smaller parts",
+            Self::TooLarge { .. } | Self::TooManyFrames { .. } => {
+                "raise the limit in the configuration, or export the series in smaller parts"
+            }
             Self::NotMr => "nothing: only MR images are used",
             Self::SecondaryCapture | Self::BurnedInText | Self::InlineResult | Self::DerivedMap => {
                 "nothing: only acquired images without burned-in text are used"
             }
+            Self::TooSmall { .. } => "nothing: an image this small shows no heart",
+            Self::NotMagnitude => "nothing: only magnitude and phase-sensitive images and maps are used",
             Self::BitsAllocated { .. } | Self::NotGray => "nothing: only gray images of 8 or 16 bits are used",
             Self::TransferSyntax { .. } => "export it uncompressed (Explicit VR Little Endian, 1.2.840.10008.1.2.1)",
             Self::NoPatientId => "export it with a pseudonymous PatientID, one for each patient",
@@ -160,6 +187,7 @@ impl SkipReason {
             }
             Self::Blank => "nothing: the series shows nothing",
             Self::Duplicate | Self::Superseded => "nothing: another copy is used",
+            Self::ReusedUid => "let the exporting or anonymising system give every image a SOPInstanceUID of its own",
             Self::EscapingPath | Self::ArchivedLink | Self::Expansion => {
                 "do not use this archive: ask whoever made it for another"
             }
@@ -174,14 +202,31 @@ impl SkipReason {
             self,
             Self::SymbolicLink
                 | Self::NotDicom
+                | Self::TooSmall { .. }
                 | Self::NotMr
                 | Self::SecondaryCapture
                 | Self::BurnedInText
                 | Self::InlineResult
                 | Self::DerivedMap
+                | Self::NotMagnitude
                 | Self::Blank
                 | Self::Duplicate
                 | Self::Superseded
+        )
+    }
+}
+
+impl SkipReason {
+    /// Whether the reason may be gone although the file is the same: another limit, another hour, another parser.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreadable
+                | Self::TooLarge { .. }
+                | Self::TooManyFrames { .. }
+                | Self::TooSmall { .. }
+                | Self::ParserCrashed
+                | Self::ParserLimit
         )
     }
 }
@@ -193,6 +238,8 @@ impl fmt::Display for SkipReason {
                 write!(f, "element ({element}) claims {claimed} bytes but {present} are left")
             }
             Self::TooLarge { bytes, limit } => write!(f, "{bytes} bytes are more than the limit of {limit}"),
+            Self::TooSmall { side, least } => write!(f, "{side} rows or columns are fewer than {least}"),
+            Self::TooManyFrames { frames, limit } => write!(f, "{frames} frames are more than the limit of {limit}"),
             Self::FewerPixels { expected, found } => write!(f, "{found} bytes of pixels where {expected} are needed"),
             Self::BitsAllocated { bits } => write!(f, "{bits} bits a sample"),
             Self::TransferSyntax { uid } => write!(f, "transfer syntax {uid} cannot be decoded"),
@@ -212,10 +259,16 @@ pub(crate) struct Skip {
     pub reason: SkipReason,
 }
 
-/// Writes the ledger: one JSON object a line, with the remedy spelled out.
-pub(crate) fn write_ledger(skips: &[Skip], into: &mut impl Write) -> io::Result<()> {
+/// The ledger after an intake: the lines of all other sources as they are, then those of this one, each a JSON object
+/// with the remedy spelled out. A source stands in it under its key.
+pub(crate) fn ledger(held: &[u8], source: PathKey, skips: &[Skip]) -> serde_json::Result<Vec<u8>> {
+    #[derive(Deserialize)]
+    struct Of {
+        source: PathKey,
+    }
     #[derive(Serialize)]
     struct Line<'a> {
+        source: PathKey,
         file: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         entry: Option<&'a str>,
@@ -223,13 +276,18 @@ pub(crate) fn write_ledger(skips: &[Skip], into: &mut impl Write) -> io::Result<
         message: String,
         remedy: &'a str,
     }
+    let others = held.split_inclusive(|byte| *byte == b'\n').filter(|line| {
+        let of = serde_json::from_slice::<Of>(line);
+        of.is_ok_and(|of| of.source != source)
+    });
+    let mut ledger: Vec<u8> = others.flatten().copied().collect();
     for Skip { file, entry, reason } in skips {
         let (entry, message) = (entry.as_deref(), reason.to_string());
-        let line = Line { file, entry, reason: reason.code(), message, remedy: reason.remedy() };
-        serde_json::to_writer(&mut *into, &line)?;
-        into.write_all(b"\n")?;
+        let line = Line { source, file, entry, reason: reason.code(), message, remedy: reason.remedy() };
+        serde_json::to_writer(&mut ledger, &line)?;
+        ledger.push(b'\n');
     }
-    Ok(())
+    Ok(ledger)
 }
 
 #[cfg(test)]
@@ -240,12 +298,26 @@ mod tests {
     fn a_line_of_the_ledger_says_what_why_and_what_to_do() {
         let reason = SkipReason::Truncated { element: "7fe0,0010".into(), claimed: 4_294_967_294, present: 9000 };
         let skip = Skip { file: "a/b.dcm".into(), entry: None, reason };
-        let mut ledger = Vec::new();
-        write_ledger(std::slice::from_ref(&skip), &mut ledger).unwrap();
-        let text = String::from_utf8(ledger).unwrap();
+        let text = String::from_utf8(ledger(b"", PathKey([1; 16]), &[skip]).unwrap()).unwrap();
         assert!(text.contains("element (7fe0,0010) claims 4294967294 bytes but 9000 are left"), "{text}");
         assert!(text.contains("export it again"), "{text}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["reason"], "truncated");
+    }
+
+    #[test]
+    fn a_sources_lines_are_replaced_and_the_others_stay() {
+        let skip = |file: &str| Skip { file: file.to_owned(), entry: None, reason: SkipReason::Blank };
+        let (one, two) = (PathKey([1; 16]), PathKey([2; 16]));
+        let first = ledger(b"", one, &[skip("a"), skip("b")]).unwrap();
+        let second = ledger(&first, two, &[skip("c")]).unwrap();
+        assert!(second.starts_with(&first));
+        let third = String::from_utf8(ledger(&second, one, &[skip("d")]).unwrap()).unwrap();
+        let files: Vec<serde_json::Value> = third
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["file"].clone())
+            .collect();
+        assert_eq!(files, ["c", "d"]);
+        assert_eq!(ledger(b"torn {\n", one, &[]).unwrap(), b"");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Reading a cache: which frames there are, and their pixels, straight from the mapped file.
 
-use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use common::Digest;
@@ -42,15 +42,17 @@ impl FrameCache {
         }
         let records = read_series(&folder)?;
         let length = committed(records.all_frames, images);
-        let path = folder.join("frames.bin");
-        let file = File::open(&path).map_err(CacheError::disk(&path))?;
-        let bytes = Mapped::new(&file, length).map_err(|_| CacheError::Damaged {
-            folder: folder.clone(),
-            what: format!("frames.bin holds fewer than the {length} bytes that were written"),
+        let path = folder.join(records.file.name());
+        let bytes = Mapped::open(&path, length).map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof | ErrorKind::NotFound => CacheError::Damaged {
+                folder: folder.clone(),
+                what: format!("{} holds fewer than the {length} bytes that were written", records.file.name()),
+            },
+            _ => CacheError::disk(&path)(error),
         })?;
         let mut series: Vec<SeriesRecord> =
             records.latest.into_values().filter(|series| !series.slices.is_empty()).collect();
-        series.sort_by_key(|series| (series.subject, series.key));
+        series.sort_by_key(|series| (series.subject, series.key, series.source));
         Ok(Self { folder, images: images.clone(), series, bytes })
     }
 

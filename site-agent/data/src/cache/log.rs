@@ -1,6 +1,7 @@
 //! A file of records that is only appended to: u32 length, then the record as `common::codec` frames it.
 //!
-//! Reading stops at the first record that is not whole; what lies behind it was never acknowledged.
+//! A kill while writing leaves a torn tail, which was never acknowledged and is dropped. A whole record behind one that
+//! is not whole tells that the disk lost what it had: that is damage, and nothing is dropped.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -28,16 +29,19 @@ impl<T: Serialize + DeserializeOwned> Log<T> {
         let disk = || CacheError::disk(path);
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(disk())?;
-        let whole = read_records(&mut file, kind, &mut each).map_err(disk())?;
+        let whole = read_records(path, &mut file, kind, &mut each)?;
         file.set_len(whole).map_err(disk())?;
         file.seek(SeekFrom::Start(whole)).map_err(disk())?;
         Ok(Self { path: path.to_owned(), file, kind, unwritten: Vec::new(), records: PhantomData })
     }
 
-    /// Gives all whole records of a log to `each`, without touching the file.
-    pub(crate) fn read(path: &Path, kind: Kind, mut each: impl FnMut(T)) -> io::Result<()> {
-        read_records(&mut File::open(path)?, kind, &mut each)?;
-        Ok(())
+    /// Gives all whole records of a log to `each`, without touching the file; a log that is not there has none.
+    pub(crate) fn read(path: &Path, kind: Kind, mut each: impl FnMut(T)) -> Result<(), CacheError> {
+        match File::open(path) {
+            Ok(mut file) => read_records(path, &mut file, kind, &mut each).map(|_| ()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(CacheError::disk(path)(error)),
+        }
     }
 
     /// Takes a record in; it is on the disk after the next [`Log::sync`].
@@ -62,27 +66,58 @@ impl<T: Serialize + DeserializeOwned> Log<T> {
 }
 
 /// Where the whole records end.
-fn read_records<T: DeserializeOwned>(file: &mut File, kind: Kind, each: &mut impl FnMut(T)) -> io::Result<u64> {
-    let size = file.metadata()?.len();
+fn read_records<T: DeserializeOwned>(
+    path: &Path,
+    file: &mut File,
+    kind: Kind,
+    each: &mut impl FnMut(T),
+) -> Result<u64, CacheError> {
+    let disk = || CacheError::disk(path);
+    let size = file.metadata().map_err(disk())?.len();
     let mut reader = io::BufReader::with_capacity(1 << 20, file);
     let mut whole = 0;
-    loop {
-        let left = size - whole;
-        let mut length = [0; 4];
-        if left < 4 {
-            return Ok(whole);
-        }
-        reader.read_exact(&mut length)?;
-        let length = u64::from(u32::from_le_bytes(length));
-        if length > left - 4 {
-            return Ok(whole);
-        }
-        let mut record = vec![0; length as usize]; // no more than the file holds
-        reader.read_exact(&mut record)?;
-        let Ok(value) = codec::decode(kind, &record) else { return Ok(whole) };
+    while let Some(record) = next_record(&mut reader, size - whole).map_err(disk())? {
+        let Ok(value) = codec::decode(kind, &record) else { break };
         each(value);
-        whole += 4 + length;
+        whole += 4 + record.len() as u64;
     }
+    let mut tail = Vec::new();
+    reader.seek(SeekFrom::Start(whole)).map_err(disk())?;
+    reader.take(size - whole).read_to_end(&mut tail).map_err(disk())?;
+    if holds_record::<T>(kind, &tail) {
+        let what = format!("a record at byte {whole} is not whole, although whole ones follow it");
+        let folder = path.parent().unwrap_or(path).to_owned();
+        return Err(CacheError::Damaged { folder, what });
+    }
+    Ok(whole)
+}
+
+/// The next record, unless the bytes that are left end before it does.
+fn next_record(reader: &mut impl Read, left: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut length = [0; 4];
+    if left < 4 {
+        return Ok(None);
+    }
+    reader.read_exact(&mut length)?;
+    let length = u64::from(u32::from_le_bytes(length));
+    if length > left - 4 {
+        return Ok(None);
+    }
+    let mut record = vec![0; length as usize]; // no more than the file holds
+    reader.read_exact(&mut record)?;
+    Ok(Some(record))
+}
+
+/// Whether a whole record begins anywhere in the bytes behind the first one that is not.
+fn holds_record<T: DeserializeOwned>(kind: Kind, tail: &[u8]) -> bool {
+    tail.windows(4 + kind.name.len()).enumerate().any(|(place, mark)| {
+        let begins = mark.ends_with(&kind.name) && place >= 4;
+        begins && {
+            let (length, record) = tail[place - 4..].split_at(4);
+            let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
+            record.get(..length).is_some_and(|record| codec::decode::<T>(kind, record).is_ok())
+        }
+    })
 }
 
 #[cfg(test)]
@@ -116,6 +151,28 @@ mod tests {
             log.sync().unwrap();
             let after = records(&path);
             assert_eq!(after, [before, vec!["new".to_owned()]].concat(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_record_with_whole_ones_behind_it_is_named_and_nothing_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut log = Log::open(&path, KIND, |_: String| ()).unwrap();
+        for record in ["one", "two", "three"] {
+            log.append(&record.to_owned()).unwrap();
+        }
+        log.sync().unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let record = whole.len() / 3;
+        for place in 0..2 * record {
+            let mut damaged = whole.clone();
+            damaged[place] ^= 0x10;
+            std::fs::write(&path, &damaged).unwrap();
+            let opened = Log::open(&path, KIND, |_: String| ());
+            assert!(matches!(opened, Err(CacheError::Damaged { .. })), "byte {place}");
+            assert!(matches!(Log::read(&path, KIND, |_: String| ()), Err(CacheError::Damaged { .. })), "byte {place}");
+            assert_eq!(std::fs::read(&path).unwrap(), damaged, "byte {place}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
+use std::path::Path;
 
 use memmap2::Mmap;
 
@@ -10,21 +11,22 @@ use memmap2::Mmap;
 pub(super) struct Mapped(Option<Mmap>);
 
 impl Mapped {
-    /// Maps `length` bytes; the file must hold them.
-    pub(super) fn new(file: &File, length: u64) -> io::Result<Self> {
+    /// Maps `length` bytes; the file must hold them. For none it need not be there.
+    pub(super) fn open(path: &Path, length: u64) -> io::Result<Self> {
         if length == 0 {
             return Ok(Self(None));
         }
+        let file = File::open(path)?;
         if file.metadata()?.len() < length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let length = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
         #[expect(
             unsafe_code,
-            reason = "a mapping is sound while nobody changes the mapped bytes: frames.bin is only \
-            appended to, and never cut below what a record has committed, by the one process that holds the lock"
+            reason = "a mapping is sound while nobody changes the mapped bytes: a file of frames is only \
+            appended to, never cut, by the one process that holds the lock"
         )]
-        let map = unsafe { memmap2::MmapOptions::new().len(length).map(file) }?;
+        let map = unsafe { memmap2::MmapOptions::new().len(length).map(&file) }?;
         Ok(Self(Some(map)))
     }
 }

@@ -6,11 +6,13 @@
 //!   headers.log        what was found in each file, so that an unchanged file is not parsed again
 //!   skipped.jsonl      the ledger of what was left out
 //!   frames-<plan>/     for one ImagePlan
-//!     frames.bin       frame after frame: frame_size squared u16, little-endian; only ever appended to
+//!     frames-<n>.bin   frame after frame: frame_size squared u16, little-endian; only ever appended to
 //!     series.log       which frames are which series; a record counts once its frames are on the disk
 //! ```
 //!
-//! Both logs are rows of checksummed records; a torn tail is dropped when the cache is next written.
+//! Both logs are rows of checksummed records; a torn tail is dropped when the cache is next written. Once most frames
+//! belong to series that changed or went, the others are copied into the next `frames-<n>.bin`, and a new `series.log`,
+//! which names it, is renamed into the old one's place.
 
 mod frames;
 mod log;
@@ -27,6 +29,7 @@ use common::plan::ImagePlan;
 
 pub use frames::{FrameCache, FramePixels};
 pub(crate) use log::Log;
+pub(crate) use record::SeriesId;
 pub use record::{FrameRef, SeriesRecord, SkippedImage, SliceRecord};
 pub(crate) use writer::{CacheFolder, FrameWriter};
 

@@ -8,15 +8,31 @@ use crate::keys::{PathKey, SeriesKey, StudyKey, SubjectKey};
 use crate::labels::{Level, Plane, Rule, Sequence, Vendor};
 use crate::skip::SkipReason;
 
-pub(super) const SERIES: Kind = Kind { name: *b"series\0\0", version: 1 };
+pub(super) const SERIES: Kind = Kind { name: *b"series\0\0", version: 2 };
 
-/// A line of `series.log`; the last one about a key counts.
+/// A line of `series.log`; the last one about a series of a source counts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum SeriesEntry {
     /// The series is here.
     Kept(Box<SeriesRecord>),
     /// Its files are gone.
-    Removed(SeriesKey),
+    Removed(SeriesId),
+    /// The frames are in this file from now on.
+    Frames(FramesFile),
+}
+
+/// A series of one source. Halves of a series that lie in two sources are two of them.
+pub(crate) type SeriesId = (PathKey, SeriesKey);
+
+/// Which file of the folder holds the frames: each compaction makes a new one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FramesFile(pub(crate) u32);
+
+impl FramesFile {
+    /// Its name.
+    pub(crate) fn name(self) -> String {
+        format!("frames-{}.bin", self.0)
+    }
 }
 
 /// A cached series.
@@ -93,6 +109,11 @@ pub struct FrameRef {
 }
 
 impl SeriesRecord {
+    /// What the cache knows it by.
+    pub(crate) fn id(&self) -> SeriesId {
+        (self.source, self.key)
+    }
+
     /// How many frames there are.
     pub fn frame_count(&self) -> u64 {
         self.slices.iter().map(|slice| u64::from(slice.phases)).sum()

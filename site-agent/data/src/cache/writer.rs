@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use common::codec::{self, Kind};
@@ -10,10 +10,10 @@ use common::ids::DigestBuilder;
 use common::plan::ImagePlan;
 
 use super::log::Log;
-use super::record::{SERIES, SeriesEntry, SeriesRecord};
+use super::record::{FramesFile, SERIES, SeriesEntry, SeriesId, SeriesRecord};
 use super::{CacheError, frames_folder};
 use crate::durable::{replace, sync_folder};
-use crate::keys::{SeriesKey, SiteSecret};
+use crate::keys::{PathKey, SiteSecret};
 
 const ABOUT: Kind = Kind { name: *b"frcache\0", version: 1 };
 
@@ -51,7 +51,7 @@ impl CacheFolder {
                     return Err(CacheError::OtherSecret { folder: path.to_owned() });
                 }
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let record = codec::encode(ABOUT, &secret.fingerprint()).map_err(CacheError::record(path))?;
                 replace(&about, &record).map_err(disk())?;
             }
@@ -85,7 +85,7 @@ pub(crate) struct FrameWriter {
     frames: File,
     log: Log<SeriesEntry>,
     next: u64,
-    latest: BTreeMap<SeriesKey, SeriesRecord>,
+    latest: BTreeMap<SeriesId, SeriesRecord>,
     uncommitted: u64,
 }
 
@@ -93,56 +93,59 @@ pub(crate) struct FrameWriter {
 const BATCH: u64 = 64 << 20;
 
 impl FrameWriter {
-    /// Opens the frames of a plan; what a kill left unfinished is dropped.
+    /// Opens the frames of a plan; what a kill left unfinished does not count.
     pub(crate) fn open(cache: &CacheFolder, images: &ImagePlan) -> Result<Self, CacheError> {
         let folder = frames_folder(cache.path(), images);
-        let mostly_dead = folder.exists() && {
-            let held = read_series(&folder)?;
-            let live: u64 = held.latest.values().map(SeriesRecord::frame_count).sum();
-            held.all_frames > 2 * live + 1024
-        };
-        if mostly_dead {
-            // More than half of the file belongs to series that changed or went: it is made anew.
-            fs::remove_dir_all(&folder).map_err(CacheError::disk(&folder))?;
-        }
         fs::create_dir_all(&folder).map_err(CacheError::disk(&folder))?;
-        let mut records = Records::default();
-        let log = Log::open(&folder.join("series.log"), SERIES, |entry| records.take(entry))?;
-        let path = folder.join("frames.bin");
-        let disk = || CacheError::disk(&path);
-        let mut frames =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(disk())?;
-        let end = committed(records.all_frames, images);
-        let found = frames.metadata().map_err(disk())?.len();
-        if found < end {
-            let what = format!("frames.bin holds {found} of the {end} bytes that were written");
+        sync_folder(cache.path()).map_err(CacheError::disk(cache.path()))?;
+        let records = read_series(&folder)?;
+        remove_other_frames(&folder, records.file)?;
+        let (held, recorded) = (bytes_in(&folder, records.file)?, committed(records.all_frames, images));
+        if held < recorded {
+            let what = format!("{} holds {held} of the {recorded} bytes that were written", records.file.name());
             return Err(CacheError::Damaged { folder, what });
         }
-        frames.set_len(end).map_err(disk())?;
-        frames.seek(SeekFrom::Start(end)).map_err(disk())?;
+        let live: u64 = records.latest.values().map(SeriesRecord::frame_count).sum();
+        let mostly_dead = held > committed(2 * live + 1024, images);
+        let records = if mostly_dead { compact(&folder, records, images)? } else { records };
+        let log = Log::open(&folder.join(LOG), SERIES, |_| ())?;
+        let path = folder.join(records.file.name());
+        let frames = OpenOptions::new().append(true).create(true).open(&path).map_err(CacheError::disk(&path))?;
+        // Frames that no record counts stay, the last one filled up: a cut under a reader's mapping would end it.
+        let next = bytes_in(&folder, records.file)?.div_ceil(committed(1, images).max(1));
+        frames.set_len(committed(next, images)).map_err(CacheError::disk(&path))?;
         sync_folder(&folder).map_err(CacheError::disk(&folder))?;
-        sync_folder(cache.path()).map_err(CacheError::disk(cache.path()))?;
-        let Records { latest, all_frames: next } = records;
-        Ok(Self { path, images: images.clone(), frames, log, next, latest, uncommitted: 0 })
+        Ok(Self { path, images: images.clone(), frames, log, next, latest: records.latest, uncommitted: 0 })
     }
 
     /// What is known of each series.
-    pub(crate) fn latest(&self) -> &BTreeMap<SeriesKey, SeriesRecord> {
+    pub(crate) fn latest(&self) -> &BTreeMap<SeriesId, SeriesRecord> {
         &self.latest
     }
 
-    /// Appends a series with its frames: `frame_size` squared fractions each.
+    /// Frames of all sources.
+    pub(crate) fn frame_count(&self) -> u64 {
+        self.latest.values().map(SeriesRecord::frame_count).sum()
+    }
+
+    /// Appends a series with its frames: `frame_size` squared fractions each. A series that is here as it is is not
+    /// written again.
     pub(crate) fn add(&mut self, mut record: SeriesRecord, frames: &[Vec<u16>]) -> Result<(), CacheError> {
-        record.first_frame = self.next;
         let mut digest = DigestBuilder::default();
+        frames.iter().for_each(|frame| digest.update(&little_endian(frame)));
+        record.pixels = digest.finish();
+        if let Some(held) = self.latest.get(&record.id()) {
+            record.first_frame = held.first_frame;
+            if record == *held {
+                return Ok(());
+            }
+        }
+        record.first_frame = self.next;
         for frame in frames {
-            let mut bytes = vec![0; frame.len() * 2];
-            bytes.as_chunks_mut::<2>().0.iter_mut().zip(frame).for_each(|(to, value)| *to = value.to_le_bytes());
-            digest.update(&bytes);
+            let bytes = little_endian(frame);
             self.frames.write_all(&bytes).map_err(CacheError::disk(&self.path))?;
             self.uncommitted += bytes.len() as u64;
         }
-        record.pixels = digest.finish();
         self.next += frames.len() as u64;
         self.relabel(record)?;
         if self.uncommitted >= BATCH { self.commit() } else { Ok(()) }
@@ -151,15 +154,22 @@ impl FrameWriter {
     /// Replaces what is said of a series whose frames stay.
     pub(crate) fn relabel(&mut self, record: SeriesRecord) -> Result<(), CacheError> {
         self.log.append(&SeriesEntry::Kept(Box::new(record.clone())))?;
-        self.latest.insert(record.key, record);
+        self.latest.insert(record.id(), record);
         Ok(())
     }
 
     /// Forgets a series.
-    pub(crate) fn remove(&mut self, key: SeriesKey) -> Result<(), CacheError> {
-        self.log.append(&SeriesEntry::Removed(key))?;
-        self.latest.remove(&key);
+    pub(crate) fn remove(&mut self, id: SeriesId) -> Result<(), CacheError> {
+        self.log.append(&SeriesEntry::Removed(id))?;
+        self.latest.remove(&id);
         Ok(())
+    }
+
+    /// Forgets all series of a source, for good once this returns.
+    pub(crate) fn remove_source(&mut self, source: PathKey) -> Result<(), CacheError> {
+        let of: Vec<SeriesId> = self.latest.keys().copied().filter(|id| id.0 == source).collect();
+        of.into_iter().try_for_each(|id| self.remove(id))?;
+        self.commit()
     }
 
     /// Waits until everything so far is on the disk: frames first, then the records that make them count.
@@ -177,12 +187,16 @@ impl FrameWriter {
     }
 }
 
+/// The log of the series in a folder of frames.
+const LOG: &str = "series.log";
+
 /// What `series.log` says in the end.
 #[derive(Default)]
 pub(super) struct Records {
-    pub(super) latest: BTreeMap<SeriesKey, SeriesRecord>,
-    /// Frames ever written, with those of series that changed or went.
+    pub(super) latest: BTreeMap<SeriesId, SeriesRecord>,
+    /// Frames ever recorded, with those of series that changed or went.
     pub(super) all_frames: u64,
+    pub(super) file: FramesFile,
 }
 
 impl Records {
@@ -190,22 +204,82 @@ impl Records {
         match entry {
             SeriesEntry::Kept(record) => {
                 self.all_frames = self.all_frames.max(record.first_frame.saturating_add(record.frame_count()));
-                self.latest.insert(record.key, *record);
+                self.latest.insert(record.id(), *record);
             }
-            SeriesEntry::Removed(key) => {
-                self.latest.remove(&key);
+            SeriesEntry::Removed(id) => {
+                self.latest.remove(&id);
             }
+            SeriesEntry::Frames(file) => self.file = file,
         }
     }
 }
 
 pub(super) fn read_series(folder: &Path) -> Result<Records, CacheError> {
     let mut records = Records::default();
-    let path = folder.join("series.log");
-    match Log::read(&path, SERIES, |entry| records.take(entry)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(CacheError::disk(&path)(error)),
-        _ => Ok(records),
+    Log::read(&folder.join(LOG), SERIES, |entry| records.take(entry))?;
+    Ok(records)
+}
+
+/// Copies the frames that count into the next file. The new log's rename is the one step that makes it so: a kill
+/// before leaves the old log with the old file, which stays until the folder is next opened for writing, for a
+/// reader that has just read the old log.
+fn compact(folder: &Path, held: Records, images: &ImagePlan) -> Result<Records, CacheError> {
+    let mut compacted = Records { file: FramesFile(held.file.0.wrapping_add(1)), ..Records::default() };
+    let (from, to) = (folder.join(held.file.name()), folder.join(compacted.file.name()));
+    let beside = folder.join("series.new");
+    remove_if_there(&beside)?;
+    let mut log = Log::open(&beside, SERIES, |_: SeriesEntry| ())?;
+    log.append(&SeriesEntry::Frames(compacted.file))?;
+    let mut source = File::open(&from).map_err(CacheError::disk(&from))?;
+    let mut target = File::create(&to).map_err(CacheError::disk(&to))?;
+    for mut record in held.latest.into_values() {
+        let start = SeekFrom::Start(committed(record.first_frame, images));
+        source.seek(start).map_err(CacheError::disk(&from))?;
+        let mut frames = (&mut source).take(committed(record.frame_count(), images));
+        io::copy(&mut frames, &mut target).map_err(CacheError::disk(&to))?;
+        record.first_frame = compacted.all_frames;
+        log.append(&SeriesEntry::Kept(Box::new(record.clone())))?;
+        compacted.take(SeriesEntry::Kept(Box::new(record)));
     }
+    target.sync_data().map_err(CacheError::disk(&to))?;
+    log.sync()?;
+    sync_folder(folder).map_err(CacheError::disk(folder))?;
+    fs::rename(&beside, folder.join(LOG)).map_err(CacheError::disk(&beside))?;
+    sync_folder(folder).map_err(CacheError::disk(folder))?;
+    Ok(compacted)
+}
+
+/// Removes the files of frames that a compaction left, whether or not it came to its end.
+fn remove_other_frames(folder: &Path, keep: FramesFile) -> Result<(), CacheError> {
+    for entry in fs::read_dir(folder).map_err(CacheError::disk(folder))? {
+        let path = entry.map_err(CacheError::disk(folder))?.path();
+        if path.extension().is_some_and(|end| end == "bin") && path != folder.join(keep.name()) {
+            fs::remove_file(&path).map_err(CacheError::disk(&path))?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_if_there(path: &Path) -> Result<(), CacheError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CacheError::disk(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn bytes_in(folder: &Path, file: FramesFile) -> Result<u64, CacheError> {
+    let path = folder.join(file.name());
+    match fs::metadata(&path) {
+        Ok(metadata) => Ok(metadata.len()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(CacheError::disk(&path)(error)),
+    }
+}
+
+fn little_endian(frame: &[u16]) -> Vec<u8> {
+    let mut bytes = vec![0; frame.len() * 2];
+    bytes.as_chunks_mut::<2>().0.iter_mut().zip(frame).for_each(|(to, value)| *to = value.to_le_bytes());
+    bytes
 }
 
 /// Bytes of so many frames.

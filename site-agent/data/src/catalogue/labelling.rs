@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{FoundImage, SAME_AXIS, Series, Slice};
+use super::{FoundImage, FrameSource, SAME_AXIS, Series, Slice};
+use crate::dicom::FrameHeader;
 use crate::keys::{StudyKey, SubjectKey};
 use crate::labels::{Evidence, Level, Line, Plane, Rule, Sequence, level_along, long_axis_plane, sequence_of};
 
@@ -16,12 +17,20 @@ const LEVELS: usize = 3;
 /// The sequence of a part of a series.
 pub(super) fn sequence(images: &[FoundImage], slices: &[Slice]) -> (Sequence, Rule) {
     let headers = || slices.iter().flat_map(|slice| &slice.frames).map(|frame| &images[frame.image].header);
-    let named = headers().find_map(|header| header.names.sequence);
+    let names = || headers().map(|header| header.names);
+    let named = names().find_map(|names| names.sequence);
     let any = |holds: fn(&crate::dicom::ImageHeader) -> bool| headers().any(holds);
+    let most = |of: &dyn Fn(&FrameHeader) -> Option<f64>| {
+        let at = |slice: &Slice| distinct(slice.frames.iter().filter_map(|frame| of(frame_header(images, frame))));
+        slices.iter().map(at).max().unwrap_or(0)
+    };
     let evidence = Evidence {
         cardiac_images: headers().filter_map(|header| header.cardiac_images).max(),
-        distinct_triggers: slices.iter().map(|slice| distinct_triggers(images, slice)).max().unwrap_or(0),
-        inversion_times: distinct(headers().filter_map(|header| header.inversion_ms)),
+        distinct_triggers: most(&|frame| frame.trigger_ms),
+        phases: slices.iter().map(|slice| slice.frames.len()).max().unwrap_or(0),
+        inversion_times: most(&|frame| frame.inversion_ms),
+        technique: names().find_map(|names| names.technique),
+        milliseconds: any(|header| header.milliseconds),
         t1_map_type: any(|header| header.t1_map_type),
         psir_type: any(|header| header.psir_type),
         inversion_recovery: any(|header| header.inversion_recovery),
@@ -34,9 +43,8 @@ pub(super) fn sequence(images: &[FoundImage], slices: &[Slice]) -> (Sequence, Ru
     }
 }
 
-fn distinct_triggers(images: &[FoundImage], slice: &Slice) -> usize {
-    let trigger = |frame: &super::FrameSource| images[frame.image].header.frames[frame.frame as usize].trigger_ms;
-    distinct(slice.frames.iter().filter_map(trigger))
+fn frame_header<'a>(images: &'a [FoundImage], frame: &FrameSource) -> &'a FrameHeader {
+    &images[frame.image].header.frames[frame.frame as usize]
 }
 
 /// Planes and levels, study by study.

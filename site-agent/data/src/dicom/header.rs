@@ -8,7 +8,7 @@ use dicom_object::InMemDicomObject;
 use serde::{Deserialize, Serialize};
 
 use super::attributes::{text, whole, words};
-use super::functional_groups::{frame_headers, inversion_time};
+use super::functional_groups::{frame_headers, has_contrast, is_in_milliseconds, is_inversion_recovery};
 use super::opened::{Opened, parse_file};
 use super::scan::Scanned;
 use super::shape::check_pixels;
@@ -35,17 +35,15 @@ pub(crate) struct ImageHeader {
     pub vendor: Vendor,
     /// What the series' names say.
     pub names: Names,
-    /// Magnitude, phase or other part of the complex image.
-    pub component: Component,
     /// ImageType names a T1 map, or ImageComments says so.
     pub t1_map_type: bool,
     /// ImageType names a phase-sensitive reconstruction.
     pub psir_type: bool,
-    /// InversionTime, if above 0, in ms.
-    pub inversion_ms: Option<f64>,
-    /// ScanningSequence holds IR.
+    /// RescaleType says milliseconds.
+    pub milliseconds: bool,
+    /// ScanningSequence holds IR, or InversionRecovery says YES.
     pub inversion_recovery: bool,
-    /// ContrastBolusAgent is filled.
+    /// ContrastBolusAgent is filled, or an enhanced image's sequence of agents.
     pub contrast_agent: bool,
     /// CardiacNumberOfImages.
     pub cardiac_images: Option<u32>,
@@ -69,11 +67,11 @@ pub(crate) struct ImageHeader {
     pub signed: bool,
     /// MONOCHROME1: low values are bright.
     pub inverted_gray: bool,
-    /// Each frame's place, time and scale.
+    /// Each frame's place, time, scale and part.
     pub frames: Vec<FrameHeader>,
 }
 
-/// Magnitude, phase or other part of a complex image (ImageType, third value).
+/// Magnitude, phase or other part of a complex image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Component {
     /// Magnitude, or not stated.
@@ -81,13 +79,46 @@ pub(crate) enum Component {
     Magnitude,
     /// Phase.
     Phase,
-    /// Real or imaginary part, phase-sensitive reconstruction.
+    /// Imaginary part.
+    Imaginary,
+    /// Real part: phase-sensitive reconstructions are written as such.
     Real,
     /// A quantitative map.
     Map,
+    /// An enhanced image mixes parts, and does not say which one a frame is.
+    Unknown,
 }
 
-/// One frame's place, time and scale.
+impl Component {
+    /// Whether it shows a heart as the model is to see it.
+    pub(crate) fn is_usable(self) -> bool {
+        matches!(self, Self::Magnitude | Self::Real | Self::Map)
+    }
+
+    /// What a data set, or an item about some frames, says of their part: in ComplexImageComponent (PS3.3
+    /// C.8.13.3.1.1), or in the third and later values of their type. None if it says nothing.
+    pub(super) fn stated(component: &[String], kind: &[String]) -> Option<Self> {
+        // The fourth value of a type may be MIXED too: it tells of contrast then.
+        let kind = || kind.iter().skip(2).filter(|word| *word != "MIXED");
+        let says = |words: &[&str]| component.iter().chain(kind()).any(|word| words.contains(&word.as_str()));
+        // What was made of phase and magnitude is named beside them.
+        let parts: [(&[&str], Self); 7] = [
+            (&T1_MAP, Self::Map),
+            (&["PSIR", "PS"], Self::Real),
+            (&["P", "PHASE", "PHASE MAP", "VELOCITY"], Self::Phase),
+            (&["I", "IMAGINARY"], Self::Imaginary),
+            (&["R", "REAL"], Self::Real),
+            (&["MIXED"], Self::Unknown),
+            (&["M", "MAGNITUDE"], Self::Magnitude),
+        ];
+        parts.into_iter().find(|(words, _)| says(words)).map(|(_, part)| part)
+    }
+}
+
+/// How ImageType names a T1 map.
+const T1_MAP: [&str; 3] = ["T1 MAP", "T1MAP", "T1_MAP"];
+
+/// One frame's place, time, scale and part.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FrameHeader {
     /// ImagePositionPatient, in mm.
@@ -100,6 +131,10 @@ pub(crate) struct FrameHeader {
     pub trigger_ms: Option<f64>,
     /// TemporalPositionIndex.
     pub phase_index: Option<u32>,
+    /// Magnitude, phase or other part of the complex image.
+    pub component: Component,
+    /// InversionTime, if above 0, in ms.
+    pub inversion_ms: Option<f64>,
     /// RescaleSlope.
     pub slope: f64,
     /// RescaleIntercept.
@@ -158,7 +193,7 @@ fn header_of(
     let instance = filled(tags::SOP_INSTANCE_UID).ok_or(SkipReason::Damaged)?;
     let comments = text(object, tags::IMAGE_COMMENTS).unwrap_or_default().to_lowercase();
     let is = |word: &str| image_type.iter().any(|value| value == word);
-    let t1_map_type = is("T1 MAP") || is("T1MAP") || is("T1_MAP") || comments.contains("t1 map");
+    let t1_map_type = T1_MAP.into_iter().any(is) || comments.contains("t1 map");
     let psir_type = is("PSIR") || is("PS");
     Ok(ImageHeader {
         subject: SubjectKey::of(secret, &subject),
@@ -168,12 +203,11 @@ fn header_of(
         description: TextKey::of(secret, &description.to_lowercase()),
         vendor: Vendor::of(&text(object, tags::MANUFACTURER).unwrap_or_default()),
         names,
-        component: component_of(object, &image_type, t1_map_type),
         t1_map_type,
         psir_type,
-        inversion_ms: inversion_time(object).filter(|ms| *ms > 0.0),
-        inversion_recovery: words(object, tags::SCANNING_SEQUENCE).iter().any(|word| word == "IR"),
-        contrast_agent: filled(tags::CONTRAST_BOLUS_AGENT).is_some(),
+        milliseconds: is_in_milliseconds(object),
+        inversion_recovery: is_inversion_recovery(object),
+        contrast_agent: has_contrast(object),
         cardiac_images: whole(object, tags::CARDIAC_NUMBER_OF_IMAGES).and_then(|n| u32::try_from(n).ok()),
         series_number: whole(object, tags::SERIES_NUMBER),
         series_second: text(object, tags::SERIES_TIME)
@@ -187,7 +221,7 @@ fn header_of(
         high_bit: shape.high_bit,
         signed: shape.signed,
         inverted_gray: shape.inverted_gray,
-        frames: frame_headers(object, shape.frames)?,
+        frames: frame_headers(object, shape.frames, t1_map_type)?,
     })
 }
 
@@ -214,7 +248,7 @@ fn check_kind(object: &InMemDicomObject, image_type: &[String]) -> Result<(), Sk
     let captured = ["SCREEN SAVE", "SCREENSAVE", "SCREEN"];
     // The second value tells a first-hand image from a secondary one (PS3.3 C.7.6.1.1.2).
     let secondary = image_type.get(1).is_some_and(|value| value == "SECONDARY");
-    let scanner_made = image_type.iter().any(|v| v == "T1 MAP" || v == "T1MAP" || v == "T1_MAP" || v == "PSIR");
+    let scanner_made = image_type.iter().any(|v| v == "PSIR" || T1_MAP.contains(&v.as_str()));
     if image_type.iter().any(|value| captured.contains(&value.as_str())) || (secondary && !scanner_made) {
         return Err(SkipReason::SecondaryCapture);
     }
@@ -224,22 +258,6 @@ fn check_kind(object: &InMemDicomObject, image_type: &[String]) -> Result<(), Sk
 fn names_of(object: &InMemDicomObject, description: &str) -> Names {
     let vendor = Vendor::of(&text(object, tags::MANUFACTURER).unwrap_or_default());
     read_names(vendor, &[description, &text(object, tags::PROTOCOL_NAME).unwrap_or_default()])
-}
-
-fn component_of(object: &InMemDicomObject, image_type: &[String], map: bool) -> Component {
-    if map {
-        return Component::Map;
-    }
-    // An enhanced image says it in an attribute of its own (PS3.3 C.8.13.3.1.1).
-    let own = words(object, tags::COMPLEX_IMAGE_COMPONENT);
-    own.iter()
-        .chain(image_type.iter().skip(2))
-        .find_map(|value| match value.as_str() {
-            "P" | "PHASE" | "PHASE MAP" | "VELOCITY" => Some(Component::Phase),
-            "R" | "I" | "REAL" | "IMAGINARY" | "PSIR" | "PS" => Some(Component::Real),
-            _ => None,
-        })
-        .unwrap_or_default()
 }
 
 /// HHMMSS.FFFFFF (PS3.5 section 6.2, TM).

@@ -3,6 +3,8 @@
 //! Uncompressed pixels are read straight from their checked place; compressed ones by dicom-pixeldata. What comes out has
 //! exactly rows x columns x frames values, or is refused. Display windows are never applied.
 
+use std::error::Error;
+
 use dicom_pixeldata::PixelDecoder;
 
 use super::header::ImageHeader;
@@ -84,13 +86,25 @@ fn samples_of(header: &ImageHeader, scanned: &Scanned, source: &mut dyn Source) 
         }
         Some(PixelSpan::Encapsulated { end, .. }) => {
             let object = parse_file(source, scanned, end)?;
-            let unsupported = |_| SkipReason::TransferSyntax { uid: scanned.transfer_syntax.clone() };
-            let mut samples = object.decode_pixel_data().map_err(unsupported)?.into_data();
+            let decoded = object.decode_pixel_data().map_err(|error| undecodable(&error, &scanned.transfer_syntax))?;
+            let mut samples = decoded.into_data();
             if samples.len() < expected {
                 return Err(fewer(samples.len()));
             }
             samples.truncate(expected);
             Ok(samples)
         }
+    }
+}
+
+/// Whether a decoder knows no such image, or could not make sense of this one. The decoders tell only in words.
+fn undecodable(error: &(dyn Error + 'static), transfer_syntax: &str) -> SkipReason {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
+    let unsupported = causes.map(|cause| cause.to_string().to_lowercase()).any(|words| {
+        ["unsupported", "not supported", "unimplemented", "not implemented"].iter().any(|word| words.contains(word))
+    });
+    match unsupported {
+        true => SkipReason::TransferSyntax { uid: transfer_syntax.to_owned() },
+        false => SkipReason::Damaged,
     }
 }

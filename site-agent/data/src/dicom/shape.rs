@@ -49,9 +49,20 @@ pub(super) fn check_pixels(
     if rows == 0 || columns == 0 || frames == 0 {
         return Err(SkipReason::NoPixels);
     }
-    let expected = u64::from(rows) * u64::from(columns) * u64::from(frames) * u64::from(bits_allocated / 8);
-    if expected > limits.pixel_bytes || rows > 1 << 14 || columns > 1 << 14 {
-        return Err(SkipReason::TooLarge { bytes: expected, limit: limits.pixel_bytes });
+    let (side, least) = (rows.min(columns), limits.smallest_side);
+    if side < least {
+        return Err(SkipReason::TooSmall { side, least });
+    }
+    // Rows and columns are below 2^31: see `whole`.
+    let frame = u64::from(rows) * u64::from(columns) * u64::from(bits_allocated / 8);
+    let expected = frame.saturating_mul(u64::from(frames));
+    for (bytes, limit) in [(expected, limits.pixel_bytes), (frame, limits.frame_bytes)] {
+        if bytes > limit {
+            return Err(SkipReason::TooLarge { bytes, limit });
+        }
+    }
+    if frames > limits.image_frames {
+        return Err(SkipReason::TooManyFrames { frames, limit: limits.image_frames });
     }
     match scanned.pixels {
         None => return Err(SkipReason::NoPixels),

@@ -11,6 +11,7 @@ use crate::keys::SiteSecret;
 use crate::labels::{Plane, Sequence};
 use crate::limits::IntakeLimits;
 use crate::skip::SkipReason;
+use crate::worker::guarded;
 
 fn read(bytes: Vec<u8>) -> Result<(ImageHeader, Vec<f32>), SkipReason> {
     let (limits, secret) = (IntakeLimits::default(), SiteSecret::new([1; 32]));
@@ -140,6 +141,12 @@ fn what_is_not_an_acquired_mr_image_is_named() {
         (Image { slope: Some("abc"), ..Image::new() }, SkipReason::BadRescale),
         (Image::new().with(tags::BITS_ALLOCATED, VR::US, 32_u16), SkipReason::BitsAllocated { bits: 32 }),
         (Image { frames: 1_000_000, ..Image::new() }, SkipReason::TooLarge { bytes: 384_000_000, limit: 256 << 20 }),
+        (Image { frames: 10_000, ..Image::new() }, SkipReason::TooManyFrames { frames: 10_000, limit: 8192 }),
+        (Image { rows: 1, columns: 1, frames: 192, ..Image::new() }, SkipReason::TooSmall { side: 1, least: 8 }),
+        (
+            Image { rows: 60_000, columns: 1000, ..Image::new() },
+            SkipReason::TooLarge { bytes: 120_000_000, limit: 32 << 20 },
+        ),
     ];
     for (image, reason) in cases {
         assert_eq!(read(image.bytes()).unwrap_err(), reason);
@@ -191,13 +198,27 @@ fn run_length_encoded_pixels_are_decoded() {
     // A fragment that ends in its header, and one whose first segment lies behind its end.
     for bad in [vec![0; 2], vec![2, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0]] {
         let file = run_length_file(&image, &bad);
-        let outcome = std::panic::catch_unwind(|| read(file));
-        assert!(outcome.is_err() || outcome.is_ok_and(|read| read.is_err()));
+        let reason = guarded(|| read(file)).unwrap_err();
+        assert!(matches!(reason, SkipReason::Damaged | SkipReason::ParserCrashed), "{reason}");
     }
 }
 
-/// An image whose pixels are one run-length encoded fragment.
+#[test]
+fn a_damaged_stream_is_told_from_one_that_cannot_be_decoded() {
+    let jpeg = "1.2.840.10008.1.2.4.51";
+    // A frame header of 12 bits a sample, which the decoder does not know (ITU-T T.81, B.2.2), and no JPEG at all.
+    let extended = b"\xff\xd8\xff\xc1\0\x0b\x0c\0\x0c\0\x10\x01\x01\x11\0\xff\xd9";
+    let outcome = |fragment: &[u8]| guarded(|| read(encapsulated_file(&Image::new(), jpeg, fragment))).unwrap_err();
+    assert_eq!(outcome(extended), SkipReason::TransferSyntax { uid: jpeg.into() });
+    assert_eq!(outcome(b"no JPEG at all"), SkipReason::Damaged);
+}
+
 fn run_length_file(image: &Image, fragment: &[u8]) -> Vec<u8> {
+    encapsulated_file(image, "1.2.840.10008.1.2.5", fragment)
+}
+
+/// An image whose pixels are one fragment.
+fn encapsulated_file(image: &Image, syntax: &str, fragment: &[u8]) -> Vec<u8> {
     let bytes = image.bytes();
     let place = bytes.windows(6).position(|window| window == b"\xe0\x7f\x10\0OW").unwrap();
     let mut file = bytes[..place].to_vec();
@@ -207,7 +228,7 @@ fn run_length_file(image: &Image, fragment: &[u8]) -> Vec<u8> {
     file.extend_from_slice(fragment);
     file.resize(file.len() + padded - fragment.len(), 0);
     file.extend_from_slice(b"\xfe\xff\xdd\xe0\0\0\0\0");
-    with_syntax(&file, "1.2.840.10008.1.2.5")
+    with_syntax(&file, syntax)
 }
 
 #[test]
@@ -220,12 +241,18 @@ fn a_file_cut_at_any_byte_is_refused_or_read_but_never_a_panic() {
     }
 }
 
+/// The walk is ours and never panics; the parsers behind it are not, and are read as a worker reads them.
+fn outcome_of(bytes: Vec<u8>) {
+    let _ = scan(&mut MemorySource(bytes.clone()));
+    let _ = guarded(|| read(bytes));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     /// Bytes changed at random in a real file.
     #[test]
-    fn changed_bytes_never_make_a_panic(
+    fn changed_bytes_never_end_the_parser(
         changes in prop::collection::vec((0_usize..1600, any::<u8>()), 1..8),
         implicit in any::<bool>(),
     ) {
@@ -238,13 +265,13 @@ proptest! {
             let place = place % bytes.len();
             bytes[place] = byte;
         }
-        let _ = read(bytes);
+        outcome_of(bytes);
     }
 
     /// Bytes that were never a file.
     #[test]
-    fn random_bytes_never_make_a_panic(tail in prop::collection::vec(any::<u8>(), 0..400), start in 0_usize..4) {
+    fn random_bytes_never_end_the_parser(tail in prop::collection::vec(any::<u8>(), 0..400), start in 0_usize..4) {
         let starts: [&[u8]; 4] = [b"", b"\x08\0\x05\0", b"\x08\0\x05\0CS\x02\0AB", b"\0\x08\0\x05CS\0\x02AB"];
-        let _ = read([starts[start], &tail].concat());
+        outcome_of([starts[start], &tail].concat());
     }
 }

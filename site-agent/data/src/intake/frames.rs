@@ -1,15 +1,18 @@
 //! From a catalogue's series to frames in the cache: only what is new or changed is decoded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::Digest;
+use common::plan::ImagePlan;
 
+use super::headers::FoundImages;
 use super::walk::WalkedFile;
 use super::workers::Crew;
 use super::{IntakeError, IntakeProgress, Stage};
-use crate::cache::{FrameWriter, SeriesRecord, SkippedImage, SliceRecord};
+use crate::cache::{FrameWriter, SeriesId, SeriesRecord, SkippedImage, SliceRecord};
 use crate::catalogue::{Catalogue, FoundImage, Series, Slice};
 use crate::keys::{PathKey, SeriesKey, SiteSecret};
+use crate::limits::IntakeLimits;
 use crate::normalize::{Geometry, Normalized, Normalizer};
 use crate::skip::{Skip, SkipReason};
 use crate::worker::Parser;
@@ -21,13 +24,15 @@ const REQUEST: usize = 4 << 20;
 pub(super) struct Sources<'a> {
     pub(super) key: PathKey,
     pub(super) files: &'a [WalkedFile],
-    pub(super) images: &'a [FoundImage],
+    pub(super) found: &'a FoundImages,
     pub(super) secret: &'a SiteSecret,
 }
 
 /// What became of a catalogue.
 pub(super) struct Built {
     pub(super) counts: Counts,
+    /// The cache's series that are the catalogue's: of this source, or of another that holds the very same files.
+    pub(super) shown: BTreeSet<SeriesId>,
     pub(super) skips: Vec<Skip>,
 }
 
@@ -50,27 +55,39 @@ pub(super) fn build(
     let mut counts = Counts::default();
     let mut changed: Vec<&Series> = Vec::new();
     let mut relabelled = Vec::new();
+    let mut shown = BTreeSet::new();
+    let elsewhere = held_elsewhere(sources.key, writer);
     for series in &catalogue.series {
-        match writer.latest().get(&series.key) {
-            Some(held) if held.content == series.content => {
+        let own = (sources.key, series.key);
+        let held = writer.latest().get(&own).filter(|held| is_settled(held) && held.content == series.content);
+        if let Some(held) = held {
+            relabelled.extend(relabel(held, series));
+        }
+        match held.map(SeriesRecord::id).or_else(|| elsewhere.get(&(series.key, series.content)).copied()) {
+            Some(id) => {
                 counts.unchanged += 1;
-                relabelled.extend(relabel(held, series, sources.key));
+                shown.insert(id);
             }
-            _ => changed.push(series),
+            None => {
+                changed.push(series);
+                shown.insert(own);
+            }
         }
     }
     for record in relabelled {
         writer.relabel(record)?;
     }
-    for key in gone(catalogue, sources, writer) {
-        writer.remove(key)?;
+    let own = writer.latest().keys().copied().filter(|id| id.0 == sources.key);
+    let gone: Vec<SeriesId> = own.filter(|id| !shown.contains(id)).collect();
+    for id in gone {
+        writer.remove(id)?;
         counts.removed += 1;
     }
     let (total, mut done, mut frames) = (changed.len(), 0, 0);
     let images = writer.images().clone();
     crew.each(
         total,
-        |parser, piece| decode(parser, changed[piece], sources, &images),
+        |parser, piece| decode(parser, changed[piece], sources, &images, crew.limits()),
         |_, (record, normalized)| {
             frames += normalized.len() as u64;
             writer.add(record, &normalized)?;
@@ -81,20 +98,24 @@ pub(super) fn build(
     )?;
     writer.commit()?;
     counts.new = total;
-    Ok(Built { counts, skips: skips(sources, writer) })
+    let skips = skips(sources, writer);
+    Ok(Built { counts, shown, skips })
 }
 
-/// Series of this source that the catalogue no longer has.
-fn gone(catalogue: &Catalogue, sources: &Sources<'_>, writer: &FrameWriter) -> Vec<SeriesKey> {
-    let here: std::collections::BTreeSet<SeriesKey> = catalogue.series.iter().map(|series| series.key).collect();
-    let held = writer.latest().values().filter(|record| record.source == sources.key);
-    held.map(|record| record.key).filter(|key| !here.contains(key)).collect()
+/// Other sources' series, by what their pixels were made from: a folder inside another, or a copy, is not cached twice.
+fn held_elsewhere(source: PathKey, writer: &FrameWriter) -> BTreeMap<(SeriesKey, Digest), SeriesId> {
+    let others = writer.latest().values().filter(|record| record.source != source && is_settled(record));
+    others.map(|record| ((record.key, record.content), record.id())).collect()
 }
 
-/// The record with new labels, if they changed while the pixels did not. A series belongs to the source that it was
-/// last indexed from.
-fn relabel(held: &SeriesRecord, series: &Series, source: PathKey) -> Option<SeriesRecord> {
-    let mut record = SeriesRecord { source, ..held.clone() };
+/// Whether reading the same files again would give the same.
+fn is_settled(record: &SeriesRecord) -> bool {
+    !record.skipped.iter().any(|skipped| skipped.reason.may_pass())
+}
+
+/// The record with new labels, if they changed while the pixels did not.
+fn relabel(held: &SeriesRecord, series: &Series) -> Option<SeriesRecord> {
+    let mut record = held.clone();
     (record.sequence, record.sequence_rule) = series.sequence;
     (record.plane, record.plane_rule) = series.plane;
     // Slices that lost all their frames are not in the record: the others are found by position.
@@ -110,8 +131,20 @@ fn decode(
     parser: &mut dyn Parser,
     series: &Series,
     sources: &Sources<'_>,
-    images: &common::plan::ImagePlan,
+    images: &ImagePlan,
+    limits: &IntakeLimits,
 ) -> (SeriesRecord, Vec<Vec<u16>>) {
+    let nothing = || Normalized { frames: Vec::new(), window: [0.0, 0.0] };
+    let skip = |image: &FoundImage, reason| {
+        let path = PathKey::of(sources.secret, &sources.files[image.file].relative);
+        SkippedImage { path, entry: image.entry, reason }
+    };
+    let first = || &sources.found.images[series.slices[0].frames[0].image];
+    let (bytes, limit) = (bytes_on_grid(series, images), limits.series_bytes);
+    if bytes > limit {
+        let skipped = vec![skip(first(), SkipReason::TooLarge { bytes, limit })];
+        return record(series, sources, &[], nothing(), skipped);
+    }
     // Frames by image, so that each file is decoded once; their places in the order of the record beside.
     let mut by_image: BTreeMap<usize, Vec<(u32, usize)>> = BTreeMap::new();
     for (place, frame) in series.slices.iter().flat_map(|slice| &slice.frames).enumerate() {
@@ -124,25 +157,27 @@ fn decode(
     let (mut places, mut skipped) = (Vec::new(), Vec::new());
     for (image, mut frames) in by_image {
         frames.sort_unstable();
-        let found = &sources.images[image];
+        let found = &sources.found.images[image];
         let file = &sources.files[found.file];
         let mut take = |place, values| {
             normalizer.take(values, geometry, series.inverted_gray);
             places.push(place);
         };
         if let Err(reason) = fetch(parser, file, found, series.matrix, &frames, &mut take) {
-            let path = PathKey::of(sources.secret, &file.relative);
-            skipped.push(SkippedImage { path, entry: found.entry, reason });
+            skipped.push(skip(found, reason));
         }
     }
     let normalized = normalizer.finish();
     if normalized.is_none() && skipped.is_empty() {
-        let first = &sources.images[series.slices[0].frames[0].image];
-        let path = PathKey::of(sources.secret, &sources.files[first.file].relative);
-        skipped.push(SkippedImage { path, entry: first.entry, reason: SkipReason::Blank });
+        skipped.push(skip(first(), SkipReason::Blank));
     }
-    let normalized = normalized.unwrap_or(Normalized { frames: Vec::new(), window: [0.0, 0.0] });
-    record(series, sources, &places, normalized, skipped)
+    record(series, sources, &places, normalized.unwrap_or_else(nothing), skipped)
+}
+
+/// What the normaliser holds of a series: a float for every pixel of the plan's grid.
+fn bytes_on_grid(series: &Series, images: &ImagePlan) -> u64 {
+    let frames: usize = series.slices.iter().map(|slice| slice.frames.len()).sum();
+    (images.frame_size as u64).saturating_pow(2).saturating_mul(4).saturating_mul(frames as u64)
 }
 
 /// An image's frames, in runs that a worker can send at once.
@@ -159,12 +194,11 @@ fn fetch(
     let mut left = frames;
     while let Some((first, _)) = left.first() {
         let run = left.iter().zip(*first..).take(most).take_while(|((frame, _), expected)| frame == expected).count();
-        let answer = parser.frames(&file.path, found.entry, *first, run as u32)?;
-        // The file may have changed since its header was read.
-        if [answer.rows, answer.columns] != matrix || answer.values.len() != run * pixels {
-            return Err(SkipReason::Damaged);
+        let values = parser.frames(&file.path, found.entry, *first, run as u32, matrix)?;
+        if values.len() != run * pixels {
+            return Err(SkipReason::ParserCrashed);
         }
-        for ((_, place), values) in left.iter().zip(answer.values.chunks_exact(pixels)) {
+        for ((_, place), values) in left.iter().zip(values.chunks_exact(pixels)) {
             take(*place, values.to_vec());
         }
         left = &left[run..];
@@ -214,18 +248,16 @@ fn record(
 
 /// The ledger's lines about images whose pixels could not be read, in this run or in an earlier one.
 fn skips(sources: &Sources<'_>, writer: &FrameWriter) -> Vec<Skip> {
-    let names: BTreeMap<PathKey, &str> = sources
-        .files
-        .iter()
-        .map(|file| (PathKey::of(sources.secret, &file.relative), file.relative.as_str()))
-        .collect();
+    let key = |file: &WalkedFile| PathKey::of(sources.secret, &file.relative);
+    let places: BTreeMap<PathKey, usize> =
+        sources.files.iter().enumerate().map(|(place, file)| (key(file), place)).collect();
     let records = writer.latest().values().filter(|record| record.source == sources.key);
     records
         .flat_map(|record| &record.skipped)
         .filter_map(|skipped| {
-            let file = (*names.get(&skipped.path)?).to_owned();
-            let entry = skipped.entry.map(|entry| format!("entry {entry}"));
-            Some(Skip { file, entry, reason: skipped.reason.clone() })
+            let place = *places.get(&skipped.path)?;
+            let entry = sources.found.entry_name(place, skipped.entry).map(str::to_owned);
+            Some(Skip { file: sources.files[place].relative.clone(), entry, reason: skipped.reason.clone() })
         })
         .collect()
 }

@@ -15,7 +15,7 @@ use crate::keys::PathKey;
 use crate::skip::{Skip, SkipReason};
 use crate::worker::{Content, Parser};
 
-const FILE: Kind = Kind { name: *b"headers\0", version: 1 };
+const FILE: Kind = Kind { name: *b"headers\0", version: 2 };
 /// Files between two flushes of the log.
 const BATCH: usize = 256;
 
@@ -52,9 +52,9 @@ pub(super) struct FoundImages {
 }
 
 impl FoundImages {
-    /// The name of the entry an image was, if its file is an archive.
-    pub(super) fn entry_name(&self, image: &FoundImage) -> Option<String> {
-        self.names.get(&(image.file, image.entry?)).cloned()
+    /// The name of an image's entry, if its file is an archive.
+    pub(super) fn entry_name(&self, file: usize, entry: Option<u32>) -> Option<&str> {
+        self.names.get(&(file, entry?)).map(String::as_str)
     }
 }
 
@@ -115,20 +115,21 @@ pub(super) fn read_all(
 impl Found {
     /// Reasons that may be gone although the file is the same.
     fn is_worth_another_try(&self) -> bool {
-        let passing = |reason: &SkipReason| {
-            use SkipReason::{ParserCrashed, ParserLimit, TooLarge, Unreadable};
-            matches!(reason, Unreadable | TooLarge { .. } | ParserCrashed | ParserLimit)
-        };
         match self {
             Self::Image(_) => false,
-            Self::Nothing(reason) => passing(reason),
-            Self::Archive(entries) => entries.iter().any(|entry| entry.header.as_ref().is_err_and(passing)),
+            Self::Nothing(reason) => reason.may_pass(),
+            Self::Archive(entries) => {
+                entries.iter().any(|entry| entry.header.as_ref().is_err_and(SkipReason::may_pass))
+            }
         }
     }
 }
 
 fn examine(parser: &mut dyn Parser, file: &WalkedFile) -> Found {
     match parser.open(&file.path) {
+        Err(SkipReason::NotDicom) if file.relative.to_lowercase().ends_with(".zip") => {
+            Found::Nothing(SkipReason::DamagedArchive)
+        }
         Err(reason) => Found::Nothing(not_dicom_or_damaged(reason, &file.relative)),
         Ok(Content::Image(header)) => Found::Image(header),
         Ok(Content::Archive(entries)) => {

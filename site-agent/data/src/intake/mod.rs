@@ -12,8 +12,8 @@ mod report;
 mod walk;
 mod workers;
 
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use common::plan::ImagePlan;
 
@@ -25,7 +25,7 @@ use crate::catalogue::catalogue;
 use crate::durable::replace;
 use crate::keys::{PathKey, SiteSecret};
 use crate::limits::IntakeLimits;
-use crate::skip::{Skip, write_ledger};
+use crate::skip::{self, Skip};
 
 /// What an intake needs to know.
 #[derive(Clone, Debug)]
@@ -40,7 +40,8 @@ pub struct IntakeOptions {
     pub workers: Workers,
     /// What is permitted.
     pub limits: IntakeLimits,
-    /// Share of images that may be faulty, 0 to 1; above it the intake reports [`IntakeError::TooManyFaults`].
+    /// Share of images, and of files, that may be faulty, 0 to 1; above it the intake reports
+    /// [`IntakeError::TooManyFaults`].
     pub tolerance: f64,
     /// Keep the frames of other image plans beside this one's.
     pub keep_other_plans: bool,
@@ -109,10 +110,11 @@ pub enum IntakeError {
         /// Where the ledger is.
         ledger: PathBuf,
     },
-    /// More faults than the site permits. What could be read is in the cache.
-    #[error("{} of {} images are faulty, more than the permitted {:.1} %: see {} for each one's reason and remedy, or raise the tolerance", report.faults, report.faults + report.images, 100.0 * tolerance, ledger.display())]
+    /// More faults than the site permits. No frame of the source is left in the cache; what its headers say is, so that
+    /// another try need not read them again.
+    #[error("{} of {} images and {} of {} files are faulty, more than the permitted {:.1} %: see {} for each one's reason and remedy, or raise the tolerance", report.faults, report.faults + report.images, report.faulty_files, report.image_files, 100.0 * tolerance, ledger.display())]
     TooManyFaults {
-        /// What was read nevertheless.
+        /// What was found, and how much of it could be read.
         report: Box<IntakeReport>,
         /// The share permitted.
         tolerance: f64,
@@ -158,31 +160,41 @@ pub fn index(
     let catalogue = catalogue(&found.images);
     for (place, reason) in &catalogue.skipped {
         let image = &found.images[*place];
-        let (file, entry) = (files[image.file].relative.clone(), found.entry_name(image));
-        skips.push(Skip { file, entry, reason: reason.clone() });
+        let entry = found.entry_name(image.file, image.entry).map(str::to_owned);
+        skips.push(Skip { file: files[image.file].relative.clone(), entry, reason: reason.clone() });
     }
 
     let mut writer = FrameWriter::open(&folder, &options.images)?;
-    let sources = frames::Sources { key, files: &files, images: &found.images, secret: &options.secret };
-    let built = frames::build(&catalogue, &sources, &mut writer, &crew, progress)?;
-    skips.extend(built.skips);
+    let sources = frames::Sources { key, files: &files, found: &found, secret: &options.secret };
+    let mut built = frames::build(&catalogue, &sources, &mut writer, &crew, progress)?;
+    skips.append(&mut built.skips);
     skips.sort_by(|a, b| (&a.file, &a.entry).cmp(&(&b.file, &b.entry)));
+    let ledger = write_ledger(&folder, key, &skips)?;
 
-    let ledger = folder.path().join("skipped.jsonl");
-    let mut lines = Vec::new();
-    write_ledger(&skips, &mut lines).and_then(|()| replace(&ledger, &lines)).map_err(CacheError::disk(&ledger))?;
-
-    let report = IntakeReport::new(&files, key, &writer, built.counts, &skips);
+    let mut report = IntakeReport::new(&sources, &writer, &built, &skips);
     if report.images == 0 {
         let reasons = report.reasons();
         return Err(IntakeError::NoImages { source_path: source.to_owned(), files: files.len(), reasons, ledger });
     }
+    if report.exceeds(options.tolerance) {
+        writer.remove_source(key)?;
+        report.cache_frames = writer.frame_count();
+        return Err(IntakeError::TooManyFaults { report: Box::new(report), tolerance: options.tolerance, ledger });
+    }
     if !options.keep_other_plans {
         folder.remove_other_plans(&options.images)?;
     }
-    let share = report.faults as f64 / (report.faults + report.images) as f64;
-    if share > options.tolerance {
-        return Err(IntakeError::TooManyFaults { report: Box::new(report), tolerance: options.tolerance, ledger });
-    }
     Ok(report)
+}
+
+/// Brings a source's lines in the ledger of all sources up to date; where the ledger is.
+fn write_ledger(folder: &CacheFolder, source: PathKey, skips: &[Skip]) -> Result<PathBuf, CacheError> {
+    let path = folder.path().join("skipped.jsonl");
+    let held = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read,
+    };
+    let written = held.and_then(|held| replace(&path, &skip::ledger(&held, source, skips)?));
+    written.map_err(CacheError::disk(&path))?;
+    Ok(path)
 }

@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::frames::Counts;
-use super::walk::WalkedFile;
+use super::frames::{Built, Sources};
 use crate::cache::FrameWriter;
-use crate::keys::PathKey;
 use crate::labels::{Plane, Sequence};
 use crate::skip::Skip;
 
@@ -28,6 +26,8 @@ pub struct IntakeReport {
     pub series: usize,
     /// Frames in the cache from this source.
     pub frames: u64,
+    /// Frames in the cache from all sources.
+    pub cache_frames: u64,
     /// Series decoded in this run.
     pub new_series: usize,
     /// Series that were in the cache already.
@@ -40,6 +40,10 @@ pub struct IntakeReport {
     pub skipped: Vec<SkipCount>,
     /// Of those, how many should have been usable.
     pub faults: u64,
+    /// Files that are images or archives, or claim to be.
+    pub image_files: usize,
+    /// Of those, how many gave nothing that can be used, for a fault.
+    pub faulty_files: usize,
     /// Time the caller measured, in seconds.
     pub seconds: f64,
 }
@@ -73,17 +77,18 @@ pub struct SkipCount {
 }
 
 impl IntakeReport {
-    pub(super) fn new(
-        files: &[WalkedFile],
-        source: PathKey,
-        writer: &FrameWriter,
-        counts: Counts,
-        skips: &[Skip],
-    ) -> Self {
+    pub(super) fn new(sources: &Sources<'_>, writer: &FrameWriter, built: &Built, skips: &[Skip]) -> Self {
+        let Built { counts, shown, .. } = built;
         let records = || {
-            let here = writer.latest().values();
-            here.filter(move |record| record.source == source && !record.slices.is_empty())
+            let here = shown.iter().filter_map(|id| writer.latest().get(id));
+            here.filter(|record| !record.slices.is_empty())
         };
+        let found = sources.found.images.iter();
+        let images = found.map(|image| {
+            let entry = sources.found.entry_name(image.file, image.entry);
+            (sources.files[image.file].relative.as_str(), entry)
+        });
+        let (faulty_files, image_files) = count_files(images, skips);
         let mut views = BTreeMap::new();
         for record in records() {
             let (subjects, series, frames) =
@@ -98,12 +103,13 @@ impl IntakeReport {
             reasons.entry(skip.reason.code()).or_insert((skip, 0)).1 += 1;
         }
         Self {
-            files: files.len(),
+            files: sources.files.len(),
             images: frames,
             subjects: records().map(|record| record.subject).collect::<BTreeSet<_>>().len(),
             studies: records().map(|record| (record.subject, record.study)).collect::<BTreeSet<_>>().len(),
             series: records().count(),
             frames,
+            cache_frames: writer.frame_count(),
             new_series: counts.new,
             unchanged_series: counts.unchanged,
             removed_series: counts.removed,
@@ -127,8 +133,18 @@ impl IntakeReport {
                 })
                 .collect(),
             faults: skips.iter().filter(|skip| skip.reason.is_fault()).count() as u64,
+            image_files,
+            faulty_files,
             seconds: 0.0,
         }
+    }
+
+    /// Whether more is faulty than this share, of the images or of the files: a lost archive holds many images, and
+    /// nobody knows how many.
+    pub(super) fn exceeds(&self, tolerance: f64) -> bool {
+        let images = (self.faults as f64, self.faults as f64 + self.images as f64);
+        let files = (self.faulty_files as f64, self.image_files as f64);
+        [images, files].into_iter().any(|(faulty, all)| faulty > tolerance * all)
     }
 
     /// With the time that the caller measured.
@@ -141,6 +157,16 @@ impl IntakeReport {
         let listed: Vec<String> = self.skipped.iter().map(|skip| format!("{} {}", skip.count, skip.reason)).collect();
         listed.join(", ")
     }
+}
+
+/// Of the files that hold images or should, how many hold none that can be used, and how many there are. `images` are
+/// those whose headers could be read, as the ledger would name them.
+fn count_files<'a>(images: impl Iterator<Item = (&'a str, Option<&'a str>)>, skips: &'a [Skip]) -> (usize, usize) {
+    let faults = || skips.iter().filter(|skip| skip.reason.is_fault());
+    let lost: BTreeSet<_> = faults().map(|skip| (skip.file.as_str(), skip.entry.as_deref())).collect();
+    let usable: BTreeSet<&str> = images.filter(|image| !lost.contains(image)).map(|(file, _)| file).collect();
+    let faulty = faults().map(|skip| skip.file.as_str()).filter(|file| !usable.contains(file)).collect::<BTreeSet<_>>();
+    (faulty.len(), faulty.len() + usable.len())
 }
 
 impl fmt::Display for IntakeReport {

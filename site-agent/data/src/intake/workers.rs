@@ -46,6 +46,11 @@ impl<'a> Crew<'a> {
         Self { workers: &options.workers, secret: &options.secret, limits: options.limits }
     }
 
+    /// What is permitted.
+    pub(super) fn limits(&self) -> &IntakeLimits {
+        &self.limits
+    }
+
     /// The pseudonym of a path below the source.
     pub(super) fn path_key(&self, relative: &str) -> PathKey {
         PathKey::of(self.secret, relative)

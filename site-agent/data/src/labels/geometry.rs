@@ -15,6 +15,10 @@ fn dot(a: Line, b: Line) -> f64 {
     a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 }
 
+fn cross([a, b, c]: Line, [d, e, f]: Line) -> Line {
+    [b * f - c * e, c * d - a * f, a * e - b * d]
+}
+
 fn unit(a: Line) -> Option<Line> {
     let length = dot(a, a).sqrt();
     (length.is_finite() && length > 1e-6).then(|| a.map(|x| x / length))
@@ -23,7 +27,7 @@ fn unit(a: Line) -> Option<Line> {
 /// The normal of ImageOrientationPatient's row and column directions; none if they do not span a plane.
 pub(crate) fn slice_axis(orientation: &[f64; 6]) -> Option<Line> {
     let [a, b, c, d, e, f] = *orientation;
-    unit([b * f - c * e, c * d - a * f, a * e - b * d])
+    unit(cross([a, b, c], [d, e, f]))
 }
 
 /// The axis, turned so that it points from base to apex.
@@ -50,9 +54,9 @@ pub(crate) fn level_along(position: f64, stack: [f64; 2]) -> Option<Level> {
 
 /// The long-axis plane with this normal, given the short-axis stack's axis: none if it is not a long-axis plane.
 ///
-/// A long-axis plane holds the ventricle's axis, so its normal is across it. Turned around the axis, the four-chamber
-/// plane has its normal nearest to the head, the two-chamber plane farthest from it, and the three-chamber plane lies
-/// between them, on the side where it is some 60 degrees from both.
+/// A long-axis plane holds the ventricle's axis, so its normal is across it. The four-chamber plane has its normal
+/// nearest to the head. From there, turning as a right-handed screw does on its way to the apex, the two-chamber plane
+/// comes after some 75 degrees and the three-chamber plane after some 125, before the four-chamber plane comes again.
 pub(crate) fn long_axis_plane(normal: Line, short_axis: Line) -> Option<Plane> {
     let axis = toward_apex(short_axis);
     if dot(normal, axis).abs() > 0.35 {
@@ -60,15 +64,14 @@ pub(crate) fn long_axis_plane(normal: Line, short_axis: Line) -> Option<Plane> {
     }
     let head = [0.0, 0.0, 1.0];
     let up = unit([0, 1, 2].map(|i| head[i] - dot(head, axis) * axis[i]))?;
-    let across = dot(normal, up).abs();
-    // Degrees from the direction nearest to the head: 0 to 90.
-    let turned = across.clamp(0.0, 1.0).acos().to_degrees();
-    Some(if turned < 40.0 {
-        Plane::FourChamber
-    } else if turned > 70.0 {
-        Plane::TwoChamber
-    } else {
-        Plane::ThreeChamber
+    let side = cross(axis, up);
+    // A normal and its opposite are one plane: 0 to 180.
+    let turned = dot(normal, side).atan2(dot(normal, up)).to_degrees().rem_euclid(180.0);
+    // Half-way between the planes.
+    Some(match turned {
+        40.0..100.0 => Plane::TwoChamber,
+        100.0..150.0 => Plane::ThreeChamber,
+        _ => Plane::FourChamber,
     })
 }
 
@@ -102,15 +105,40 @@ mod tests {
     fn long_axis_planes_are_told_apart_by_the_angle_around_the_axis() {
         let axis = unit([0.6, -0.5, -0.6]).unwrap();
         let up = unit([0, 1, 2].map(|i| [0.0, 0.0, 1.0][i] - dot([0.0, 0.0, 1.0], axis) * axis[i])).unwrap();
-        let side = slice_axis(&[axis[0], axis[1], axis[2], up[0], up[1], up[2]]).unwrap();
+        let side = cross(axis, up);
         let turned = |degrees: f64| {
             let (sin, cos) = degrees.to_radians().sin_cos();
             [0, 1, 2].map(|i| cos * up[i] + sin * side[i])
         };
         assert_eq!(long_axis_plane(turned(10.0), axis), Some(Plane::FourChamber));
         assert_eq!(long_axis_plane(turned(-20.0), axis), Some(Plane::FourChamber));
-        assert_eq!(long_axis_plane(turned(85.0), axis), Some(Plane::TwoChamber));
-        assert_eq!(long_axis_plane(turned(55.0), axis), Some(Plane::ThreeChamber));
+        assert_eq!(long_axis_plane(turned(75.0), axis), Some(Plane::TwoChamber));
+        assert_eq!(long_axis_plane(turned(90.0), axis), Some(Plane::TwoChamber));
+        assert_eq!(long_axis_plane(turned(-55.0), axis), Some(Plane::ThreeChamber));
         assert_eq!(long_axis_plane(axis, axis), None, "a short-axis slice is no long-axis plane");
+    }
+
+    /// The planes as they are prescribed on a short-axis slice: through the right ventricle's free wall, through the
+    /// front and the bottom wall, and through the outflow tract.
+    #[test]
+    fn the_planes_of_hearts_in_several_positions_are_told_apart_whichever_way_their_normals_point() {
+        for (axis, right) in [
+            ([0.62, -0.58, -0.528], [-0.75, -0.6, 0.2]),
+            ([0.7, -0.6, -0.35], [-0.75, -0.6, 0.2]),
+            ([0.62, -0.58, -0.528], [-0.75, -0.5, -0.05]),
+            ([0.55, -0.55, -0.63], [-0.75, -0.6, 0.3]),
+        ] {
+            let axis = unit(axis).unwrap();
+            let ventricle = unit([0, 1, 2].map(|i| right[i] - dot(right, axis) * axis[i])).unwrap();
+            let bottom = cross(axis, ventricle);
+            let planes = [(7.0, Plane::FourChamber), (77.0, Plane::TwoChamber), (-54.0, Plane::ThreeChamber)];
+            for (degrees, plane) in planes {
+                let (sin, cos) = f64::to_radians(degrees).sin_cos();
+                let across = [0, 1, 2].map(|i| cos * ventricle[i] + sin * bottom[i]);
+                let normal = cross(across, axis);
+                assert_eq!(long_axis_plane(normal, axis), Some(plane), "{axis:?}");
+                assert_eq!(long_axis_plane(normal.map(|x| -x), axis.map(|x| -x)), Some(plane), "{axis:?}");
+            }
+        }
     }
 }

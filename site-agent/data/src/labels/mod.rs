@@ -132,8 +132,14 @@ pub(crate) struct Evidence {
     pub cardiac_images: Option<u32>,
     /// The most distinct trigger times (0018,1060) at one slice position.
     pub distinct_triggers: usize,
-    /// Distinct values of InversionTime (0018,0082) above 0.
-    pub(crate) inversion_times: usize,
+    /// The most frames at one slice position.
+    pub phases: usize,
+    /// The most distinct values of InversionTime (0018,0082) above 0 at one slice position.
+    pub inversion_times: usize,
+    /// A name holds a word for balanced SSFP, and which table told.
+    pub technique: Option<Rule>,
+    /// The pixels are times.
+    pub milliseconds: bool,
     /// ImageType names a T1 map.
     pub t1_map_type: bool,
     /// ImageType names a phase-sensitive reconstruction.
@@ -149,15 +155,21 @@ pub(crate) fn sequence_of(named: Option<(Sequence, Rule)>, evidence: &Evidence) 
     if let Some(named) = named {
         return named;
     }
-    if evidence.t1_map_type {
+    let inverted = evidence.inversion_times > 0;
+    let timed_recovery = evidence.milliseconds && (inverted || evidence.inversion_recovery);
+    if evidence.t1_map_type || timed_recovery {
         return (Sequence::T1Map, Rule::Inversion);
     }
     // Images at many inversion times are the making of a map, or the search for the time that nulls the myocardium.
     if evidence.inversion_times > 2 {
         return (Sequence::Other, Rule::Inversion);
     }
-    let inverted = evidence.inversion_times > 0;
-    if evidence.cardiac_images.is_some_and(|n| n > 1) || evidence.distinct_triggers > 1 {
+    let cyclic = evidence.cardiac_images.is_some_and(|n| n > 1) || evidence.distinct_triggers > 1;
+    // Static images are made with the same techniques as cines: the word tells nothing of a single phase.
+    if let Some(rule) = evidence.technique.filter(|_| cyclic || evidence.phases > 1) {
+        return (Sequence::Cine, rule);
+    }
+    if cyclic {
         return (Sequence::Cine, Rule::Timing);
     }
     if evidence.psir_type || (inverted && evidence.contrast_agent) {
@@ -192,6 +204,24 @@ mod tests {
         let molli =
             Evidence { inversion_times: 8, inversion_recovery: true, distinct_triggers: 8, ..Evidence::default() };
         assert_eq!(sequence_of(None, &molli), (Sequence::Other, Rule::Inversion));
+    }
+
+    #[test]
+    fn a_word_for_a_technique_makes_a_cine_of_several_phases_and_of_a_single_one_nothing() {
+        let several = Evidence { technique: Some(Rule::VendorName), phases: 25, ..Evidence::default() };
+        assert_eq!(sequence_of(None, &several), (Sequence::Cine, Rule::VendorName));
+        let single = Evidence { phases: 1, ..several };
+        assert_eq!(sequence_of(None, &single), (Sequence::Other, Rule::Undecided));
+        let scout = Evidence { inversion_times: 25, ..several };
+        assert_eq!(sequence_of(None, &scout), (Sequence::Other, Rule::Inversion));
+    }
+
+    #[test]
+    fn an_unnamed_map_in_milliseconds_of_an_inversion_recovery_is_a_t1_map() {
+        let map = Evidence { milliseconds: true, inversion_recovery: true, ..Evidence::default() };
+        assert_eq!(sequence_of(None, &map), (Sequence::T1Map, Rule::Inversion));
+        let t2 = Evidence { inversion_recovery: false, ..map };
+        assert_eq!(sequence_of(None, &t2), (Sequence::Other, Rule::Undecided));
     }
 
     #[test]

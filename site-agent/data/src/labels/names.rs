@@ -58,6 +58,8 @@ pub(crate) enum Exclusion {
 pub(crate) struct Names {
     /// The sequence, and the table that told.
     pub sequence: Option<(Sequence, Rule)>,
+    /// A word for balanced SSFP, in the table that told: cines are made so, and static images as well.
+    pub technique: Option<Rule>,
     /// The plane, and the table that told.
     pub plane: Option<(Plane, Rule)>,
     /// Whether the series is to be left out.
@@ -77,10 +79,11 @@ pub(crate) fn read_names(vendor: Vendor, texts: &[&str]) -> Names {
         Vendor::Canon | Vendor::Other => &[&UK_BIOBANK, &NO_VIEW, &FREE_TEXT, &SIEMENS, &PHILIPS, &GE],
     };
     let sequence = texts.iter().find_map(|text| first(own, text, |table| table.sequences));
+    let technique = texts.iter().find_map(|text| first(own, text, |table| table.techniques)).map(|(_, rule)| rule);
     let plane = texts.iter().find_map(|text| first(own, text, |table| table.planes));
     let one_per_name = plane.is_some_and(|(_, rule)| rule == Rule::UkBiobankName)
         && texts.first().is_some_and(|text| ends_with_slice_or_chamber(text));
-    Names { sequence, plane, exclusion, one_per_name }
+    Names { sequence, technique, plane, exclusion, one_per_name }
 }
 
 type Rows<T> = &'static [(&'static [&'static str], T)];
@@ -89,6 +92,7 @@ type Rows<T> = &'static [(&'static [&'static str], T)];
 struct Table {
     rule: Rule,
     sequences: Rows<Sequence>,
+    techniques: Rows<()>,
     planes: Rows<Plane>,
 }
 
@@ -113,6 +117,7 @@ const UK_BIOBANK: Table = Table {
         (&["shmolli"], Sequence::Other),
         (&["cine", "segmented"], Sequence::Cine),
     ],
+    techniques: &[],
     planes: &[
         (&["cine", "segmented", "sax"], Plane::Sax),
         (&["cine", "segmented", "lax", "2ch"], Plane::TwoChamber),
@@ -135,6 +140,10 @@ const NO_VIEW: Table = Table {
         (&["*locali*"], Sequence::Other),
         (&["loc"], Sequence::Other),
         (&["haste"], Sequence::Other),
+        (&["cine", "ir"], Sequence::Other),
+        (&["ir", "cine"], Sequence::Other),
+        (&["look", "locker"], Sequence::Other),
+        (&["looklocker*"], Sequence::Other),
         (&["*tagging*"], Sequence::Other),
         (&["flow"], Sequence::Other),
         (&["*perf*"], Sequence::Other),
@@ -143,6 +152,7 @@ const NO_VIEW: Table = Table {
         (&["t2star*"], Sequence::Other),
         (&["stir"], Sequence::Other),
     ],
+    techniques: &[],
     planes: &[],
 };
 
@@ -154,23 +164,21 @@ const SIEMENS: Table = Table {
         (&["*psir*"], Sequence::Lge),
         (&["tfi", "ir"], Sequence::Lge),
         (&["de", "*", "psir"], Sequence::Lge),
-        (&["trufi*"], Sequence::Cine),
-        (&["truefisp*"], Sequence::Cine),
     ],
+    techniques: &[(&["trufi*"], ()), (&["truefisp*"], ())],
     planes: &[],
 };
 
 const PHILIPS: Table = Table {
     rule: Rule::VendorName,
-    sequences: &[
-        (&["psir*"], Sequence::Lge),
-        (&["ir", "tfe"], Sequence::Lge),
-        (&["btfe"], Sequence::Cine),
-        (&["sbtfe"], Sequence::Cine),
-        (&["b", "tfe"], Sequence::Cine),
-        (&["s", "btfe"], Sequence::Cine),
-        (&["bffe"], Sequence::Cine),
-        (&["b", "ffe"], Sequence::Cine),
+    sequences: &[(&["psir*"], Sequence::Lge), (&["ir", "tfe"], Sequence::Lge)],
+    techniques: &[
+        (&["btfe"], ()),
+        (&["sbtfe"], ()),
+        (&["b", "tfe"], ()),
+        (&["s", "btfe"], ()),
+        (&["bffe"], ()),
+        (&["b", "ffe"], ()),
     ],
     planes: &[(&["sa"], Plane::Sax)],
 };
@@ -181,10 +189,9 @@ const GE: Table = Table {
         (&["mde"], Sequence::Lge),
         (&["psmde"], Sequence::Lge),
         (&["smart1map"], Sequence::T1Map),
-        (&["fiesta"], Sequence::Cine),
-        (&["2dfiesta*"], Sequence::Cine),
         (&["fastcine*"], Sequence::Cine),
     ],
+    techniques: &[(&["fiesta"], ()), (&["2dfiesta*"], ())],
     planes: &[],
 };
 
@@ -208,11 +215,10 @@ const FREE_TEXT: Table = Table {
         (&["rehaussement", "tardif"], Sequence::Lge),
         (&["realce", "tardio"], Sequence::Lge),
         (&["*cine*"], Sequence::Cine),
-        (&["bssfp"], Sequence::Cine),
-        (&["ssfp"], Sequence::Cine),
         (&["function*"], Sequence::Cine),
         (&["funktion*"], Sequence::Cine),
     ],
+    techniques: &[(&["bssfp"], ()), (&["ssfp"], ())],
     planes: &[
         (&["*4ch"], Plane::FourChamber),
         (&["4ch*"], Plane::FourChamber),
@@ -304,6 +310,13 @@ fn ends_with_slice_or_chamber(tokens: &[String]) -> bool {
 mod tests {
     use super::*;
 
+    /// A name whose only word for a sequence is one for a technique.
+    #[track_caller]
+    fn says_how(vendor: Vendor, text: &str, plane: Option<Plane>) {
+        says(vendor, text, None, plane);
+        assert!(read_names(vendor, &[text]).technique.is_some(), "{text}");
+    }
+
     #[track_caller]
     fn says(vendor: Vendor, text: &str, sequence: Option<Sequence>, plane: Option<Plane>) {
         let names = read_names(vendor, &[text]);
@@ -337,8 +350,6 @@ mod tests {
     fn names_seen_at_hospitals_are_read() {
         use Vendor::{Canon, Ge, Other, Philips, Siemens};
         let (cine, lge) = (Some(Sequence::Cine), Some(Sequence::Lge));
-        says(Philips, "B-TFE_4CH", cine, Some(Plane::FourChamber));
-        says(Philips, "sBTFE SA", cine, Some(Plane::Sax));
         says(Philips, "PSIR_TFE SA", lge, Some(Plane::Sax));
         says(Ge, "FIESTA CINE 4ch", cine, Some(Plane::FourChamber));
         says(Ge, "MDE SAX", lge, Some(Plane::Sax));
@@ -353,15 +364,37 @@ mod tests {
         says(Other, "LGE kurze Achse", lge, Some(Plane::Sax));
         says(Siemens, "T1Map_MOLLI_SAX", Some(Sequence::T1Map), Some(Plane::Sax));
         says(Siemens, "localizer", Some(Sequence::Other), None);
-        says(Other, "SSFP 4-ch", cine, Some(Plane::FourChamber));
         says(Philips, "Survey BTFE", Some(Sequence::Other), None);
         says(Other, "", None, None);
     }
 
     #[test]
+    fn words_for_a_technique_do_not_name_a_sequence() {
+        use Vendor::{Ge, Other, Philips, Siemens};
+        says_how(Philips, "B-TFE_4CH", Some(Plane::FourChamber));
+        says_how(Philips, "sBTFE SA", Some(Plane::Sax));
+        says_how(Other, "SSFP 4-ch", Some(Plane::FourChamber));
+        says_how(Siemens, "t1_trufi_singleshot_tra", None);
+        says_how(Ge, "Axial FIESTA", None);
+        says_how(Ge, "FIESTA SAX", Some(Plane::Sax));
+    }
+
+    #[test]
+    fn the_search_for_an_inversion_time_is_no_cine() {
+        let other = Some(Sequence::Other);
+        for name in
+            ["Cine IR", "CINE_IR_sax", "IR cine SAX", "Look-Locker SAX", "LookLocker", "TI scout", "TI_Scout_tfi"]
+        {
+            for vendor in [Vendor::Siemens, Vendor::Philips, Vendor::Ge, Vendor::Other] {
+                assert_eq!(read_names(vendor, &[name]).sequence.map(|told| told.0), other, "{vendor:?}: {name}");
+            }
+        }
+    }
+
+    #[test]
     fn the_rule_tells_which_table_decided() {
         assert_eq!(read_names(Vendor::Siemens, &["CINE_segmented_SAX_b4"]).sequence.unwrap().1, Rule::UkBiobankName);
-        assert_eq!(read_names(Vendor::Philips, &["B-TFE_4CH"]).sequence.unwrap().1, Rule::VendorName);
+        assert_eq!(read_names(Vendor::Philips, &["B-TFE_4CH"]).technique.unwrap(), Rule::VendorName);
         assert_eq!(read_names(Vendor::Canon, &["Cine 4ch"]).sequence.unwrap().1, Rule::FreeText);
     }
 

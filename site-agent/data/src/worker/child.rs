@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use rlimit::Resource;
 
-use super::protocol::{Request, Response, read_message, write_message};
+use super::protocol::{Bounds, Request, Response, read_message, write_message};
 use super::{Content, Examiner, Parser};
 use crate::keys::SiteSecret;
 use crate::limits::IntakeLimits;
@@ -27,20 +27,20 @@ pub fn worker_main() -> ExitCode {
 
 fn serve() -> io::Result<()> {
     let (mut input, mut output) = (BufReader::new(stdin().lock()), BufWriter::new(stdout().lock()));
-    let (Request::Begin { secret, limits }, _) = read_message(&mut input)? else {
+    let (_, Request::Begin { secret, limits }, _) = read_message(&mut input, Bounds::REQUEST)? else {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let secret = SiteSecret::from_hex(&secret).ok_or(io::ErrorKind::InvalidData)?;
     confine(&limits)?;
     let mut examiner = Examiner::new(secret, limits);
     loop {
-        let request = match read_message(&mut input) {
-            Ok((request, _)) => request,
+        let (number, request) = match read_message(&mut input, Bounds::REQUEST) {
+            Ok((number, request, _)) => (number, request),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(error),
         };
         let (response, payload) = answer(&mut examiner, request)?;
-        write_message(&mut output, &response, &payload)?;
+        write_message(&mut output, number, &response, &payload)?;
     }
 }
 
@@ -55,9 +55,9 @@ fn answer(examiner: &mut Examiner, request: Request) -> io::Result<(Response, Ve
         Request::Header { path: file, entry } => {
             examiner.header(&path(file), entry).map(|header| (Response::Header(header), Vec::new()))
         }
-        Request::Frames { path: file, entry, first, count } => examiner
-            .frames(&path(file), entry, first, count)
-            .map(|frames| (Response::Frames { rows: frames.rows, columns: frames.columns }, frames.values)),
+        Request::Frames { path: file, entry, first, count, matrix } => {
+            examiner.frames(&path(file), entry, first, count, matrix).map(|values| (Response::Frames, values))
+        }
     };
     Ok(answered.unwrap_or_else(|reason| (Response::Skip(reason), Vec::new())))
 }

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use super::{Content, Frames, Parser};
+use super::{Content, Parser};
 use crate::archive::{Archive, is_archive, participant};
 use crate::dicom::{FileSource, ImageHeader, MemorySource, Pixels, Source, Substitutes, read_header, read_pixels};
 use crate::keys::SiteSecret;
@@ -25,11 +25,12 @@ impl Examiner {
     }
 
     fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, SkipReason>) -> Result<T, SkipReason> {
-        catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|_| {
-            // What a panic left half done is not looked at again.
-            self.archive = None;
-            self.image = None;
-            Err(SkipReason::ParserCrashed)
+        guarded(|| work(self)).inspect_err(|reason| {
+            if *reason == SkipReason::ParserCrashed {
+                // What a panic left half done is not looked at again.
+                self.archive = None;
+                self.image = None;
+            }
         })
     }
 
@@ -65,6 +66,11 @@ impl Examiner {
     }
 }
 
+/// Makes a panic a reason: the parsers below are not ours.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, SkipReason>) -> Result<T, SkipReason> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(SkipReason::ParserCrashed))
+}
+
 impl Parser for Examiner {
     fn open(&mut self, path: &Path) -> Result<Content, SkipReason> {
         self.guarded(|this| {
@@ -81,7 +87,14 @@ impl Parser for Examiner {
         self.guarded(|this| Ok(Box::new(this.read_image(path, Some(entry))?.0)))
     }
 
-    fn frames(&mut self, path: &Path, entry: Option<u32>, first: u32, count: u32) -> Result<Frames, SkipReason> {
+    fn frames(
+        &mut self,
+        path: &Path,
+        entry: Option<u32>,
+        first: u32,
+        count: u32,
+        matrix: [u32; 2],
+    ) -> Result<Vec<f32>, SkipReason> {
         self.guarded(|this| {
             let held = this.image.as_ref().is_some_and(|(file, at, ..)| file == path && *at == entry);
             if !held {
@@ -91,11 +104,15 @@ impl Parser for Examiner {
                 this.image = Some((path.to_owned(), entry, header, pixels));
             }
             let Some((_, _, header, pixels)) = &this.image else { return Err(SkipReason::Damaged) };
+            // The file may have changed since its header was read.
+            if [header.rows, header.columns] != matrix {
+                return Err(SkipReason::Damaged);
+            }
             let mut values = Vec::new();
             for frame in first..first.saturating_add(count) {
                 values.extend(pixels.frame(frame as usize).ok_or(SkipReason::Damaged)?);
             }
-            Ok(Frames { rows: header.rows, columns: header.columns, values })
+            Ok(values)
         })
     }
 }

@@ -14,6 +14,8 @@ use std::path::Path;
 
 pub use child::worker_main;
 pub(crate) use examiner::Examiner;
+#[cfg(test)]
+pub(crate) use examiner::guarded;
 pub(crate) use remote::Remote;
 
 use crate::archive::Entry;
@@ -29,17 +31,6 @@ pub(crate) enum Content {
     Archive(Vec<Entry>),
 }
 
-/// Some frames of an image: modality values, frame after frame, row after row.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Frames {
-    /// Rows of a frame.
-    pub rows: u32,
-    /// Columns of a frame.
-    pub columns: u32,
-    /// [frames x rows x columns]
-    pub values: Vec<f32>,
-}
-
 /// Reads files. Whatever a file holds, an answer comes back.
 pub(crate) trait Parser {
     /// What a file is.
@@ -48,6 +39,14 @@ pub(crate) trait Parser {
     /// The header of an archive's entry.
     fn header(&mut self, path: &Path, entry: u32) -> Result<Box<ImageHeader>, SkipReason>;
 
-    /// `count` frames from `first` on.
-    fn frames(&mut self, path: &Path, entry: Option<u32>, first: u32, count: u32) -> Result<Frames, SkipReason>;
+    /// The modality values of `count` frames from `first` on, which must be as large as the caller takes them to be.
+    /// [count x rows x columns]
+    fn frames(
+        &mut self,
+        path: &Path,
+        entry: Option<u32>,
+        first: u32,
+        count: u32,
+        matrix: [u32; 2],
+    ) -> Result<Vec<f32>, SkipReason>;
 }

@@ -1,7 +1,9 @@
 //! What intake and worker say to each other over a pipe.
 //!
-//! A message is `b"CMRw"`, the lengths of its text and of its payload (u32, little-endian), the text as JSON, and the payload: little-endian f32. Both lengths are
-//! held to a limit before anything is allocated, because the worker has read hostile files and may say anything.
+//! A message is `b"CMRw"`, the request's number and the lengths of text and payload (u32, little-endian), the text as
+//! JSON, and the payload: little-endian f32. An answer bears its request's number. Both lengths are held to what the
+//! request asks for, and memory grows with the bytes that come, because the worker has read hostile files and may say
+//! anything.
 
 use std::io::{self, Read, Write};
 
@@ -16,8 +18,8 @@ use crate::skip::SkipReason;
 const MAGIC: &[u8; 4] = b"CMRw";
 /// Largest text of a message.
 const MAX_TEXT: usize = 64 << 20;
-/// Largest payload of a message; one frame of the largest image fits.
-const MAX_PAYLOAD: usize = 1 << 30;
+/// Largest text of an answer whose payload counts.
+const MAX_TEXT_BESIDE_VALUES: usize = 64 << 10;
 
 /// From intake to worker.
 #[derive(Serialize, Deserialize)]
@@ -39,7 +41,33 @@ pub(super) enum Request {
         entry: Option<u32>,
         first: u32,
         count: u32,
+        matrix: [u32; 2],
     },
+}
+
+/// The longest text and payload that a message may have, in bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    text: usize,
+    payload: usize,
+}
+
+impl Bounds {
+    /// Of a request.
+    pub(super) const REQUEST: Self = Self { text: MAX_TEXT, payload: 0 };
+}
+
+impl Request {
+    /// Of its answer.
+    pub(super) fn bounds(&self) -> Bounds {
+        match self {
+            Self::Frames { count, matrix: [rows, columns], .. } => {
+                let values = [rows, columns, count].into_iter().fold(4_usize, |a, b| a.saturating_mul(*b as usize));
+                Bounds { text: MAX_TEXT_BESIDE_VALUES, payload: values }
+            }
+            _ => Bounds { text: MAX_TEXT, payload: 0 },
+        }
+    }
 }
 
 /// From worker to intake.
@@ -48,62 +76,93 @@ pub(super) enum Response {
     Archive(Vec<Entry>),
     Header(Box<ImageHeader>),
     /// Values are the payload.
-    Frames {
-        rows: u32,
-        columns: u32,
-    },
+    Frames,
     Skip(SkipReason),
 }
 
-pub(super) fn write_message<T: Serialize>(to: &mut impl Write, message: &T, payload: &[f32]) -> io::Result<()> {
+pub(super) fn write_message<T: Serialize>(
+    to: &mut impl Write,
+    number: u32,
+    message: &T,
+    payload: &[f32],
+) -> io::Result<()> {
     let text = serde_json::to_vec(message)?;
     let mut bytes = vec![0; payload.len() * 4];
     bytes.as_chunks_mut::<4>().0.iter_mut().zip(payload).for_each(|(to, value)| *to = value.to_le_bytes());
-    if text.len() > MAX_TEXT || bytes.len() > MAX_PAYLOAD {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message to or from the intake worker is too long"));
-    }
+    let too_long = |_| io::Error::new(io::ErrorKind::InvalidData, "a message of the intake worker is too long");
     let mut head = MAGIC.to_vec();
-    head.extend_from_slice(&(text.len() as u32).to_le_bytes()); // both are below 2^32: checked above
-    head.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    for part in [number, u32::try_from(text.len()).map_err(too_long)?, u32::try_from(bytes.len()).map_err(too_long)?] {
+        head.extend_from_slice(&part.to_le_bytes());
+    }
     for part in [&head, &text, &bytes] {
         to.write_all(part)?;
     }
     to.flush()
 }
 
-pub(super) fn read_message<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<(T, Vec<f32>)> {
-    let garbled = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-    let mut head = [0; 12];
+/// The next message, with its number and payload.
+pub(super) fn read_message<T: DeserializeOwned>(
+    from: &mut impl Read,
+    bounds: Bounds,
+) -> io::Result<(u32, T, Vec<f32>)> {
+    let mut head = [0; 16];
     from.read_exact(&mut head)?;
-    let length = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
-    let (text, payload) = (length(4), length(8));
-    if &head[..4] != MAGIC || text > MAX_TEXT || payload > MAX_PAYLOAD || payload % 4 != 0 {
-        return Err(garbled("not a message of the intake worker"));
+    let part = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let (number, text, payload) = (part(4), part(8) as usize, part(12) as usize);
+    if &head[..4] != MAGIC || text > bounds.text || payload > bounds.payload || payload % 4 != 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a message of the intake worker"));
     }
-    let mut bytes = vec![0; text];
-    from.read_exact(&mut bytes)?;
-    let message = serde_json::from_slice(&bytes)?;
-    let mut bytes = vec![0; payload];
-    from.read_exact(&mut bytes)?;
+    let message = serde_json::from_slice(&read_bytes(from, text)?)?;
+    let bytes = read_bytes(from, payload)?;
     let (values, _) = bytes.as_chunks::<4>();
-    Ok((message, values.iter().map(|value| f32::from_le_bytes(*value)).collect()))
+    Ok((number, message, values.iter().map(|value| f32::from_le_bytes(*value)).collect()))
+}
+
+fn read_bytes(from: &mut impl Read, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(length as u64).read_to_end(&mut bytes)?;
+    if bytes.len() == length { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const BOUNDS: Bounds = Bounds { text: 100, payload: 8 };
+
     #[test]
     fn a_message_reads_back_and_a_garbled_one_allocates_nothing() {
         let mut pipe = Vec::new();
-        write_message(&mut pipe, &Request::Open { path: b"/a".to_vec() }, &[1.5, -2.0]).unwrap();
-        let (message, payload) = read_message::<Request>(&mut pipe.as_slice()).unwrap();
+        write_message(&mut pipe, 7, &Request::Open { path: b"/a".to_vec() }, &[1.5, -2.0]).unwrap();
+        let (number, message, payload) = read_message::<Request>(&mut pipe.as_slice(), BOUNDS).unwrap();
         assert!(matches!(message, Request::Open { path } if path == b"/a"));
-        assert_eq!(payload, [1.5, -2.0]);
-        for place in 0..12 {
+        assert_eq!((number, payload), (7, vec![1.5, -2.0]));
+        for place in (0..4).chain(8..16) {
             let mut garbled = pipe.clone();
             garbled[place] ^= 0xff;
-            assert!(read_message::<Request>(&mut garbled.as_slice()).is_err(), "byte {place}");
+            assert!(read_message::<Request>(&mut garbled.as_slice(), BOUNDS).is_err(), "byte {place}");
         }
+    }
+
+    #[test]
+    fn an_answer_may_hold_the_values_that_were_asked_for_and_no_more() {
+        let frames = |count, matrix| Request::Frames { path: Vec::new(), entry: None, first: 0, count, matrix };
+        let mut pipe = Vec::new();
+        write_message(&mut pipe, 1, &Response::Frames, &[0.0; 12]).unwrap();
+        let read = |request: &Request| read_message::<Response>(&mut pipe.as_slice(), request.bounds());
+        assert!(read(&frames(2, [2, 3])).is_ok());
+        assert!(read(&frames(1, [2, 3])).is_err());
+        assert!(read(&Request::Open { path: Vec::new() }).is_err());
+        assert_eq!(frames(u32::MAX, [u32::MAX; 2]).bounds().payload, usize::MAX);
+    }
+
+    #[test]
+    fn a_claimed_length_allocates_only_what_comes() {
+        let mut pipe = Vec::new();
+        write_message(&mut pipe, 1, &Response::Frames, &[]).unwrap();
+        pipe[12..16].copy_from_slice(&0xffff_fffc_u32.to_le_bytes());
+        let bounds = Bounds { text: 100, payload: usize::MAX };
+        let error = read_message::<Response>(&mut pipe.as_slice(), bounds).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -8,11 +8,11 @@ use std::io::{self, BufReader, BufWriter};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 
-use super::protocol::{Request, Response, read_message, write_message};
-use super::{Content, Frames, Parser};
+use super::protocol::{Bounds, Request, Response, read_message, write_message};
+use super::{Content, Parser};
 use crate::dicom::ImageHeader;
 use crate::keys::SiteSecret;
 use crate::limits::IntakeLimits;
@@ -33,9 +33,14 @@ pub(crate) struct Remote {
 struct Worker {
     child: Child,
     input: BufWriter<ChildStdin>,
-    answers: Receiver<io::Result<(Response, Vec<f32>)>>,
+    /// What the next answer may be; nothing is read before it is asked for.
+    expected: SyncSender<Bounds>,
+    answers: Receiver<io::Result<Answer>>,
     served: u32,
 }
+
+/// The number of the request it answers, the answer, and its values.
+type Answer = (u32, Response, Vec<f32>);
 
 /// How a worker failed a request.
 enum Failure {
@@ -67,21 +72,22 @@ impl Remote {
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
-        let (sender, answers) = channel();
-        // Ends when the worker's output ends, or when nobody waits for answers any more.
+        let (expected, asked) = sync_channel(1);
+        let (sender, answers) = sync_channel(1);
+        // Ends with the worker: when its output ends, or when nobody asks or waits for answers any more.
         thread::spawn(move || {
             let mut output = BufReader::new(output);
-            loop {
-                let answer = read_message(&mut output);
+            for bounds in asked {
+                let answer = read_message(&mut output, bounds);
                 let last = answer.is_err();
                 if sender.send(answer).is_err() || last {
                     return;
                 }
             }
         });
-        let mut worker = Worker { child, input: BufWriter::new(input), answers, served: 0 };
+        let mut worker = Worker { child, input: BufWriter::new(input), expected, answers, served: 0 };
         let begin = Request::Begin { secret: self.secret.to_hex(), limits: self.limits };
-        write_message(&mut worker.input, &begin, &[])?;
+        write_message(&mut worker.input, 0, &begin, &[])?;
         Ok(worker)
     }
 
@@ -112,13 +118,15 @@ impl Remote {
 
 impl Worker {
     fn ask(&mut self, request: &Request, limits: &IntakeLimits) -> Result<(Response, Vec<f32>), Failure> {
-        write_message(&mut self.input, request, &[]).map_err(|_| Failure::Ended)?;
+        let number = self.served + 1;
+        self.expected.send(request.bounds()).map_err(|_| Failure::Ended)?;
+        write_message(&mut self.input, number, request, &[]).map_err(|_| Failure::Ended)?;
         match self.answers.recv_timeout(limits.request_time()) {
-            Ok(Ok(answer)) => {
-                self.served += 1;
-                Ok(answer)
+            Ok(Ok((answered, response, values))) if answered == number => {
+                self.served = number;
+                Ok((response, values))
             }
-            Ok(Err(_)) | Err(RecvTimeoutError::Disconnected) => Err(Failure::Ended),
+            Ok(_) | Err(RecvTimeoutError::Disconnected) => Err(Failure::Ended),
             Err(RecvTimeoutError::Timeout) => Err(Failure::TooSlow),
         }
     }
@@ -148,15 +156,16 @@ impl Parser for Remote {
         }
     }
 
-    fn frames(&mut self, path: &Path, entry: Option<u32>, first: u32, count: u32) -> Result<Frames, SkipReason> {
-        match self.ask(&Request::Frames { path: bytes(path), entry, first, count })? {
-            (Response::Frames { rows, columns }, values) => {
-                let expected = u64::from(count) * u64::from(rows) * u64::from(columns);
-                if values.len() as u64 != expected {
-                    return Err(SkipReason::ParserCrashed);
-                }
-                Ok(Frames { rows, columns, values })
-            }
+    fn frames(
+        &mut self,
+        path: &Path,
+        entry: Option<u32>,
+        first: u32,
+        count: u32,
+        matrix: [u32; 2],
+    ) -> Result<Vec<f32>, SkipReason> {
+        match self.ask(&Request::Frames { path: bytes(path), entry, first, count, matrix })? {
+            (Response::Frames, values) => Ok(values),
             (other, _) => Err(reason(other)),
         }
     }
@@ -171,5 +180,30 @@ fn reason(response: Response) -> SkipReason {
     match response {
         Response::Skip(reason) => reason,
         _ => SkipReason::ParserCrashed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes of a request to a worker that says this, whatever it is asked.
+    fn outcome_of(number: u32) -> SkipReason {
+        let folder = tempfile::tempdir().unwrap();
+        let said = folder.path().join("said");
+        let mut answer = Vec::new();
+        write_message(&mut answer, number, &Response::Skip(SkipReason::NotMr), &[]).unwrap();
+        std::fs::write(&said, answer).unwrap();
+        let script = format!("cat {}; exec cat > /dev/null", said.display());
+        let args = ["-c".into(), script.into()];
+        let secret = SiteSecret::new([1; 32]);
+        let mut remote = Remote::start(Path::new("/bin/sh"), &args, secret, IntakeLimits::default()).unwrap();
+        remote.open(Path::new("/a")).unwrap_err()
+    }
+
+    #[test]
+    fn an_answer_to_another_request_is_none() {
+        assert_eq!(outcome_of(1), SkipReason::NotMr);
+        assert_eq!(outcome_of(2), SkipReason::ParserCrashed);
     }
 }

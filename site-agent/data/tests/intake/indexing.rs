@@ -260,7 +260,9 @@ fn a_second_run_reads_only_what_changed() {
 fn frames_file(site: &Site) -> PathBuf {
     let is_frames = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("frames-");
     let mut folders = fs::read_dir(&site.options.cache).unwrap().map(|entry| entry.unwrap().path()).filter(is_frames);
-    folders.next().unwrap().join("frames.bin")
+    let files = fs::read_dir(folders.next().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    // The newest: a compaction leaves the one before until the next run.
+    files.filter(|path| path.extension().is_some_and(|end| end == "bin")).max().unwrap()
 }
 
 #[test]
@@ -284,6 +286,7 @@ fn a_kill_while_writing_costs_nothing_but_the_work_since_the_last_flush() {
     site.write_all("two", &short_axis_cine(&Image { series: 2, ..Image::new() }, 2, 2));
     site.index().unwrap();
     let expected = markers(&site.cache());
+    let mapped = site.cache();
     let frames = frames_file(&site);
     let series_log = frames.with_file_name("series.log");
     let headers_log = site.options.cache.join("headers.log");
@@ -299,9 +302,91 @@ fn a_kill_while_writing_costs_nothing_but_the_work_since_the_last_flush() {
             let cache = site.cache();
             assert_eq!(markers(&cache), expected, "{} cut at {cut}", log.display());
             cache.verify().unwrap();
+            let length = fs::metadata(&frames).unwrap().len();
+            assert!(length >= torn.len() as u64, "a cut would end a reader that has mapped the file");
+            mapped.verify().unwrap();
         }
         fs::write(log, &whole).unwrap();
     }
+}
+
+#[test]
+fn a_compaction_keeps_every_sources_frames_and_those_that_a_reader_has_mapped() {
+    let site = Site::new();
+    let many = Image { frames: 1100, pixels: Image::new().pixels.repeat(1100), ..Image::new() };
+    site.write("a/1", &many);
+    site.write_all("b", &short_axis_cine(&Image { series: 2, patient: "PATIENT-2", ..Image::new() }, 2, 3));
+    let source = |name: &str| index(&site.images().join(name), &site.options, &mut |_| {}).unwrap();
+    source("a");
+    assert_eq!(source("b").cache_frames, 1106);
+    let mapped = site.cache();
+    site.write("a/1", &Image::new().marked(777));
+    assert_eq!(source("a").cache_frames, 7);
+    let expected = markers(&site.cache());
+    let (before, frame) = (frames_file(&site), 2 * 16 * 16);
+    assert_eq!(fs::metadata(&before).unwrap().len(), 1107 * frame);
+    // A kill in the middle of a compaction leaves these.
+    fs::write(before.with_file_name("series.new"), "torn").unwrap();
+    fs::write(before.with_file_name("frames-1.bin"), "torn").unwrap();
+
+    assert_eq!(source("b").unchanged_series, 1);
+    assert_eq!(fs::metadata(frames_file(&site)).unwrap().len(), 7 * frame);
+    assert!(before.exists(), "a reader of the log that was replaced may be about to open it");
+    assert_eq!(markers(&site.cache()), expected);
+    site.cache().verify().unwrap();
+    assert_eq!(source("a").unchanged_series, 1);
+    assert!(!before.exists());
+    mapped.verify().unwrap();
+}
+
+#[test]
+fn a_log_that_the_disk_damaged_is_named_and_nothing_is_dropped() {
+    let site = Site::new();
+    for series in 1..4 {
+        site.write(&format!("{series}"), &Image { series, ..Image::new() });
+    }
+    site.index().unwrap();
+    let frames = frames_file(&site);
+    let log = frames.with_file_name("series.log");
+    let mut damaged = fs::read(&log).unwrap();
+    damaged[100] ^= 1;
+    fs::write(&log, &damaged).unwrap();
+    let length = fs::metadata(&frames).unwrap().len();
+    assert!(matches!(site.index(), Err(IntakeError::Cache(CacheError::Damaged { .. }))));
+    let opened = FrameCache::open(&site.options.cache, &site.options.images);
+    assert!(matches!(opened, Err(CacheError::Damaged { .. })));
+    assert_eq!(fs::metadata(&frames).unwrap().len(), length);
+    assert_eq!(fs::read(&log).unwrap(), damaged);
+}
+
+#[test]
+fn halves_of_a_series_in_two_sources_are_both_kept() {
+    let site = Site::new();
+    for (number, image) in short_axis_cine(&Image::new(), 2, 3).iter().enumerate() {
+        site.write(&format!("{}/{number}", if number < 3 { "a" } else { "b" }), image);
+    }
+    for source in ["a", "b", "a", "b"] {
+        index(&site.images().join(source), &site.options, &mut |_| {}).unwrap();
+    }
+    let mut found = markers(&site.cache());
+    found.sort_unstable();
+    assert_eq!(found, [0, 1, 2, 100, 101, 102]);
+}
+
+#[test]
+fn a_series_too_large_for_this_process_is_left_out_until_the_limit_permits_it() {
+    let mut site = Site::new();
+    site.write("small", &Image { series: 2, ..Image::new() });
+    site.write("large", &Image { frames: 100, pixels: Image::new().pixels.repeat(100), ..Image::new() });
+    // The grid holds 16 x 16 floats a frame.
+    site.options.limits.series_bytes = 99 * 1024;
+    site.options.tolerance = 0.5;
+    let report = site.index().unwrap();
+    assert_eq!((report.frames, report.faults), (1, 1));
+    assert!(site.ledger().contains("102400 bytes are more than the limit of 101376"), "{}", site.ledger());
+    site.options.limits.series_bytes = 100 * 1024;
+    let report = site.index().unwrap();
+    assert_eq!((report.frames, report.new_series, report.faults), (101, 1, 0));
 }
 
 #[test]
@@ -373,10 +458,73 @@ fn too_many_faults_are_an_error_that_holds_the_report() {
     let error = site.index().unwrap_err();
     let IntakeError::TooManyFaults { report, .. } = &error else { panic!("{error}") };
     assert_eq!((report.faults, report.frames), (2, 1));
-    assert!(error.to_string().contains("2 of 3 images are faulty, more than the permitted 10.0 %"), "{error}");
+    let told = "2 of 3 images and 2 of 3 files are faulty, more than the permitted 10.0 %";
+    assert!(error.to_string().contains(told), "{error}");
     assert!(site.ledger().contains("export it again"));
     site.options.tolerance = 0.7;
     assert_eq!(site.index().unwrap().faults, 2);
+}
+
+#[test]
+fn a_refused_sources_frames_do_not_stay_and_the_others_do() {
+    let mut site = Site::new();
+    site.write("good/1", &Image { series: 2, patient: "PATIENT-2", ..Image::new() });
+    site.write("bad/1", &Image::new());
+    let cut = Image { series: 3, ..Image::new() }.bytes();
+    fs::write(site.images().join("bad/2.dcm"), &cut[..cut.len() - 50]).unwrap();
+    let source = |site: &Site, name: &str| index(&site.images().join(name), &site.options, &mut |_| {});
+    assert_eq!(source(&site, "good").unwrap().cache_frames, 1);
+    let error = source(&site, "bad").unwrap_err();
+    let IntakeError::TooManyFaults { report, .. } = &error else { panic!("{error}") };
+    assert_eq!((report.frames, report.cache_frames), (1, 1));
+    assert_eq!(site.cache().frame_count(), 1);
+    site.options.tolerance = 0.5;
+    assert_eq!(source(&site, "bad").unwrap().cache_frames, 2);
+    assert_eq!(site.cache().subjects().len(), 2);
+}
+
+#[test]
+fn lost_archives_count_as_the_files_they_are_beside_one_of_many_frames() {
+    let site = Site::new();
+    site.write("many", &Image { frames: 1000, pixels: Image::new().pixels.repeat(1000), ..Image::new() });
+    site.write("one", &Image { series: 2, ..Image::new() });
+    let whole = site.images().join("1.zip");
+    archive(&whole, &[("a.dcm", Image { series: 3, ..Image::new() }.bytes())]);
+    let bytes = fs::read(&whole).unwrap();
+    fs::write(&whole, &bytes[..bytes.len() - 30]).unwrap();
+    fs::write(site.images().join("2.zip"), "").unwrap();
+    let error = site.index().unwrap_err();
+    assert!(error.to_string().contains("2 of 1003 images and 2 of 4 files are faulty"), "{error}");
+}
+
+#[test]
+fn the_ledger_holds_the_lines_of_every_source() {
+    let site = Site::new();
+    for (number, name) in (1..).zip(["a", "b"]) {
+        site.write(&format!("{name}/good"), &Image { series: number, ..Image::new() });
+        site.write(
+            &format!("{name}/{name}.ct"),
+            &Image { modality: "CT", class: uids::CT_IMAGE_STORAGE, ..Image::new() },
+        );
+    }
+    let source = |name: &str| index(&site.images().join(name), &site.options, &mut |_| {}).unwrap();
+    assert_eq!((source("a").cache_frames, source("b").cache_frames, source("a").cache_frames), (1, 2, 2));
+    let mut files: Vec<String> = site.ledger().lines().map(|line| line.split('"').nth(7).unwrap().to_owned()).collect();
+    files.sort();
+    assert_eq!(files, ["a.ct", "b.ct"]);
+    fs::remove_file(site.images().join("a/a.ct")).unwrap();
+    source("a");
+    assert!(site.ledger().contains("b.ct") && !site.ledger().contains("a.ct"));
+}
+
+#[test]
+fn the_ledger_names_the_entry_whose_pixels_cannot_be_read() {
+    let mut site = Site::new();
+    site.options.tolerance = 1.0;
+    site.options.limits.series_bytes = 0;
+    archive(&site.images().join("x.zip"), &[("deep/a.dcm", Image::new().bytes())]);
+    assert!(matches!(site.index(), Err(IntakeError::NoImages { .. })));
+    assert!(site.ledger().contains(r#""entry":"deep/a.dcm""#), "{}", site.ledger());
 }
 
 #[test]
