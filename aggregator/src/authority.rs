@@ -47,9 +47,14 @@ pub fn host(address: &str) -> Option<&str> {
     let (host, port) = address.rsplit_once(':')?;
     port.parse::<u16>().ok()?;
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    is_host(bare).then_some(bare)
+}
+
+/// Whether this is a host name or an address, as a certificate names it.
+pub fn is_host(name: &str) -> bool {
     let permitted = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    let is_name = !bare.is_empty() && bare.chars().all(permitted);
-    (is_name || bare.parse::<std::net::Ipv6Addr>().is_ok()).then_some(bare)
+    let is_name = !name.is_empty() && name.chars().all(permitted);
+    is_name || name.parse::<std::net::Ipv6Addr>().is_ok()
 }
 
 fn folder(state: &Path) -> PathBuf {

@@ -22,7 +22,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Bytes that uploads and stored updates may take together.
     pub max_spool_bytes: u64,
-    /// Merged rounds whose updates stay on disk, for audit.
+    /// Merged rounds whose updates stay on disk while the run goes on, for audit.
     pub keep_updates_of_rounds: u32,
     /// Connections of sites at a time.
     pub max_connections: usize,
@@ -49,7 +49,22 @@ pub enum ConfigError {
         /// What is wrong, and where.
         message: String,
     },
+    /// A value outside its bounds.
+    #[error("{path}: {key} is {value}, but must be {bound}")]
+    OutOfBounds {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// The value as written.
+        value: String,
+        /// What is permitted.
+        bound: &'static str,
+    },
 }
+
+/// Most connections that may be permitted: more than a process has open files.
+const MAX_CONNECTIONS: usize = 1 << 16;
 
 impl Default for Config {
     fn default() -> Self {
@@ -73,7 +88,32 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path);
         let text = text.map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
-        toml::from_str(&text).map_err(|error| ConfigError::Toml { path: path.to_owned(), message: error.to_string() })
+        let config: Self = toml::from_str(&text)
+            .map_err(|error| ConfigError::Toml { path: path.to_owned(), message: error.to_string() })?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    /// Holds every value to its bounds.
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let within = |key, value: String, holds: bool, bound| match holds {
+            true => Ok(()),
+            false => Err(ConfigError::OutOfBounds { path: path.to_owned(), key, value, bound }),
+        };
+        let (spool, connections) = (self.max_spool_bytes, self.max_connections);
+        let range = 1 << 20..=i64::MAX as u64;
+        within(
+            "max_spool_bytes",
+            spool.to_string(),
+            range.contains(&spool),
+            "1048576 (1 MiB) or more, and below 2^63",
+        )?;
+        let range = 1..=MAX_CONNECTIONS;
+        within("max_connections", connections.to_string(), range.contains(&connections), "1 to 65536")?;
+        self.names.iter().try_for_each(|name| {
+            let bound = "host names and addresses without a port, for example \"aggregator.example.org\"";
+            within("names", format!("{name:?}"), authority::is_host(name), bound)
+        })
     }
 
     /// Reads the state folder's file of settings, if there is one.
@@ -120,6 +160,24 @@ mod tests {
         let listen = "127.0.0.1:7".parse().unwrap();
         let written: Config = toml::from_str(&example_listening_on(listen)).unwrap();
         assert_eq!(written, Config { listen, ..Config::default() });
+    }
+
+    #[test]
+    fn a_value_out_of_bounds_is_named_with_its_bound_and_starts_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        for (written, told) in [
+            ("max_connections = 0", "max_connections is 0, but must be 1 to 65536"),
+            ("max_connections = 9000000000000000000", "max_connections is 9000000000000000000"),
+            ("max_spool_bytes = 0", "max_spool_bytes is 0"),
+            ("names = [\"ok.example.org\", \"aggregator:4433\"]", "names is \"aggregator:4433\""),
+            ("names = [\"\"]", "without a port"),
+        ] {
+            fs::write(Config::path(folder.path()), written).unwrap();
+            let error = Config::of_state(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
+        fs::write(Config::path(folder.path()), "names = [\"::1\", \"10.0.0.7\", \"a_b.example.org\"]").unwrap();
+        Config::of_state(folder.path()).unwrap();
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Who is calling: the identity in the certificate that the peer's handshake proved, and nothing else.
 //!
 //! A connection without a certificate may enrol. So that idle strangers cannot keep members out, they have places of their
-//! own, and must be done within a time limit.
+//! own, and must be done within a time limit. So that no member keeps the others out, each has a few places at most. A
+//! member's connection ends when its certificate does.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +11,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use certs::acceptor::Connection;
-use certs::identity::{Peer, Role};
+use certs::identity::{Peer, PeerIdentity, Role};
+use certs::quota::{Held, Quota};
 use common::{Refusal, SiteId};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,10 +20,14 @@ use tokio::time::{Sleep, sleep};
 use tonic::Request;
 use tonic::transport::server::Connected;
 
+use crate::clock::{Stamp, wall};
+
 /// Connections without a certificate at a time.
 pub const STRANGERS: usize = 32;
 /// Longest life of one.
 pub const STRANGER_WITHIN: Duration = Duration::from_secs(30);
+/// Connections of one member at a time: it needs one, and one that broke unnoticed keeps its place for a while.
+pub const CONNECTIONS_OF_ONE: usize = 4;
 
 /// A site, as its certificate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,34 +52,56 @@ pub fn caller<T>(request: &Request<T>) -> Result<Caller, Refusal> {
 #[derive(Clone, Debug)]
 pub struct Places {
     members: Arc<Semaphore>,
+    of_each: Quota<String>,
     strangers: Arc<Semaphore>,
+}
+
+/// A place that is taken; dropping it gives it back.
+#[derive(Debug)]
+struct Place {
+    _of_all: OwnedSemaphorePermit,
+    _own: Option<Held<String>>,
 }
 
 impl Places {
     /// So many places for connections with a certificate, and [`STRANGERS`] for others.
     pub fn new(members: usize) -> Self {
-        Self { members: Arc::new(Semaphore::new(members)), strangers: Arc::new(Semaphore::new(STRANGERS)) }
+        let (members, strangers) = (Arc::new(Semaphore::new(members)), Arc::new(Semaphore::new(STRANGERS)));
+        Self { members, of_each: Quota::new(CONNECTIONS_OF_ONE), strangers }
     }
 
     /// Gives a connection its place, or drops it.
     pub fn seat(&self, connection: Connection) -> Option<Seated> {
-        let is_member = connection.peer().is_some();
-        let places = if is_member { &self.members } else { &self.strangers };
-        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
-            tracing::warn!(is_member, "a connection was dropped: all places are taken");
+        let peer = connection.peer();
+        let Some(place) = self.place(peer.map(|peer| &peer.identity)) else {
+            let who = peer.map_or("nobody known".to_owned(), |peer| peer.identity.uri());
+            tracing::warn!(who, "a connection was dropped: all places for it are taken");
             return None;
         };
-        let leave_at = (!is_member).then(|| Box::pin(sleep(STRANGER_WITHIN)));
-        Some(Seated { connection, leave_at, _place: place })
+        let stay = peer.map_or(STRANGER_WITHIN, |peer| life_left(peer.expires_at_s, wall()));
+        Some(Seated { leave_at: Box::pin(sleep(stay)), connection, _place: place })
     }
+
+    /// A place for a member, or for a stranger.
+    fn place(&self, member: Option<&PeerIdentity>) -> Option<Place> {
+        let places = if member.is_some() { &self.members } else { &self.strangers };
+        let own = member.map(|identity| self.of_each.take(identity.uri()).ok_or(())).transpose().ok()?;
+        let of_all = Arc::clone(places).try_acquire_owned().ok()?;
+        Some(Place { _of_all: of_all, _own: own })
+    }
+}
+
+/// Time until a certificate expires.
+fn life_left(expires_at_s: i64, now: Stamp) -> Duration {
+    Duration::from_secs(u64::try_from(expires_at_s).unwrap_or(0).saturating_sub(now.seconds()))
 }
 
 /// A connection that has its place.
 #[derive(Debug)]
 pub struct Seated {
     connection: Connection,
-    leave_at: Option<Pin<Box<Sleep>>>,
-    _place: OwnedSemaphorePermit,
+    leave_at: Pin<Box<Sleep>>,
+    _place: Place,
 }
 
 impl Connected for Seated {
@@ -86,9 +114,7 @@ impl Connected for Seated {
 
 impl AsyncRead for Seated {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if let Some(leave_at) = &mut self.leave_at
-            && leave_at.as_mut().poll(cx).is_ready()
-        {
+        if self.leave_at.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         Pin::new(&mut self.connection).poll_read(cx, buf)
@@ -106,5 +132,34 @@ impl AsyncWrite for Seated {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.connection).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(site: &str) -> PeerIdentity {
+        PeerIdentity { federation: "cmr".parse().unwrap(), role: Role::Site(site.parse().unwrap()) }
+    }
+
+    #[test]
+    fn a_member_with_all_of_its_places_keeps_no_other_member_and_no_stranger_out() {
+        let places = Places::new(CONNECTIONS_OF_ONE + 1);
+        let (a, b) = (member("a"), member("b"));
+        let mut own: Vec<_> = (0..CONNECTIONS_OF_ONE).map(|_| places.place(Some(&a)).unwrap()).collect();
+        assert!(places.place(Some(&a)).is_none());
+        let other = places.place(Some(&b)).unwrap();
+        assert!(places.place(Some(&b)).is_none(), "all places of members are taken");
+        assert!(places.place(None).is_some());
+        own.pop();
+        assert!(places.place(Some(&b)).is_some(), "a place that is given back is there for others");
+        drop(other);
+    }
+
+    #[test]
+    fn a_connection_lasts_no_longer_than_its_certificate() {
+        assert_eq!(life_left(1_000, Stamp(400_999)), Duration::from_secs(600));
+        assert_eq!(life_left(1_000, Stamp(1_000_001)), Duration::ZERO);
     }
 }

@@ -1,6 +1,8 @@
-//! What an uploaded file must be before it counts: the announced bytes, of the plan's tensors, all values mergeable.
+//! What an uploaded file must be before it counts: the announced bytes, of the plan's tensors, all values mergeable, and
+//! over all tensors together no longer than `privacy.max_delta_norm` of the plan. Sites scale down to that bound; it is held
+//! here as well, because a site that does not could move the model alone.
 //!
-//! One pass over the file, a tile at a time. It knows the layout and the bound; it does not know who sent it.
+//! One pass over the file, a tile at a time. It knows the layout and the bounds; it does not know who sent it.
 
 use std::fs::File;
 use std::io;
@@ -31,15 +33,19 @@ pub enum Fault {
 
 /// Bytes that are read at a time; a multiple of a value's.
 const TILE: usize = 256 << 10;
+/// A site scales in 32-bit floats, which rounds each value by at most 2^-23 of itself; a norm is accepted up to this
+/// fraction above the bound.
+const NORM_SLACK: f64 = 1e-6;
 
-/// Holds a file to its digest, its layout and the bound on its values.
+/// Holds a file to its digest, its layout, the bound on its values and the bound on its L2 norm.
 ///
 /// Damage on the way comes first: a file with another digest is told so, whatever else is wrong with it.
-pub fn inspect(file: &File, layout: &Layout, announced: Digest) -> Result<(), Fault> {
+pub fn inspect(file: &File, layout: &Layout, announced: Digest, max_norm: f64) -> Result<(), Fault> {
     let length = file.metadata()?.len();
     let header_bytes = layout.header().len();
     let mut digest = DigestBuilder::default();
     let mut content = None;
+    let mut squares = 0.0;
     if length == layout.bytes() {
         let mut header = vec![0; header_bytes];
         file.read_exact_at(&mut header, 0)?;
@@ -58,11 +64,12 @@ pub fn inspect(file: &File, layout: &Layout, announced: Digest) -> Result<(), Fa
         digest.update(&tile[..read]);
         if content.is_none() {
             content = out_of_bounds(&tile[..read], (offset - header_bytes as u64) / 4, layout);
+            squares += sum_of_squares(&tile[..read]);
         }
         offset += read as u64;
     }
     let found = digest.finish();
-    match content {
+    match content.or_else(|| too_long(squares.sqrt(), max_norm)) {
         _ if found != announced => Err(Fault::Digest { found }),
         Some(content) => Err(Fault::Content(content)),
         None => Ok(()),
@@ -83,6 +90,20 @@ fn out_of_bounds(tile: &[u8], first: u64, layout: &Layout) -> Option<String> {
     ))
 }
 
+fn sum_of_squares(tile: &[u8]) -> f64 {
+    let (words, _) = tile.as_chunks::<4>();
+    words.iter().map(|&word| f64::from(f32::from_le_bytes(word)).powi(2)).sum()
+}
+
+fn too_long(norm: f64, bound: f64) -> Option<String> {
+    (norm > bound * (1.0 + NORM_SLACK)).then(|| {
+        format!(
+            "its L2 norm over all tensors is {norm}, above the {bound} of the plan's `privacy.max_delta_norm`: the site's \
+             privacy pipeline scales down to that; update the site agent"
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -90,6 +111,8 @@ mod tests {
     use common::NamedTensors;
 
     use super::*;
+
+    const ANY: f64 = f64::MAX;
 
     fn file(bytes: &[u8]) -> File {
         let mut file = tempfile::tempfile().unwrap();
@@ -108,7 +131,7 @@ mod tests {
     fn the_announced_bytes_of_the_agreed_tensors_pass() {
         let update = weights((0..200_000).map(|value| value as f32 / 100_000.0).collect());
         let layout = Layout::of(&update.signature()).unwrap();
-        inspect(&file(&update.to_safetensors()), &layout, update.digest()).unwrap();
+        inspect(&file(&update.to_safetensors()), &layout, update.digest(), ANY).unwrap();
     }
 
     #[test]
@@ -119,13 +142,26 @@ mod tests {
             let mut values = vec![0.0; 100_000];
             values[99_999] = bad;
             let update = weights(values);
-            let fault = inspect(&file(&update.to_safetensors()), &layout, update.digest()).unwrap_err();
+            let fault = inspect(&file(&update.to_safetensors()), &layout, update.digest(), ANY).unwrap_err();
             assert!(matches!(&fault, Fault::Content(told) if told.contains("tensor w")), "{fault}");
             assert!(fault.to_string().contains("position 99999"), "{fault}");
         }
         let short = weights(vec![0.0; 99]);
-        let fault = inspect(&file(&short.to_safetensors()), &layout, short.digest()).unwrap_err();
+        let fault = inspect(&file(&short.to_safetensors()), &layout, short.digest(), ANY).unwrap_err();
         assert!(matches!(fault, Fault::Content(_)), "{fault}");
+    }
+
+    #[test]
+    fn a_delta_longer_than_the_plans_bound_is_refused_and_one_at_the_bound_passes() {
+        // Several tiles, and two tensors.
+        let update = weights(vec![0.125; 200_000]);
+        let layout = Layout::of(&update.signature()).unwrap();
+        let (file, norm) = (file(&update.to_safetensors()), update.l2_norm());
+        for bound in [norm, norm * 1.001, norm * (1.0 - 0.5 * NORM_SLACK)] {
+            inspect(&file, &layout, update.digest(), bound).unwrap();
+        }
+        let fault = inspect(&file, &layout, update.digest(), norm * 0.999).unwrap_err();
+        assert!(matches!(&fault, Fault::Content(told) if told.contains("privacy.max_delta_norm")), "{fault}");
     }
 
     #[test]
@@ -136,7 +172,7 @@ mod tests {
         for place in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[place] ^= 1;
-            let fault = inspect(&file(&flipped), &layout, update.digest()).unwrap_err();
+            let fault = inspect(&file(&flipped), &layout, update.digest(), ANY).unwrap_err();
             assert!(matches!(fault, Fault::Digest { .. }), "byte {place}: {fault}");
         }
     }

@@ -1,13 +1,14 @@
 //! One round as a value. It knows no clock, no disk, no network and no model: events come in, actions go out.
 //!
 //! ```text
-//!   Gathering ── quorum joined ──▶ Training ── all settled, or time up ──▶ Closed
-//!       │                             │
-//!       └── quorum impossible ────────┴── quorum impossible, or time up below it ──▶ Abandoned
+//!   Gathering ── quorum joined, or too many declined for it ──▶ Training ── all settled, or time up ──▶ Closed
+//!                                                                  │
+//!                                                                  └── time up below the quorum ──▶ Abandoned
 //! ```
 //!
 //! A site that declined may come back while the round is open: a hospital that mends its disk should not lose hours of
-//! training. A report is final.
+//! training. So declines alone abandon nothing: they let the deadline run, and sites repeat them with every report. A
+//! report is final.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -73,7 +74,7 @@ pub type Roll = BTreeMap<SiteId, Word>;
 /// A round.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Round {
-    /// Fewer than a quorum have joined; no deadline runs.
+    /// Fewer than a quorum have joined, and enough may still; no deadline runs.
     Gathering(Roll),
     /// The deadline runs.
     Training(Roll),
@@ -102,6 +103,8 @@ pub enum LeftOut {
     NotInTime,
     /// It declined.
     Declined(Decline),
+    /// Its update was stored, and is no longer whole.
+    Damaged,
 }
 
 impl fmt::Display for LeftOut {
@@ -110,8 +113,16 @@ impl fmt::Display for LeftOut {
             Self::NeverSeen => f.write_str("never joined: not connected, or its plan not approved"),
             Self::NotInTime => f.write_str("did not report in time"),
             Self::Declined(reason) => write!(f, "declined: {reason}"),
+            Self::Damaged => {
+                f.write_str("its update is damaged: the aggregator's disk lost or changed the stored file")
+            }
         }
     }
+}
+
+/// Who is left out and why, in one line.
+pub fn told(left_out: &BTreeMap<SiteId, LeftOut>) -> String {
+    left_out.iter().map(|(site, reason)| format!("{site}: {reason}")).collect::<Vec<_>>().join("; ")
 }
 
 /// What is to be done.
@@ -208,14 +219,12 @@ impl Round {
         let reported = count(|word| matches!(word, Word::Reported(_)));
         let declined = count(|word| matches!(word, Word::Declined(_)));
         let cohort = rules.cohort.len();
-        if cohort - declined < rules.quorum {
-            return abandon(roll, rules, actions);
-        }
-        if reported + declined == cohort {
+        let possible = cohort - declined >= rules.quorum;
+        if possible && reported + declined == cohort {
             return close(roll, rules, actions);
         }
         match self {
-            Self::Gathering(roll) if roll.len() - declined >= rules.quorum => {
+            Self::Gathering(roll) if !possible || roll.len() - declined >= rules.quorum => {
                 actions.push(Action::ArmDeadline);
                 Self::Training(roll)
             }
@@ -337,11 +346,17 @@ mod tests {
     }
 
     #[test]
-    fn when_declines_make_the_quorum_impossible_nobody_waits_for_the_deadline() {
-        let decline = Word::Declined(Decline::TrainingFailed);
-        let (round, actions) = after(&rules(3, 2), [says(0, decline), says(1, decline)]);
-        assert!(matches!(round, Round::Abandoned(_)));
-        assert!(matches!(actions.last(), Some(Action::Abandon(_))));
+    fn declines_that_make_the_quorum_impossible_let_the_deadline_run_and_abandon_only_then() {
+        let (rules, decline) = (rules(3, 2), Word::Declined(Decline::TrainingFailed));
+        let (round, actions) = after(&rules, [says(0, decline), says(1, decline)]);
+        assert_eq!(actions.last(), Some(&Action::ArmDeadline));
+        let (same, actions) = round.clone().on(says(1, decline), &rules);
+        assert_eq!((&same, &actions[..]), (&round, &[][..]), "a decline is repeated with every report");
+        let (waiting, _) = round.on(reports(2), &rules);
+        let (mended, _) = waiting.clone().on(reports(1), &rules);
+        assert!(matches!(mended, Round::Closed(outcome) if outcome.reports.len() == 2));
+        let Round::Abandoned(outcome) = waiting.on(Event::TimeUp, &rules).0 else { panic!("the time is up") };
+        assert_eq!(outcome.left_out[&site(0)], LeftOut::Declined(Decline::TrainingFailed));
     }
 
     #[test]
@@ -447,10 +462,10 @@ mod tests {
         match round {
             Round::Gathering(roll) | Round::Training(roll) => {
                 assert!(roll.keys().all(|site| rules.cohort.contains(site)));
-                assert!(rules.cohort.len() - declined(roll) >= rules.quorum);
-                assert!(reported(roll) + declined(roll) < rules.cohort.len());
+                let possible = rules.cohort.len() - declined(roll) >= rules.quorum;
+                assert!(!possible || reported(roll) + declined(roll) < rules.cohort.len());
                 if matches!(round, Round::Gathering(_)) {
-                    assert!(roll.len() - declined(roll) < rules.quorum);
+                    assert!(possible && roll.len() - declined(roll) < rules.quorum);
                 }
             }
             Round::Closed(outcome) | Round::Abandoned(outcome) => {

@@ -6,11 +6,16 @@
 //!    │ ▲                                                    (after the last)
 //!    │ └── abandoned, attempts left: same round, same model; reports already stored still count
 //!    └──── abandoned, none left ──▶ Failed
+//!
+//!   Merging ── an update turns out damaged ──▶ Merging without it; abandoned if that is below the quorum
 //! ```
+//!
+//! Nothing that sites say, however often, abandons an attempt: only its deadline does, or damage found in the merge. Declines
+//! are carried into the next attempt, so a run whose site keeps declining has as many deadlines as attempts.
 
-use common::{Digest, Plan, Refusal, RoundNumber};
+use common::{Digest, Plan, Refusal, RoundNumber, SiteId};
 
-use crate::round::{self, Event, Heard, Outcome, Roll, Round, RoundRules, Word};
+use crate::round::{self, Event, Heard, LeftOut, Outcome, Roll, Round, RoundRules, Word};
 
 /// What holds for a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +85,11 @@ pub enum RunEvent {
         /// The next model.
         model: Digest,
     },
+    /// A frozen report cannot be merged: the stored update is gone, or no longer has its digest.
+    Damaged {
+        /// Whose.
+        site: SiteId,
+    },
 }
 
 /// What is to be done, in this order.
@@ -91,6 +101,8 @@ pub enum RunAction {
     ArmDeadline(Attempt),
     /// The set is frozen: merge these reports.
     Freeze(Attempt, Outcome),
+    /// The stored update of this site no longer counts.
+    Discard(Attempt, SiteId),
     /// The attempt ended without a merge.
     Abandon(Attempt, Outcome),
     /// The frozen reports became this model.
@@ -136,6 +148,7 @@ impl Run {
                 follow(attempt, round, actions, rules)
             }
             (Self::Merging(attempt, _), RunEvent::Merged { model }) => publish(attempt, model, rules),
+            (Self::Merging(attempt, outcome), RunEvent::Damaged { site }) => without(attempt, outcome, site, rules),
             (closed, RunEvent::Heard(heard)) => {
                 let refusal = match rules.round.cohort.contains(&heard.site) {
                     true => Refusal::RoundNotOpen { asked: heard.round, open: RoundNumber(0) },
@@ -144,7 +157,7 @@ impl Run {
                 (closed, vec![RunAction::Refuse(refusal)])
             }
             // A deadline that fires while the round is being merged, or a merge told twice.
-            (run, RunEvent::TimeUp | RunEvent::Merged { .. }) => (run, Vec::new()),
+            (run, RunEvent::TimeUp | RunEvent::Merged { .. } | RunEvent::Damaged { .. }) => (run, Vec::new()),
         }
     }
 
@@ -154,6 +167,11 @@ impl Run {
             Self::Open(attempt, _) | Self::Merging(attempt, _) => Some(*attempt),
             Self::Finished { .. } | Self::Failed { .. } => None,
         }
+    }
+
+    /// Whether nothing follows any more.
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Finished { .. } | Self::Failed { .. })
     }
 
     /// The newest model.
@@ -183,24 +201,47 @@ fn follow(attempt: Attempt, round: Round, actions: Vec<round::Action>, rules: &R
     (Run::Open(attempt, round), run_actions)
 }
 
+/// The merge without an update that is damaged, if the others are a quorum.
+fn without(attempt: Attempt, mut outcome: Outcome, site: SiteId, rules: &RunRules) -> (Run, Vec<RunAction>) {
+    if outcome.reports.remove(&site).is_none() {
+        return (Run::Merging(attempt, outcome), Vec::new());
+    }
+    outcome.left_out.insert(site.clone(), LeftOut::Damaged);
+    let mut actions = vec![RunAction::Discard(attempt, site)];
+    if outcome.reports.len() < rules.round.quorum {
+        return again(attempt, outcome, actions, rules);
+    }
+    actions.push(RunAction::Freeze(attempt, outcome.clone()));
+    (Run::Merging(attempt, outcome), actions)
+}
+
 /// Another try at an abandoned round, or the end of the run.
 fn again(last: Attempt, outcome: Outcome, mut actions: Vec<RunAction>, rules: &RunRules) -> (Run, Vec<RunAction>) {
-    let reports = outcome.reports.clone();
-    let (had, needed) = (reports.len(), rules.round.quorum);
-    actions.push(RunAction::Abandon(last, outcome));
+    let (had, needed, left_out) = (outcome.reports.len(), rules.round.quorum, round::told(&outcome.left_out));
+    actions.push(RunAction::Abandon(last, outcome.clone()));
     if last.attempt >= rules.attempts {
         let because = format!(
-            "round {} had {had} of the {needed} updates of its quorum in each of {} attempts",
+            "round {} had {had} of the {needed} updates of its quorum at the end of attempt {}, the last one; left out: \
+             {left_out}",
             last.round, last.attempt
         );
         actions.push(RunAction::Fail { because: because.clone() });
         return (Run::Failed { because, model: last.base }, actions);
     }
     let attempt = Attempt { attempt: last.attempt + 1, ..last };
-    let roll: Roll = reports.into_iter().map(|(site, digest)| (site, Word::Reported(digest))).collect();
     actions.push(RunAction::Begin(attempt));
-    // Fewer than a quorum: nothing can follow from them alone.
-    (Run::Open(attempt, Round::Gathering(roll)), actions)
+    let mut roll: Roll = outcome.reports.into_iter().map(|(site, digest)| (site, Word::Reported(digest))).collect();
+    for (site, reason) in outcome.left_out {
+        // Who declined still declines until it says something else, also if it is not heard of again.
+        if let LeftOut::Declined(reason) = reason {
+            let word = Word::Declined(reason);
+            roll.insert(site.clone(), word);
+            actions.push(RunAction::Record(Heard { site, round: attempt.round, word }));
+        }
+    }
+    let (run, undone) = Run::resumed(attempt, roll, false, rules);
+    actions.extend(undone);
+    (run, actions)
 }
 
 fn publish(merged: Attempt, model: Digest, rules: &RunRules) -> (Run, Vec<RunAction>) {
@@ -272,8 +313,45 @@ mod tests {
         let (run, _) = Run::begin(Digest::of(b"first"));
         let (run, _) = after(run, &rules, [reports("a", 1), RunEvent::TimeUp, RunEvent::TimeUp]);
         let Run::Failed { because, model } = run else { panic!("{run:?}") };
-        assert_eq!(because, "round 1 had 1 of the 2 updates of its quorum in each of 2 attempts");
+        let told =
+            "round 1 had 1 of the 2 updates of its quorum at the end of attempt 2, the last one; left out: b: never";
+        assert!(because.starts_with(told), "{because}");
         assert_eq!(model, Digest::of(b"first"));
+    }
+
+    #[test]
+    fn a_site_that_keeps_declining_costs_an_attempt_a_deadline_and_one_that_comes_back_takes_part() {
+        let mut rules = rules(1, 2);
+        rules.round.quorum = 3;
+        let declines = || says("c", 1, Word::Declined(Decline::DiskFull));
+        let (run, _) = Run::begin(Digest::of(b"first"));
+        let said = [reports("a", 1), reports("b", 1), declines(), declines(), declines()];
+        let (run, _) = after(run, &rules, said);
+        assert_eq!(run.attempt().map(|attempt| attempt.attempt), Some(1));
+        let (run, actions) = run.on(RunEvent::TimeUp, &rules);
+        assert!(matches!(actions.last(), Some(RunAction::ArmDeadline(again)) if again.attempt == 2), "{actions:?}");
+        let (same, actions) = run.clone().on(declines(), &rules);
+        assert_eq!((&same, &actions[..]), (&run, &[][..]), "the old word, said again, ends nothing");
+        let (mended, _) = run.clone().on(reports("c", 1), &rules);
+        assert!(matches!(mended, Run::Merging(_, outcome) if outcome.reports.len() == 3));
+        let Run::Failed { because, .. } = run.on(RunEvent::TimeUp, &rules).0 else { panic!("the last time is up") };
+        assert!(because.ends_with("left out: c: declined: the site's disk is full"), "{because}");
+    }
+
+    #[test]
+    fn a_damaged_update_is_left_out_by_name_and_below_the_quorum_the_attempt_is_abandoned() {
+        let rules = rules(1, 2);
+        let damaged = |site: &str| RunEvent::Damaged { site: site.parse().unwrap() };
+        let (run, _) = Run::begin(Digest::of(b"first"));
+        let (run, _) = after(run, &rules, ["a", "b", "c"].map(|site| reports(site, 1)));
+        let (run, actions) = run.on(damaged("b"), &rules);
+        let [RunAction::Discard(..), RunAction::Freeze(_, outcome)] = &actions[..] else { panic!("{actions:?}") };
+        assert_eq!((outcome.reports.len(), outcome.left_out.values().next()), (2, Some(&LeftOut::Damaged)));
+        assert_eq!(run.clone().on(damaged("b"), &rules), (run.clone(), vec![]), "told twice");
+        let (run, actions) = run.on(damaged("a"), &rules);
+        assert!(matches!(actions[..], [RunAction::Discard(..), RunAction::Abandon(..), RunAction::Begin(_)]));
+        let Run::Open(again, round) = run else { panic!("another attempt") };
+        assert_eq!((again.attempt, round.roll().map(Roll::len)), (2, Some(1)));
     }
 
     #[test]

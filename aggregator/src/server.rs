@@ -24,6 +24,12 @@ use crate::federation::{Blob, Federation, UploadState};
 use crate::identity::{self, Caller};
 use crate::store::UpdateKey;
 
+/// Refuses whoever shows no site's certificate, before a byte of the call is read.
+pub fn identified(request: Request<()>) -> Result<Request<()>, Status> {
+    identity::caller(&request).map_err(refused)?;
+    Ok(request)
+}
+
 /// The calls that demand a site's certificate.
 #[derive(Clone, Debug)]
 pub struct SiteCalls {
@@ -228,4 +234,15 @@ fn refused(refusal: Refusal) -> Status {
 
 fn unclear(error: proto::Malformed) -> Status {
     refused(malformed(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_without_a_certificate_is_refused_before_its_message_is_read() {
+        let refusal = identified(Request::new(())).unwrap_err();
+        assert_eq!(proto::refusal::code(&refusal), Some("unidentified"));
+    }
 }

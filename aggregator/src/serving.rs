@@ -13,10 +13,11 @@ use certs::authority::Authority;
 use proto::MESSAGE_BYTES;
 use proto::wire::enrolment_server::EnrolmentServer;
 use proto::wire::federation_server::FederationServer;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 use crate::authority;
@@ -24,7 +25,7 @@ use crate::clock::wall;
 use crate::driver;
 use crate::federation::Federation;
 use crate::identity::Places;
-use crate::server::{EnrolmentCalls, SiteCalls};
+use crate::server::{self, EnrolmentCalls, SiteCalls};
 
 /// What is served, and where.
 #[derive(Debug)]
@@ -41,13 +42,18 @@ pub struct Serving {
     pub places: Places,
     /// Time after which the server takes a new certificate.
     pub renewed_every: Duration,
+    /// Asks for a new certificate now.
+    pub renew: Arc<Notify>,
 }
 
 /// Why serving ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error(
+        "cannot listen on {address}: {source}; end the program that has this port, or choose another with `--listen` or \
+         `listen` in aggregator.toml"
+    )]
     Listen {
         /// Where.
         address: SocketAddr,
@@ -78,6 +84,10 @@ const CALLS: u32 = 16;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Longest wait for calls under way when the server stops.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// Longest request to enrol; strangers are read no further than this.
+const ENROLMENT_BYTES: usize = 32 << 10;
+/// Pause before a new certificate that could not be made is tried again. Half of the old one's life is left.
+const RENEWED_AGAIN: Duration = Duration::from_secs(60 * 60);
 
 /// Listens on an address; port 0 takes a free one.
 pub fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
@@ -90,33 +100,59 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 
 impl Serving {
     /// Serves until `stop` completes; then calls under way are finished. The server's certificate is made anew every
-    /// `renewed_every`: new connections get the new one, those there are end gracefully, and agents connect again.
+    /// `renewed_every`: new connections get the new one, those there are end gracefully, and agents connect again. One that
+    /// cannot be made leaves the old one in service.
     pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         let mut generations = JoinSet::new();
         let driver = driver::drive(Arc::clone(&self.federation));
         let (mut driver, mut stop) = (pin!(driver), pin!(stop));
+        // Dropping it ends the generation.
+        let mut end = self.begin_generation(&listener, &mut generations)?;
+        let mut expired = pin!(sleep(self.renewed_every));
         loop {
-            let (end, ended) = oneshot::channel::<()>();
-            generations.spawn(self.generation(listener.try_clone()?, ended)?);
-            let mut expired = pin!(sleep(self.renewed_every));
-            loop {
-                tokio::select! {
-                    () = &mut expired => break tracing::info!("the server's certificate is renewed"),
-                    () = &mut stop => {
-                        tracing::info!("stopping: calls under way are finished");
-                        drop(end);
-                        return farewell(generations).await;
-                    }
-                    panicked = &mut driver => return Err(ServeError::Panicked(panicked)),
-                    // An earlier generation has said goodbye to its last connection; or this one failed.
-                    Some(ended) = generations.join_next() => ended.map_err(ServeError::Panicked)??,
+            let is_due = tokio::select! {
+                () = &mut expired => true,
+                () = self.renew.notified() => true,
+                () = &mut stop => break,
+                panicked = &mut driver => return Err(ServeError::Panicked(panicked)),
+                // An earlier generation has said goodbye to its last connection; or this one failed.
+                Some(ended) = generations.join_next() => {
+                    ended.map_err(ServeError::Panicked)??;
+                    false
                 }
+            };
+            if !is_due {
+                continue;
             }
-            drop(end);
+            let again = match self.begin_generation(&listener, &mut generations) {
+                Ok(next) => {
+                    tracing::info!("the server's certificate is renewed");
+                    end = next;
+                    self.renewed_every
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the server's certificate could not be renewed; the old one is kept, and it is tried again");
+                    RENEWED_AGAIN.min(self.renewed_every)
+                }
+            };
+            expired.set(sleep(again));
         }
+        tracing::info!("stopping: calls under way are finished");
+        drop(end);
+        farewell(generations).await
     }
 
-    /// Serves the connections that arrive, with one certificate, until `ended`.
+    /// Serves the connections that arrive from now on, with a new certificate, until what is returned is dropped.
+    fn begin_generation(
+        &self,
+        listener: &TcpListener,
+        generations: &mut JoinSet<Result<(), ServeError>>,
+    ) -> Result<oneshot::Sender<()>, ServeError> {
+        let (end, ended) = oneshot::channel();
+        generations.spawn(self.generation(listener.try_clone()?, ended)?);
+        Ok(end)
+    }
+
     fn generation(
         &self,
         listener: TcpListener,
@@ -138,12 +174,13 @@ impl Serving {
             .max_concurrent_streams(CALLS)
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
-            .add_service(
+            .add_service(InterceptedService::new(
                 FederationServer::new(calls)
                     .max_decoding_message_size(MESSAGE_BYTES)
                     .max_encoding_message_size(MESSAGE_BYTES),
-            )
-            .add_service(EnrolmentServer::new(enrolment).max_decoding_message_size(MESSAGE_BYTES));
+                server::identified,
+            ))
+            .add_service(EnrolmentServer::new(enrolment).max_decoding_message_size(ENROLMENT_BYTES));
         let until = async move {
             // Ends when its sender is dropped.
             drop(ended.await);
@@ -159,8 +196,10 @@ async fn farewell(mut generations: JoinSet<Result<(), ServeError>>) -> Result<()
         }
         Ok(())
     };
-    timeout(FAREWELL, all).await.unwrap_or_else(|_| {
+    let Ok(done) = timeout(FAREWELL, all).await else {
         tracing::warn!("a call under way was broken off; the site goes on from there");
-        Ok(())
-    })
+        generations.shutdown().await;
+        return Ok(());
+    };
+    done
 }

@@ -25,6 +25,9 @@ pub struct Status {
     pub sites: Vec<EnrolledSite>,
     /// Runs in the order of their start.
     pub runs: Vec<RunStatus>,
+    /// Why further runs cannot be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged_runs: Vec<String>,
 }
 
 /// An enrolled site.
@@ -203,14 +206,20 @@ pub struct LeftOutSite {
 pub fn read(store: &dyn Store, now: Stamp) -> Result<Status, StoreError> {
     let federation = store.federation()?;
     let progress = store.progress()?;
-    let runs =
-        store.runs(0)?.iter().map(|record| run_status(store, record, &progress, now)).collect::<Result<_, _>>()?;
+    let (mut runs, mut damaged_runs) = (Vec::new(), Vec::new());
+    for found in store.runs(0)? {
+        match found.and_then(|record| run_status(store, &record, &progress, now)) {
+            Ok(run) => runs.push(run),
+            Err(error @ StoreError::Damaged(_)) => damaged_runs.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
     let sites = store.sites()?.into_iter().map(|record| {
         let heard = progress.iter().filter(|said| said.site == record.site).map(|said| said.heard_at).max();
         let last_word_ms = heard.map(|heard| milliseconds(now.since(heard)));
         EnrolledSite { site: record.site, serial: record.serial, revoked: record.revoked, last_word_ms }
     });
-    Ok(Status { federation: federation.name, address: federation.address, sites: sites.collect(), runs })
+    Ok(Status { federation: federation.name, address: federation.address, sites: sites.collect(), runs, damaged_runs })
 }
 
 fn run_status(

@@ -1,29 +1,34 @@
-//! Accepts TLS connections: handshakes beside each other, each with a time limit and all with a cap, so that no slow or
-//! silent peer delays another.
+//! Accepts TLS connections: handshakes beside each other, each with a time limit, with a cap on all and a lower one on
+//! those of one address. So no slow or silent peer delays another, and no single address keeps the others out.
 
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use common::FederationName;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::identity::Peer;
+use crate::quota::Quota;
 
 /// Longest a handshake may take.
 pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 /// Most handshakes under way at once.
 pub const HANDSHAKES: usize = 256;
+/// Most handshakes under way at once from one address: many sites may be behind one, and all of a test is.
+pub const HANDSHAKES_OF_ONE: usize = 64;
+/// Pause after a connection could not be accepted: too many open files, most likely, and others must close first.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// A TLS connection whose peer is known, or is nobody.
 #[derive(Debug)]
@@ -40,48 +45,88 @@ impl Connection {
 }
 
 /// The connections that arrive at `listener`. Those that are not TLS 1.3, take too long, or whose certificate is not of
-/// `federation` are dropped with a line in the log.
+/// `federation` are dropped with a line in the log. The stream owns the listener and the handshakes: they end with it.
 pub fn connections(
     listener: TcpListener,
     config: Arc<ServerConfig>,
     federation: FederationName,
 ) -> impl Stream<Item = io::Result<Connection>> {
-    let (send, receive) = mpsc::channel(16);
-    tokio::spawn(async move {
-        let (acceptor, under_way) = (TlsAcceptor::from(config), Arc::new(Semaphore::new(HANDSHAKES)));
+    Connections {
+        listener,
+        acceptor: TlsAcceptor::from(config),
+        federation,
+        per_address: Quota::new(HANDSHAKES_OF_ONE),
+        under_way: JoinSet::new(),
+        pause: None,
+    }
+}
+
+struct Connections {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    federation: FederationName,
+    per_address: Quota<IpAddr>,
+    under_way: JoinSet<Option<Connection>>,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stream for Connections {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            // The semaphore is never closed.
-            let Ok(permit) = Arc::clone(&under_way).acquire_owned().await else { return };
-            let tcp = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = send.closed() => return,
-            };
-            let tcp = match tcp {
-                Ok((tcp, _)) => tcp,
-                Err(error) => {
-                    // Too many open files, most likely: others must close first.
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let (acceptor, federation, send) = (acceptor.clone(), federation.clone(), send.clone());
-            tokio::spawn(async move {
-                let shaken = timeout(HANDSHAKE_WITHIN, handshake(&acceptor, tcp, &federation)).await;
-                drop(permit);
+            // Those that are ready go first: they make room.
+            while let Poll::Ready(Some(shaken)) = self.under_way.poll_join_next(cx) {
                 match shaken {
-                    Ok(Ok(connection)) => {
-                        // The server has stopped if nobody receives.
-                        let sent = send.send(Ok(connection)).await;
-                        drop(sent);
-                    }
-                    Ok(Err(error)) => tracing::info!(%error, "a connection was refused"),
-                    Err(_) => tracing::info!("a connection was dropped: its handshake took too long"),
+                    Ok(Some(connection)) => return Poll::Ready(Some(Ok(connection))),
+                    Ok(None) => {}
+                    Err(panicked) => tracing::error!(%panicked, "a handshake ended in a panic"),
                 }
-            });
+            }
+            if self.under_way.len() >= HANDSHAKES {
+                return Poll::Pending;
+            }
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
+            match ready!(self.listener.poll_accept(cx)) {
+                Ok((tcp, address)) => self.begin(tcp, address.ip()),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    self.pause = Some(Box::pin(sleep(ACCEPT_AGAIN)));
+                }
+            }
         }
-    });
-    ReceiverStream::new(receive)
+    }
+}
+
+impl Connections {
+    fn begin(&mut self, tcp: TcpStream, address: IpAddr) {
+        let Some(place) = self.per_address.take(network(address)) else {
+            tracing::info!(%address, most = HANDSHAKES_OF_ONE, "a connection was dropped: its address has too many handshakes");
+            return;
+        };
+        let (acceptor, federation) = (self.acceptor.clone(), self.federation.clone());
+        self.under_way.spawn(async move {
+            let shaken = timeout(HANDSHAKE_WITHIN, handshake(&acceptor, tcp, &federation)).await;
+            drop(place);
+            match shaken {
+                Ok(Ok(connection)) => return Some(connection),
+                Ok(Err(error)) => tracing::info!(%address, %error, "a connection was refused"),
+                Err(_) => tracing::info!(%address, "a connection was dropped: its handshake took too long"),
+            }
+            None
+        });
+    }
+}
+
+/// What counts as one address: one of IPv4, or a whole /64 of IPv6, which a single machine may have to itself.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        address => address,
+    }
 }
 
 async fn handshake(acceptor: &TlsAcceptor, tcp: TcpStream, federation: &FederationName) -> io::Result<Connection> {
@@ -112,5 +157,19 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_one_of_ipv4_or_a_whole_network_of_ipv6() {
+        let of = |address: &str| network(address.parse().unwrap());
+        assert_ne!(of("10.0.0.7"), of("10.0.0.8"));
+        assert_eq!(of("::ffff:10.0.0.7"), of("10.0.0.7"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
     }
 }

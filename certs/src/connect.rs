@@ -28,7 +28,10 @@ pub enum ConnectError {
         why: String,
     },
     /// The other side is not the aggregator of this federation.
-    #[error("{address} is not this federation's aggregator: {why}")]
+    #[error(
+        "{address} is not this federation's aggregator: {why}; compare the address and the CA's fingerprint with the \
+         coordinator, by telephone"
+    )]
     NotTheAggregator {
         /// Where.
         address: String,

@@ -31,6 +31,8 @@ pub struct Peer {
     pub identity: PeerIdentity,
     /// The certificate's serial number, in hexadecimal: what a revocation names.
     pub serial: String,
+    /// When the certificate expires, in seconds since 1970.
+    pub expires_at_s: i64,
 }
 
 impl PeerIdentity {
@@ -69,7 +71,8 @@ impl Peer {
         };
         let identity =
             PeerIdentity::from_uri(uri).ok_or_else(|| refuse("its URI name is not of a federation".to_owned()))?;
-        Ok(Self { identity, serial: hexadecimal(certificate.raw_serial()) })
+        let expires_at_s = certificate.validity().not_after.timestamp();
+        Ok(Self { identity, serial: hexadecimal(certificate.raw_serial()), expires_at_s })
     }
 }
 

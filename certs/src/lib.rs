@@ -10,6 +10,7 @@ mod files;
 pub mod identity;
 pub mod invitation;
 pub mod keys;
+pub mod quota;
 pub mod tls;
 
 use common::Digest;
@@ -18,7 +19,7 @@ use common::Digest;
 #[derive(Debug, thiserror::Error)]
 pub enum CertsError {
     /// The disk said no.
-    #[error("cannot {what} {path}: {source}")]
+    #[error("cannot {what} {path}: {source}; see to the folder: it must be there, belong to this user and have room")]
     Disk {
         /// What was tried.
         what: &'static str,
@@ -36,7 +37,10 @@ pub enum CertsError {
         mode: u32,
     },
     /// Not a key, certificate or request.
-    #[error("{what} cannot be read: {why}")]
+    #[error(
+        "{what} cannot be read: {why}; use what this federation made: restore the file from a backup, or enrol again with a \
+         new invitation"
+    )]
     Malformed {
         /// What was read.
         what: &'static str,

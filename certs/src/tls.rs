@@ -8,7 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme, version,
 };
@@ -36,6 +36,9 @@ pub fn server_config(certificate_pem: &str, authority_pem: &str, key: &Key) -> R
         .with_single_cert(chain, key.for_tls())?;
     config.alpn_protocols = vec![H2.to_vec()];
     config.max_early_data_size = 0;
+    // No resumption: a resumed session is not verified again, and would outlive the client's certificate.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 

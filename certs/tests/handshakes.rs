@@ -5,16 +5,18 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use certs::authority::Authority;
+use certs::acceptor::{HANDSHAKE_WITHIN, HANDSHAKES, HANDSHAKES_OF_ONE};
+use certs::authority::{Authority, LEAF_DAYS};
 use certs::connect::{ConnectError, connect};
 use certs::identity::{Peer, Role};
 use certs::keys::Key;
 use certs::{acceptor, tls};
 use common::{Digest, FederationName, SiteId};
-use rustls::ClientConfig;
+use rustls::{ClientConfig, HandshakeKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
 use tokio_stream::StreamExt;
 
 /// A time in 2020, in seconds since 1970: leaves made then have expired.
@@ -124,6 +126,58 @@ async fn a_site_cannot_serve_and_an_aggregator_cannot_call() {
     let calling =
         tls::site_config(&house.federation, &leaf.certificate_pem, house.authority.certificate_pem(), &key).unwrap();
     assert!(house.greeted(calling).await.is_err());
+}
+
+#[tokio::test]
+async fn a_second_connection_is_verified_as_the_first_was() {
+    let mut house = House::new("cmr", now()).await;
+    let config = house.site("aalst", now());
+    for _ in 0..2 {
+        let mut stream = connect(&house.address.to_string(), Arc::clone(&config)).await.unwrap();
+        // What a server sends for a resumption arrives before the greeting.
+        stream.read_exact(&mut [0; 5]).await.unwrap();
+        assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+        let peer = house.peers.recv().await.unwrap().unwrap();
+        assert!((now()..=now() + LEAF_DAYS * 24 * 60 * 60).contains(&peer.expires_at_s));
+    }
+}
+
+// Other systems have only one address of the loopback network.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_address_with_too_many_handshakes_is_dropped_and_keeps_no_other_out() {
+    let house = House::new("cmr", now()).await;
+    let mut silent = Vec::new();
+    for _ in 0..HANDSHAKES + 10 {
+        silent.push(TcpStream::connect(house.address).await.unwrap());
+    }
+    // Connected from another address of the loopback network.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let tcp = socket.connect(house.address).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let shaken = TlsConnector::from(house.site("aalst", now())).connect("127.0.0.1".try_into().unwrap(), tcp).await;
+    shaken.unwrap().read_exact(&mut [0; 5]).await.unwrap();
+    assert!(began.elapsed() < HANDSHAKE_WITHIN, "nobody's time limit had to pass");
+    assert_eq!(silent[HANDSHAKES_OF_ONE].read(&mut [0; 1]).await.unwrap_or(0), 0, "dropped at once");
+}
+
+#[tokio::test]
+async fn a_port_is_free_again_as_soon_as_its_connections_are_no_longer_awaited() {
+    let house = House::new("cmr", now()).await;
+    let key = house.key("again");
+    let hosts = ["127.0.0.1".to_owned()];
+    let leaf = house.authority.issue_aggregator(&key.csr_pem().unwrap(), &hosts, now()).unwrap();
+    let config = tls::server_config(&leaf.certificate_pem, house.authority.certificate_pem(), &key).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut arriving = Box::pin(acceptor::connections(listener, config, house.federation.clone()));
+    let site = house.site("aalst", now());
+    let name = address.to_string();
+    let (arrived, connected) = tokio::join!(arriving.next(), connect(&name, site));
+    drop((arrived, connected));
+    drop(arriving);
+    TcpListener::bind(address).await.unwrap();
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, RunId};
-use crate::weights::Signature;
+use crate::weights::{MAX_VALUES, Signature};
 
 /// What a coordinator writes. Every section but `run`, `rounds` and `training` has the published DINO ViT-S/8 values
 /// as defaults.
@@ -242,7 +242,8 @@ pub enum Strategy {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PrivacyPlan {
-    /// Bound on the L2 norm of a round's delta over all tensors together; larger ones are scaled down to it.
+    /// Bound on the L2 norm of a round's delta over all tensors together: a site scales larger ones down to it, and the
+    /// aggregator refuses an update above it.
     pub max_delta_norm: f64,
 }
 
@@ -331,6 +332,14 @@ impl PlanDraft {
         for (key, value) in at_least_one {
             within(key, value, (1..=1 << 20).contains(&value), "between 1 and 1048576")?;
         }
+        for (key, value) in [
+            ("training.warmup_epochs", training.warmup_epochs),
+            ("training.teacher_temperature_warmup_epochs", training.teacher_temperature_warmup_epochs),
+            ("training.freeze_last_layer_epochs", training.freeze_last_layer_epochs),
+        ] {
+            within(key, value, value <= 1 << 20, "at most 1048576")?;
+        }
+        within("images.frame_size", images.frame_size, images.frame_size <= 4096, "at most 4096")?;
         within("training.batch_size", training.batch_size, (2..=4096).contains(&training.batch_size), "2 to 4096")?;
         let k = model.head.prototypes;
         within("model.head.prototypes", k, (2..=1 << 18).contains(&k), "2 to 262144")?;
@@ -342,6 +351,9 @@ impl PlanDraft {
             let fits = (patch..=1024).contains(&side) && side % patch == 0;
             within(key, side, fits, &format!("a multiple of model.patch_size ({patch}), at most 1024"))?;
         }
+        let values = model.values();
+        let bound = format!("at most {MAX_VALUES}: make model.dim, model.depth, model.mlp_ratio or model.head smaller");
+        within("model, in values,", format!("{values:.0}"), values <= MAX_VALUES as f64, &bound)?;
         let heads = model.heads;
         within("model.heads", heads, heads >= 1 && model.dim % heads == 0, &format!("a divisor of {}", model.dim))?;
         within("crops.local_count", crops.local_count, crops.local_count <= 32, "at most 32")?;
@@ -393,6 +405,8 @@ impl PlanDraft {
         {
             within(key, format!("[{low}, {high}]"), 0.0 < low && low <= high && high <= 1.0, "0 < low <= high <= 1")?;
         }
+        let [low, high] = crops.blur_sigma;
+        within("crops.blur_sigma", format!("[{low}, {high}]"), low <= high, "low <= high")?;
         let (low, high) = (images.low_percentile, images.high_percentile);
         let ordered = 0.0 <= low && low < high && high <= 100.0;
         within("images.low_percentile", low, ordered, &format!("0 or more, and below high_percentile {high}"))?;
@@ -402,7 +416,26 @@ impl PlanDraft {
         let count = rounds.sites.len();
         within("rounds.sites", count, (1..=32).contains(&count) && sites.len() == count, "1 to 32 distinct sites")?;
         within("rounds.quorum", rounds.quorum, rounds.quorum <= count, &format!("at most the {count} sites"))?;
-        within("rounds.deadline_s", rounds.deadline_s, rounds.deadline_s >= 1, "1 second or more")
+        let deadline = rounds.deadline_s;
+        within("rounds.deadline_s", deadline, (1..=MAX_DEADLINE_S).contains(&deadline), "1 to 2592000 (30 days)")
+    }
+}
+
+/// Longest deadline of a round, in seconds: 30 days.
+const MAX_DEADLINE_S: u64 = 30 * 24 * 60 * 60;
+
+impl ModelPlan {
+    /// About how many values a network has: its matrices, which are nearly all of it. In floats, which do not overflow.
+    fn values(&self) -> f64 {
+        let [dim, depth, patch, side] =
+            [self.dim, self.depth, self.patch_size, self.image_size].map(|size| size as f64);
+        let [hidden, bottleneck, prototypes] =
+            [self.head.hidden, self.head.bottleneck, self.head.prototypes].map(|size| size as f64);
+        let patches = self.in_channels as f64 * patch * patch * dim;
+        let positions = (side / patch).powi(2) * dim;
+        let blocks = depth * dim * dim * (4.0 + 2.0 * self.mlp_ratio);
+        let head = hidden * (dim + hidden + bottleneck) + bottleneck * prototypes;
+        patches + positions + blocks + head
     }
 }
 
@@ -559,6 +592,31 @@ mod tests {
         draft.crops.local_size = 96;
         draft.training.learning_rate = f64::NAN;
         assert!(draft.check().unwrap_err().to_string().contains("NaN"));
+    }
+
+    #[test]
+    fn what_would_overflow_wait_for_ever_or_draw_from_nothing_is_refused_by_name() {
+        type Change = fn(&mut PlanDraft);
+        let cases: [(Change, &str); 9] = [
+            (|plan| plan.rounds.deadline_s = u64::MAX, "rounds.deadline_s is 18446744073709551615, but must be 1 to"),
+            (|plan| plan.rounds.deadline_s = 0, "rounds.deadline_s is 0"),
+            (|plan| plan.training.warmup_epochs = usize::MAX, "training.warmup_epochs"),
+            (|plan| plan.training.teacher_temperature_warmup_epochs = 1 << 21, "teacher_temperature_warmup_epochs"),
+            (|plan| plan.training.freeze_last_layer_epochs = 1 << 21, "training.freeze_last_layer_epochs"),
+            (|plan| plan.crops.blur_sigma = [2.0, 0.1], "crops.blur_sigma is [2, 0.1]"),
+            (|plan| plan.model.dim = 6 << 17, "make model.dim, model.depth"),
+            (|plan| plan.model.mlp_ratio = 1e300, "make model.dim, model.depth"),
+            (|plan| plan.images.frame_size = 1 << 20, "images.frame_size is 1048576"),
+        ];
+        for (change, told) in cases {
+            let mut plan = draft();
+            change(&mut plan);
+            let error = plan.check().unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
+        let mut longest = draft();
+        longest.rounds.deadline_s = MAX_DEADLINE_S;
+        longest.check().unwrap();
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub enum Refusal {
         round: RoundNumber,
     },
     /// An update that cannot be one of this plan.
-    #[error("the update is refused: {0}")]
+    #[error("the update is refused: {0}; the round goes on without it, and the site takes part in the next one")]
     Update(String),
     /// A chunk out of place.
     #[error("chunk at offset {found}, but {expected} is next: ask for the upload's state and go on from there")]
@@ -88,13 +88,16 @@ pub enum Refusal {
     #[error("no blob {0} for this site: fetch the next assignment")]
     UnknownBlob(Digest),
     /// A message that is not well formed.
-    #[error("the message is not understood: {0}")]
+    #[error("the message is not understood: {0}; use the same version of agent and aggregator")]
     Malformed(String),
     /// The aggregator's disk has no room.
-    #[error("the aggregator's disk is full: nothing was acknowledged; it goes on when there is room")]
+    #[error(
+        "the aggregator's disk is full: nothing was acknowledged; it goes on by itself when the coordinator frees room or \
+         raises `max_spool_bytes`"
+    )]
     DiskFull,
-    /// The aggregator failed; its log has the cause.
-    #[error("the aggregator could not do this now; its log names the cause; the call may be tried again")]
+    /// The aggregator is busy with this very thing, or failed; then its log has the cause.
+    #[error("the aggregator could not do this now: try again; if that goes on, its log names the cause")]
     Unavailable,
 }
 

@@ -12,7 +12,7 @@ use common::fixed_point;
 use common::ids::DigestBuilder;
 use common::{Digest, SiteId};
 
-use super::{Contribution, Drift, Merge, MergeError, Merged};
+use super::{Contribution, Damage, Drift, Merge, MergeError, Merged};
 use crate::layout::Layout;
 
 /// Values of all sites that are in memory together: 4 MiB, however many sites there are.
@@ -34,7 +34,7 @@ fn in_tiles_of(values: usize, merge: &Merge<'_>, out: &mut File) -> Result<Merge
     let Merge { layout, base, base_digest, contributions } = merge;
     let total: u64 = contributions.values().map(|contribution| u64::from(contribution.share.0)).sum();
     let mut sites: Vec<_> = contributions.iter().map(|(site, part)| Site::new(site, part, layout, values)).collect();
-    let mut base = Source::new("the round's first model".to_owned(), base, *base_digest, layout, values);
+    let mut base = Source::new(None, base, *base_digest, layout, values);
     let mut out = Sink::new(out);
     out.write(layout.header())?;
     let mut sums = vec![0_i64; values];
@@ -88,7 +88,7 @@ struct Site<'a> {
 
 impl<'a> Site<'a> {
     fn new(name: &'a SiteId, part: &'a Contribution, layout: &'a Layout, values: usize) -> Self {
-        let source = Source::new(format!("the update of {name}"), &part.file, part.digest, layout, values);
+        let source = Source::new(Some(name), &part.file, part.digest, layout, values);
         Self { name, share: part.share, source, squares: 0.0, product: 0.0 }
     }
 
@@ -104,7 +104,8 @@ impl<'a> Site<'a> {
 
 /// A file of the layout, read tile by tile; its header counts for the digest.
 struct Source<'a> {
-    what: String,
+    /// Whose update it is; the round's first model is nobody's.
+    owner: Option<&'a SiteId>,
     file: &'a File,
     expected: Digest,
     layout: &'a Layout,
@@ -115,9 +116,9 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn new(what: String, file: &'a File, expected: Digest, layout: &'a Layout, values: usize) -> Self {
+    fn new(owner: Option<&'a SiteId>, file: &'a File, expected: Digest, layout: &'a Layout, values: usize) -> Self {
         let digest = DigestBuilder::default();
-        Self { what, file, expected, layout, digest, next: 0, bytes: vec![0; values * 4], tile: vec![0.0; values] }
+        Self { owner, file, expected, layout, digest, next: 0, bytes: vec![0; values * 4], tile: vec![0.0; values] }
     }
 
     /// The next tile; empty after the last.
@@ -131,7 +132,8 @@ impl<'a> Source<'a> {
         let width = usize::try_from(left).map_or(self.bytes.len() / 4, |left| left.min(self.bytes.len() / 4));
         let bytes = &mut self.bytes[..width * 4];
         let read = self.file.read_exact_at(bytes, self.layout.offset(self.next));
-        read.map_err(|source| MergeError::Io { what: self.what.clone(), source })?;
+        read.map_err(|source| self.told(source))?;
+        let bytes = &self.bytes[..width * 4];
         self.digest.update(bytes);
         self.next += width as u64;
         let (words, _) = bytes.as_chunks::<4>();
@@ -141,7 +143,15 @@ impl<'a> Source<'a> {
     }
 
     fn told(&self, source: io::Error) -> MergeError {
-        MergeError::Io { what: self.what.clone(), source }
+        if source.kind() == io::ErrorKind::UnexpectedEof {
+            return self.damaged(Damage::Short(self.expected));
+        }
+        let what = self.owner.map_or("the round's first model".to_owned(), |site| format!("the update of {site}"));
+        MergeError::Io { what, source }
+    }
+
+    fn damaged(&self, damage: Damage) -> MergeError {
+        self.owner.map_or(MergeError::Base(damage), |site| MergeError::Update { site: site.clone(), damage })
     }
 
     fn require_digest(&self) -> Result<(), MergeError> {
@@ -149,7 +159,7 @@ impl<'a> Source<'a> {
         if found == self.expected {
             return Ok(());
         }
-        Err(MergeError::Damaged { what: self.what.clone(), expected: self.expected, found })
+        Err(self.damaged(Damage::Changed { expected: self.expected, found }))
     }
 }
 
@@ -295,7 +305,7 @@ mod tests {
             rotten.read_exact_at(&mut byte, place).unwrap();
             rotten.write_all_at(&[byte[0] ^ 1], place).unwrap();
             let error = merged(&base, &parts, 4).unwrap_err();
-            assert!(matches!(&error, MergeError::Damaged { what, .. } if what.contains("site-00")), "{error}");
+            assert!(matches!(&error, MergeError::Update { site: whose, .. } if *whose == site(0)), "{error}");
         }
     }
 
@@ -303,6 +313,7 @@ mod tests {
     fn a_file_cut_short_is_an_error_and_no_panic() {
         let parts = BTreeMap::from([(site(0), contribution(&weights(&[0.5; 9]), 1))]);
         parts[&site(0)].file.set_len(20).unwrap();
-        assert!(matches!(merged(&weights(&[1.0; 9]), &parts, 4), Err(MergeError::Io { .. })));
+        let error = merged(&weights(&[1.0; 9]), &parts, 4).unwrap_err();
+        assert!(matches!(error, MergeError::Update { damage: Damage::Short(_), .. }), "{error}");
     }
 }

@@ -65,29 +65,46 @@ pub struct Drift {
     pub cosine: f64,
 }
 
+/// What became of a stored file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// It is gone.
+    #[error("its file {0} is gone")]
+    Gone(Digest),
+    /// It has other bytes.
+    #[error("its file {expected} has digest {found} now")]
+    Changed {
+        /// What it had when it was stored.
+        expected: Digest,
+        /// What it has.
+        found: Digest,
+    },
+    /// It is shorter than its tensors.
+    #[error("its file {0} was cut short")]
+    Short(Digest),
+}
+
 /// Why updates were not merged.
 #[derive(Debug, thiserror::Error)]
 pub enum MergeError {
     /// The disk said no.
-    #[error("{what}: {source}")]
+    #[error("{what}: {source}; see to the disk below the state folder, and the merge goes on")]
     Io {
         /// What was being read or written.
         what: String,
         /// The system's answer.
         source: io::Error,
     },
-    /// A stored file no longer has the bytes that were stored.
-    #[error(
-        "{what} had digest {expected} when it was stored, and has {found} now: the disk is damaged; restore that \
-             file from a backup, and the merge goes on"
-    )]
-    Damaged {
-        /// Which file.
-        what: String,
-        /// What it had.
-        expected: Digest,
-        /// What it has.
-        found: Digest,
+    /// The model that the round starts from no longer has the bytes that were stored.
+    #[error("the round's first model is damaged: {0}; restore that blob from a backup, and the merge goes on")]
+    Base(Damage),
+    /// A site's update no longer has the bytes that were stored.
+    #[error("the update of {site} is damaged: {damage}")]
+    Update {
+        /// Whose.
+        site: SiteId,
+        /// What is wrong.
+        damage: Damage,
     },
     /// Values that the sum has no room for.
     #[error("the update of {site} cannot be merged: {source}")]

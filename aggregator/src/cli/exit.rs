@@ -47,9 +47,12 @@ impl From<StoreError> for Failure {
             StoreError::NoFederation(_)
             | StoreError::AlreadyThere(_)
             | StoreError::Version { .. }
+            | StoreError::HalfMade { .. }
             | StoreError::RunExists(_)
             | StoreError::Token(_) => Self::refused(error),
-            StoreError::Full | StoreError::Damaged(_) | StoreError::Database(_) => Self::Failed(error.to_string()),
+            StoreError::Full | StoreError::Io { .. } | StoreError::Damaged(_) | StoreError::Database(_) => {
+                Self::Failed(error.to_string())
+            }
         }
     }
 }

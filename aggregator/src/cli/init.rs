@@ -1,9 +1,10 @@
 //! `aggregator init`: makes a federation.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use common::FederationName;
@@ -46,18 +47,17 @@ pub(super) fn init(Init { federation, address, listen, state, json }: Init) -> R
         return Err(Failure::refused(format!("{address:?} is not an address: host:port is expected")));
     }
     let folder = state.folder;
-    if folder.join("state.db").exists() || folder.join("authority").exists() {
-        return Err(StoreError::AlreadyThere(folder).into());
-    }
+    require_vacant(&folder)?;
     let disk = |error| Failure::failed(folder.display(), error);
     // Keys lie below: for the operator alone.
     DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(disk)?;
+    require_own(fs::metadata(&folder).map_err(disk)?.permissions().mode(), &folder)?;
+    let settings = settings(&folder, listen)?;
     let now = wall();
     let made = authority::create(&folder, &federation, now);
     let made = made.map_err(|error| Failure::failed("the certificate authority", error))?;
     let fingerprint = made.fingerprint().map_err(|error| Failure::failed("the certificate authority", error))?;
     Blobs::open(&folder).map_err(disk)?;
-    fs::write(Config::path(&folder), example_listening_on(listen)).map_err(disk)?;
     // Last: a folder with a database is a federation.
     let record = FederationRecord { name: federation.clone(), address: address.clone(), created_at: now };
     SqliteStore::create(&folder, &record)?;
@@ -65,11 +65,95 @@ pub(super) fn init(Init { federation, address, listen, state, json }: Init) -> R
         return print_json(&Made { federation, address, state: folder, authority_fingerprint: fingerprint });
     }
     print(&format!(
-        "federation {federation} is made in {}\nCA fingerprint, for sites to compare:\n  {}\nnext:\n  aggregator serve \
+        "federation {federation} is made in {}{settings}\nCA fingerprint, for sites to compare:\n  {}\nnext:\n  aggregator serve \
          --state {}\n  aggregator invite <site> --state {}\n",
         folder.display(),
         certs::fingerprint_text(fingerprint),
         folder.display(),
         folder.display(),
     ))
+}
+
+/// What `init` makes beside the settings, in its order.
+const MADE: [&str; 5] = ["authority", "server.key", "state.db", "state.db-wal", "state.db-shm"];
+
+/// Refuses a folder with a federation, whole or half made: no key is ever replaced.
+fn require_vacant(folder: &Path) -> Result<(), Failure> {
+    let leftovers: Vec<_> = MADE.into_iter().filter(|name| folder.join(name).exists()).collect();
+    if leftovers.is_empty() {
+        return Ok(());
+    }
+    Err(match SqliteStore::open(folder) {
+        Ok(_) => StoreError::AlreadyThere(folder.to_owned()),
+        Err(StoreError::NoFederation(_) | StoreError::HalfMade { .. }) => {
+            StoreError::HalfMade { folder: folder.to_owned(), leftovers: leftovers.join(", ") }
+        }
+        Err(error) => error,
+    }
+    .into())
+}
+
+/// Refuses a folder that others may write to: who may write there may coordinate.
+fn require_own(mode: u32, folder: &Path) -> Result<(), Failure> {
+    if mode & 0o022 == 0 {
+        return Ok(());
+    }
+    let (folder, mode) = (folder.display(), mode & 0o777);
+    Err(Failure::refused(format!("{folder} has mode {mode:o}, so others may write there: `chmod go-w {folder}` first")))
+}
+
+/// Writes the settings, or keeps those that are there; says so.
+fn settings(folder: &Path, listen: SocketAddr) -> Result<String, Failure> {
+    let path = Config::path(folder);
+    match OpenOptions::new().write(true).create_new(true).open(&path) {
+        Ok(mut file) => {
+            let written = file.write_all(example_listening_on(listen).as_bytes());
+            written.map_err(|error| Failure::failed(path.display(), error)).map(|()| String::new())
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Config::read(&path)?;
+            Ok(format!("\n{} was there already and is kept: its `listen` counts", path.display()))
+        }
+        Err(error) => Err(Failure::failed(path.display(), error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(outcome: Result<(), Failure>) -> String {
+        outcome.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_an_interrupted_init_left_is_named_with_what_to_remove() {
+        let folder = tempfile::tempdir().unwrap();
+        require_vacant(folder.path()).unwrap();
+        fs::create_dir(folder.path().join("authority")).unwrap();
+        let half = told(require_vacant(folder.path()));
+        assert!(half.contains("did not finish") && half.contains("remove authority there"), "{half}");
+        // Killed after the database's file was made, and before anything was in it.
+        fs::write(folder.path().join("state.db"), b"").unwrap();
+        let half = told(require_vacant(folder.path()));
+        assert!(half.contains("remove authority, state.db"), "{half}");
+    }
+
+    #[test]
+    fn settings_that_are_there_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Config::path(folder.path());
+        fs::write(&path, "max_connections = 7").unwrap();
+        let kept = settings(folder.path(), "127.0.0.1:7".parse().unwrap()).unwrap();
+        assert!(kept.contains("is kept"), "{kept}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "max_connections = 7");
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_refused_with_the_remedy() {
+        require_own(0o40_755, Path::new("fed")).unwrap();
+        for mode in [0o40_775, 0o40_757] {
+            assert!(told(require_own(mode, Path::new("fed"))).contains("`chmod go-w fed`"));
+        }
+    }
 }

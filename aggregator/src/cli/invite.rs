@@ -20,7 +20,7 @@ const VALID: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug, Args)]
 pub(super) struct Invite {
     /// The site's name: 1 to 32 of a-z, 0-9 and '-'. An enrolled site that is invited again gets a new certificate, and
-    /// its old one no longer counts.
+    /// its old one no longer counts. Earlier invitations of the site that are unused expire: the newest counts.
     site: SiteId,
     /// Where this site reaches the aggregator, if not where the others do; its host must be among `names` in the settings.
     #[arg(long, value_name = "HOST:PORT")]
@@ -38,6 +38,7 @@ struct Invited {
     address: String,
     authority_fingerprint: Digest,
     expires_at: Stamp,
+    earlier_expired: usize,
 }
 
 pub(super) fn invite(Invite { site, address, state, json }: Invite) -> Result<(), Failure> {
@@ -58,14 +59,20 @@ pub(super) fn invite(Invite { site, address, state, json }: Invite) -> Result<()
     let fingerprint = authority.fingerprint().map_err(certificates)?;
     let invitation = Invitation::new(federation.name, address.clone(), site.clone(), fingerprint);
     let invitation = invitation.map_err(certificates)?;
-    let expires_at = wall().after(VALID);
-    store.invite(invitation.token.digest(), &site, expires_at)?;
+    let now = wall();
+    let expires_at = now.after(VALID);
+    let earlier_expired = store.invite(invitation.token.digest(), &site, now, expires_at)?;
     let invitation = invitation.to_string();
     if json.json {
-        return print_json(&Invited { site, invitation, address, authority_fingerprint: fingerprint, expires_at });
+        let authority_fingerprint = fingerprint;
+        return print_json(&Invited { site, invitation, address, authority_fingerprint, expires_at, earlier_expired });
     }
+    let earlier = match earlier_expired {
+        0 => String::new(),
+        some => format!("{some} earlier unused invitation(s) of {site} have expired: this one counts\n"),
+    };
     print(&format!(
-        "invitation for {site}, to be used once, within 24 hours:\n\n  {invitation}\n\nat the site:\n  site-agent enrol \
+        "{earlier}invitation for {site}, to be used once, within 24 hours:\n\n  {invitation}\n\nat the site:\n  site-agent enrol \
          <invitation>\nCA fingerprint, to be compared by telephone:\n  {}\n",
         certs::fingerprint_text(fingerprint)
     ))

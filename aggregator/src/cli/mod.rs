@@ -44,7 +44,7 @@ enum Verb {
     Init(init::Init),
     /// Serve the federation until interrupted.
     Serve(serve::Serve),
-    /// Invite a site: prints an invitation, to be handed to that hospital.
+    /// Invite a site: prints an invitation, to be handed to that hospital. Earlier unused ones of the site expire.
     Invite(invite::Invite),
     /// Start and list runs.
     #[command(subcommand)]
@@ -53,7 +53,7 @@ enum Verb {
     Status(status::StatusArguments),
     /// Take a round's model out of the state folder.
     Model(model::Model),
-    /// Revoke a site's certificate: its next call is refused.
+    /// Revoke a site's certificate and its unused invitations: its next call is refused.
     Revoke(revoke::Revoke),
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use common::{Digest, RoundNumber, RunId};
@@ -54,7 +54,7 @@ pub(super) fn model(arguments: Model) -> Result<(), Failure> {
             model.ok_or_else(|| Failure::refused(format!("run {run} has no model of round {round} (yet)")))?
         }
     };
-    let bytes = copy(&blobs, digest, &out).map_err(|error| Failure::failed(out.display(), error))?;
+    let bytes = copy(&blobs, digest, &out)?;
     if json.json {
         return print_json(&Exported { run, model: digest, bytes, out });
     }
@@ -62,10 +62,22 @@ pub(super) fn model(arguments: Model) -> Result<(), Failure> {
 }
 
 /// Copies beside the target and renames, so that the file is whole when it is there.
-fn copy(blobs: &Blobs, digest: Digest, out: &std::path::Path) -> io::Result<u64> {
+fn copy(blobs: &Blobs, digest: Digest, out: &Path) -> Result<u64, Failure> {
+    let mut model = blobs.open_blob(digest).map_err(|error| {
+        let path = blobs.path(digest);
+        Failure::failed(path.display(), format!("{error}; restore this file of the state folder from a backup"))
+    })?;
     let beside = out.with_added_extension("part");
-    let bytes = fs::copy(blobs.path(digest), &beside)?;
-    fs::File::open(&beside)?.sync_all()?;
-    fs::rename(&beside, out)?;
-    Ok(bytes)
+    let mut write = || {
+        let mut file = fs::File::create(&beside)?;
+        let bytes = io::copy(&mut model, &mut file)?;
+        file.sync_all()?;
+        fs::rename(&beside, out)?;
+        Ok(bytes)
+    };
+    let written: io::Result<u64> = write();
+    written.map_err(|error| {
+        let remedy = "give `--out` a file in a folder that exists, may be written and has room";
+        Failure::failed(out.display(), format!("{error}; {remedy}"))
+    })
 }

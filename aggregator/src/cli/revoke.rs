@@ -1,4 +1,4 @@
-//! `aggregator revoke`: ends a site's part in the federation.
+//! `aggregator revoke`: ends a site's part in the federation, and takes back its invitations.
 
 use clap::Args;
 use common::SiteId;
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Failure, Json, State, print, print_json};
 use crate::clock::wall;
-use crate::store::{SqliteStore, Store};
+use crate::store::{Revoked, SqliteStore, Store};
 
 /// Whose certificate.
 #[derive(Debug, Args)]
@@ -20,22 +20,29 @@ pub(super) struct Revoke {
 }
 
 #[derive(Debug, Serialize)]
-struct Revoked {
+struct Ended {
     site: SiteId,
     revoked: bool,
+    invitations_expired: usize,
 }
 
 pub(super) fn revoke(Revoke { site, state, json }: Revoke) -> Result<(), Failure> {
     let store = SqliteStore::open(&state.folder)?;
-    if !store.revoke(&site, wall())? {
+    let Revoked { certificate, invitations } = store.revoke(&site, wall())?;
+    if !certificate && invitations == 0 {
         return Err(Failure::refused(format!(
-            "{site} has no certificate that counts: `aggregator status` lists the sites"
+            "{site} has no certificate that counts and no open invitation: `aggregator status` lists the sites"
         )));
     }
     if json.json {
-        return print_json(&Revoked { site, revoked: true });
+        return print_json(&Ended { site, revoked: certificate, invitations_expired: invitations });
     }
-    print(&format!(
-        "the certificate of {site} is revoked; a running server refuses it within a second. A new invitation lets it back in.\n"
-    ))
+    let mut told = String::new();
+    if certificate {
+        told += &format!("the certificate of {site} is revoked; a running server refuses it within a second\n");
+    }
+    if invitations > 0 {
+        told += &format!("{invitations} unused invitation(s) of {site} have expired\n");
+    }
+    print(&format!("{told}A new invitation lets {site} back in: `aggregator invite {site}`\n"))
 }

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use common::fixed_point::MAX_SITES;
 use common::{NamedTensors, Plan, PlanDraft, SiteId};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{Failure, Json, State, print_json, text};
 use crate::clock::wall;
@@ -77,12 +78,16 @@ fn start(Start { plan, first_model, state, json }: Start) -> Result<(), Failure>
     let bytes = model.to_safetensors();
     let plan = agreed(draft, &model, &bytes)?;
     let layout = Layout::of(&plan.signature).map_err(Failure::refused)?;
-    store.start_run(&plan, wall(), &mut || {
-        blobs.put(&bytes).map(drop).map_err(|error| match crate::store::durable::is_full(&error) {
-            true => StoreError::Full,
-            false => StoreError::Damaged(format!("the first model cannot be stored: {error}")),
-        })
-    })?;
+    if !store.rounds(plan.run())?.is_empty() {
+        return Err(StoreError::RunExists(plan.run().clone()).into());
+    }
+    // Before the transaction: a server must not wait for a whole model to be written.
+    let stored = blobs.put(&bytes).map_err(|error| StoreError::io("storing the first model", error))?;
+    let is_there = || match blobs.length(stored) == Some(layout.bytes()) {
+        true => Ok(()),
+        false => Err(StoreError::io("finding the first model", std::io::ErrorKind::NotFound.into())),
+    };
+    store.start_run(&plan, wall(), &mut || is_there())?;
     let enrolled: Vec<SiteId> = store.sites()?.into_iter().filter(|site| !site.revoked).map(|site| site.site).collect();
     let sites = plan.draft.rounds.sites.clone();
     let started = Started {
@@ -142,5 +147,41 @@ fn agreed(draft: PlanDraft, model: &NamedTensors, bytes: &[u8]) -> Result<Plan, 
     if again.canonical_bytes() == canonical {
         return Ok(plan);
     }
-    Err(Failure::refused("a number of the plan has too many digits to be read back to the bit: write it shorter"))
+    let (written, read) = (serde_json::to_value(&plan.draft), serde_json::to_value(&again.draft));
+    let key = match (written, read) {
+        (Ok(written), Ok(read)) => first_difference("", &written, &read),
+        _ => None,
+    };
+    let key = key.unwrap_or_else(|| "a number of the plan".to_owned());
+    Err(Failure::refused(format!("{key} has too many digits to be read back to the bit: write it shorter")))
+}
+
+/// The key of the first value that differs, with its section.
+fn first_difference(key: &str, one: &Value, other: &Value) -> Option<String> {
+    let below = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            one.iter().find_map(|(name, value)| first_difference(&below(name), value, other.get(name)?))
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            let mut pairs = one.iter().zip(other).enumerate();
+            pairs.find_map(|(place, (one, other))| first_difference(&format!("{key}[{place}]"), one, other))
+        }
+        _ => (one != other).then(|| format!("{key} = {one}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_value_that_differs_is_named_with_its_section() {
+        let plan = |value: f64| json!({"run": "r", "training": {"rate": 1.0, "decay": [0.5, value]}});
+        let named = first_difference("", &plan(0.1), &plan(0.2));
+        assert_eq!(named.as_deref(), Some("training.decay[1] = 0.1"));
+        assert_eq!(first_difference("", &plan(0.1), &plan(0.1)), None);
+    }
 }

@@ -52,6 +52,7 @@ pub(super) fn serve(arguments: Serve) -> Result<(), Failure> {
         names: config.names(&record),
         places: Places::new(config.max_connections),
         renewed_every: authority::RENEWED_EVERY,
+        renew: Arc::default(),
     };
     let runtime = Builder::new_multi_thread().max_blocking_threads(DISK_THREADS).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed("starting", error))?;

@@ -21,6 +21,7 @@ pub(super) fn status(status: &Status) -> String {
         text += "no run: start one with `aggregator run start <plan.toml> --first-model <file>`\n";
     }
     status.runs.iter().for_each(|run| run_status(&mut text, run));
+    status.damaged_runs.iter().for_each(|trouble| line(&mut text, format_args!("\na run cannot be read: {trouble}")));
     text
 }
 

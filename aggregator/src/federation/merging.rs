@@ -1,28 +1,29 @@
 //! Frozen reports become the next model.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use common::plan::Plan;
 use common::share::shares;
 use common::{RunId, SiteId};
 
-use super::Federation;
-use crate::aggregation::{Contribution, Merge, MergeError, Merged, merge};
+use super::{Federation, Undecided};
+use crate::aggregation::{Contribution, Damage, Merge, MergeError, Merged, merge};
 use crate::layout::Layout;
 use crate::round::Outcome;
 use crate::run::{Attempt, Run, RunEvent};
 use crate::store::{Details, StoreError, durable};
 
-/// Why a merge did not become a model. It is tried again.
+/// Why a merge did not become a model.
 #[derive(Debug, thiserror::Error)]
 enum NotMerged {
     #[error(transparent)]
     Merge(#[from] MergeError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("{what}: {source}")]
-    Io { what: String, source: std::io::Error },
+    #[error(transparent)]
+    Undecided(#[from] Undecided),
 }
 
 struct Job {
@@ -35,7 +36,7 @@ struct Job {
 
 impl Federation {
     /// Merges every frozen round and publishes its model; says whether all went well. What did not is noted for the
-    /// operator and left as it was, to be tried again.
+    /// operator and left as it was, to be tried again; only an update that is damaged is left out for good.
     ///
     /// The same reports give the same model, so it does not matter how often a crash interrupts this.
     pub fn merge_frozen(&self) -> bool {
@@ -51,7 +52,11 @@ impl Federation {
             .collect();
         let mut all_well = true;
         for job in jobs {
-            let merged = self.merged(&job).and_then(|merged| self.publish(&job, &merged));
+            let merged = match self.merged(&job) {
+                Ok(merged) => self.publish(&job, &merged),
+                Err(NotMerged::Merge(MergeError::Update { site, damage })) => self.leave_out(&job, site, damage),
+                Err(error) => Err(error),
+            };
             if let Err(error) = merged {
                 all_well = false;
                 tracing::error!(run = %job.run, round = %job.attempt.round, %error, "the round could not be merged; it is tried again");
@@ -72,14 +77,19 @@ impl Federation {
             let share = *shares
                 .get(site)
                 .ok_or_else(|| StoreError::Damaged(format!("{site} reported, but its update is not written down")))?;
-            let opened = self.blobs.open_blob(digest);
-            let file = opened.map_err(|source| NotMerged::Io { what: format!("the update of {site}"), source })?;
+            let file = self.blobs.open_blob(digest).map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound => MergeError::Update { site: site.clone(), damage: Damage::Gone(digest) },
+                _ => MergeError::Io { what: format!("the update of {site}"), source },
+            })?;
             contributions.insert(site.clone(), Contribution { file, digest, share });
         }
-        let told = |what: &'static str| move |source| NotMerged::Io { what: what.to_owned(), source };
-        let base = self.blobs.open_blob(job.attempt.base).map_err(told("the round's first model"))?;
+        let told = |what: &'static str| move |source| StoreError::io(what, source);
+        let base = self.blobs.open_blob(job.attempt.base).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => MergeError::Base(Damage::Gone(job.attempt.base)),
+            _ => MergeError::Io { what: "the round's first model".to_owned(), source },
+        })?;
         let name = format!("{}.{}.model", job.run, job.attempt.round);
-        let (mut out, path) = self.blobs.begin_file(&name).map_err(told("the next model"))?;
+        let (mut out, path) = self.blobs.begin_file(&name).map_err(told("making the next model's file"))?;
         let what =
             Merge { layout: &job.layout, base: &base, base_digest: job.attempt.base, contributions: &contributions };
         let merged = match merge(rule.strategy, &what, &mut out) {
@@ -90,25 +100,27 @@ impl Federation {
             }
         };
         durable::sync_file(&out, &path);
-        self.blobs.adopt(&path, merged.model).map_err(told("the next model"))?;
+        self.blobs.adopt(&path, merged.model).map_err(told("storing the next model"))?;
         Ok(merged)
     }
 
     fn publish(&self, job: &Job, merged: &Merged) -> Result<(), NotMerged> {
-        let mut live = self.live();
-        if let Some(run) = live.run(&job.run) {
-            let published = self.decide(run, RunEvent::Merged { model: merged.model }, Details::Merge(merged));
-            published.map_err(|refusal| StoreError::Damaged(refusal.to_string()))?;
-        }
-        drop(live);
+        let event = RunEvent::Merged { model: merged.model };
+        self.decide_on(&job.run, event, Details::Merge(merged))?;
         self.note_trouble(&job.run, None);
-        let retired = self.store.retire_updates(&job.run, self.limits.keep_updates_of_rounds, &mut |blob| {
-            self.blobs.remove(blob).map_err(|error| StoreError::Damaged(error.to_string()))
-        });
-        if let Err(error) = retired {
-            tracing::warn!(run = %job.run, %error, "old updates could not be removed; they take room");
-        }
         Ok(())
+    }
+
+    /// The round goes on without an update whose file is lost or changed: its bytes are nowhere else.
+    fn leave_out(&self, job: &Job, site: SiteId, damage: Damage) -> Result<(), NotMerged> {
+        let (run, round) = (&job.run, job.attempt.round);
+        tracing::error!(%run, %round, %site, %damage, "an update is left out: see to the disk");
+        Ok(self.decide_on(run, RunEvent::Damaged { site }, Details::None)?)
+    }
+
+    fn decide_on(&self, run: &RunId, event: RunEvent, details: Details<'_>) -> Result<(), Undecided> {
+        let mut live = self.live();
+        live.run(run).map_or(Ok(()), |run| self.decide(run, event, details))
     }
 
     fn note_trouble(&self, run: &RunId, trouble: Option<&str>) {

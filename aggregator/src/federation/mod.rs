@@ -6,15 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use common::{Refusal, RunId, SiteId};
+use common::{Digest, Refusal, RunId, SiteId};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::layout::Layout;
-use crate::round::Round;
+use crate::round::{Round, told};
 use crate::run::{Attempt, Run, RunAction, RunEvent, RunRules};
 use crate::store::lock::LockError;
 use crate::store::{
@@ -36,7 +36,7 @@ pub use uploads::UploadState;
 pub struct Limits {
     /// Bytes that uploads and stored updates may take together.
     pub spool_bytes: u64,
-    /// Merged rounds whose updates stay on disk, for audit.
+    /// Merged rounds whose updates stay on disk while the run goes on, for audit.
     pub keep_updates_of_rounds: u32,
 }
 
@@ -48,6 +48,9 @@ pub struct Federation {
     clock: Arc<dyn Clock>,
     limits: Limits,
     live: Mutex<Live>,
+    /// Who is enrolled, as last read. Apart from `live`, which is locked while the disk is waited for: every call asks this
+    /// before it leaves the event loop.
+    admitted: RwLock<Arc<BTreeMap<SiteId, SiteRecord>>>,
     uploads: Mutex<BTreeMap<UpdateKey, Arc<Upload>>>,
     frozen: Notify,
     _lock: StateLock,
@@ -72,7 +75,28 @@ pub enum OpenError {
 struct Live {
     /// In the order of their start.
     runs: Vec<LiveRun>,
-    sites: BTreeMap<SiteId, SiteRecord>,
+    /// Runs that were read, with those that are damaged.
+    read: usize,
+}
+
+/// Why an event had no effect.
+#[derive(Debug, thiserror::Error)]
+enum Undecided {
+    /// It does not count.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// What follows from it could not be written down.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl From<Undecided> for Refusal {
+    fn from(undecided: Undecided) -> Self {
+        match undecided {
+            Undecided::Refused(refusal) => refusal,
+            Undecided::Store(error) => refusal(error),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -83,10 +107,14 @@ struct LiveRun {
     run: Run,
     /// When the open round's time is up, on the clock that never goes back.
     deadline: Option<Duration>,
+    /// Why the round's end could not be written, when that was tried last.
+    trouble: Option<String>,
 }
 
 /// Time between two notes of how much a round has left; a crash gives back no more than this.
 const NOTED_EVERY: Duration = Duration::from_secs(1);
+/// Pause before the end of a round that could not be written is tried again.
+const END_AGAIN: Duration = Duration::from_secs(5);
 
 impl Federation {
     /// Takes the state folder, and goes on from what is written there.
@@ -109,6 +137,7 @@ impl Federation {
             clock,
             limits,
             live: Mutex::default(),
+            admitted: RwLock::default(),
             uploads: Mutex::default(),
             frozen: Notify::new(),
             _lock: lock,
@@ -118,15 +147,26 @@ impl Federation {
         Ok(federation)
     }
 
-    /// Looks for what the operator's commands wrote: runs that were started, sites that were revoked.
+    /// Looks for what the operator's commands wrote: sites that were enrolled or revoked, runs that were started. A run that
+    /// is damaged is left aside; the others go on.
     pub fn refresh(&self) -> Result<(), StoreError> {
+        // Locked from the first read on: of two refreshes, the later one must not be overwritten by what the other read.
         let mut live = self.live();
-        for record in self.store.runs(live.runs.len())? {
-            tracing::info!(run = %record.plan.run(), plan = %record.plan_digest, "run found");
-            let run = self.restored(record)?;
-            live.runs.push(run);
+        let sites = self.store.sites()?.into_iter().map(|record| (record.site.clone(), record)).collect();
+        *self.admitted.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(sites);
+        for found in self.store.runs(live.read)? {
+            match found.and_then(|record| self.restored(record)) {
+                Ok(run) => {
+                    tracing::info!(run = %run.id(), plan = %run.record.plan_digest, "run found");
+                    live.runs.push(run);
+                }
+                Err(error @ StoreError::Damaged(_)) => {
+                    tracing::error!(%error, "a run is left aside until the next start")
+                }
+                Err(error) => return Err(error),
+            }
+            live.read += 1;
         }
-        live.sites = self.store.sites()?.into_iter().map(|record| (record.site.clone(), record)).collect();
         Ok(())
     }
 
@@ -139,8 +179,17 @@ impl Federation {
             if now < deadline {
                 continue;
             }
-            if let Err(refusal) = self.decide(run, RunEvent::TimeUp, Details::None) {
-                tracing::error!(run = %run.id(), %refusal, "the round's time is up, but its end could not be written");
+            let before = run.trouble.take();
+            if let Err(error) = self.decide(run, RunEvent::TimeUp, Details::None) {
+                let trouble = error.to_string();
+                if before.as_ref() != Some(&trouble) {
+                    tracing::error!(run = %run.id(), %error, "the round's time is up, but its end could not be written");
+                }
+                run.trouble = Some(trouble);
+                // Unless it was written after all, and what was read again has another deadline or none.
+                if run.deadline.is_some_and(|deadline| deadline <= now) {
+                    run.deadline = Some(now + END_AGAIN);
+                }
             }
         }
         self.forget_late_uploads(&live);
@@ -171,8 +220,8 @@ impl Federation {
 
     /// Whether a certificate still counts: the newest one of an enrolled site, not revoked.
     pub fn admits(&self, site: &SiteId, serial: &str) -> Result<(), Refusal> {
-        let live = self.live();
-        match live.sites.get(site) {
+        let admitted = Arc::clone(&self.admitted.read().unwrap_or_else(PoisonError::into_inner));
+        match admitted.get(site) {
             Some(record) if !record.revoked && record.serial == serial => Ok(()),
             _ => Err(Refusal::Revoked(site.clone())),
         }
@@ -208,7 +257,7 @@ impl Federation {
             }
             _ => return Err(damaged("its last round does not fit its state")),
         };
-        let mut live = LiveRun { record, rules, layout: Arc::new(layout), run, deadline };
+        let mut live = LiveRun { record, rules, layout: Arc::new(layout), run, deadline, trouble: None };
         if !undone.is_empty() {
             self.store.record(live.id(), &undone, Details::None, self.clock.wall())?;
             self.carry_out(&mut live, &undone);
@@ -216,21 +265,25 @@ impl Federation {
         if matches!(live.run, Run::Merging(..)) {
             self.frozen.notify_one();
         }
+        if live.run.is_over() {
+            // Unless the process died between the run's end and this.
+            self.retire(live.id(), None);
+        }
         Ok(live)
     }
 
     /// Decides, writes down, believes, acts: in this order.
-    fn decide(&self, live: &mut LiveRun, event: RunEvent, details: Details<'_>) -> Result<(), Refusal> {
+    fn decide(&self, live: &mut LiveRun, event: RunEvent, details: Details<'_>) -> Result<(), Undecided> {
         let (next, actions) = live.run.clone().on(event, &live.rules);
         if let Some(RunAction::Refuse(refusal)) = actions.first() {
-            return Err(refusal.clone());
+            return Err(Undecided::Refused(refusal.clone()));
         }
         if actions.is_empty() {
             return Ok(());
         }
         if let Err(error) = self.store.record(live.id(), &actions, details, self.clock.wall()) {
             self.reread(live);
-            return Err(refusal(error));
+            return Err(Undecided::Store(error));
         }
         live.run = next;
         self.carry_out(live, &actions);
@@ -240,7 +293,7 @@ impl Federation {
     /// After a write that failed, only the disk knows what is written.
     fn reread(&self, live: &mut LiveRun) {
         let found = self.store.runs(0).and_then(|records| {
-            let record = records.into_iter().find(|record| record.plan.run() == live.id());
+            let record = records.into_iter().flatten().find(|record| record.plan.run() == live.id());
             self.restored(record.ok_or_else(|| StoreError::Damaged(format!("run {} is gone", live.id())))?)
         });
         match found {
@@ -271,22 +324,44 @@ impl Federation {
                     tracing::info!(%run, %round, updates = outcome.reports.len(), %left_out, "round closed; merging");
                     self.frozen.notify_one();
                 }
+                RunAction::Discard(Attempt { round, .. }, site) => {
+                    tracing::error!(%run, %round, %site, "the site's update no longer counts")
+                }
                 RunAction::Abandon(Attempt { round, attempt, .. }, outcome) => {
                     live.deadline = None;
                     let left_out = told(&outcome.left_out);
                     tracing::warn!(%run, %round, attempt, updates = outcome.reports.len(), %left_out, "round abandoned");
                 }
                 RunAction::Publish(Attempt { round, .. }, model) => {
-                    tracing::info!(%run, %round, %model, "model published")
+                    tracing::info!(%run, %round, %model, "model published");
+                    self.retire(&run, Some(self.limits.keep_updates_of_rounds));
                 }
                 RunAction::Begin(Attempt { round, attempt, base }) => {
                     tracing::info!(%run, %round, attempt, %base, "round begins");
                 }
-                RunAction::Finish { model } => tracing::info!(%run, %model, "run finished"),
-                RunAction::Fail { because } => tracing::error!(%run, because, "run failed"),
+                RunAction::Finish { model } => {
+                    tracing::info!(%run, %model, "run finished");
+                    self.retire(&run, None);
+                }
+                RunAction::Fail { because } => {
+                    tracing::error!(%run, because, "run failed");
+                    self.retire(&run, None);
+                }
                 RunAction::Refuse(_) => {}
             }
         }
+    }
+
+    /// Removes the updates of a run but for those of its last `keep` merged rounds; all of them when the run is over.
+    fn retire(&self, run: &RunId, keep: Option<u32>) {
+        let retired = self.store.retire_updates(run, keep, &mut |blob| self.remove_blob(blob));
+        if let Err(error) = retired {
+            tracing::warn!(%run, %error, "old updates could not be removed; they take room");
+        }
+    }
+
+    fn remove_blob(&self, blob: Digest) -> Result<(), StoreError> {
+        self.blobs.remove(blob).map_err(|error| StoreError::io(format!("removing blob {blob}"), error))
     }
 }
 
@@ -316,10 +391,6 @@ impl Live {
 
 fn deadline_of(record: &RunRecord) -> Duration {
     Duration::from_secs(record.plan.draft.rounds.deadline_s)
-}
-
-fn told(left_out: &BTreeMap<SiteId, crate::round::LeftOut>) -> String {
-    left_out.iter().map(|(site, reason)| format!("{site}: {reason}")).collect::<Vec<_>>().join("; ")
 }
 
 /// What the wire hears of the store's trouble; the log hears more.

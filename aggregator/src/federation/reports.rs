@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use common::{Assignment, Directive, Phase, Progress, Refusal, RunId, SiteId};
 
-use super::{Federation, Live, LiveRun, deadline_of, refusal};
+use super::{Federation, Live, LiveRun, deadline_of};
 use crate::round::{Heard, Word};
 use crate::run::{Attempt, Run, RunEvent};
 use crate::store::Details;
@@ -12,20 +12,26 @@ use crate::store::Details;
 impl Federation {
     /// Takes note of a site's progress, counts it in if it joins or declines a round, and says what to do next.
     pub fn report(&self, site: &SiteId, progress: &Progress) -> Result<Directive, Refusal> {
-        self.store.note_progress(site, progress, self.clock.wall()).map_err(refusal)?;
+        let at_work = progress.work.as_ref().map(|(run, _)| run);
+        let mut live = self.live();
+        let is_known = at_work.is_none_or(|run| live.run(run).is_some_and(|run| run.invites(site)));
+        drop(live);
+        // Only of runs that invite the site: a site must not fill the disk with names that it made up.
+        if is_known && let Err(error) = self.store.note_progress(site, progress, self.clock.wall()) {
+            tracing::warn!(%site, %error, "how a site goes could not be noted; its report counts");
+        }
         let mut live = self.live();
         if let (Some((run, round)), Some(word)) = (&progress.work, word(&progress.phase))
             && let Some(live) = live.run(run)
         {
             let heard = Heard { site: site.clone(), round: *round, word };
-            match self.decide(live, RunEvent::Heard(heard), Details::None) {
+            match self.decide(live, RunEvent::Heard(heard), Details::None).map_err(Refusal::from) {
                 Err(refusal) if refusal.is_transient() => return Err(refusal),
                 // Late, or of another round: the directive says what to do instead.
                 Err(refusal) => tracing::debug!(%site, %run, %round, %refusal, "a word that does not count"),
                 Ok(()) => {}
             }
         }
-        let at_work = progress.work.as_ref().map(|(run, _)| run);
         Ok(directive(&live, site, at_work, self.clock.elapsed()))
     }
 }

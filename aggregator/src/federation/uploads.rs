@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use common::privacy::SUBJECTS_ROUNDED_TO;
 use common::{Digest, Refusal, RoundNumber, SiteId, UpdateManifest};
@@ -21,7 +21,7 @@ use crate::inspection::{Fault, inspect};
 use crate::layout::Layout;
 use crate::round::{Heard, Word};
 use crate::run::RunEvent;
-use crate::store::{Details, StoreError, UpdateKey, durable};
+use crate::store::{Details, UpdateKey, durable};
 
 /// How far an upload has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +32,13 @@ pub struct UploadState {
     pub acknowledged: bool,
 }
 
-/// An update on its way. Its bytes are locked while they are written or checked; nobody who holds the list of uploads or
-/// the runs waits for that.
+/// An update on its way. Its bytes are locked while they are written or checked; nobody waits for that.
 #[derive(Debug)]
 pub(super) struct Upload {
     manifest: UpdateManifest,
     layout: Arc<Layout>,
+    /// The plan's bound on the delta's L2 norm.
+    max_norm: f64,
     bytes: Mutex<Received>,
 }
 
@@ -78,9 +79,10 @@ impl Federation {
         }
         require_acceptable(run, &manifest)?;
         let layout = Arc::clone(&run.layout);
+        let max_norm = run.record.plan.draft.privacy.max_delta_norm;
         drop(live);
-        let upload = self.announce(key, manifest, layout)?;
-        let next_offset = upload.lock().count;
+        let upload = self.announce(&key, manifest, layout, max_norm)?;
+        let next_offset = self.held(&key, &upload)?.count;
         Ok(UploadState { next_offset, acknowledged: false })
     }
 
@@ -93,7 +95,7 @@ impl Federation {
         data: &[u8],
     ) -> Result<UploadState, Refusal> {
         let upload = self.announced(key, blob, offset)?;
-        let mut received = upload.lock();
+        let mut received = self.held(key, &upload)?;
         let (end, bytes) = (offset.saturating_add(data.len() as u64), upload.manifest.bytes);
         if data.is_empty() || end > bytes {
             let why = format!("a chunk of {} bytes at offset {offset}, in a file of {bytes}", data.len());
@@ -115,11 +117,8 @@ impl Federation {
             return require_same(key, stored, blob);
         }
         let upload = self.announced(key, blob, 0)?;
-        let mut received = upload.lock();
-        // Two calls may have waited for the same upload.
-        if let Some(stored) = self.stored(key)? {
-            return require_same(key, stored, blob);
-        }
+        // From here to the acknowledgement: what is held is replaced, forgotten and written by nobody else.
+        let mut received = self.held(key, &upload)?;
         if received.count != upload.manifest.bytes {
             return Err(Refusal::Offset { expected: received.count, found: upload.manifest.bytes });
         }
@@ -137,6 +136,7 @@ impl Federation {
             }
             return Err(refusal);
         }
+        // Held, it is still the one of its key.
         self.uploads().remove(key);
         Ok(blob)
     }
@@ -148,10 +148,10 @@ impl Federation {
         for record in self.store.uploads()? {
             let key = UpdateKey::of(&record.manifest);
             let Some(run) = live.run(&key.run).filter(|run| takes(run, key.round)) else {
-                self.store.forget_upload(&key)?;
+                self.store.forget_upload(&key, &mut |blob| self.remove_blob(blob))?;
                 continue;
             };
-            let layout = Arc::clone(&run.layout);
+            let (layout, max_norm) = (Arc::clone(&run.layout), run.record.plan.draft.privacy.max_delta_norm);
             let received = if self.is_stored_whole(&record.manifest) {
                 Received::whole(&record.manifest)
             } else {
@@ -161,7 +161,7 @@ impl Federation {
                 Received { place: Place::Part(file, path), count: durable, durable }
             };
             tracing::info!(site = %key.site, run = %key.run, round = %key.round, bytes = received.count, "upload goes on");
-            let upload = Upload { manifest: record.manifest, layout, bytes: Mutex::new(received) };
+            let upload = Upload { manifest: record.manifest, layout, max_norm, bytes: Mutex::new(received) };
             uploads.insert(key, Arc::new(upload));
         }
         let names: Vec<_> = uploads.values().map(|upload| part_name(&upload.manifest)).collect();
@@ -173,7 +173,7 @@ impl Federation {
     pub(super) fn forget_late_uploads(&self, live: &Live) {
         let is_late = |key: &UpdateKey| !live.runs.iter().any(|run| *run.id() == key.run && takes(run, key.round));
         // One whose bytes are locked is being checked: the round itself refuses it, and it is forgotten there.
-        let idle = |upload: &Upload| upload.bytes.try_lock().is_ok();
+        let idle = |upload: &Upload| upload.try_lock().is_some();
         let late: Vec<_> = {
             let mut uploads = self.uploads();
             uploads.extract_if(.., |key, upload| is_late(key) && idle(upload)).collect()
@@ -195,20 +195,37 @@ impl Federation {
     }
 
     /// The upload of this announcement: the one that is on its way, or a new one in the place of any other.
-    fn announce(&self, key: UpdateKey, manifest: UpdateManifest, layout: Arc<Layout>) -> Result<Arc<Upload>, Refusal> {
+    fn announce(
+        &self,
+        key: &UpdateKey,
+        manifest: UpdateManifest,
+        layout: Arc<Layout>,
+        max_norm: f64,
+    ) -> Result<Arc<Upload>, Refusal> {
         let mut uploads = self.uploads();
-        if let Some(upload) = uploads.get(&key) {
+        if let Some(upload) = uploads.get(key).map(Arc::clone) {
             if upload.manifest.blob == manifest.blob {
-                return Ok(Arc::clone(upload));
+                return Ok(upload);
             }
-            let earlier = upload.manifest.clone();
-            uploads.remove(&key);
-            self.forget(&key, &earlier);
+            // Held, it is being checked, and may be about to count.
+            let _idle = upload.try_lock().ok_or(Refusal::Unavailable)?;
+            uploads.remove(key);
+            self.forget(key, &upload.manifest);
         }
         let received = self.begin_file(&manifest)?;
-        let upload = Arc::new(Upload { manifest, layout, bytes: Mutex::new(received) });
-        uploads.insert(key, Arc::clone(&upload));
+        let upload = Arc::new(Upload { manifest, layout, max_norm, bytes: Mutex::new(received) });
+        uploads.insert(key.clone(), Arc::clone(&upload));
         Ok(upload)
+    }
+
+    /// The bytes of an upload for this call alone, if it is still the one of its key. A second call does not wait: it would
+    /// hold a thread that others need, and its site may ask again.
+    fn held<'a>(&self, key: &UpdateKey, upload: &'a Arc<Upload>) -> Result<MutexGuard<'a, Received>, Refusal> {
+        let received = upload.try_lock().ok_or(Refusal::Unavailable)?;
+        match is_current(&self.uploads(), key, upload) {
+            true => Ok(received),
+            false => Err(Refusal::Offset { expected: 0, found: received.count }),
+        }
     }
 
     /// The announced upload that a call speaks of.
@@ -259,10 +276,10 @@ impl Federation {
     fn check(&self, upload: &Upload, received: &Received) -> Result<(), Refusal> {
         let announced = upload.manifest.blob;
         let checked = match &received.place {
-            Place::Part(file, _) => inspect(file, &upload.layout, announced),
+            Place::Part(file, _) => inspect(file, &upload.layout, announced, upload.max_norm),
             Place::Blob => {
                 let opened = self.blobs.open_blob(announced).map_err(Fault::from);
-                opened.and_then(|file| inspect(&file, &upload.layout, announced))
+                opened.and_then(|file| inspect(&file, &upload.layout, announced, upload.max_norm))
             }
         };
         checked.map_err(|fault| match fault {
@@ -287,14 +304,14 @@ impl Federation {
         let heard = Heard { site: key.site.clone(), round: key.round, word };
         let mut live = self.live();
         let run = invited(&mut live, key)?;
-        self.decide(run, RunEvent::Heard(heard), Details::Update(&upload.manifest))
+        Ok(self.decide(run, RunEvent::Heard(heard), Details::Update(&upload.manifest))?)
     }
 
     /// Ends an upload that cannot count.
     fn drop_upload(&self, key: &UpdateKey, upload: &Arc<Upload>) {
         let mut uploads = self.uploads();
-        // Another announcement may have taken its place.
-        if uploads.get(key).is_some_and(|current| Arc::ptr_eq(current, upload)) {
+        // Locked until it is forgotten: the same update, announced anew, has the same file and row.
+        if is_current(&uploads, key, upload) {
             uploads.remove(key);
             self.forget(key, &upload.manifest);
         }
@@ -302,13 +319,8 @@ impl Federation {
 
     /// Forgets an upload, and its bytes if nothing else names them. What cannot be removed is only room.
     fn forget(&self, key: &UpdateKey, manifest: &UpdateManifest) {
-        let forgotten = self.store.forget_upload(key).and_then(|()| {
-            self.blobs.remove_part(&part_name(manifest));
-            if self.is_stored_whole(manifest) && !self.store.names(manifest.blob)? {
-                self.blobs.remove(manifest.blob).map_err(|error| StoreError::Damaged(error.to_string()))?;
-            }
-            Ok(())
-        });
+        let forgotten = self.store.forget_upload(key, &mut |blob| self.remove_blob(blob));
+        self.blobs.remove_part(&part_name(manifest));
         if let Err(error) = forgotten {
             tracing::warn!(site = %key.site, %error, "an upload could not be forgotten; it takes room");
         }
@@ -316,9 +328,14 @@ impl Federation {
 }
 
 impl Upload {
-    fn lock(&self) -> MutexGuard<'_, Received> {
-        // Bytes count only after they are written: a panic in between left the count as it was.
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The bytes, unless another call holds them.
+    fn try_lock(&self) -> Option<MutexGuard<'_, Received>> {
+        match self.bytes.try_lock() {
+            Ok(received) => Some(received),
+            // Bytes count only after they are written: a panic in between left the count as it was.
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 
@@ -326,6 +343,11 @@ impl Received {
     fn whole(manifest: &UpdateManifest) -> Self {
         Self { place: Place::Blob, count: manifest.bytes, durable: manifest.bytes }
     }
+}
+
+/// Whether an upload is the one of its key: another announcement may have taken its place.
+fn is_current(uploads: &BTreeMap<UpdateKey, Arc<Upload>>, key: &UpdateKey, upload: &Arc<Upload>) -> bool {
+    uploads.get(key).is_some_and(|current| Arc::ptr_eq(current, upload))
 }
 
 /// The name of an upload's unfinished file: labels hold no dot, so no two announcements share one.
@@ -384,4 +406,92 @@ fn require_acceptable(run: &LiveRun, manifest: &UpdateManifest) -> Result<(), Re
         return Ok(());
     };
     Err(Refusal::Update(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{Meters, NamedTensors, PlanDraft};
+
+    use super::*;
+    use crate::clock::{Stamp, SystemClock};
+    use crate::federation::Limits;
+    use crate::store::{Blobs, FederationRecord, SqliteStore, Store};
+
+    fn weights(value: f32) -> NamedTensors {
+        let mut weights = NamedTensors::new();
+        weights.insert("w", vec![8], vec![value; 8]);
+        weights
+    }
+
+    /// A federation with a run of the site a, and what a would announce of two updates.
+    fn house(state: &std::path::Path) -> (Federation, [UpdateManifest; 2]) {
+        let record =
+            FederationRecord { name: "test".parse().unwrap(), address: "localhost:1".to_owned(), created_at: Stamp(0) };
+        let store = SqliteStore::create(state, &record).unwrap();
+        let draft: PlanDraft = toml::from_str(
+            "run = \"run\"\n[training]\nsteps_per_round = 1\nepoch_steps = 1\nbatch_size = 2\n\
+             [rounds]\ncount = 1\nsites = [\"a\"]\nquorum = 1\ndeadline_s = 60\n",
+        )
+        .unwrap();
+        let model = weights(0.0);
+        let plan = draft.with_first_model(model.signature(), model.digest());
+        Blobs::open(state).unwrap().put(&model.to_safetensors()).unwrap();
+        store.start_run(&plan, Stamp(0), &mut || Ok(())).unwrap();
+        let limits = Limits { spool_bytes: 1 << 20, keep_updates_of_rounds: 2 };
+        let federation = Federation::open(state, limits, Arc::new(SystemClock::new())).unwrap();
+        let manifest = |value| UpdateManifest {
+            run: plan.run().clone(),
+            round: RoundNumber(1),
+            site: "a".parse().unwrap(),
+            plan: plan.digest(),
+            base: plan.first_model,
+            blob: weights(value).digest(),
+            bytes: weights(value).to_safetensors().len() as u64,
+            subjects: 10,
+            steps: 1,
+            meters: Meters::default(),
+        };
+        (federation, [manifest(0.5), manifest(0.25)])
+    }
+
+    #[test]
+    fn while_an_update_is_being_checked_nobody_waits_for_it_and_no_other_takes_its_place() {
+        let state = tempfile::tempdir().unwrap();
+        let (federation, [first, second]) = house(state.path());
+        let (site, key) = (first.site.clone(), UpdateKey::of(&first));
+        federation.begin_upload(&site, first.clone()).unwrap();
+        let bytes = weights(0.5).to_safetensors();
+        federation.upload_chunk(&key, first.blob, 0, &bytes).unwrap();
+        let upload = Arc::clone(&federation.uploads()[&key]);
+        // What a call that finishes it holds, from its check to its acknowledgement.
+        let checking = federation.held(&key, &upload).unwrap();
+        assert_eq!(federation.begin_upload(&site, second.clone()), Err(Refusal::Unavailable));
+        assert_eq!(federation.begin_upload(&site, first.clone()), Err(Refusal::Unavailable));
+        assert_eq!(federation.upload_chunk(&key, first.blob, 0, &bytes), Err(Refusal::Unavailable));
+        assert_eq!(federation.finish_upload(&key, first.blob), Err(Refusal::Unavailable));
+        drop(checking);
+        assert_eq!(federation.finish_upload(&key, first.blob), Ok(first.blob));
+        assert!(federation.merge_frozen(), "what was acknowledged is there");
+    }
+
+    #[test]
+    fn a_call_whose_upload_was_replaced_meanwhile_writes_and_acknowledges_nothing() {
+        let state = tempfile::tempdir().unwrap();
+        let (federation, [first, second]) = house(state.path());
+        let key = UpdateKey::of(&first);
+        federation.begin_upload(&first.site.clone(), first).unwrap();
+        let replaced = Arc::clone(&federation.uploads()[&key]);
+        federation.begin_upload(&second.site.clone(), second).unwrap();
+        assert!(matches!(federation.held(&key, &replaced), Err(Refusal::Offset { expected: 0, .. })));
+        federation.drop_upload(&key, &replaced);
+        assert_eq!(federation.uploads().len(), 1, "the newer one is left alone");
+    }
+
+    #[test]
+    fn who_is_admitted_is_known_while_the_runs_are_locked() {
+        let state = tempfile::tempdir().unwrap();
+        let (federation, [manifest, _]) = house(state.path());
+        let _live = federation.live();
+        assert!(federation.admits(&manifest.site, "01").is_err());
+    }
 }

@@ -49,6 +49,8 @@ impl Blobs {
         let digest = Digest::of(bytes);
         let beside = self.unfinished(&format!("put-{}-{digest}", std::process::id()));
         let mut file = File::create(&beside)?;
+        // A sweep spares what is locked; a process that dies lets go.
+        file.lock()?;
         file.write_all(bytes)?;
         durable::sync_file(&file, &beside);
         self.adopt(&beside, digest)?;
@@ -59,13 +61,10 @@ impl Blobs {
     pub fn adopt(&self, finished: &Path, digest: Digest) -> io::Result<()> {
         let path = self.path(digest);
         let folder = path.parent().unwrap_or(&self.root);
-        if !folder.exists() {
-            fs::create_dir_all(folder)?;
-            durable::sync_folder(&self.folder())?;
-        }
+        fs::create_dir_all(folder)?;
         fs::rename(finished, &path)?;
-        durable::sync_folder(folder)?;
-        durable::sync_folder(&self.tmp())
+        // The outer folder always: one that is there may have been made just before a power cut, or by another program.
+        [folder, &self.folder(), &self.tmp()].into_iter().try_for_each(durable::sync_folder)
     }
 
     /// Removes a blob that nothing names any more. One that is not here is as good.
@@ -103,20 +102,25 @@ impl Blobs {
         }
     }
 
-    /// Removes unfinished files of this server's earlier life, but for those that `keep` names.
+    /// Removes unfinished files of this server's earlier life and of commands that were killed, but for those that `keep`
+    /// names.
     pub fn sweep(&self, keep: impl Fn(&str) -> bool) -> io::Result<()> {
         for entry in fs::read_dir(self.tmp())? {
             let name = entry?.file_name();
             let name = name.to_string_lossy();
-            // `put-` files may be another program's, at work right now.
             if let Some(stem) = name.strip_suffix(".part")
-                && !stem.starts_with("put-")
                 && !keep(stem)
+                && !self.is_being_stored(stem)
             {
                 self.remove_part(stem);
             }
         }
         Ok(())
+    }
+
+    /// Whether another program is storing this file right now.
+    fn is_being_stored(&self, name: &str) -> bool {
+        name.starts_with("put-") && File::open(self.unfinished(name)).is_ok_and(|file| file.try_lock().is_err())
     }
 
     fn folder(&self) -> PathBuf {
@@ -150,16 +154,18 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_spares_live_uploads_and_what_another_program_is_storing() {
+    fn a_sweep_spares_live_uploads_and_what_another_program_is_storing_and_removes_what_the_dead_left() {
         let state = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(state.path()).unwrap();
-        for name in ["live", "stray", "put-1-x"] {
+        for name in ["live", "stray", "put-1-dead"] {
             blobs.open_part(name).unwrap();
         }
+        let (storing, _) = blobs.open_part("put-2-live").unwrap();
+        storing.lock().unwrap();
         blobs.sweep(|name| name == "live").unwrap();
         let mut left: Vec<_> =
             fs::read_dir(state.path().join("tmp")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["live.part", "put-1-x.part"]);
+        assert_eq!(left, ["live.part", "put-2-live.part"]);
     }
 }

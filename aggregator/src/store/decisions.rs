@@ -1,9 +1,9 @@
 //! Decisions as rows: what [`crate::run`] said is to be done, written down inside a transaction.
 
 use common::{Digest, RunId, UpdateManifest};
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::rows::{int, json};
+use super::rows::{int, json, parsed};
 use super::{Details, StoreError, UpdateKey};
 use crate::clock::Stamp;
 use crate::round::{Heard, Word};
@@ -30,14 +30,19 @@ pub(super) fn write_action(
             "UPDATE rounds SET state = 'training' WHERE run = ?1 AND round = ?2 AND attempt = ?3 AND state = 'gathering'",
             params![run.as_str(), round.0, attempt],
         )?,
+        // A set that is frozen already may lose what is damaged.
         (RunAction::Freeze(Attempt { round, attempt, .. }, outcome), _) => transaction.execute(
             "UPDATE rounds SET state = 'merging', outcome = ?4, remaining_ms = NULL, ended_at_ms = ?5 \
-             WHERE run = ?1 AND round = ?2 AND attempt = ?3 AND state IN ('gathering', 'training')",
+             WHERE run = ?1 AND round = ?2 AND attempt = ?3 AND state IN ('gathering', 'training', 'merging')",
             params![run.as_str(), round.0, attempt, json(outcome)?, int(now.0)],
+        )?,
+        (RunAction::Discard(Attempt { round, .. }, site), _) => transaction.execute(
+            "UPDATE updates SET retired = 1 WHERE run = ?1 AND round = ?2 AND site = ?3 AND retired = 0",
+            params![run.as_str(), round.0, site.as_str()],
         )?,
         (RunAction::Abandon(Attempt { round, attempt, .. }, outcome), _) => transaction.execute(
             "UPDATE rounds SET state = 'abandoned', outcome = ?4, remaining_ms = NULL, ended_at_ms = ?5 \
-             WHERE run = ?1 AND round = ?2 AND attempt = ?3 AND state IN ('gathering', 'training')",
+             WHERE run = ?1 AND round = ?2 AND attempt = ?3 AND state IN ('gathering', 'training', 'merging')",
             params![run.as_str(), round.0, attempt, json(outcome)?, int(now.0)],
         )?,
         (RunAction::Publish(Attempt { round, attempt, .. }, model), Details::Merge(merged)) => transaction.execute(
@@ -109,6 +114,16 @@ pub(super) fn names(connection: &Connection, blob: Digest) -> Result<bool> {
         [blob.to_string()],
         |row| row.get(0),
     )?)
+}
+
+/// The blob of an upload that is on its way.
+pub(super) fn upload_blob(transaction: &Transaction<'_>, key: &UpdateKey) -> Result<Option<Digest>> {
+    let found = transaction.query_row(
+        "SELECT blob FROM uploads WHERE run = ?1 AND round = ?2 AND site = ?3",
+        params![key.run.as_str(), key.round.0, key.site.as_str()],
+        |row| row.get::<_, String>(0),
+    );
+    found.optional()?.map(|blob| parsed("uploads.blob", &blob)).transpose()
 }
 
 /// Forgets an upload.

@@ -5,6 +5,7 @@
 //! writes down what [`crate::run`] decided, in one transaction a decision, and reads it back.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,16 @@ pub enum StoreError {
     /// The folder holds one already.
     #[error("{0} holds a federation already: use another folder; nothing was changed")]
     AlreadyThere(PathBuf),
+    /// The folder holds a part of one.
+    #[error(
+        "{folder} holds a federation that `aggregator init` did not finish: remove {leftovers} there, and make it again"
+    )]
+    HalfMade {
+        /// The state folder.
+        folder: PathBuf,
+        /// What it left there.
+        leftovers: String,
+    },
     /// Written by another version.
     #[error("{path} has schema version {found}, this program reads {expected}: use the version that wrote it")]
     Version {
@@ -54,12 +65,32 @@ pub enum StoreError {
     /// The disk is full.
     #[error("the disk is full: free some room below the state folder")]
     Full,
+    /// A file could not be read or written; the state is as it was.
+    #[error(
+        "{what}: {source}; nothing was changed: see to the disk below the state folder, then it may be tried again"
+    )]
+    Io {
+        /// What was being done.
+        what: String,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// What is stored cannot be read back.
     #[error("the state is damaged: {0}; restore the state folder from a backup")]
     Damaged(String),
     /// The database said no.
-    #[error("the database: {0}")]
+    #[error(
+        "the database: {0}; nothing was changed: if it is locked, end the other program that has state.db open, then it may \
+         be tried again"
+    )]
     Database(rusqlite::Error),
+}
+
+impl StoreError {
+    /// What the system answered while something was being done with a file.
+    pub fn io(what: impl Into<String>, source: io::Error) -> Self {
+        if durable::is_full(&source) { Self::Full } else { Self::Io { what: what.into(), source } }
+    }
 }
 
 /// The federation.
@@ -84,6 +115,15 @@ pub struct SiteRecord {
     pub enrolled_at: Stamp,
     /// Whether its certificate was revoked.
     pub revoked: bool,
+}
+
+/// What a revocation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revoked {
+    /// Whether there was a certificate that counted.
+    pub certificate: bool,
+    /// Invitations that could still have been used.
+    pub invitations: usize,
 }
 
 /// A certificate as it was issued.
@@ -165,6 +205,8 @@ pub struct UpdateRecord {
     pub manifest: UpdateManifest,
     /// When it was acknowledged.
     pub received_at: Stamp,
+    /// Its file is no longer kept, or is damaged.
+    pub retired: bool,
 }
 
 /// What a site last said of how it goes.
@@ -221,8 +263,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// The federation.
     fn federation(&self) -> Result<FederationRecord, StoreError>;
 
-    /// Remembers an invitation by the hash of its token.
-    fn invite(&self, token: Digest, site: &SiteId, expires_at: Stamp) -> Result<(), StoreError>;
+    /// Remembers an invitation by the hash of its token. Earlier ones of the site that are unused expire; says how many.
+    fn invite(&self, token: Digest, site: &SiteId, now: Stamp, expires_at: Stamp) -> Result<usize, StoreError>;
 
     /// Exchanges a token for a certificate: burns it and writes down what `issue` made, together. The same token with the
     /// same request gets the same certificate again, so that a lost answer costs nothing.
@@ -238,19 +280,19 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// The enrolled sites.
     fn sites(&self) -> Result<Vec<SiteRecord>, StoreError>;
 
-    /// Revokes a site's certificate; says whether there was one.
-    fn revoke(&self, site: &SiteId, now: Stamp) -> Result<bool, StoreError>;
+    /// Revokes a site's certificate, and lets its unused invitations expire; says what there was.
+    fn revoke(&self, site: &SiteId, now: Stamp) -> Result<Revoked, StoreError>;
 
-    /// Starts a run; its first model is stored by `place`, whose name nothing can take away in between.
+    /// Starts a run. Its first model is stored before; `check` sees that it is there, while nothing can take it away.
     fn start_run(
         &self,
         plan: &Plan,
         now: Stamp,
-        place: &mut dyn FnMut() -> Result<(), StoreError>,
+        check: &mut dyn FnMut() -> Result<(), StoreError>,
     ) -> Result<(), StoreError>;
 
-    /// All runs, in the order of their start, but for the first `skip`.
-    fn runs(&self, skip: usize) -> Result<Vec<RunRecord>, StoreError>;
+    /// All runs, in the order of their start, but for the first `skip`. One that is damaged hides no other.
+    fn runs(&self, skip: usize) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError>;
 
     /// All tries at all rounds of a run, in their order.
     fn rounds(&self, run: &RunId) -> Result<Vec<RoundRecord>, StoreError>;
@@ -280,18 +322,19 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Notes how many bytes of an upload survive a power cut.
     fn note_durable(&self, key: &UpdateKey, bytes: u64) -> Result<(), StoreError>;
 
-    /// Forgets an upload.
-    fn forget_upload(&self, key: &UpdateKey) -> Result<(), StoreError>;
-
-    /// Whether an upload, a stored update or a round names a blob.
-    fn names(&self, blob: Digest) -> Result<bool, StoreError>;
+    /// Forgets an upload, and gives `remove` its blob if no other record names it.
+    fn forget_upload(
+        &self,
+        key: &UpdateKey,
+        remove: &mut dyn FnMut(Digest) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError>;
 
     /// Gives `remove` every blob of an update that none of the last `keep` merged rounds of a run needs and no other
-    /// record names, and stops counting them against the room.
+    /// record names, and stops counting them against the room. Without `keep`, every update of the run.
     fn retire_updates(
         &self,
         run: &RunId,
-        keep: u32,
+        keep: Option<u32>,
         remove: &mut dyn FnMut(Digest) -> Result<(), StoreError>,
     ) -> Result<(), StoreError>;
 
@@ -300,4 +343,16 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// What the sites last said, for each run they said it of.
     fn progress(&self) -> Result<Vec<ProgressRecord>, StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passing_trouble_with_a_file_keeps_its_cause_and_is_not_told_as_damage() {
+        let told = StoreError::io("storing a model", io::ErrorKind::PermissionDenied.into()).to_string();
+        assert!(told.contains("storing a model: permission denied") && !told.contains("backup"), "{told}");
+        assert!(matches!(StoreError::io("storing a model", io::ErrorKind::StorageFull.into()), StoreError::Full));
+    }
 }

@@ -70,7 +70,7 @@ CREATE TABLE updates (
     bytes          INTEGER NOT NULL,
     manifest       TEXT NOT NULL,
     received_at_ms INTEGER NOT NULL,
-    retired        INTEGER NOT NULL DEFAULT 0, -- 1: its file is gone
+    retired        INTEGER NOT NULL DEFAULT 0, -- 1: its file is gone or damaged
     PRIMARY KEY (run, round, site)
 ) STRICT;
 

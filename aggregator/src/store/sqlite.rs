@@ -11,11 +11,11 @@ use std::time::Duration;
 use common::{Digest, Plan, Progress, RoundNumber, RunId, SiteId, UpdateManifest};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, ffi, params};
 
-use super::decisions::{forget_upload, names, write_action};
+use super::decisions::{forget_upload, names, upload_blob, write_action};
 use super::rows::{from_json, int, json, maybe_number, number, parsed, small, stamp};
 use super::{
-    Details, FederationRecord, Issued, ProgressRecord, RoundRecord, RoundState, RunRecord, RunState, SiteRecord, Store,
-    StoreError, UpdateKey, UpdateRecord, UploadRecord, durable,
+    Details, FederationRecord, Issued, ProgressRecord, Revoked, RoundRecord, RoundState, RunRecord, RunState,
+    SiteRecord, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, durable,
 };
 use crate::clock::Stamp;
 use crate::round::{Roll, Word};
@@ -50,6 +50,10 @@ impl From<rusqlite::Error> for StoreError {
             {
                 Self::Damaged(error.to_string())
             }
+            rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::Utf8Error(..) => Self::Damaged(error.to_string()),
             _ => Self::Database(error),
         }
     }
@@ -85,6 +89,9 @@ impl SqliteStore {
         }
         let main = connect(&path, "FULL")?;
         let found = main.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if found == 0 {
+            return Err(StoreError::HalfMade { folder: state.to_owned(), leftovers: "state.db".to_owned() });
+        }
         if found != VERSION {
             return Err(StoreError::Version { path: state.to_owned(), found, expected: VERSION });
         }
@@ -146,13 +153,14 @@ impl Store for SqliteStore {
         Ok(FederationRecord { name: parsed("federation.name", &name)?, address, created_at })
     }
 
-    fn invite(&self, token: Digest, site: &SiteId, expires_at: Stamp) -> Result<()> {
+    fn invite(&self, token: Digest, site: &SiteId, now: Stamp, expires_at: Stamp) -> Result<usize> {
         self.write(|transaction| {
+            let expired = expire_invitations(transaction, site, now)?;
             transaction.execute(
                 "INSERT INTO tokens (hash, site, expires_at_ms) VALUES (?1, ?2, ?3)",
                 params![token.to_string(), site.as_str(), int(expires_at.0)],
             )?;
-            Ok(())
+            Ok(expired)
         })
     }
 
@@ -172,15 +180,16 @@ impl Store for SqliteStore {
                 // One answer for both, so that a guess learns nothing.
                 return Err(StoreError::Token("unknown, or for another site"));
             };
-            if found.expires_at <= now {
-                return Err(StoreError::Token("expired"));
-            }
+            // A lost answer is given again also after the token would have expired.
             if let Some((used_by, issued)) = found.used {
                 return if used_by == request.to_string() {
                     Ok(issued)
                 } else {
                     Err(StoreError::Token("used already"))
                 };
+            }
+            if found.expires_at <= now {
+                return Err(StoreError::Token("expired"));
             }
             let issued = issue()?;
             transaction.execute(
@@ -207,17 +216,18 @@ impl Store for SqliteStore {
         })
     }
 
-    fn revoke(&self, site: &SiteId, now: Stamp) -> Result<bool> {
+    fn revoke(&self, site: &SiteId, now: Stamp) -> Result<Revoked> {
         self.write(|transaction| {
+            let invitations = expire_invitations(transaction, site, now)?;
             let changed = transaction.execute(
                 "UPDATE sites SET revoked_at_ms = ?2 WHERE site = ?1 AND revoked_at_ms IS NULL",
                 params![site.as_str(), int(now.0)],
             )?;
-            Ok(changed > 0)
+            Ok(Revoked { certificate: changed > 0, invitations })
         })
     }
 
-    fn start_run(&self, plan: &Plan, now: Stamp, place: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    fn start_run(&self, plan: &Plan, now: Stamp, check: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         self.write(|transaction| {
             let run = plan.run();
             let exists =
@@ -225,7 +235,7 @@ impl Store for SqliteStore {
             if exists.is_some() {
                 return Err(StoreError::RunExists(run.clone()));
             }
-            place()?;
+            check()?;
             transaction.execute(
                 "INSERT INTO runs (run, plan, plan_digest, started_at_ms, state) VALUES (?1, ?2, ?3, ?4, 'running')",
                 params![run.as_str(), plan.canonical_bytes(), plan.digest().to_string(), int(now.0)],
@@ -235,28 +245,9 @@ impl Store for SqliteStore {
         })
     }
 
-    fn runs(&self, skip: usize) -> Result<Vec<RunRecord>> {
-        self.all("SELECT * FROM runs ORDER BY ordinal LIMIT -1 OFFSET ?1", [int(skip as u64)], |row| {
-            let plan_bytes: Vec<u8> = row.get("plan")?;
-            let plan_digest = parsed("runs.plan_digest", &row.get::<_, String>("plan_digest")?)?;
-            let plan = Plan::from_agreed_bytes(&plan_bytes, plan_digest)
-                .map_err(|error| StoreError::Damaged(error.to_string()))?;
-            let because: Option<String> = row.get("because")?;
-            let state = match row.get::<_, String>("state")?.as_str() {
-                "running" => RunState::Running,
-                "finished" => RunState::Finished,
-                _ => RunState::Failed { because: because.unwrap_or_default() },
-            };
-            Ok(RunRecord {
-                ordinal: row.get("ordinal")?,
-                plan,
-                plan_bytes,
-                plan_digest,
-                started_at: stamp(row, "started_at_ms")?,
-                state,
-                trouble: row.get("trouble")?,
-            })
-        })
+    fn runs(&self, skip: usize) -> Result<Vec<Result<RunRecord>>> {
+        let sql = "SELECT * FROM runs ORDER BY ordinal LIMIT -1 OFFSET ?1";
+        self.all(sql, [int(skip as u64)], |row| Ok(run_record(row)))
     }
 
     fn rounds(&self, run: &RunId) -> Result<Vec<RoundRecord>> {
@@ -303,19 +294,20 @@ impl Store for SqliteStore {
             },
         )?;
         let mut roll: Roll = said.into_iter().collect();
-        let updates = self.updates(run, attempt.round)?;
-        roll.extend(updates.into_iter().map(|(site, update)| (site, Word::Reported(update.manifest.blob))));
+        let updates = self.updates(run, attempt.round)?.into_iter().filter(|(_, update)| !update.retired);
+        roll.extend(updates.map(|(site, update)| (site, Word::Reported(update.manifest.blob))));
         Ok(roll)
     }
 
     fn updates(&self, run: &RunId, round: RoundNumber) -> Result<BTreeMap<SiteId, UpdateRecord>> {
         let all = self.all(
-            "SELECT manifest, received_at_ms FROM updates WHERE run = ?1 AND round = ?2",
+            "SELECT manifest, received_at_ms, retired FROM updates WHERE run = ?1 AND round = ?2",
             params![run.as_str(), round.0],
             |row| {
                 let manifest: UpdateManifest = from_json("updates.manifest", &row.get::<_, String>("manifest")?)?;
                 let received_at = stamp(row, "received_at_ms")?;
-                Ok((manifest.site.clone(), UpdateRecord { manifest, received_at }))
+                let retired = row.get("retired")?;
+                Ok((manifest.site.clone(), UpdateRecord { manifest, received_at, retired }))
             },
         )?;
         Ok(all.into_iter().collect())
@@ -381,22 +373,34 @@ impl Store for SqliteStore {
         })
     }
 
-    fn forget_upload(&self, key: &UpdateKey) -> Result<()> {
-        self.write(|transaction| forget_upload(transaction, key))
+    fn forget_upload(&self, key: &UpdateKey, remove: &mut dyn FnMut(Digest) -> Result<()>) -> Result<()> {
+        self.write(|transaction| {
+            let blob = upload_blob(transaction, key)?;
+            forget_upload(transaction, key)?;
+            match blob {
+                Some(blob) if !names(transaction, blob)? => remove(blob),
+                _ => Ok(()),
+            }
+        })
     }
 
-    fn names(&self, blob: Digest) -> Result<bool> {
-        names(&self.lock(), blob)
-    }
-
-    fn retire_updates(&self, run: &RunId, keep: u32, remove: &mut dyn FnMut(Digest) -> Result<()>) -> Result<()> {
+    fn retire_updates(
+        &self,
+        run: &RunId,
+        keep: Option<u32>,
+        remove: &mut dyn FnMut(Digest) -> Result<()>,
+    ) -> Result<()> {
         self.write(|transaction| {
             let last: Option<u32> = transaction.query_row(
                 "SELECT MAX(round) FROM rounds WHERE run = ?1 AND state = 'closed'",
                 [run.as_str()],
                 |row| row.get(0),
             )?;
-            let Some(up_to) = last.and_then(|last| last.checked_sub(keep)) else { return Ok(()) };
+            let up_to = match keep {
+                Some(keep) => last.and_then(|last| last.checked_sub(keep)),
+                None => Some(u32::MAX),
+            };
+            let Some(up_to) = up_to else { return Ok(()) };
             let mut statement =
                 transaction.prepare("SELECT blob FROM updates WHERE run = ?1 AND round <= ?2 AND retired = 0")?;
             let blobs: Vec<String> = statement
@@ -435,6 +439,36 @@ impl Store for SqliteStore {
             })
         })
     }
+}
+
+/// Lets the invitations of a site that could still be used expire; says how many.
+fn expire_invitations(transaction: &Transaction<'_>, site: &SiteId, now: Stamp) -> Result<usize> {
+    Ok(transaction.execute(
+        "UPDATE tokens SET expires_at_ms = ?2 WHERE site = ?1 AND used_at_ms IS NULL AND expires_at_ms > ?2",
+        params![site.as_str(), int(now.0)],
+    )?)
+}
+
+fn run_record(row: &Row<'_>) -> Result<RunRecord> {
+    let plan_bytes: Vec<u8> = row.get("plan")?;
+    let plan_digest = parsed("runs.plan_digest", &row.get::<_, String>("plan_digest")?)?;
+    let plan =
+        Plan::from_agreed_bytes(&plan_bytes, plan_digest).map_err(|error| StoreError::Damaged(error.to_string()))?;
+    let because: Option<String> = row.get("because")?;
+    let state = match row.get::<_, String>("state")?.as_str() {
+        "running" => RunState::Running,
+        "finished" => RunState::Finished,
+        _ => RunState::Failed { because: because.unwrap_or_default() },
+    };
+    Ok(RunRecord {
+        ordinal: row.get("ordinal")?,
+        plan,
+        plan_bytes,
+        plan_digest,
+        started_at: stamp(row, "started_at_ms")?,
+        state,
+        trouble: row.get("trouble")?,
+    })
 }
 
 struct Token {

@@ -83,11 +83,8 @@ impl Bench {
         let model = weights(values, |place| place as f32 / 1024.0);
         let plan = draft.with_first_model(model.signature(), model.digest());
         let blobs = Blobs::open(self.folder.path()).unwrap();
-        let mut place = || {
-            blobs.put(&model.to_safetensors()).unwrap();
-            Ok(())
-        };
-        self.store().start_run(&plan, self.clock.wall(), &mut place).unwrap();
+        blobs.put(&model.to_safetensors()).unwrap();
+        self.store().start_run(&plan, self.clock.wall(), &mut || Ok(())).unwrap();
         self.federation().refresh().unwrap();
         plan
     }

@@ -122,8 +122,17 @@ fn an_invitation_pins_the_authority_and_names_an_address_that_the_certificate_ha
     let (code, told) = desk.refused(&["invite", "aalst", "--address", "elsewhere:1"]);
     assert!(code == 3 && told.contains("`names`"), "{told}");
     assert_eq!(desk.refused(&["invite", "../x"]).0, 2);
+}
+
+#[test]
+fn a_leaked_invitation_is_taken_back_and_a_new_one_replaces_it() {
+    let desk = Desk::new();
+    assert_eq!(desk.json(&["invite", "aalst", "--json"])["earlier_expired"], 0);
+    assert_eq!(desk.json(&["invite", "aalst", "--json"])["earlier_expired"], 1);
+    let revoked = desk.json(&["revoke", "aalst", "--json"]);
+    assert_eq!((&revoked["revoked"], &revoked["invitations_expired"]), (&Value::from(false), &Value::from(1)));
     let (code, told) = desk.refused(&["revoke", "aalst"]);
-    assert!(code == 3 && told.contains("no certificate that counts"), "{told}");
+    assert!(code == 3 && told.contains("no certificate that counts and no open invitation"), "{told}");
 }
 
 #[test]
@@ -153,6 +162,18 @@ fn what_is_no_plan_or_no_model_starts_no_run_and_is_told_by_name() {
 }
 
 #[test]
+fn a_model_whose_file_is_gone_is_told_by_its_own_path() {
+    let desk = Desk::new();
+    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(20));
+    let started = desk.json(&["run", "start", &plan, "--first-model", &model, "--json"]);
+    let digest = started["first_model"].as_str().unwrap();
+    fs::remove_file(desk.path("fed/blobs").join(&digest[..2]).join(digest)).unwrap();
+    let out = desk.path("model.safetensors").display().to_string();
+    let (code, told) = desk.refused(&["model", "--run", "typed", "--out", &out]);
+    assert!(code == 1 && told.contains(digest) && told.contains("backup"), "{told}");
+}
+
+#[test]
 fn a_running_server_keeps_the_folder_and_sees_what_is_typed_beside_it() {
     let desk = Desk::new();
     let mut server = desk.serve();
@@ -171,6 +192,9 @@ fn a_running_server_keeps_the_folder_and_sees_what_is_typed_beside_it() {
     assert_eq!(fs::read(&out).unwrap(), fs::read(&model).unwrap());
     assert!(matches!(desk.refused(&["model", "--run", "typed", "--round", "1", "--out", &out]), (3, _)));
     assert!(matches!(desk.refused(&["model", "--run", "other", "--out", &out]), (3, _)));
+    let nowhere = desk.path("no/folder").display().to_string();
+    let (_, told) = desk.refused(&["model", "--run", "typed", "--out", &nowhere]);
+    assert!(told.contains("no/folder") && told.contains("--out"), "{told}");
 
     // kill -9, and up again on the same folder.
     server.0.kill().unwrap();

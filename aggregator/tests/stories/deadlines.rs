@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aggregator::status::{OpenState, RunPhase};
+use aggregator::store::Store;
 use common::{Decline, Directive, Phase, Progress, Refusal, RoundNumber};
 
 use crate::bench::{Bench, plan_draft, site_id, weights};
@@ -68,6 +69,41 @@ fn a_round_below_quorum_is_tried_again_and_then_the_run_fails_by_name() {
     assert!(run.rounds.iter().all(|round| round.model.is_none() && round.sites.len() == 1));
     let directive = bench.federation().report(&site_id("a"), &Progress::idle()).unwrap();
     assert!(matches!(directive, Directive::Wait { because } if because.contains("failed")));
+}
+
+#[test]
+fn a_decline_that_is_said_every_second_costs_a_deadline_an_attempt_and_the_site_may_come_back() {
+    let mut bench = Bench::with_run(20, 3, 1, 2);
+    let declines = || Phase::Declined(Decline::DiskFull);
+    bench.reports("a", &weights(20, |_| 0.5)).unwrap();
+    bench.reports("b", &weights(20, |_| 0.25)).unwrap();
+    for attempt in 1..=2 {
+        (0..5).for_each(|_| drop(bench.says("c", declines())));
+        bench.restart();
+        let open = bench.run().open.unwrap();
+        assert_eq!((open.attempt, open.state, open.declined.len()), (attempt, OpenState::Training, 1));
+        if attempt == 1 {
+            bench.clock.pass(DEADLINE);
+            bench.federation().tick();
+        }
+    }
+    bench.reports("c", &weights(20, |_| 0.125)).unwrap();
+    bench.merge();
+    assert_eq!((bench.run().state, bench.run().rounds[1].sites.len()), (RunPhase::Finished, 3));
+}
+
+#[test]
+fn progress_of_runs_that_do_not_invite_the_site_is_not_kept() {
+    let bench = Bench::with_run(20, 2, 1, 1);
+    for run in ["made-up-1", "made-up-2", "run"] {
+        let work = Some((run.parse().unwrap(), RoundNumber(1)));
+        for site in ["a", "z"] {
+            let progress = Progress { work: work.clone(), phase: Phase::Training, ..Progress::idle() };
+            bench.federation().report(&site_id(site), &progress).unwrap();
+        }
+    }
+    let kept = bench.store().progress().unwrap();
+    assert!(kept.len() == 1 && kept[0].site == site_id("a"), "{kept:?}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! acknowledged that is not stored, and the run ends with the same model.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,10 +13,10 @@ use aggregator::federation::Federation;
 use aggregator::run::{Attempt, RunAction};
 use aggregator::status::{self, RunPhase};
 use aggregator::store::{
-    Details, FederationRecord, Issued, ProgressRecord, RoundRecord, RunRecord, SiteRecord, SqliteStore, Store,
+    Details, FederationRecord, Issued, ProgressRecord, Revoked, RoundRecord, RunRecord, SiteRecord, SqliteStore, Store,
     StoreError, UpdateKey, UpdateRecord, UploadRecord,
 };
-use common::{Digest, Plan, Progress, RoundNumber, RunId, SiteId, UpdateManifest};
+use common::{Digest, Directive, Phase, Plan, Progress, RoundNumber, RunId, SiteId, UpdateManifest};
 
 use crate::bench::{Bench, ROOMY, run_id, site_id, weights};
 
@@ -25,7 +26,7 @@ enum Fault {
     Before,
     /// The write happens, and is told as failed.
     After,
-    /// The write happens, and the process dies before anybody hears of it.
+    /// The write happens, and the process dies: nothing of the turn runs after it but destructors.
     Crash,
 }
 
@@ -46,6 +47,10 @@ impl Faulty {
         if self.fault != Fault::Before {
             write(&self.store)?;
         }
+        if self.fault == Fault::Crash {
+            // Unwinds without a word, to where the process's death is noticed.
+            resume_unwind(Box::new("dead"));
+        }
         Err(StoreError::Full)
     }
 }
@@ -54,8 +59,8 @@ impl Store for Faulty {
     fn federation(&self) -> Result<FederationRecord, StoreError> {
         self.store.federation()
     }
-    fn invite(&self, token: Digest, site: &SiteId, expires_at: Stamp) -> Result<(), StoreError> {
-        self.write(|store| store.invite(token, site, expires_at))
+    fn invite(&self, token: Digest, site: &SiteId, now: Stamp, expires_at: Stamp) -> Result<usize, StoreError> {
+        self.write(|store| store.invite(token, site, now, expires_at))
     }
     fn redeem(
         &self,
@@ -70,18 +75,18 @@ impl Store for Faulty {
     fn sites(&self) -> Result<Vec<SiteRecord>, StoreError> {
         self.store.sites()
     }
-    fn revoke(&self, site: &SiteId, now: Stamp) -> Result<bool, StoreError> {
+    fn revoke(&self, site: &SiteId, now: Stamp) -> Result<Revoked, StoreError> {
         self.write(|store| store.revoke(site, now))
     }
     fn start_run(
         &self,
         plan: &Plan,
         now: Stamp,
-        place: &mut dyn FnMut() -> Result<(), StoreError>,
+        check: &mut dyn FnMut() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        self.write(|store| store.start_run(plan, now, place))
+        self.write(|store| store.start_run(plan, now, check))
     }
-    fn runs(&self, skip: usize) -> Result<Vec<RunRecord>, StoreError> {
+    fn runs(&self, skip: usize) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError> {
         self.store.runs(skip)
     }
     fn rounds(&self, run: &RunId) -> Result<Vec<RoundRecord>, StoreError> {
@@ -111,16 +116,17 @@ impl Store for Faulty {
     fn note_durable(&self, key: &UpdateKey, bytes: u64) -> Result<(), StoreError> {
         self.write(|store| store.note_durable(key, bytes))
     }
-    fn forget_upload(&self, key: &UpdateKey) -> Result<(), StoreError> {
-        self.write(|store| store.forget_upload(key))
-    }
-    fn names(&self, blob: Digest) -> Result<bool, StoreError> {
-        self.store.names(blob)
+    fn forget_upload(
+        &self,
+        key: &UpdateKey,
+        remove: &mut dyn FnMut(Digest) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.write(|store| store.forget_upload(key, remove))
     }
     fn retire_updates(
         &self,
         run: &RunId,
-        keep: u32,
+        keep: Option<u32>,
         remove: &mut dyn FnMut(Digest) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         self.write(|store| store.retire_updates(run, keep, remove))
@@ -145,10 +151,11 @@ fn story(fails_at: usize, fault: Fault) -> (Vec<Digest>, usize) {
         Federation::with_store(path, Box::new(store), ROOMY, clock.clone())
     };
     let mut federation = None;
-    let mut died = false;
     for turn in 0..200 {
         // A start may fail as well; it is tried again.
-        let Some(living) = federation.take().or_else(|| open(&path).ok()) else { continue };
+        let start = || open(&path).ok();
+        let living = federation.take().or_else(|| catch_unwind(AssertUnwindSafe(start)).ok().flatten());
+        let Some(living) = living else { continue };
         let run = status::read(&bench.store(), Stamp(0)).unwrap().runs.remove(0);
         if run.state != RunPhase::Running {
             assert_eq!(run.state, RunPhase::Finished, "write {fails_at} {fault:?}: {:?}", run.because);
@@ -156,22 +163,22 @@ fn story(fails_at: usize, fault: Fault) -> (Vec<Digest>, usize) {
             return (run.rounds.iter().filter_map(|round| round.model).collect(), writes.load(Ordering::SeqCst));
         }
         // What fails is tried again in the next turn, as agents do.
-        match turn % 4 {
-            0 => drop(living.merge_frozen()),
-            index => drop(one_turn(&living, &bench, ["a", "b", "c"][index - 1], index)),
-        }
-        living.tick();
-        if fault == Fault::Crash && !died && writes.load(Ordering::SeqCst) > fails_at {
-            died = true;
-        } else {
-            federation = Some(living);
+        let lived = catch_unwind(AssertUnwindSafe(|| {
+            match turn % 4 {
+                0 => drop(living.merge_frozen()),
+                index => drop(one_turn(&living, &bench, ["a", "b", "c"][index - 1], index)),
+            }
+            living.tick();
+        }));
+        match lived {
+            Ok(()) => federation = Some(living),
+            Err(died) => assert_eq!(died.downcast_ref(), Some(&"dead"), "write {fails_at} {fault:?}"),
         }
     }
     panic!("write {fails_at} {fault:?}: the run did not end");
 }
 
 fn one_turn(federation: &Federation, bench: &Bench, site: &str, index: usize) -> Result<(), common::Refusal> {
-    use common::{Directive, Phase};
     let idle = federation.report(&site_id(site), &Progress::idle())?;
     let Directive::Train(work) = idle else { return Ok(()) };
     let work = Some((run_id(), work.round));
@@ -205,5 +212,59 @@ fn whichever_write_fails_the_run_ends_with_the_same_models() {
         for fails_at in 0..writes {
             assert_eq!(story(fails_at, fault).0, undisturbed, "write {fails_at} of {writes}, {fault:?}");
         }
+    }
+}
+
+#[test]
+fn a_report_counts_although_how_the_site_goes_cannot_be_noted() {
+    let bench = Bench::with_run(60, 1, 1, 1);
+    let (path, clock) = (bench.path(), bench.clock.clone());
+    let bench = bench.closed();
+    let store = SqliteStore::open(&path).unwrap();
+    let faulty = Faulty { store, writes: Arc::default(), fails_at: 0, fault: Fault::Before };
+    let federation = Federation::with_store(&path, Box::new(faulty), ROOMY, clock).unwrap();
+    let joined = Progress { work: Some((run_id(), RoundNumber(1))), phase: Phase::Training, ..Progress::idle() };
+    federation.report(&site_id("a"), &joined).unwrap();
+    let open = bench.run().open.unwrap();
+    assert_eq!((open.joined, bench.store().progress().unwrap().len()), (vec![site_id("a")], 0));
+}
+
+/// A round whose time is up, and whose end is written by the write that fails.
+fn overdue(fault: Fault) -> (Bench, Federation, Arc<AtomicUsize>) {
+    const FAILS_AT: usize = 1000;
+    let bench = Bench::with_run(60, 2, 1, 3);
+    let (path, clock) = (bench.path(), bench.clock.clone());
+    let bench = bench.closed();
+    let (store, writes) = (SqliteStore::open(&path).unwrap(), Arc::new(AtomicUsize::new(0)));
+    let faulty = Faulty { store, writes: writes.clone(), fails_at: FAILS_AT, fault };
+    let federation = Federation::with_store(&path, Box::new(faulty), ROOMY, clock).unwrap();
+    for site in ["a", "b"] {
+        let work = Some((run_id(), RoundNumber(1)));
+        federation.report(&site_id(site), &Progress { work, phase: Phase::Training, ..Progress::idle() }).unwrap();
+    }
+    bench.clock.pass(Duration::from_secs(60));
+    writes.store(FAILS_AT, Ordering::SeqCst);
+    federation.tick();
+    (bench, federation, writes)
+}
+
+#[test]
+fn the_end_of_a_round_that_cannot_be_written_is_tried_again_after_a_pause() {
+    let (bench, federation, writes) = overdue(Fault::Before);
+    let tried = writes.load(Ordering::SeqCst);
+    federation.tick();
+    assert_eq!((writes.load(Ordering::SeqCst), bench.run().open.unwrap().attempt), (tried, 1), "not at once");
+    bench.clock.pass(Duration::from_secs(5));
+    federation.tick();
+    assert_eq!(bench.run().open.unwrap().attempt, 2);
+}
+
+#[test]
+fn the_end_of_a_round_that_was_written_and_told_as_failed_counts_once() {
+    let (bench, federation, _) = overdue(Fault::After);
+    for _ in 0..3 {
+        assert_eq!(bench.run().open.unwrap().attempt, 2);
+        bench.clock.pass(Duration::from_secs(60));
+        federation.tick();
     }
 }

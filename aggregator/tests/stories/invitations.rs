@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aggregator::clock::{Clock, Stamp};
-use aggregator::store::{Issued, Store, StoreError};
-use common::{Digest, Refusal};
+use aggregator::store::{Issued, Revoked, Store, StoreError};
+use common::{Digest, Directive, Progress, Refusal};
 
-use crate::bench::{Bench, site_id};
+use crate::bench::{Bench, plan_draft, site_id};
 
 fn certificate(serial: &str) -> Result<Issued, StoreError> {
     Ok(Issued { certificate_pem: format!("certificate {serial}"), serial: serial.to_owned() })
@@ -22,9 +22,12 @@ fn a_token_is_burned_with_the_certificate_and_a_lost_answer_is_given_again() {
     let bench = Bench::empty();
     let (store, now) = (bench.store(), bench.clock.wall());
     let (token, request, site) = (Digest::of(b"token"), Digest::of(b"request"), site_id("a"));
-    store.invite(token, &site, now.after(Duration::from_secs(60))).unwrap();
+    store.invite(token, &site, now, now.after(Duration::from_secs(60))).unwrap();
     let first = store.redeem(token, &site, request, now, &mut || certificate("01")).unwrap();
-    assert_eq!(store.redeem(token, &site, request, now, &mut never).unwrap(), first, "the answer was lost");
+    let later = now.after(Duration::from_secs(3600));
+    for now in [now, later] {
+        assert_eq!(store.redeem(token, &site, request, now, &mut never).unwrap(), first, "the answer was lost");
+    }
     let other = store.redeem(token, &site, Digest::of(b"another key"), now, &mut never);
     assert!(matches!(other, Err(StoreError::Token("used already"))));
     assert_eq!(store.sites().unwrap()[0].serial, "01");
@@ -36,7 +39,7 @@ fn a_wrong_an_expired_and_another_sites_token_issue_nothing() {
     let (store, now) = (bench.store(), bench.clock.wall());
     let (token, request) = (Digest::of(b"token"), Digest::of(b"request"));
     let expires = now.after(Duration::from_secs(60));
-    store.invite(token, &site_id("a"), expires).unwrap();
+    store.invite(token, &site_id("a"), now, expires).unwrap();
     let refused = |token, site: &str, now| match store.redeem(token, &site_id(site), request, now, &mut never) {
         Err(StoreError::Token(why)) => why,
         other => panic!("{other:?}"),
@@ -55,7 +58,7 @@ fn a_hundred_sites_racing_for_one_token_get_one_certificate() {
     let bench = Bench::empty();
     let (store, now) = (bench.store(), bench.clock.wall());
     let (token, site) = (Digest::of(b"token"), site_id("a"));
-    store.invite(token, &site, now.after(Duration::from_secs(60))).unwrap();
+    store.invite(token, &site, now, now.after(Duration::from_secs(60))).unwrap();
     let issued = AtomicUsize::new(0);
     let race = |key: usize| {
         let request = Digest::of(&key.to_le_bytes());
@@ -75,7 +78,7 @@ fn only_the_newest_certificate_of_a_site_that_is_not_revoked_counts() {
     let (store, federation, site) = (bench.store(), bench.federation(), site_id("a"));
     let enrol = |serial: &str| {
         let token = Digest::of(serial.as_bytes());
-        store.invite(token, &site, Stamp(u64::MAX >> 2)).unwrap();
+        store.invite(token, &site, bench.clock.wall(), Stamp(u64::MAX >> 2)).unwrap();
         store.redeem(token, &site, token, bench.clock.wall(), &mut || certificate(serial)).unwrap();
         federation.refresh().unwrap();
     };
@@ -85,10 +88,51 @@ fn only_the_newest_certificate_of_a_site_that_is_not_revoked_counts() {
     assert_eq!(federation.admits(&site, "01"), Ok(()));
     enrol("02");
     assert_eq!((federation.admits(&site, "01"), federation.admits(&site, "02")), (revoked.clone(), Ok(())));
-    assert!(store.revoke(&site, bench.clock.wall()).unwrap());
-    assert!(!store.revoke(&site, bench.clock.wall()).unwrap(), "once");
+    assert_eq!(store.revoke(&site, bench.clock.wall()).unwrap(), Revoked { certificate: true, invitations: 0 });
+    assert!(!store.revoke(&site, bench.clock.wall()).unwrap().certificate, "once");
     federation.refresh().unwrap();
     assert_eq!(federation.admits(&site, "02"), revoked);
     enrol("03");
     assert_eq!(federation.admits(&site, "03"), Ok(()));
+}
+
+#[test]
+fn a_newer_invitation_and_a_revocation_end_the_earlier_ones_of_their_site_alone() {
+    let bench = Bench::empty();
+    let (store, now) = (bench.store(), bench.clock.wall());
+    let expires = now.after(Duration::from_secs(60));
+    let invite =
+        |token: &str, site: &str| store.invite(Digest::of(token.as_bytes()), &site_id(site), now, expires).unwrap();
+    let redeem = |token: &str, site: &str| {
+        let (token, request) = (Digest::of(token.as_bytes()), Digest::of(b"request"));
+        store.redeem(token, &site_id(site), request, now, &mut || certificate(site)).map(|issued| issued.serial)
+    };
+    assert_eq!((invite("leaked", "a"), invite("other", "b"), invite("newer", "a")), (0, 0, 1));
+    assert!(matches!(redeem("leaked", "a"), Err(StoreError::Token("expired"))));
+    assert_eq!(store.revoke(&site_id("a"), now).unwrap(), Revoked { certificate: false, invitations: 1 });
+    assert!(matches!(redeem("newer", "a"), Err(StoreError::Token("expired"))));
+    assert_eq!(redeem("other", "b").unwrap(), "b");
+}
+
+#[test]
+fn a_revocation_takes_effect_although_a_run_is_damaged_and_the_other_runs_go_on() {
+    let mut bench = Bench::with_run(20, 1, 1, 1);
+    bench.start_run(plan_draft("sound", &["a"], 1, 1, 1), 20);
+    let site = site_id("a");
+    let token = Digest::of(b"token");
+    bench.store().invite(token, &site, bench.clock.wall(), Stamp(u64::MAX >> 2)).unwrap();
+    bench.store().redeem(token, &site, token, bench.clock.wall(), &mut || certificate("01")).unwrap();
+    rusqlite::Connection::open(bench.path().join("state.db"))
+        .unwrap()
+        .execute("UPDATE runs SET plan = x'00' WHERE run = 'run'", [])
+        .unwrap();
+    bench.restart();
+    let status = bench.status();
+    assert_eq!((status.runs.len(), status.damaged_runs.len()), (1, 1));
+    let directive = bench.federation().report(&site, &Progress::idle()).unwrap();
+    assert!(matches!(directive, Directive::Train(work) if work.run.as_str() == "sound"));
+    assert_eq!(bench.federation().admits(&site, "01"), Ok(()));
+    bench.store().revoke(&site, bench.clock.wall()).unwrap();
+    bench.federation().refresh().unwrap();
+    assert_eq!(bench.federation().admits(&site, "01"), Err(Refusal::Revoked(site)));
 }

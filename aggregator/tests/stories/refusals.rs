@@ -72,6 +72,18 @@ fn bytes_that_are_no_mergeable_update_are_refused_at_the_end_and_the_round_goes_
 }
 
 #[test]
+fn a_delta_longer_than_the_plan_permits_is_refused_with_norm_and_bound() {
+    let bench = Bench::empty();
+    let mut draft = plan_draft("run", &["a"], 1, 1, 1);
+    draft.privacy.max_delta_norm = 4.0;
+    bench.start_run(draft, 100);
+    let refusal = bench.reports("a", &weights(100, |_| 0.5)).unwrap_err();
+    let told = "norm over all tensors is 5, above the 4 of the plan's `privacy.max_delta_norm`";
+    assert!(matches!(&refusal, Refusal::Update(why) if why.contains(told)), "{refusal}");
+    bench.reports("a", &weights(100, |_| 0.4)).unwrap();
+}
+
+#[test]
 fn bytes_that_changed_on_the_way_start_over() {
     let bench = Bench::with_run(100, 2, 1, 1);
     let delta = weights(100, |_| 0.5);

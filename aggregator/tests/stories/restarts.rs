@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use aggregator::federation::{Federation, OpenError};
 use aggregator::status::{OpenState, RunPhase};
-use common::{Decline, Digest, Directive, Phase};
+use aggregator::store::Store;
+use common::{Decline, Digest, Directive, Phase, UpdateManifest};
 
-use crate::bench::{Bench, weights};
+use crate::bench::{Bench, site_id, weights};
 
 /// Bytes between two syncs of an upload.
 const SYNC_EVERY: usize = 8 << 20;
@@ -40,7 +41,7 @@ fn a_crash_between_freeze_and_publication_ends_in_the_same_model() {
 #[test]
 fn after_a_restart_only_synced_bytes_count_and_the_upload_goes_on_from_there() {
     let mut bench = Bench::with_run(3 << 20, 1, 1, 1);
-    let delta = weights(3 << 20, |place| (place % 100) as f32 / 64.0);
+    let delta = weights(3 << 20, |place| (place % 100) as f32 / 640.0);
     let (manifest, bytes) = (bench.manifest("a", &delta), delta.to_safetensors());
     assert!(bytes.len() > SYNC_EVERY + 1000);
     bench.send(&manifest, &bytes, 1 << 20, SYNC_EVERY + 1000).unwrap();
@@ -95,22 +96,67 @@ fn who_joined_and_who_declined_survives_a_restart() {
     assert_eq!(bench.run().rounds[0].sites.len(), 2);
 }
 
+/// The file of what [`all_report`] sent for one of a, b and c.
+fn file_of(bench: &Bench, site: usize) -> std::path::PathBuf {
+    let update = weights(500, |place| (place + site) as f32 / 777.0);
+    aggregator::store::Blobs::open(&bench.path()).unwrap().path(update.digest())
+}
+
+fn flip_a_bit(path: &std::path::Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[1234] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
 #[test]
-fn a_rotten_update_stops_the_merge_by_name_until_it_is_restored() {
+fn a_rotten_update_is_left_out_by_name_and_a_quorum_of_sound_ones_is_merged() {
+    let mut bench = Bench::with_run(500, 2, 1, 1);
+    all_report(&bench);
+    flip_a_bit(&file_of(&bench, 1));
+    bench.merge();
+    assert_eq!(bench.run().open.unwrap().reported.len(), 2);
+    // What was decided outlives the process.
+    bench.restart();
+    bench.merge();
+    let run = bench.run();
+    assert_eq!((run.state, run.because), (RunPhase::Finished, None));
+    assert!(run.rounds[0].left_out[0].site == site_id("b") && run.rounds[0].left_out[0].reason.contains("damaged"));
+    let moved = bench.blob(run.model).get("center").unwrap().values[0] - 497.0 / 1024.0;
+    assert!((moved - (497.0 + 499.0) / 2.0 / 777.0).abs() < 1e-6, "{moved}");
+}
+
+#[test]
+fn damage_that_leaves_less_than_a_quorum_abandons_the_attempt_and_the_lost_update_counts_no_more() {
+    let mut bench = Bench::with_run(500, 2, 1, 2);
+    bench.reports("a", &weights(500, |place| place as f32 / 777.0)).unwrap();
+    bench.says("c", Phase::Declined(Decline::DiskFull));
+    bench.reports("b", &weights(500, |place| (place + 1) as f32 / 777.0)).unwrap();
+    std::fs::remove_file(file_of(&bench, 0)).unwrap();
+    bench.merge();
+    for _ in 0..2 {
+        let open = bench.run().open.unwrap();
+        assert_eq!((open.attempt, open.reported), (2, vec![site_id("b")]));
+        bench.restart();
+    }
+    bench.reports("c", &weights(500, |_| 0.5)).unwrap();
+    bench.clock.pass(Duration::from_secs(60));
+    bench.joins("a");
+    bench.clock.pass(Duration::from_secs(60));
+    bench.federation().tick();
+    bench.merge();
+    assert_eq!(bench.run().rounds[1].sites.len(), 2);
+}
+
+#[test]
+fn a_damaged_first_model_stops_the_merge_by_name_until_it_is_restored() {
     let bench = Bench::with_run(500, 2, 1, 1);
     all_report(&bench);
-    let rotten = bench.manifest("b", &weights(500, |place| (place + 1) as f32 / 777.0)).blob;
-    let path = aggregator::store::Blobs::open(&bench.path()).unwrap().path(rotten);
-    let good = std::fs::read(&path).unwrap();
-    let mut bad = good.clone();
-    bad[1234] ^= 1;
-    std::fs::write(&path, &bad).unwrap();
+    let path = aggregator::store::Blobs::open(&bench.path()).unwrap().path(bench.run().first_model);
+    flip_a_bit(&path);
     assert!(!bench.federation().merge_frozen());
-    let run = bench.run();
-    assert_eq!(run.state, RunPhase::Running);
-    assert!(run.because.unwrap().contains("update of b"));
-    assert_eq!(run.model, run.first_model);
-    std::fs::write(&path, &good).unwrap();
+    let because = bench.run().because.unwrap();
+    assert!(because.contains("first model is damaged") && because.contains("backup"), "{because}");
+    flip_a_bit(&path);
     bench.merge();
     assert_eq!((bench.run().state, bench.run().because), (RunPhase::Finished, None));
 }
@@ -124,18 +170,38 @@ fn one_state_folder_has_one_server() {
 
 #[test]
 fn updates_of_old_rounds_are_removed_and_models_never() {
-    let bench = Bench::with_run(20, 3, 4, 1);
+    let bench = Bench::with_run(20, 3, 5, 1);
     let mut models = vec![bench.run().first_model];
     let mut updates: Vec<Vec<Digest>> = Vec::new();
-    for round in 0..4 {
+    let blobs = aggregator::store::Blobs::open(&bench.path()).unwrap();
+    let mut kept = Vec::new();
+    for round in 0..5 {
         let report = |site: &str, value: f32| bench.reports(site, &weights(20, |_| value)).unwrap();
         let value = round as f32;
         updates.push(vec![report("a", value / 8.0), report("b", value / 16.0 + 1.0), report("c", value / 32.0 + 2.0)]);
         bench.merge();
         models.push(bench.run().model);
+        kept = updates.iter().map(|round| round.iter().all(|blob| blobs.length(*blob).is_some())).collect();
+        if round == 3 {
+            assert_eq!(kept, [false, false, true, true]);
+        }
     }
-    let blobs = aggregator::store::Blobs::open(&bench.path()).unwrap();
     assert!(models.iter().all(|model| blobs.length(*model).is_some()));
-    let kept: Vec<bool> = updates.iter().map(|round| round.iter().all(|blob| blobs.length(*blob).is_some())).collect();
-    assert_eq!(kept, [false, false, true, true]);
+    assert_eq!(kept, [false; 5], "the run is over");
+}
+
+#[test]
+fn the_updates_of_a_run_that_failed_leave_their_room_to_the_next() {
+    let bench = Bench::with_run(100, 2, 1, 1);
+    let delta = weights(100, |_| 0.5);
+    let one = bench.manifest("a", &delta);
+    bench.reports("a", &delta).unwrap();
+    bench.joins("b");
+    bench.clock.pass(Duration::from_secs(60));
+    bench.federation().tick();
+    assert!(matches!(bench.run().state, RunPhase::Failed));
+    assert!(aggregator::store::Blobs::open(&bench.path()).unwrap().length(one.blob).is_none());
+    assert!(
+        bench.store().begin_upload(&UpdateManifest { run: "next".parse().unwrap(), ..one.clone() }, one.bytes).unwrap()
+    );
 }
