@@ -19,19 +19,22 @@ struct Cli {
     /// Which site: a (Siemens, UK Biobank zips), b (Philips), c (GE), d (Canon), or all.
     #[arg(long, default_value = "all")]
     site: String,
-    /// Subjects of each site.
+    /// Subjects of sites a and d; b has five for each twelve of them, c two, unless the size is to be the same.
     #[arg(long, default_value_t = 12)]
     subjects: usize,
     /// Seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// The same scanner at every site.
+    /// The matrices, phases and slices of real hospitals, instead of the demo's: 50 to 170 MB a subject.
+    #[arg(long)]
+    full: bool,
+    /// The same scanner at every site: its signal, resolution and orientation.
     #[arg(long)]
     same_contrast: bool,
     /// The same sequences, views and diseases at every site.
     #[arg(long)]
     same_mix: bool,
-    /// The same matrix at every site.
+    /// The same number of subjects at every site.
     #[arg(long)]
     same_size: bool,
     /// Draw a picture sheet (PNG) as well.
@@ -53,7 +56,12 @@ fn main() -> ExitCode {
 fn write(cli: &Cli) -> anyhow::Result<()> {
     let letters = if cli.site == "all" { "abcd" } else { cli.site.as_str() };
     for letter in letters.chars() {
-        let Some(mut spec) = SiteSpec::of(letter, cli.subjects) else {
+        let share = match letter {
+            'b' => 5,
+            'c' => 2,
+            _ => 12,
+        };
+        let Some(mut spec) = SiteSpec::of(letter, (cli.subjects * share).div_ceil(12)) else {
             anyhow::bail!("site {:?} is not known: use a, b, c, d or all", cli.site);
         };
         if cli.same_contrast {
@@ -64,6 +72,9 @@ fn write(cli: &Cli) -> anyhow::Result<()> {
         }
         if cli.same_size {
             spec = spec.same_size(cli.subjects);
+        }
+        if cli.full {
+            spec = spec.full();
         }
         let truth = phantom::write_site(&spec, cli.seed, &cli.out.join(format!("site-{letter}")), &|_| {})?;
         println!("site {letter}: {} subjects, {} images", truth.subjects.len(), truth.image_count());

@@ -10,14 +10,16 @@ use std::path::{Path, PathBuf};
 use common::Digest;
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
+use dicom_object::mem::InMemElement;
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use super::PhantomError;
-use super::planes::{self, View};
+use super::planes::{self, Vector, View};
+use super::scanner::Grid;
 use super::signal::Sequence;
 use super::sites::Acquired;
+use super::{PhantomError, enhanced};
 
 /// A scanner's maker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +30,7 @@ pub(crate) enum Vendor {
     Canon,
 }
 
-/// All that a file says beside its pixels.
+/// All that a file says of its series.
 pub(crate) struct Header<'a> {
     pub(crate) vendor: Vendor,
     pub(crate) patient_id: &'a str,
@@ -36,12 +38,47 @@ pub(crate) struct Header<'a> {
     pub(crate) index: usize,
     pub(crate) study_uid: &'a str,
     pub(crate) series_uid: &'a str,
-    pub(crate) sop_uid: &'a str,
     pub(crate) series_number: usize,
     pub(crate) acquired: &'a Acquired,
-    pub(crate) phase: usize,
-    pub(crate) spacing: f64,
-    pub(crate) side: usize,
+    pub(crate) grid: Grid,
+    /// The inversion time of late enhancement, ms.
+    pub(crate) inversion_ms: f64,
+}
+
+impl Header<'_> {
+    /// The first pixel's middle.
+    pub(crate) fn corner(&self) -> Vector {
+        let half = (self.grid.stored() as f64 / 2.0 - 0.5) * self.grid.spacing();
+        self.acquired.plane.place(-half, -half)
+    }
+
+    /// Milliseconds after the R wave.
+    pub(crate) fn trigger_ms(&self, phase: usize) -> f64 {
+        phase as f64 * BEAT_MS / self.acquired.phases as f64
+    }
+
+    pub(crate) fn slope(&self) -> Option<f64> {
+        match (self.vendor, self.acquired.sequence) {
+            (_, Sequence::T1Map) => Some(1.0),
+            (Vendor::Philips, _) => Some(0.7326),
+            _ => None,
+        }
+    }
+
+    fn is_late(&self) -> bool {
+        matches!(self.acquired.sequence, Sequence::Lge | Sequence::Psir)
+    }
+}
+
+const DATE: &str = "20150830";
+const TIME: &str = "101500";
+
+/// From one R wave to the next.
+pub(crate) const BEAT_MS: f64 = 930.0;
+
+/// Whether the slice becomes one enhanced MR image of many frames: at one vendor, one view does.
+pub(crate) fn is_enhanced(vendor: Vendor, acquired: &Acquired) -> bool {
+    vendor == Vendor::Philips && acquired.view == View::FourChamber
 }
 
 /// A UID under 2.25, from a text that is unique to the object.
@@ -51,9 +88,9 @@ pub(crate) fn uid(text: &str) -> String {
 }
 
 /// What makes a series: UK Biobank has one a slice, hospitals one a stack.
-pub(crate) fn series_key(vendor: Vendor, acquired: &Acquired, number: usize) -> String {
+pub(crate) fn series_key(vendor: Vendor, acquired: &Acquired) -> String {
     match vendor {
-        Vendor::Siemens => number.to_string(),
+        Vendor::Siemens => format!("{} {}", description(vendor, acquired), acquired.slice),
         _ => description(vendor, acquired),
     }
 }
@@ -92,111 +129,56 @@ fn description(vendor: Vendor, acquired: &Acquired) -> String {
     text.to_owned()
 }
 
-/// The bytes of one file.
-fn file(header: &Header<'_>, pixels: &[u16]) -> Result<Vec<u8>, PhantomError> {
-    let Header { vendor, acquired, phase, .. } = *header;
-    let mut object = InMemDicomObject::new_empty();
-    let mut text = |tag: Tag, vr: VR, value: &str| {
-        object.put(DataElement::new(tag, vr, PrimitiveValue::from(value)));
-    };
+/// What every file says: whose it is, of which study and series, by which scanner.
+pub(crate) fn general(header: &Header<'_>, class: &str, sop_uid: &str) -> InMemDicomObject {
+    let Header { vendor, acquired, .. } = *header;
     let (maker, model, field) = match vendor {
-        Vendor::Siemens => ("SIEMENS", "Aera", "1.5"),
-        Vendor::Philips => ("Philips Medical Systems", "Ingenia", "3"),
-        Vendor::Ge => ("GE MEDICAL SYSTEMS", "SIGNA Artist", "1.5"),
-        Vendor::Canon => ("CANON_MEC", "Vantage Galan 3T", "3"),
+        Vendor::Siemens => ("SIEMENS", "Aera", 1.5),
+        Vendor::Philips => ("Philips Medical Systems", "Ingenia", 3.0),
+        Vendor::Ge => ("GE MEDICAL SYSTEMS", "SIGNA Artist", 1.5),
+        Vendor::Canon => ("CANON_MEC", "Vantage Galan 3T", 3.0),
     };
-    let (scanning, variant, options, sequence_name) = match (acquired.sequence, vendor) {
-        (Sequence::Cine, Vendor::Siemens) => ("GR", "SK\\SS\\OSP", "PFP\\CT", "*tfi2d1_12"),
-        (Sequence::Cine, _) => ("GR", "SK\\SS", "CT", "bssfp"),
-        (Sequence::Lge | Sequence::Psir, _) => ("GR\\IR", "SK\\SP\\MP", "", "tfl2d1"),
-        (Sequence::T1Map, _) => ("GR\\IR", "SK\\MP", "", "molli"),
-    };
-    let image_type = match acquired.sequence {
-        Sequence::Cine => "ORIGINAL\\PRIMARY\\M",
-        Sequence::Lge => "ORIGINAL\\PRIMARY\\M\\IR",
-        Sequence::Psir => "ORIGINAL\\PRIMARY\\PSIR",
-        Sequence::T1Map => "DERIVED\\PRIMARY\\T1 MAP",
-    };
-    text(tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 100");
-    text(tags::IMAGE_TYPE, VR::CS, image_type);
-    text(tags::SOP_CLASS_UID, VR::UI, uids::MR_IMAGE_STORAGE);
-    text(tags::SOP_INSTANCE_UID, VR::UI, header.sop_uid);
-    for tag in [tags::STUDY_DATE, tags::SERIES_DATE, tags::ACQUISITION_DATE, tags::CONTENT_DATE] {
-        text(tag, VR::DA, "20150830");
+    let described = description(vendor, acquired);
+    let name = format!("PHANTOM^{}{:04}", header.letter, header.index);
+    let mut object = InMemDicomObject::from_element_iter([
+        text(tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 100"),
+        text(tags::SOP_CLASS_UID, VR::UI, class),
+        text(tags::SOP_INSTANCE_UID, VR::UI, sop_uid),
+        text(tags::ACCESSION_NUMBER, VR::SH, ""),
+        text(tags::MODALITY, VR::CS, "MR"),
+        text(tags::MANUFACTURER, VR::LO, maker),
+        text(tags::MANUFACTURER_MODEL_NAME, VR::LO, model),
+        text(tags::DEVICE_SERIAL_NUMBER, VR::LO, "0"),
+        text(tags::SOFTWARE_VERSIONS, VR::LO, "phantom"),
+        text(tags::REFERRING_PHYSICIAN_NAME, VR::PN, ""),
+        text(tags::STUDY_DESCRIPTION, VR::LO, "Phantom heart"),
+        text(tags::SERIES_DESCRIPTION, VR::LO, &described),
+        text(tags::PROTOCOL_NAME, VR::LO, &described),
+        text(tags::PATIENT_NAME, VR::PN, &name),
+        text(tags::PATIENT_ID, VR::LO, header.patient_id),
+        text(tags::PATIENT_BIRTH_DATE, VR::DA, ""),
+        text(tags::PATIENT_SEX, VR::CS, "O"),
+        text(tags::BODY_PART_EXAMINED, VR::CS, "HEART"),
+        text(tags::PATIENT_POSITION, VR::CS, "HFS"),
+        text(tags::STUDY_INSTANCE_UID, VR::UI, header.study_uid),
+        text(tags::SERIES_INSTANCE_UID, VR::UI, header.series_uid),
+        text(tags::STUDY_ID, VR::SH, "1"),
+        text(tags::SERIES_NUMBER, VR::IS, &header.series_number.to_string()),
+        text(tags::FRAME_OF_REFERENCE_UID, VR::UI, &uid(&format!("{} frame", header.study_uid))),
+        text(tags::POSITION_REFERENCE_INDICATOR, VR::LO, ""),
+        number(tags::MAGNETIC_FIELD_STRENGTH, field),
+        text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME2"),
+    ]);
+    for tag in [tags::STUDY_DATE, tags::SERIES_DATE, tags::CONTENT_DATE] {
+        object.put(text(tag, VR::DA, DATE));
     }
-    for tag in [tags::STUDY_TIME, tags::SERIES_TIME, tags::ACQUISITION_TIME, tags::CONTENT_TIME] {
-        text(tag, VR::TM, "101500");
+    for tag in [tags::STUDY_TIME, tags::SERIES_TIME, tags::CONTENT_TIME] {
+        object.put(text(tag, VR::TM, TIME));
     }
-    text(tags::ACCESSION_NUMBER, VR::SH, "");
-    text(tags::MODALITY, VR::CS, "MR");
-    text(tags::MANUFACTURER, VR::LO, maker);
-    text(tags::MANUFACTURER_MODEL_NAME, VR::LO, model);
-    text(tags::REFERRING_PHYSICIAN_NAME, VR::PN, "");
-    text(tags::STUDY_DESCRIPTION, VR::LO, "Phantom heart");
-    text(tags::SERIES_DESCRIPTION, VR::LO, &description(vendor, acquired));
-    text(tags::PROTOCOL_NAME, VR::LO, &description(vendor, acquired));
-    text(tags::PATIENT_NAME, VR::PN, &format!("PHANTOM^{}{:04}", header.letter, header.index));
-    text(tags::PATIENT_ID, VR::LO, header.patient_id);
-    text(tags::PATIENT_BIRTH_DATE, VR::DA, "");
-    text(tags::PATIENT_SEX, VR::CS, "O");
-    text(tags::BODY_PART_EXAMINED, VR::CS, "HEART");
-    text(tags::SCANNING_SEQUENCE, VR::CS, scanning);
-    text(tags::SEQUENCE_VARIANT, VR::CS, variant);
-    text(tags::SCAN_OPTIONS, VR::CS, options);
-    text(tags::MR_ACQUISITION_TYPE, VR::CS, "2D");
-    text(tags::SEQUENCE_NAME, VR::SH, sequence_name);
-    text(tags::SLICE_THICKNESS, VR::DS, if acquired.view == View::Sax { "8" } else { "6" });
-    text(tags::REPETITION_TIME, VR::DS, "2.6");
-    text(tags::ECHO_TIME, VR::DS, "1.1");
-    if acquired.sequence == Sequence::Lge || acquired.sequence == Sequence::Psir {
-        text(tags::INVERSION_TIME, VR::DS, "312");
-        text(tags::CONTRAST_BOLUS_AGENT, VR::LO, "Gd");
+    if header.is_late() {
+        object.put(text(tags::CONTRAST_BOLUS_AGENT, VR::LO, "Gd"));
     }
-    text(tags::MAGNETIC_FIELD_STRENGTH, VR::DS, field);
-    text(tags::ECHO_TRAIN_LENGTH, VR::IS, "1");
-    text(tags::FLIP_ANGLE, VR::DS, "80");
-    text(tags::PATIENT_POSITION, VR::CS, "HFS");
-    if acquired.view == View::Sax {
-        text(tags::SPACING_BETWEEN_SLICES, VR::DS, "10");
-    }
-    let beat_ms = 930.0;
-    let has_trigger = acquired.phases > 1 && !(vendor == Vendor::Ge && header.index % 3 == 2);
-    if has_trigger {
-        text(tags::TRIGGER_TIME, VR::DS, &decimal(phase as f64 * beat_ms / acquired.phases as f64));
-    }
-    if acquired.phases > 1 {
-        text(tags::CARDIAC_NUMBER_OF_IMAGES, VR::IS, &acquired.phases.to_string());
-    }
-    text(tags::STUDY_INSTANCE_UID, VR::UI, header.study_uid);
-    text(tags::SERIES_INSTANCE_UID, VR::UI, header.series_uid);
-    text(tags::STUDY_ID, VR::SH, "1");
-    text(tags::SERIES_NUMBER, VR::IS, &header.series_number.to_string());
-    text(tags::INSTANCE_NUMBER, VR::IS, &(acquired.slice * acquired.phases + phase + 1).to_string());
-    let plane = &acquired.plane;
-    let half = header.side as f64 / 2.0 - 0.5;
-    let corner = plane.place(-half * header.spacing, -half * header.spacing);
-    let many = |values: &[f64]| values.iter().map(|&value| decimal(value)).collect::<Vec<_>>().join("\\");
-    text(tags::IMAGE_POSITION_PATIENT, VR::DS, &many(&corner));
-    text(tags::IMAGE_ORIENTATION_PATIENT, VR::DS, &many(&[plane.row, plane.column].concat()));
-    text(tags::FRAME_OF_REFERENCE_UID, VR::UI, &uid(&format!("{} frame", header.study_uid)));
-    text(tags::POSITION_REFERENCE_INDICATOR, VR::LO, "");
-    text(tags::SLICE_LOCATION, VR::DS, &decimal(planes::dot(planes::cross(plane.row, plane.column), corner)));
-    if acquired.sequence == Sequence::T1Map && vendor == Vendor::Siemens {
-        text(tags::IMAGE_COMMENTS, VR::LT, "T1 Map");
-    }
-    text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME2");
-    text(tags::PIXEL_SPACING, VR::DS, &many(&[header.spacing, header.spacing]));
-    let slope = match (vendor, acquired.sequence) {
-        (Vendor::Philips, Sequence::Cine | Sequence::Lge | Sequence::Psir) => Some("0.7326"),
-        (_, Sequence::T1Map) => Some("1"),
-        _ => None,
-    };
-    if let Some(slope) = slope {
-        text(tags::RESCALE_INTERCEPT, VR::DS, "0");
-        text(tags::RESCALE_SLOPE, VR::DS, slope);
-        text(tags::RESCALE_TYPE, VR::LO, if acquired.sequence == Sequence::T1Map { "ms" } else { "US" });
-    }
-    let side = header.side as u16;
+    let side = header.grid.stored() as u16;
     for (tag, value) in [
         (tags::SAMPLES_PER_PIXEL, 1_u16),
         (tags::ROWS, side),
@@ -208,14 +190,100 @@ fn file(header: &Header<'_>, pixels: &[u16]) -> Result<Vec<u8>, PhantomError> {
     ] {
         object.put(DataElement::new(tag, VR::US, PrimitiveValue::from(value)));
     }
-    object.put(DataElement::new(tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16(pixels.iter().copied().collect())));
+    object
+}
+
+/// One image as MR Image Storage.
+fn classic(header: &Header<'_>, sop_uid: &str, phase: usize, pixels: &[u16]) -> InMemDicomObject {
+    let Header { vendor, acquired, .. } = *header;
+    let (scanning, variant, options, sequence_name) = match (acquired.sequence, vendor) {
+        (Sequence::Cine, Vendor::Siemens) => ("GR", "SK\\SS\\OSP", "PFP\\CG", "*tfi2d1_12"),
+        (Sequence::Cine, _) => ("GR", "SK\\SS", "CG", "bssfp"),
+        (Sequence::Lge | Sequence::Psir, _) => ("GR\\IR", "SK\\SP\\MP", "", "tfl2d1"),
+        (Sequence::T1Map, _) => ("GR\\IR", "SK\\MP", "", "molli"),
+    };
+    let image_type = match acquired.sequence {
+        Sequence::Cine => "ORIGINAL\\PRIMARY\\M",
+        Sequence::Lge => "ORIGINAL\\PRIMARY\\M\\IR",
+        Sequence::Psir => "ORIGINAL\\PRIMARY\\PSIR",
+        Sequence::T1Map => "DERIVED\\PRIMARY\\T1 MAP",
+    };
+    let plane = &acquired.plane;
+    let corner = header.corner();
+    let mut object = general(header, uids::MR_IMAGE_STORAGE, sop_uid);
+    for element in [
+        text(tags::IMAGE_TYPE, VR::CS, image_type),
+        text(tags::ACQUISITION_DATE, VR::DA, DATE),
+        text(tags::ACQUISITION_TIME, VR::TM, TIME),
+        text(tags::SCANNING_SEQUENCE, VR::CS, scanning),
+        text(tags::SEQUENCE_VARIANT, VR::CS, variant),
+        text(tags::SCAN_OPTIONS, VR::CS, options),
+        text(tags::MR_ACQUISITION_TYPE, VR::CS, "2D"),
+        text(tags::SEQUENCE_NAME, VR::SH, sequence_name),
+        number(tags::SLICE_THICKNESS, plane.thickness),
+        number(tags::REPETITION_TIME, 2.6),
+        number(tags::ECHO_TIME, 1.1),
+        text(tags::ECHO_TRAIN_LENGTH, VR::IS, "1"),
+        number(tags::FLIP_ANGLE, 80.0),
+        text(tags::INSTANCE_NUMBER, VR::IS, &instance(acquired, phase).to_string()),
+        numbers(tags::IMAGE_POSITION_PATIENT, &corner),
+        numbers(tags::IMAGE_ORIENTATION_PATIENT, &[plane.row, plane.column].concat()),
+        number(tags::SLICE_LOCATION, planes::dot(plane.normal(), corner)),
+        numbers(tags::PIXEL_SPACING, &[header.grid.spacing(); 2]),
+        DataElement::new(tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16(pixels.iter().copied().collect())),
+    ] {
+        object.put(element);
+    }
+    if let Some(spacing) = acquired.spacing {
+        object.put(number(tags::SPACING_BETWEEN_SLICES, spacing));
+    }
+    // Empty where it is not known: of a map, which has many, and of some exports of a vendor.
+    if acquired.sequence != Sequence::Cine {
+        let inversion = if header.is_late() { decimal(header.inversion_ms.round()) } else { String::new() };
+        object.put(text(tags::INVERSION_TIME, VR::DS, &inversion));
+    }
+    if acquired.phases > 1 {
+        let known = vendor != Vendor::Ge || header.index % 3 != 2;
+        let trigger = if known { decimal(header.trigger_ms(phase)) } else { String::new() };
+        object.put(text(tags::TRIGGER_TIME, VR::DS, &trigger));
+        object.put(text(tags::CARDIAC_NUMBER_OF_IMAGES, VR::IS, &acquired.phases.to_string()));
+    }
+    if acquired.sequence == Sequence::T1Map && vendor == Vendor::Siemens {
+        object.put(text(tags::IMAGE_COMMENTS, VR::LT, "T1 Map"));
+    }
+    if let Some(slope) = header.slope() {
+        object.put(number(tags::RESCALE_INTERCEPT, 0.0));
+        object.put(number(tags::RESCALE_SLOPE, slope));
+        object.put(text(tags::RESCALE_TYPE, VR::LO, if acquired.sequence == Sequence::T1Map { "ms" } else { "US" }));
+    }
+    object
+}
+
+/// Where an image is in its series, from 1.
+fn instance(acquired: &Acquired, phase: usize) -> usize {
+    acquired.slice * acquired.phases + phase + 1
+}
+
+/// The bytes of a file.
+fn encoded(object: InMemDicomObject, vendor: Vendor) -> Result<Vec<u8>, PhantomError> {
     let syntax = if vendor == Vendor::Ge { uids::IMPLICIT_VR_LITTLE_ENDIAN } else { uids::EXPLICIT_VR_LITTLE_ENDIAN };
-    let meta = FileMetaTableBuilder::new().transfer_syntax(syntax);
     let told = |error: &dyn std::fmt::Display| PhantomError::Dicom(error.to_string());
-    let whole = object.with_meta(meta).map_err(|error| told(&error))?;
+    let whole = object.with_meta(FileMetaTableBuilder::new().transfer_syntax(syntax)).map_err(|error| told(&error))?;
     let mut bytes = Vec::new();
     whole.write_all(&mut bytes).map_err(|error| told(&error))?;
     Ok(bytes)
+}
+
+pub(crate) fn text(tag: Tag, vr: VR, value: &str) -> InMemElement {
+    DataElement::new(tag, vr, PrimitiveValue::from(value))
+}
+
+pub(crate) fn number(tag: Tag, value: f64) -> InMemElement {
+    text(tag, VR::DS, &decimal(value))
+}
+
+pub(crate) fn numbers(tag: Tag, values: &[f64]) -> InMemElement {
+    text(tag, VR::DS, &values.iter().map(|&value| decimal(value)).collect::<Vec<_>>().join("\\"))
 }
 
 /// A decimal string: at most sixteen characters.
@@ -240,8 +308,30 @@ impl Writer {
         Ok(Self { folder, patient_id: patient_id.to_owned(), zips })
     }
 
-    pub(crate) fn write(&mut self, header: &Header<'_>, pixels: &[u16]) -> Result<(), PhantomError> {
-        let bytes = file(header, pixels)?;
+    /// Writes one image of one moment.
+    pub(crate) fn write(
+        &mut self,
+        header: &Header<'_>,
+        sop_uid: &str,
+        phase: usize,
+        pixels: &[u16],
+    ) -> Result<(), PhantomError> {
+        let bytes = encoded(classic(header, sop_uid, phase, pixels), header.vendor)?;
+        self.store(header, sop_uid, instance(header.acquired, phase), &bytes)
+    }
+
+    /// Writes all moments as one image.
+    pub(crate) fn write_enhanced(
+        &mut self,
+        header: &Header<'_>,
+        sop_uid: &str,
+        frames: &[&[u16]],
+    ) -> Result<(), PhantomError> {
+        let bytes = encoded(enhanced::image(header, sop_uid, frames), header.vendor)?;
+        self.store(header, sop_uid, instance(header.acquired, 0), &bytes)
+    }
+
+    fn store(&mut self, header: &Header<'_>, sop_uid: &str, instance: usize, bytes: &[u8]) -> Result<(), PhantomError> {
         match &mut self.zips {
             Some(zips) => {
                 let field = match (header.acquired.sequence, header.acquired.view) {
@@ -255,19 +345,19 @@ impl Writer {
                     zips.insert(field, (ZipWriter::new(File::create(path)?), manifest));
                 }
                 let Some((zip, manifest)) = zips.get_mut(field) else { return Ok(()) };
-                let name = format!("{}.dcm", header.sop_uid);
+                let name = format!("{sop_uid}.dcm");
                 // The date's comma is not quoted: so are the biobank's manifests.
                 let described = description(header.vendor, header.acquired);
                 *manifest += &format!("{name},{},{},{described},Aug 30, 2015\n", self.patient_id, header.series_uid);
                 zip.start_file(name, stored())?;
-                zip.write_all(&bytes)?;
+                zip.write_all(bytes)?;
             }
             None => {
                 let folder = self.folder.join(format!("S{:03}", header.series_number));
                 fs::create_dir_all(&folder)?;
                 // Hospital exports: some end in .dcm, some do not.
                 let suffix = if header.vendor == Vendor::Philips { "" } else { ".dcm" };
-                fs::write(folder.join(format!("IM{:04}{suffix}", header.phase)), bytes)?;
+                fs::write(folder.join(format!("IM{instance:04}{suffix}")), bytes)?;
             }
         }
         Ok(())

@@ -2,11 +2,16 @@
 //!
 //! Heart coordinates: `w` runs along the left ventricle's long axis from the mitral plane at end-diastole (0) to the
 //! apex; `u` points to the right ventricle, `v` to the inferior wall. The left ventricle is half an ellipsoid whose
-//! myocardial volume is conserved, so that walls thicken as the cavity shrinks; the base descends in systole.
+//! myocardial volume is conserved, so that walls thicken as the cavity shrinks; the base descends in systole. An infarct
+//! stays where it was at end-diastole, and the rest of the wall moves the more: the volumes are as stated all the same.
+
+use std::f64::consts::{PI, TAU};
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+
+use super::chest::Chest;
 
 /// What a subject has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -38,12 +43,38 @@ pub(crate) enum Tissue {
     Papillary,
     Myocardium,
     Scar,
+    /// The core of a scar that contrast agent hardly reaches.
+    NoReflow,
     RvBlood,
     RvWall,
     LeftAtrium,
     RightAtrium,
     AtrialWall,
     Aorta,
+}
+
+impl Tissue {
+    /// Every tissue, at its place in the enumeration.
+    pub(crate) const ALL: [Self; 18] = [
+        Self::Air,
+        Self::Fat,
+        Self::Muscle,
+        Self::Lung,
+        Self::Liver,
+        Self::Bone,
+        Self::Vessel,
+        Self::LvBlood,
+        Self::Papillary,
+        Self::Myocardium,
+        Self::Scar,
+        Self::NoReflow,
+        Self::RvBlood,
+        Self::RvWall,
+        Self::LeftAtrium,
+        Self::RightAtrium,
+        Self::AtrialWall,
+        Self::Aorta,
+    ];
 }
 
 /// One subject's heart.
@@ -64,9 +95,9 @@ pub(crate) struct Heart {
     /// Width of the right ventricle beside the septum, mm.
     rv_width: f64,
     scar: Option<Scar>,
-    /// Half axes of the chest, mm.
-    chest: [f64; 2],
-    fat_rim: f64,
+    /// How much of the ventricle stands still: moments of the scar's stillness over the cavity.
+    still: [f64; 2],
+    chest: Chest,
 }
 
 /// A wedge of scar.
@@ -81,6 +112,42 @@ pub(crate) struct Scar {
     /// From and to, as fractions of the long axis.
     pub(crate) from: f64,
     pub(crate) to: f64,
+}
+
+impl Scar {
+    /// How far from the middle of the wedge an angle is, radians.
+    fn apart(&self, angle: f64) -> f64 {
+        let turn = (angle - self.angle).rem_euclid(TAU);
+        turn.min(TAU - turn)
+    }
+
+    /// Scar, or its core, at an angle, a place in the wall (0 inner, 1 outer) and a place along the axis.
+    fn at(&self, angle: f64, place: f64, along: f64) -> Option<Tissue> {
+        let apart = self.apart(angle);
+        let thick =
+            if self.midwall { (place - 0.5).abs() < self.transmurality / 2.0 } else { place < self.transmurality };
+        if apart >= self.half_width || !(self.from..self.to).contains(&along) || !thick {
+            return None;
+        }
+        // Where no blood flowed again: inside the large infarcts, under their inner surface.
+        let core = !self.midwall
+            && self.transmurality > 0.75
+            && apart < 0.5 * self.half_width
+            && (0.15..0.55).contains(&place)
+            && (self.from + 0.12..self.to - 0.12).contains(&along);
+        Some(if core { Tissue::NoReflow } else { Tissue::Scar })
+    }
+
+    /// How still the wall stands, 0 to 1: an infarct hardly moves, and tethers what is next to it.
+    fn stillness(&self, angle: f64, along: f64) -> f64 {
+        let edge = |inside: f64, width: f64| (0.5 + inside / width).clamp(0.0, 1.0);
+        if self.midwall {
+            return 0.0;
+        }
+        0.95 * edge(self.half_width - self.apart(angle), 0.4)
+            * edge(along - self.from, 0.15)
+            * edge(self.to - along, 0.15)
+    }
 }
 
 /// Phase of the cycle at end-systole.
@@ -118,7 +185,7 @@ impl Heart {
             }),
             Disease::Nor | Disease::Arv => None,
         };
-        Self {
+        let heart = Self {
             disease,
             length,
             edv,
@@ -128,9 +195,11 @@ impl Heart {
             septal: if disease == Disease::Hcm { about(5.0, 1.5) } else { about(1.0, 0.4) },
             rv_width: if disease == Disease::Arv { about(44.0, 3.0) } else { about(31.0, 3.0) },
             scar,
-            chest: [about(165.0, 15.0), about(112.0, 10.0)],
-            fat_rim: about(16.0, 7.0),
-        }
+            still: scar.map_or([0.0; 2], still),
+            chest: Chest::new([about(165.0, 15.0), about(112.0, 10.0)], about(16.0, 7.0)),
+        };
+        let chest = heart.chest.around(heart.at(0.0).lattice(4.0));
+        Self { chest, ..heart }
     }
 
     /// Ejection fraction, 0 to 1.
@@ -144,7 +213,7 @@ impl Heart {
 
     /// 0 at end-diastole, 1 at end-systole: a raised-cosine fall, then an early and a late filling.
     fn contraction(phase: f64) -> f64 {
-        let cosine = |x: f64| 0.5 - 0.5 * (std::f64::consts::PI * x.clamp(0.0, 1.0)).cos();
+        let cosine = |x: f64| 0.5 - 0.5 * (PI * x.clamp(0.0, 1.0)).cos();
         if phase <= END_SYSTOLE {
             cosine(phase / END_SYSTOLE)
         } else {
@@ -165,19 +234,44 @@ impl Heart {
     /// The heart at one moment: what does not depend on the place.
     pub(crate) fn at(&self, phase: f64) -> Beat<'_> {
         let base = self.base(phase);
-        let volume = self.volume(phase);
         let length = self.length - base;
-        let radius = (volume * 1000.0 * 1.5 / (std::f64::consts::PI * length)).sqrt();
+        let resting = (self.edv * 1000.0 * 1.5 / (PI * self.length)).sqrt();
+        let inner = self.moving_radius(resting, self.volume(phase) * 1000.0 / length);
         let thickness = 6.5 + (self.myocardium / 20.0).min(8.0);
         let outer_length = length + thickness * 0.8;
-        let outer = ((volume + self.myocardium) * 1000.0 * 1.5 / (std::f64::consts::PI * outer_length)).sqrt();
-        Beat { heart: self, base, length, radius, outer, outer_length, contraction: Self::contraction(phase) }
+        let filled = half_ellipsoid(inner, length) + self.myocardium;
+        let outer = (filled * 1000.0 * 1.5 / (PI * outer_length)).sqrt();
+        Beat { heart: self, base, length, resting, inner, outer, outer_length, contraction: Self::contraction(phase) }
     }
+
+    /// The radius at the base of the wall that moves, so that the cavity has `volume` (mm³ for each mm of its length).
+    /// Where stillness is `s`, the cavity's radius is `(1 - s) moving + s resting`: its volume is quadratic in `moving`.
+    fn moving_radius(&self, resting: f64, volume: f64) -> f64 {
+        let [first, second] = self.still;
+        let a = 2.0 / 3.0 * PI - first + second / 2.0;
+        let b = resting * (first - second);
+        let c = resting * resting * second / 2.0 - volume;
+        (-b + (b * b - 4.0 * a * c).sqrt()) / (2.0 * a)
+    }
+}
+
+/// Integrals of a scar's stillness and of its square over angle and long axis, weighted as half an ellipsoid is wide.
+fn still(scar: Scar) -> [f64; 2] {
+    const STEPS: usize = 120;
+    let middle = |index: usize| (index as f64 + 0.5) / STEPS as f64;
+    let cell = TAU / (STEPS * STEPS) as f64;
+    let mut sums = [0.0; 2];
+    for (along, turn) in (0..STEPS).flat_map(|along| (0..STEPS).map(move |turn| (middle(along), middle(turn)))) {
+        let stillness = scar.stillness(turn * TAU, along);
+        let weight = cell * (1.0 - along * along);
+        sums = [sums[0] + weight * stillness, sums[1] + weight * stillness * stillness];
+    }
+    sums
 }
 
 /// Volume of half an ellipsoid of revolution, mL from mm.
 fn half_ellipsoid(radius: f64, length: f64) -> f64 {
-    2.0 / 3.0 * std::f64::consts::PI * radius * radius * length / 1000.0
+    2.0 / 3.0 * PI * radius * radius * length / 1000.0
 }
 
 /// A heart at one moment.
@@ -186,164 +280,258 @@ pub(crate) struct Beat<'a> {
     heart: &'a Heart,
     base: f64,
     length: f64,
-    radius: f64,
+    /// Radius of the cavity at its base: at end-diastole, and now where the wall moves.
+    resting: f64,
+    inner: f64,
     outer: f64,
     outer_length: f64,
     contraction: f64,
 }
 
+/// Where the right ventricle is cut at one depth: an ellipse around the septum, on the side of positive `u`.
+struct RightOutline {
+    middle: f64,
+    half: f64,
+    tall: f64,
+}
+
+impl RightOutline {
+    /// Below 1 inside the ellipse that is `margin` mm wider.
+    fn level(&self, u: f64, v: f64, margin: f64) -> f64 {
+        ((u - self.middle) / (self.half + margin)).powi(2) + (v / (self.tall + margin)).powi(2)
+    }
+}
+
+/// Fat on the right side of the heart, mm; the left has less.
+const FAT: f64 = 3.0;
+
 impl Beat<'_> {
-    /// The tissue at heart coordinates `[u, v, w]`, or at chest coordinates `chest` if it is outside the heart. All in mm
-    /// from the middle of the mitral plane; `chest` is in the patient's axes (left, posterior, superior).
-    pub(crate) fn tissue(&self, [u, v, w]: [f64; 3], chest: [f64; 3]) -> Tissue {
-        self.ventricles(u, v, w).or_else(|| self.atria(u, v, w)).unwrap_or_else(|| self.around(u, v, w, chest))
+    /// The tissue at heart coordinates `[u, v, w]`, which is at `place` in the patient's axes (left, posterior, superior).
+    /// All in mm from the middle of the mitral plane.
+    pub(crate) fn tissue(&self, at: [f64; 3], place: [f64; 3]) -> Tissue {
+        self.heart_tissue(at).unwrap_or_else(|| match self.heart.chest.tissue(place) {
+            Tissue::Lung | Tissue::Liver | Tissue::Muscle if self.is_fat(at) => Tissue::Fat,
+            tissue => tissue,
+        })
     }
 
-    fn ventricles(&self, u: f64, v: f64, w: f64) -> Option<Tissue> {
-        let depth = w - self.base;
-        if depth < 0.0 {
-            return None;
+    /// The tissue of the heart itself, if there is one.
+    pub(crate) fn heart_tissue(&self, [u, v, w]: [f64; 3]) -> Option<Tissue> {
+        let near = (-65.0..self.heart.length + 20.0).contains(&w) && self.is_near(u, v, 0.0);
+        if !near {
+            None
+        } else if w >= self.base {
+            self.ventricles(u, v, w - self.base)
+        } else {
+            self.atria(u, v, w - self.base)
         }
-        let around = (v * v + u * u).sqrt();
-        let taper = |length: f64| (1.0 - (depth / length).powi(2)).max(0.0).sqrt();
-        let (inner, mut outer) = (self.radius * taper(self.length), self.outer * taper(self.outer_length));
-        let angle = v.atan2(u);
+    }
+
+    /// Inside a cylinder that holds the heart and a margin: most places are not, and are told so at little cost.
+    fn is_near(&self, u: f64, v: f64, margin: f64) -> bool {
+        let half = (self.outer + self.heart.rv_width + 75.0) / 2.0 + margin;
+        (u - self.heart.rv_width / 2.0).powi(2) + v * v < half * half
+    }
+
+    /// Radius of the left ventricle's inner and outer outline, mm, at a depth below the mitral plane and an angle.
+    fn left_outlines(&self, depth: f64, angle: f64) -> (f64, f64) {
+        let taper = |length: f64| (1.0 - (depth / length).powi(2)).max(0.0);
+        let (inner_taper, outer_taper) = (taper(self.length), taper(self.outer_length));
+        let stillness = self.heart.scar.map_or(0.0, |scar| scar.stillness(angle, depth / self.length));
+        let inner = self.inner + stillness * (self.resting - self.inner);
+        // The wall that stands still keeps its area as well.
+        let area = self.outer.powi(2) * outer_taper + (inner.powi(2) - self.inner.powi(2)) * inner_taper;
         // The septum is thicker than the free wall.
-        outer += self.heart.septal * (0.5 + 0.5 * angle.cos()) * taper(self.outer_length);
+        let septal = self.heart.septal * (0.5 + 0.5 * angle.cos());
+        (inner * inner_taper.sqrt(), area.sqrt() + septal * outer_taper.sqrt())
+    }
+
+    /// The right ventricle's outline; it ends before the apex.
+    fn right_outline(&self, depth: f64) -> Option<RightOutline> {
+        let reach = 0.84 * self.length;
+        (depth < reach).then(|| {
+            let narrow = (1.0 - (depth / reach).powi(2)).sqrt() * (1.0 - 0.28 * self.contraction);
+            let outer = self.outer * (1.0 - (depth / self.outer_length).powi(2)).sqrt();
+            let half = (outer + self.heart.rv_width * narrow) / 2.0 + 4.0;
+            RightOutline { middle: half - 8.0, half, tall: (self.outer + 1.0) * narrow.max(0.2) }
+        })
+    }
+
+    fn ventricles(&self, u: f64, v: f64, depth: f64) -> Option<Tissue> {
+        let (around, angle) = (u.hypot(v), v.atan2(u));
+        let (inner, outer) = self.left_outlines(depth, angle);
         if around < inner {
             return Some(self.cavity(u, v, depth, inner));
         }
         if around < outer {
             let place = (around - inner) / (outer - inner).max(1e-6);
-            return Some(if self.is_scar(angle, place, depth / self.length) {
-                Tissue::Scar
-            } else {
-                Tissue::Myocardium
-            });
+            let scar = self.heart.scar.and_then(|scar| scar.at(angle, place, depth / self.length));
+            return Some(scar.unwrap_or(Tissue::Myocardium));
         }
-        // The right ventricle: an ellipse around the septum, without the left one; it ends before the apex.
-        let reach = 0.84 * self.length;
-        if depth < reach {
-            let narrow = (1.0 - (depth / reach).powi(2)).sqrt() * (1.0 - 0.28 * self.contraction);
-            let width = self.heart.rv_width * narrow;
-            let (half, tall) = ((self.outer + width) / 2.0 + 4.0, (self.outer + 7.0) * narrow.max(0.2));
-            let shape = |margin: f64| ((u - half + 8.0) / (half + margin)).powi(2) + (v / (tall + margin)).powi(2);
-            if u > 0.0 && shape(0.0) < 1.0 {
-                return Some(Tissue::RvBlood);
-            }
-            if u > 0.0 && shape(3.0) < 1.0 {
-                return Some(Tissue::RvWall);
-            }
-        }
-        None
-    }
-
-    /// The cavity, with two papillary muscles in its middle third.
-    fn cavity(&self, u: f64, v: f64, depth: f64, inner: f64) -> Tissue {
-        let middle = (0.28..0.62).contains(&(depth / self.length));
-        let papillary = |angle: f64| {
-            let (pu, pv) = (0.66 * inner * angle.cos(), 0.66 * inner * angle.sin());
-            (u - pu).hypot(v - pv) < 3.6
-        };
-        if middle && (papillary(2.3) || papillary(-2.1)) { Tissue::Papillary } else { Tissue::LvBlood }
-    }
-
-    fn is_scar(&self, angle: f64, place: f64, along: f64) -> bool {
-        self.heart.scar.is_some_and(|scar| {
-            let turn = (angle - scar.angle).rem_euclid(std::f64::consts::TAU);
-            let apart = turn.min(std::f64::consts::TAU - turn);
-            let thick =
-                if scar.midwall { (place - 0.5).abs() < scar.transmurality / 2.0 } else { place < scar.transmurality };
-            apart < scar.half_width && (scar.from..scar.to).contains(&along) && thick
-        })
-    }
-
-    fn atria(&self, u: f64, v: f64, w: f64) -> Option<Tissue> {
-        let above = w - self.base;
-        let fill = 1.0 + 0.12 * self.contraction;
-        let ellipsoid = |center: [f64; 3], half: [f64; 3], margin: f64| {
-            let term = |x: f64, c: f64, h: f64| ((x - c) / (h * fill + margin)).powi(2);
-            term(u, center[0], half[0]) + term(v, center[1], half[1]) + term(above, center[2], half[2])
-        };
-        let aorta = |margin: f64| above < 8.0 && (u - 14.0 + 0.25 * above).hypot(v + 20.0) < 13.0 + margin;
-        let (left, right) = (([-3.0, 4.0, -22.0], [24.0, 24.0, 24.0]), ([44.0, 10.0, -20.0], [23.0, 26.0, 25.0]));
-        if above < 0.0 && aorta(0.0) {
-            Some(Tissue::Aorta)
-        } else if above < -1.5 && ellipsoid(left.0, left.1, 0.0) < 1.0 {
-            Some(Tissue::LeftAtrium)
-        } else if above < -1.5 && ellipsoid(right.0, right.1, 0.0) < 1.0 {
-            Some(Tissue::RightAtrium)
-        } else if above < 0.0
-            && (aorta(2.5) || ellipsoid(left.0, left.1, 2.5) < 1.0 || ellipsoid(right.0, right.1, 2.5) < 1.0)
-        {
-            Some(Tissue::AtrialWall)
+        let right = self.right_outline(depth).filter(|_| u > 0.0)?;
+        if right.level(u, v, 0.0) < 1.0 {
+            Some(Tissue::RvBlood)
         } else {
-            None
+            (right.level(u, v, 3.0) < 1.0).then_some(Tissue::RvWall)
         }
     }
 
-    /// Everything around the heart, in the patient's axes.
-    fn around(&self, u: f64, v: f64, w: f64, [left, posterior, superior]: [f64; 3]) -> Tissue {
-        // The middle of the chest is to the right of the heart and behind it.
-        let (x, y) = (left + 45.0, posterior - 22.0);
-        let [half_x, half_y] = self.heart.chest;
-        let inside = |margin: f64| (x / (half_x - margin)).powi(2) + (y / (half_y - margin)).powi(2) < 1.0;
-        let rim = self.heart.fat_rim;
-        if !inside(0.0) {
-            return Tissue::Air;
+    /// The cavity, with two papillary muscles in its middle third: at four and at eight o'clock of a short axis that
+    /// shows the right ventricle on the left.
+    fn cavity(&self, u: f64, v: f64, depth: f64, inner: f64) -> Tissue {
+        let from_middle = (depth / self.length - 0.5) * 6.0;
+        let radius = 4.0 * (1.0 - from_middle.powi(2)).max(0.0).sqrt();
+        let papillary = |angle: f64| {
+            let middle = (inner - 6.5).max(0.55 * inner);
+            (u - middle * angle.cos()).hypot(v - middle * angle.sin()) < radius
+        };
+        if papillary(2.62) || papillary(0.62) { Tissue::Papillary } else { Tissue::LvBlood }
+    }
+
+    /// The atria and the aorta's root, `above` being negative.
+    fn atria(&self, u: f64, v: f64, above: f64) -> Option<Tissue> {
+        let fill = 1.0 + 0.12 * self.contraction;
+        let left = |margin: f64| Self::ellipsoid([u, v, above], LEFT_ATRIUM, fill, margin);
+        let right = |margin: f64| Self::ellipsoid([u, v, above], RIGHT_ATRIUM, fill, margin);
+        let aorta = |margin: f64| (u - 14.0 + 0.25 * above).hypot(v + 20.0 - 0.5 * above) < 13.0 + margin;
+        if aorta(0.0) {
+            Some(Tissue::Aorta)
+        } else if above < -1.5 && left(0.0) {
+            Some(Tissue::LeftAtrium)
+        } else if above < -1.5 && right(0.0) {
+            Some(Tissue::RightAtrium)
+        } else {
+            (aorta(2.5) || left(2.5) || right(2.5)).then_some(Tissue::AtrialWall)
         }
-        if !inside(rim) {
-            return Tissue::Fat;
+    }
+
+    fn ellipsoid(place: [f64; 3], [center, half]: [[f64; 3]; 2], fill: f64, margin: f64) -> bool {
+        (0..3).map(|i| ((place[i] - center[i]) / (half[i] * fill + margin)).powi(2)).sum::<f64>() < 1.0
+    }
+
+    /// Fat on the ventricles, and in the groove between them and the atria.
+    fn is_fat(&self, [u, v, w]: [f64; 3]) -> bool {
+        if !self.is_near(u, v, FAT) {
+            return false;
         }
-        if x.hypot(y - 72.0) < 19.0 {
-            return Tissue::Bone;
+        let depth = w - self.base;
+        if depth < 0.0 {
+            let fill = 1.0 + 0.12 * self.contraction;
+            let groove = FAT + 9.0 * (-depth * depth / 150.0).exp();
+            let near = |atrium| Self::ellipsoid([u, v, depth], atrium, fill, groove);
+            return near(LEFT_ATRIUM) || near(RIGHT_ATRIUM);
         }
-        if (x - 22.0).hypot(y - 50.0) < 11.0 {
-            return Tissue::Vessel;
+        let groove = 3.0 * (-depth * depth / 150.0).exp();
+        let (thin, length) = (FAT / 2.0 + groove, self.outer_length + FAT);
+        let left = (self.outer + thin) * (1.0 - (depth / length).powi(2)).max(0.0).sqrt();
+        let right = || self.right_outline(depth).is_some_and(|right| right.level(u, v, 3.0 + FAT + groove) < 1.0);
+        u.hypot(v) < left || u > 0.0 && right()
+    }
+
+    /// Where the right ventricle's outline meets the left one's, at a depth: in front (`side` -1) or below (`side` 1).
+    pub(crate) fn insertion(&self, depth: f64, side: f64) -> Option<[f64; 3]> {
+        let right = self.right_outline(depth)?;
+        let at = |angle: f64| {
+            let (_, outer) = self.left_outlines(depth, angle * side);
+            [outer * angle.cos(), outer * angle.sin() * side]
+        };
+        let (mut inside, mut outside) = (0.0, PI / 2.0);
+        for _ in 0..40 {
+            let angle = (inside + outside) / 2.0;
+            let [u, v] = at(angle);
+            if right.level(u, v, 0.0) < 1.0 { inside = angle } else { outside = angle }
         }
-        if !inside(rim + 16.0) {
-            return Tissue::Muscle;
-        }
-        // Fat on the heart, thicker at the groove between atria and ventricles.
-        let groove = 5.0 + 5.0 * (-(w - self.base).powi(2) / 200.0).exp();
-        let (reach, tall) = (self.outer + self.heart.rv_width + groove, self.outer + 9.0 + groove);
-        let near = ((u - 16.0) / reach).powi(2) + (v / tall).powi(2) + ((w - 30.0) / (68.0 + groove)).powi(2);
-        if near < 1.0 {
-            return Tissue::Fat;
-        }
-        // The liver under the right dome of the diaphragm, the stomach's wall under the left.
-        let dome = -62.0 - 0.0035 * (x + 40.0).powi(2) - 0.003 * y * y;
-        if superior < dome {
-            return if x < 40.0 { Tissue::Liver } else { Tissue::Muscle };
-        }
-        Tissue::Lung
+        let [u, v] = at(inside);
+        Some([u, v, self.base + depth])
+    }
+
+    /// Radius of the mitral annulus, mm, on the septal side (`angle` 0) or another, and where it is along the axis.
+    pub(crate) fn annulus(&self, angle: f64) -> [f64; 3] {
+        let (radius, _) = self.left_outlines(0.0, angle);
+        [radius * angle.cos(), radius * angle.sin(), self.base]
+    }
+
+    /// Places of the heart, `step` mm apart, in its own coordinates.
+    fn lattice(&self, step: f64) -> impl Iterator<Item = [f64; 3]> {
+        let count = (130.0 / step) as i32;
+        let range = move || (-count..=count).map(move |index| f64::from(index) * step);
+        range()
+            .flat_map(move |u| range().flat_map(move |v| range().map(move |w| [u, v, w])))
+            .filter(|place| self.heart_tissue(*place).is_some())
     }
 }
+
+/// Middle and half axes of the atria, mm; the third coordinate is that below the base.
+const LEFT_ATRIUM: [[f64; 3]; 2] = [[-3.0, 4.0, -20.0], [25.0, 26.0, 25.0]];
+const RIGHT_ATRIUM: [[f64; 3]; 2] = [[44.0, 8.0, -18.0], [23.0, 26.0, 24.0]];
 
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng;
 
+    use super::super::planes;
     use super::*;
+
+    const DISEASES: [Disease; 5] = [Disease::Nor, Disease::Minf, Disease::Dcm, Disease::Hcm, Disease::Arv];
+
+    fn drawn(count: u64) -> impl Iterator<Item = Heart> {
+        (0..count).flat_map(|seed| DISEASES.map(|disease| Heart::draw(disease, &mut ChaCha8Rng::seed_from_u64(seed))))
+    }
 
     #[test]
     fn the_cavity_that_is_drawn_has_the_volume_that_is_stated() {
-        let heart = Heart::draw(Disease::Nor, &mut ChaCha8Rng::seed_from_u64(2));
-        for (phase, stated) in [(0.0, heart.edv), (END_SYSTOLE, heart.esv)] {
+        let moments = |heart: Heart| [(heart.clone(), 0.0, heart.edv), (heart.clone(), END_SYSTOLE, heart.esv)];
+        for (heart, phase, stated) in drawn(3).flat_map(moments) {
             let beat = heart.at(phase);
-            let step = 1.5_f64;
-            let range = || (-30..30).map(|i| f64::from(i) * step);
-            let along = || (0..70).map(|i| f64::from(i) * step);
             let blood =
-                |[u, v, w]: [f64; 3]| matches!(beat.ventricles(u, v, w), Some(Tissue::LvBlood | Tissue::Papillary));
-            let count = along()
-                .flat_map(|w| range().flat_map(move |u| range().map(move |v| [u, v, w])))
-                .filter(|p| blood(*p))
-                .count();
-            let volume = count as f64 * step.powi(3) / 1000.0;
-            assert!((volume - stated).abs() / stated < 0.03, "{volume} {stated}");
+                |place: &[f64; 3]| matches!(beat.heart_tissue(*place), Some(Tissue::LvBlood | Tissue::Papillary));
+            let volume = beat.lattice(1.5).filter(blood).count() as f64 * 1.5_f64.powi(3) / 1000.0;
+            assert!((volume - stated).abs() / stated < 0.03, "{:?}: {volume} {stated}", heart.disease);
         }
-        assert!((0.5..0.7).contains(&heart.ejection_fraction()));
+    }
+
+    #[test]
+    fn a_heart_lies_within_the_ribs_all_through_the_beat() {
+        for heart in drawn(24) {
+            let outside = |phase: f64| {
+                let places = heart.at(phase).lattice(3.5).map(planes::in_patient).collect::<Vec<_>>();
+                places.into_iter().any(|place| {
+                    heart.chest.level(place, 0.0) >= 1.0
+                        || matches!(heart.chest.tissue(place), Tissue::Bone | Tissue::Vessel)
+                })
+            };
+            assert!(![0.0, 0.2, END_SYSTOLE].into_iter().any(outside), "{heart:?}");
+        }
+    }
+
+    #[test]
+    fn an_infarct_stands_still_while_the_wall_across_moves() {
+        for heart in (0..20).map(|seed| Heart::draw(Disease::Minf, &mut ChaCha8Rng::seed_from_u64(seed))) {
+            let Some(scar) = heart.scar else { panic!("an infarct has a scar") };
+            let middle = (scar.from + scar.to) / 2.0;
+            let moved = |angle: f64| {
+                let inner = |phase: f64| {
+                    let beat = heart.at(phase);
+                    beat.left_outlines(middle * beat.length, angle).0
+                };
+                1.0 - inner(END_SYSTOLE) / inner(0.0)
+            };
+            assert!(moved(scar.angle) < 0.03 && moved(scar.angle + PI) > 0.12, "{heart:?}");
+        }
+    }
+
+    #[test]
+    fn papillary_muscles_lie_at_four_and_eight_o_clock_in_the_middle_third() {
+        let heart = Heart::draw(Disease::Nor, &mut ChaCha8Rng::seed_from_u64(2));
+        let beat = heart.at(0.0);
+        let muscles: Vec<_> =
+            beat.lattice(1.0).filter(|place| beat.heart_tissue(*place) == Some(Tissue::Papillary)).collect();
+        let third = heart.length / 3.0;
+        assert!(muscles.iter().all(|[_, _, w]| (third..=2.0 * third).contains(w)));
+        // On the face of a clock with the right ventricle at nine; `u` points there, `v` to six.
+        let hour = |[u, v, _]: &[f64; 3]| (-u).atan2(-v).rem_euclid(TAU) / TAU * 12.0;
+        let near = |wanted: f64| muscles.iter().filter(|place| (hour(place) - wanted).abs() < 1.0).count();
+        assert!(near(4.0) > 200 && near(8.0) > 200 && near(4.0) + near(8.0) == muscles.len());
     }
 
     #[test]

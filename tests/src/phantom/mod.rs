@@ -3,7 +3,9 @@
 //! The geometry and the signals follow published magnitudes (bSSFP cine over the cycle, late enhancement with scar,
 //! native T1 maps); ground truth is kept beside. The same seed gives the same bytes.
 
+mod chest;
 mod dicom;
+mod enhanced;
 mod heart;
 mod planes;
 mod scanner;

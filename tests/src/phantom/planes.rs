@@ -15,6 +15,8 @@ pub(crate) struct Plane {
     /// Direction of a row (to the right in the image) and of a column (downwards).
     pub(crate) row: Vector,
     pub(crate) column: Vector,
+    /// Of the slice, mm.
+    pub(crate) thickness: f64,
 }
 
 /// Which view.
@@ -38,12 +40,11 @@ pub(crate) fn axes() -> [Vector; 3] {
 }
 
 impl Plane {
-    /// A short-axis slice at `along` of the long axis (0 base, 1 apex), turned in its plane by `turn` radians.
-    pub(crate) fn sax(heart: &Heart, along: f64, turn: f64) -> Self {
+    /// A short-axis slice `depth` mm below the mitral plane, turned in its plane by `turn` radians.
+    pub(crate) fn sax(depth: f64, turn: f64) -> Self {
         let [rv, inferior, apex] = axes();
-        let center = scaled(apex, along * heart.length);
         // Seen from the apex, with the right ventricle on the left of the image.
-        Self { center, row: scaled(rv, -1.0), column: inferior }.turned(turn)
+        Self { center: scaled(apex, depth), row: scaled(rv, -1.0), column: inferior, thickness: 8.0 }.turned(turn)
     }
 
     /// A long-axis view.
@@ -57,20 +58,29 @@ impl Plane {
         let across = [0, 1, 2].map(|i| rv[i] * angle.cos() + inferior[i] * angle.sin());
         let center = scaled(apex, 0.28 * heart.length);
         // The apex is up in the image.
-        Self { center, row: scaled(across, -1.0), column: scaled(apex, -1.0) }.turned(turn)
+        Self { center, row: scaled(across, -1.0), column: scaled(apex, -1.0), thickness: 6.0 }.turned(turn)
     }
 
     fn turned(self, turn: f64) -> Self {
         let (c, s) = (turn.cos(), turn.sin());
         let mix = |a: Vector, b: Vector, x: f64, y: f64| [0, 1, 2].map(|i| a[i] * x + b[i] * y);
-        Self { center: self.center, row: mix(self.row, self.column, c, s), column: mix(self.row, self.column, -s, c) }
+        Self { row: mix(self.row, self.column, c, s), column: mix(self.row, self.column, -s, c), ..self }
     }
 
-    /// Shifted along its normal, as breath holds differ.
-    pub(crate) fn shifted(mut self, millimetres: f64) -> Self {
-        let normal = cross(self.row, self.column);
-        self.center = [0, 1, 2].map(|i| self.center[i] + normal[i] * millimetres);
-        self
+    /// Moved as a whole.
+    pub(crate) fn shifted(self, by: Vector) -> Self {
+        Self { center: sum(self.center, by), ..self }
+    }
+
+    pub(crate) fn normal(&self) -> Vector {
+        cross(self.row, self.column)
+    }
+
+    /// Where a place is seen, mm from the middle of the image: to the right, down.
+    #[cfg(test)]
+    pub(crate) fn pixel_mm(&self, place: Vector) -> [f64; 2] {
+        let from = sum(place, scaled(self.center, -1.0));
+        [dot(from, self.row), dot(from, self.column)]
     }
 
     /// The place of a pixel, mm from the middle of the mitral plane.
@@ -98,7 +108,11 @@ pub(crate) fn dot(a: Vector, b: Vector) -> f64 {
     a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 }
 
-fn scaled(a: Vector, by: f64) -> Vector {
+pub(crate) fn sum(a: Vector, b: Vector) -> Vector {
+    [0, 1, 2].map(|i| a[i] + b[i])
+}
+
+pub(crate) fn scaled(a: Vector, by: f64) -> Vector {
     a.map(|x| x * by)
 }
 

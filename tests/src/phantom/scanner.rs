@@ -1,17 +1,17 @@
-//! From tissue to pixels, in the order of a scanner: signal, partial volume, coil shading, truncated k-space, complex
-//! noise and magnitude (Rician), gain, rounding.
+//! From tissue to pixels, in the order of a scanner: signal, partial volume (in the plane and through the slice), coil
+//! shading, complex noise on the acquired lines, truncated k-space and zero-filling, magnitude (Rician), gain, rounding.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::heart::{Beat, Tissue};
-use super::planes::{self, Plane};
-use super::signal::{Sequence, signal};
+use super::planes::{self, Plane, Vector};
+use super::signal::{PSIR_OFFSET, Sequence, signal};
 
 /// How a scanner's images look.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Look {
-    /// Signal-to-noise ratio of blood in cine.
+    /// Signal-to-noise ratio of blood in cine, in an acquired pixel.
     pub(crate) snr: f64,
     /// How much brighter the front of the chest is, at most.
     pub(crate) shading: f64,
@@ -39,6 +39,10 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
+    pub(crate) const fn of(side: usize, field_of_view: f64, zero_fill: usize) -> Self {
+        Self { side, field_of_view, zero_fill }
+    }
+
     /// Pixels a side, as stored.
     pub(crate) fn stored(&self) -> usize {
         self.side * self.zero_fill
@@ -69,47 +73,99 @@ pub(crate) fn scan(
     look: &Look,
     rng: &mut ChaCha8Rng,
 ) -> Scan {
-    let axes = planes::axes();
-    let tissue = |x: f64, y: f64| {
-        let place = plane.place(x, y);
-        beat.tissue(planes::in_heart(&axes, place), place)
-    };
+    let cut = Cut::new(beat, plane);
+    let layers = [-1.0, 0.0, 1.0].map(|layer| layer * plane.thickness / 3.0);
+    let drawn = layers.map(|depth| cut.sampled(grid.side, grid.field_of_view, depth));
+    let uniform = uniform(&drawn, grid.side);
+    let signals = Tissue::ALL.map(|tissue| signal(sequence, tissue, look.field));
+    let of = |tissue: Tissue| signals[tissue as usize];
     let pixel = grid.field_of_view / grid.side as f64;
     let at = |index: usize, part: f64| (index as f64 + part) * pixel - grid.field_of_view / 2.0;
-    let mut image = Vec::with_capacity(grid.side * grid.side);
-    for (y, x) in (0..grid.side).flat_map(|y| (0..grid.side).map(move |x| (y, x))) {
-        let parts = [0.25, 0.75];
-        let sum: f64 = parts
-            .iter()
-            .flat_map(|&py| parts.iter().map(move |&px| (px, py)))
-            .map(|(px, py)| signal(sequence, tissue(at(x, px), at(y, py)), look.field))
-            .sum();
-        image.push(sum / 4.0);
-    }
+    let mean = |index: usize| {
+        if uniform[index] {
+            return of(drawn[1][index]);
+        }
+        let (x, y) = (index % grid.side, index / grid.side);
+        let parts = [(0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)];
+        let layer = |z: f64| parts.iter().map(|&(px, py)| of(cut.tissue(at(x, px), at(y, py), z))).sum::<f64>();
+        layers.into_iter().map(layer).sum::<f64>() / (layers.len() * parts.len()) as f64
+    };
     let is_map = sequence == Sequence::T1Map;
-    if !is_map {
-        shade(&mut image, plane, grid, look, sequence);
+    // Truncation takes noise away with the lines; what is left is to have this deviation.
+    let noise = if is_map { 25.0 } else { 0.4 / look.snr } / look.lines.sqrt();
+    let mut image: Vec<[f64; 2]> = (0..grid.side * grid.side)
+        .map(|index| {
+            let (value, (real, imaginary)) = (mean(index), normal_pair(rng));
+            if is_map {
+                [if value < 150.0 { 0.0 } else { value + noise * real }, 0.0]
+            } else {
+                let sensitivity =
+                    sensitivity(plane.place(at(index % grid.side, 0.5), at(index / grid.side, 0.5)), look, sequence);
+                [value * sensitivity + noise * real, noise * imaginary]
+            }
+        })
+        .collect();
+    if look.lines < 1.0 || grid.zero_fill > 1 {
+        image = truncate(&image, grid, look.lines);
     }
-    let image = truncate(&image, grid, look.lines);
-    let bright = if is_map { 1.0 } else { look.gain };
-    let noise = if is_map { 25.0 } else { 0.42 / look.snr };
-    let keeps_sign = matches!(sequence, Sequence::Psir | Sequence::T1Map);
-    let pixels = image.into_iter().map(|value| {
-        let (real, imaginary) = normal_pair(rng);
-        let noisy = if keeps_sign {
-            let inside = if is_map && value < 150.0 { 0.0 } else { 1.0 };
-            (value + noise * real * inside).max(0.0)
-        } else {
-            (value + noise * real).hypot(noise * imaginary)
+    let stored = |[real, imaginary]: [f64; 2]| {
+        let shown = match sequence {
+            Sequence::T1Map => real,
+            Sequence::Psir => (real + PSIR_OFFSET).max(0.0).powf(look.gamma) * look.gain,
+            Sequence::Cine | Sequence::Lge => real.hypot(imaginary).powf(look.gamma) * look.gain,
         };
-        let shown = if is_map { noisy } else { noisy.powf(look.gamma) * bright };
         shown.round().clamp(0.0, 4095.0) as u16
-    });
-    let pixels = pixels.collect();
-    let stored = grid.stored();
-    let middle = |index: usize| (index as f64 + 0.5) * grid.spacing() - grid.field_of_view / 2.0;
-    let labels = (0..stored * stored).map(|i| label(tissue(middle(i % stored), middle(i / stored)))).collect();
+    };
+    let pixels = image.into_iter().map(stored).collect();
+    let labels = if grid.zero_fill == 1 {
+        drawn[1].iter().map(|tissue| label(*tissue)).collect()
+    } else {
+        cut.sampled(grid.stored(), grid.field_of_view, 0.0).into_iter().map(label).collect()
+    };
     Scan { pixels, labels }
+}
+
+/// A heart cut by a plane: the plane's axes in the patient's and in the heart's coordinates.
+struct Cut<'a> {
+    beat: &'a Beat<'a>,
+    in_patient: [Vector; 4],
+    in_heart: [Vector; 4],
+}
+
+impl<'a> Cut<'a> {
+    fn new(beat: &'a Beat<'a>, plane: &Plane) -> Self {
+        let axes = planes::axes();
+        let in_patient = [plane.center, plane.row, plane.column, plane.normal()];
+        Self { beat, in_patient, in_heart: in_patient.map(|vector| planes::in_heart(&axes, vector)) }
+    }
+
+    /// The tissue at a place of the plane, `z` mm off it.
+    fn tissue(&self, x: f64, y: f64, z: f64) -> Tissue {
+        let place = |[center, row, column, normal]: &[Vector; 4]| {
+            [0, 1, 2].map(|i| center[i] + row[i] * x + column[i] * y + normal[i] * z)
+        };
+        self.beat.tissue(place(&self.in_heart), place(&self.in_patient))
+    }
+
+    /// The tissue at the middle of every pixel.
+    fn sampled(&self, side: usize, field_of_view: f64, z: f64) -> Vec<Tissue> {
+        let middle = |index: usize| (index as f64 + 0.5) * field_of_view / side as f64 - field_of_view / 2.0;
+        (0..side * side).map(|index| self.tissue(middle(index % side), middle(index / side), z)).collect()
+    }
+}
+
+/// The pixels that one tissue fills: what is drawn is the same in all layers and at all neighbours.
+fn uniform(drawn: &[Vec<Tissue>; 3], side: usize) -> Vec<bool> {
+    let flat = |index: usize| {
+        let (x, y, tissue) = (index % side, index / side, drawn[1][index]);
+        let (columns, rows) = (x.saturating_sub(1)..(x + 2).min(side), y.saturating_sub(1)..(y + 2).min(side));
+        drawn[0][index] == tissue
+            && drawn[2][index] == tissue
+            && rows
+                .into_iter()
+                .all(|y| drawn[1][y * side + columns.start..y * side + columns.end].iter().all(|t| *t == tissue))
+    };
+    (0..side * side).map(flat).collect()
 }
 
 fn label(tissue: Tissue) -> u8 {
@@ -120,42 +176,46 @@ fn label(tissue: Tissue) -> u8 {
         Tissue::RvBlood => 3,
         Tissue::LeftAtrium => 4,
         Tissue::RightAtrium => 5,
-        Tissue::Scar => 6,
+        Tissue::Scar | Tissue::NoReflow => 6,
         _ => 0,
     }
 }
 
 /// Coils lie on the chest: signal falls off with the distance from the front. Bands where the field is off resonance.
-fn shade(image: &mut [f64], plane: &Plane, grid: Grid, look: &Look, sequence: Sequence) {
-    let pixel = grid.field_of_view / grid.side as f64;
-    for (index, value) in image.iter_mut().enumerate() {
-        let coordinate = |i: usize| (i as f64 + 0.5) * pixel - grid.field_of_view / 2.0;
-        let place = plane.place(coordinate(index % grid.side), coordinate(index / grid.side));
-        let from_front = (place[1] + 110.0).max(0.0) / 220.0;
-        let sensitivity = 1.0 + (look.shading - 1.0) * (1.0 - from_front).clamp(0.0, 1.0);
+fn sensitivity(place: Vector, look: &Look, sequence: Sequence) -> f64 {
+    let from_front = (place[1] + 110.0).max(0.0) / 220.0;
+    let coil = 1.0 + (look.shading - 1.0) * (1.0 - from_front).clamp(0.0, 1.0);
+    let band = if sequence == Sequence::Cine && look.banding > 0.0 {
         let off_resonance = ((place[0] * 0.8 + place[2] * 0.6) / 38.0).sin().abs();
-        let band = if sequence == Sequence::Cine { 1.0 - look.banding * (1.0 - off_resonance).powi(6) } else { 1.0 };
-        *value *= sensitivity * band / (0.5 + 0.5 * look.shading);
-    }
+        1.0 - look.banding * (1.0 - off_resonance).powi(6)
+    } else {
+        1.0
+    };
+    coil * band / (0.5 + 0.5 * look.shading)
 }
 
 /// What is left when only a fraction of the phase-encoding lines is acquired, and zeros fill the rest: convolution with a
 /// sinc along columns, and sinc interpolation onto the stored grid.
-fn truncate(image: &[f64], grid: Grid, lines: f64) -> Vec<f64> {
+fn truncate(image: &[[f64; 2]], grid: Grid, lines: f64) -> Vec<[f64; 2]> {
     let (side, stored) = (grid.side, grid.stored());
+    let add =
+        |sum: [f64; 2], weight: f64, [real, imaginary]: [f64; 2]| [sum[0] + weight * real, sum[1] + weight * imaginary];
     let along_columns = kernel(side, stored, lines);
     let along_rows = kernel(side, stored, 1.0);
-    let mut tall = vec![0.0; stored * side];
+    let mut tall = vec![[0.0; 2]; stored * side];
     for (y, taps) in along_columns.iter().enumerate() {
         for &(from, weight) in taps {
             let (to, source) = (&mut tall[y * side..(y + 1) * side], &image[from * side..(from + 1) * side]);
-            to.iter_mut().zip(source).for_each(|(to, source)| *to += weight * source);
+            to.iter_mut().zip(source).for_each(|(to, source)| *to = add(*to, weight, *source));
         }
     }
-    let mut whole = vec![0.0; stored * stored];
+    if stored == side {
+        return tall;
+    }
+    let mut whole = vec![[0.0; 2]; stored * stored];
     for (row, source) in whole.chunks_mut(stored).zip(tall.chunks(side)) {
         for (value, taps) in row.iter_mut().zip(&along_rows) {
-            *value = taps.iter().map(|&(from, weight)| weight * source[from]).sum();
+            *value = taps.iter().fold([0.0; 2], |sum, &(from, weight)| add(sum, weight, source[from]));
         }
     }
     whole
@@ -195,13 +255,13 @@ mod tests {
     #[test]
     fn the_background_of_a_magnitude_image_is_rayleigh() {
         let heart = Heart::draw(Disease::Nor, &mut ChaCha8Rng::seed_from_u64(1));
-        let plane = Plane { center: [600.0, 0.0, 0.0], row: [1.0, 0.0, 0.0], column: [0.0, 1.0, 0.0] };
+        let plane = Plane { center: [600.0, 0.0, 0.0], row: [1.0, 0.0, 0.0], column: [0.0, 1.0, 0.0], thickness: 8.0 };
         let grid = Grid { side: 64, field_of_view: 100.0, zero_fill: 1 };
         let look = Look { snr: 10.0, shading: 1.0, lines: 1.0, field: 1.0, banding: 0.0, gamma: 1.0, gain: 20_000.0 };
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let scan = scan(&heart.at(0.0), &plane, Sequence::Cine, grid, &look, &mut rng);
         let mean = scan.pixels.iter().map(|&value| f64::from(value)).sum::<f64>() / 4096.0;
-        let sigma = 0.042 * 20_000.0;
+        let sigma = 0.04 * 20_000.0;
         assert!((mean / (sigma * (std::f64::consts::PI / 2.0).sqrt()) - 1.0).abs() < 0.03, "{mean}");
         assert!(scan.labels.iter().all(|&label| label == 0));
     }
@@ -209,10 +269,44 @@ mod tests {
     #[test]
     fn truncated_lines_ring_at_an_edge_and_keep_the_mean() {
         let grid = Grid { side: 32, field_of_view: 32.0, zero_fill: 1 };
-        let edge: Vec<f64> = (0..32 * 32).map(|i| f64::from(u8::from(i / 32 >= 16))).collect();
+        let edge: Vec<_> = (0..32 * 32).map(|i| [f64::from(u8::from(i / 32 >= 16)), 0.0]).collect();
         let rung = truncate(&edge, grid, 0.6);
-        let column: Vec<f64> = (0..32).map(|y| rung[y * 32 + 5]).collect();
+        let column: Vec<f64> = (0..32).map(|y| rung[y * 32 + 5][0]).collect();
         assert!(column.iter().copied().fold(0.0, f64::max) > 1.04);
         assert!((column[24..30].iter().sum::<f64>() / 6.0 - 1.0).abs() < 0.05);
+    }
+
+    #[test]
+    fn noise_is_acquired_and_interpolated_with_the_image() {
+        let heart = Heart::draw(Disease::Nor, &mut ChaCha8Rng::seed_from_u64(1));
+        let plane = Plane { center: [600.0, 0.0, 0.0], row: [1.0, 0.0, 0.0], column: [0.0, 1.0, 0.0], thickness: 8.0 };
+        let look = Look { snr: 10.0, shading: 1.0, lines: 1.0, field: 1.0, banding: 0.0, gamma: 1.0, gain: 20_000.0 };
+        let apart = |zero_fill: usize| {
+            let grid = Grid::of(64, 100.0, zero_fill);
+            let mut rng = ChaCha8Rng::seed_from_u64(3);
+            let pixels = scan(&heart.at(0.0), &plane, Sequence::Cine, grid, &look, &mut rng).pixels;
+            let steps = pixels.windows(2).map(|pair| f64::from(pair[0].abs_diff(pair[1])));
+            steps.sum::<f64>() / pixels.len() as f64
+        };
+        // Half a pixel apart, noise correlates by sinc(1/2), and its magnitude by about the square of that. Noise added
+        // after zero-filling would not correlate at all, and the ratio would be 1.
+        let expected = (1.0 - (2.0 / std::f64::consts::PI).powi(2)).sqrt();
+        assert!((apart(2) / apart(1) - expected).abs() < 0.04, "{} {expected}", apart(2) / apart(1));
+    }
+
+    #[test]
+    fn a_thick_slice_blurs_the_apex() {
+        let heart = Heart::draw(Disease::Nor, &mut ChaCha8Rng::seed_from_u64(1));
+        let look = Look { snr: 1e9, shading: 1.0, lines: 1.0, field: 1.0, banding: 0.0, gamma: 1.0, gain: 4000.0 };
+        let levels = |thickness: f64| {
+            let plane = Plane { thickness, ..Plane::sax(0.9 * heart.length, 0.0) };
+            let mut rng = ChaCha8Rng::seed_from_u64(3);
+            let scan = scan(&heart.at(0.0), &plane, Sequence::Cine, Grid::of(100, 100.0, 1), &look, &mut rng);
+            let blood = signal(Sequence::Cine, Tissue::LvBlood, 1.0) * look.gain;
+            let muscle = signal(Sequence::Cine, Tissue::Myocardium, 1.0) * look.gain;
+            let between = muscle + 5.0..blood - 5.0;
+            scan.pixels.iter().zip(scan.labels).filter(|(p, l)| *l == 1 && between.contains(&f64::from(**p))).count()
+        };
+        assert!(levels(8.0) > 2 * levels(0.1), "{} {}", levels(8.0), levels(0.1));
     }
 }

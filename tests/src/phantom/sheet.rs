@@ -7,10 +7,13 @@ use std::path::Path;
 use super::PhantomError;
 use super::heart::END_SYSTOLE;
 use super::planes::{Plane, View};
+use super::scanner::Grid;
 use super::signal::Sequence;
 use super::sites::{self, Acquired, SiteSpec};
 
-const TILE: usize = 150;
+const TILE: usize = 170;
+/// What of an image is shown: its middle, mm.
+const SHOWN: f64 = 190.0;
 
 /// Draws the sheet: cine short axis at base, middle and apex, the middle at end-systole, 2CH, 3CH, 4CH, late enhancement
 /// and T1 map, of one subject at each of the four scanners.
@@ -20,9 +23,15 @@ pub fn write_sheet(path: &Path, seed: u64) -> Result<(), PhantomError> {
     let mut pixels = vec![12_u8; columns * TILE * specs.len() * TILE];
     for (row, (spec, letter)) in specs.iter().zip('A'..).enumerate() {
         let mut rng = sites::rng(seed, letter, 1, "sheet");
-        let heart = spec.draw(usize::from(letter == 'B') * 2, &mut rng);
-        let sax = |along: f64| (View::Sax, Plane::sax(&heart, along, 0.0));
-        let lax = |view: View| (view, Plane::lax(&heart, view, 0.0));
+        // A heart with a scar, where there is contrast agent to show it.
+        let index = match letter {
+            'B' => 2,
+            'D' => 1,
+            _ => 0,
+        };
+        let heart = spec.draw(index, &mut rng);
+        let sax = |along: f64| (View::Sax, Plane::sax(along * heart.length, spec.turn()));
+        let lax = |view: View| (view, Plane::lax(&heart, view, spec.turn()));
         let shown = [
             (Sequence::Cine, sax(0.15), 0.0),
             (Sequence::Cine, sax(0.45), 0.0),
@@ -38,9 +47,10 @@ pub fn write_sheet(path: &Path, seed: u64) -> Result<(), PhantomError> {
             if letter == 'A' && sequence == Sequence::Lge || letter == 'C' && sequence == Sequence::T1Map {
                 continue;
             }
-            let acquired = Acquired { sequence, view, plane, phases: 1, slice: 0, slices: 1, along: None };
+            let breath = [0.0; 3];
+            let acquired = Acquired { sequence, view, plane, breath, phases: 1, slice: 0, spacing: None, along: None };
             let scan = spec.scan(&heart, phase, &acquired, &mut rng);
-            place(&mut pixels, columns * TILE, column * TILE, row * TILE, &scan.pixels, spec.stored_side());
+            place(&mut pixels, columns * TILE, column * TILE, row * TILE, &scan.pixels, spec.grid());
         }
     }
     let mut encoder =
@@ -50,15 +60,20 @@ pub fn write_sheet(path: &Path, seed: u64) -> Result<(), PhantomError> {
     Ok(())
 }
 
-/// Puts an image into its tile, scaled to its brightest hundredth.
-fn place(pixels: &mut [u8], width: usize, left: usize, top: usize, image: &[u16], side: usize) {
-    let mut sorted = image.to_vec();
+/// Puts the middle of an image into its tile, scaled from its darkest hundredth to its brightest.
+fn place(pixels: &mut [u8], width: usize, left: usize, top: usize, image: &[u16], grid: Grid) {
+    let side = grid.stored();
+    let source = |index: usize| {
+        let mm = (index as f64 / (TILE - 2) as f64 - 0.5) * SHOWN;
+        ((mm / grid.spacing() + side as f64 / 2.0) as usize).min(side - 1)
+    };
+    let shown = || (0..TILE - 2).flat_map(|y| (0..TILE - 2).map(move |x| (x, y)));
+    let value = |(x, y): (usize, usize)| image[source(y) * side + source(x)];
+    let mut sorted: Vec<u16> = shown().map(value).collect();
     sorted.sort_unstable();
-    let white = f64::from(sorted[sorted.len() * 99 / 100].max(1));
-    for y in 0..TILE - 2 {
-        for x in 0..TILE - 2 {
-            let source = image[(y * side / (TILE - 2)) * side + x * side / (TILE - 2)];
-            pixels[(top + y) * width + left + x] = (f64::from(source) / white * 255.0).min(255.0) as u8;
-        }
+    let [black, white] = [1, 99].map(|percent| f64::from(sorted[sorted.len() * percent / 100]));
+    for (x, y) in shown() {
+        pixels[(top + y) * width + left + x] =
+            ((f64::from(value((x, y))) - black) / (white - black).max(1.0) * 255.0) as u8;
     }
 }

@@ -1,5 +1,6 @@
-//! The four hospitals: vendor, mix and size, each a knob of its own, so that a cause can be told from another.
+//! The four hospitals: contrast, mix and size, each a knob of its own, so that a cause can be told from another.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,131 +12,220 @@ use rayon::prelude::*;
 
 use super::dicom::{self, Header, Vendor};
 use super::heart::{Disease, Heart};
-use super::planes::{Plane, View};
+use super::planes::{self, Plane, Vector, View};
 use super::scanner::{self, Grid, Look};
-use super::signal::Sequence;
-use super::truth::{SeriesTruth, SiteTruth, SubjectTruth};
+use super::signal::{self, Sequence};
+use super::truth::{SiteTruth, SliceTruth, SubjectTruth};
 use super::{PhantomError, Progress, dicom_folder};
 
-/// One hospital's phantom.
+/// One hospital's phantom: a size (how many subjects), a look (the scanner's), a mix (what is scanned, of whom).
+///
+/// Each is made equal everywhere by [`SiteSpec::same_size`], [`SiteSpec::same_contrast`] and [`SiteSpec::same_mix`]. With
+/// all three, sites differ in their patients, their names and their tags, and in nothing a scanner or a choice adds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SiteSpec {
     letter: char,
     vendor: Vendor,
-    look: Look,
-    grid: Grid,
-    turn: f64,
     subjects: usize,
+    contrast: Contrast,
     mix: Mix,
+    detail: Detail,
+}
+
+/// How finely a hospital is imitated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Detail {
+    Small,
+    Demo,
+    Full,
+}
+
+/// How a vendor's images look: signal, acquired resolution and zero-filling, orientation in the plane.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Contrast {
+    look: Look,
+    demo: Grid,
+    full: Grid,
+    turn: f64,
 }
 
 /// What a hospital scans, of whom.
 #[derive(Clone, Debug, PartialEq)]
 struct Mix {
     diseases: Vec<Disease>,
-    sax_slices: usize,
-    sax_phases: usize,
     views: Vec<View>,
-    lax_phases: usize,
-    lge: Option<(Sequence, usize)>,
-    maps: usize,
+    lge: Option<Sequence>,
+    maps: bool,
+    demo: Counts,
+    full: Counts,
 }
 
-const LOOK_A: Look = Look { snr: 35.0, shading: 1.2, lines: 0.85, field: 1.0, banding: 0.0, gamma: 1.0, gain: 2600.0 };
-const ALL_VIEWS: [View; 3] = [View::TwoChamber, View::ThreeChamber, View::FourChamber];
+/// How many slices and phases.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Counts {
+    sax: Stack,
+    sax_phases: usize,
+    lax_phases: usize,
+    lge: Stack,
+    maps: Stack,
+}
+
+/// Parallel slices from base to apex, the middle of the first half a spacing below the mitral plane.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Stack {
+    slices: usize,
+    /// From the middle of a slice to that of the next, mm.
+    spacing: f64,
+}
+
+impl Stack {
+    const fn of(slices: usize, spacing: f64) -> Self {
+        Self { slices, spacing }
+    }
+
+    /// Where the slices are, mm below the mitral plane.
+    fn depths(self) -> impl Iterator<Item = f64> {
+        (0..self.slices).map(move |slice| (slice as f64 + 0.5) * self.spacing)
+    }
+}
+
+const SMALL: Counts =
+    Counts { sax: Stack::of(3, 30.0), sax_phases: 2, lax_phases: 2, lge: Stack::of(3, 30.0), maps: Stack::of(1, 80.0) };
 
 impl SiteSpec {
     /// Site A: Siemens 1.5 T, a cohort of healthy volunteers in the shape of UK Biobank; no contrast agent.
     pub fn a(subjects: usize) -> Self {
         let mix = Mix {
             diseases: vec![Disease::Nor],
-            sax_slices: 6,
-            sax_phases: 6,
-            views: ALL_VIEWS.to_vec(),
-            lax_phases: 6,
+            views: vec![View::TwoChamber, View::ThreeChamber, View::FourChamber],
             lge: None,
-            maps: 3,
+            maps: true,
+            demo: Counts {
+                sax: Stack::of(6, 15.0),
+                sax_phases: 6,
+                lax_phases: 6,
+                lge: Stack::of(6, 15.0),
+                maps: Stack::of(3, 25.0),
+            },
+            full: Counts {
+                sax: Stack::of(10, 10.0),
+                sax_phases: 50,
+                lax_phases: 50,
+                lge: Stack::of(9, 10.0),
+                maps: Stack::of(1, 80.0),
+            },
         };
-        let grid = Grid { side: 136, field_of_view: 272.0, zero_fill: 1 };
-        Self { letter: 'A', vendor: Vendor::Siemens, look: LOOK_A, grid, turn: 0.0, subjects, mix }
+        let look = Look { snr: 35.0, shading: 1.2, lines: 0.85, field: 1.0, banding: 0.0, gamma: 1.0, gain: 2600.0 };
+        let contrast = Contrast { look, demo: Grid::of(136, 272.0, 1), full: Grid::of(208, 374.4, 1), turn: 0.0 };
+        Self { letter: 'A', vendor: Vendor::Siemens, subjects, contrast, mix, detail: Detail::Demo }
     }
 
-    /// Site B: Philips 3 T, a tertiary center: infarcts and dilated hearts.
+    /// Site B: Philips 3 T, a tertiary center: infarcts and dilated hearts. Four-chamber cines are enhanced MR images.
     pub fn b(subjects: usize) -> Self {
         let mix = Mix {
             diseases: vec![Disease::Minf, Disease::Dcm, Disease::Minf, Disease::Nor],
-            sax_slices: 5,
-            sax_phases: 6,
-            views: ALL_VIEWS.to_vec(),
-            lax_phases: 6,
-            lge: Some((Sequence::Psir, 6)),
-            maps: 3,
+            views: vec![View::TwoChamber, View::ThreeChamber, View::FourChamber],
+            lge: Some(Sequence::Psir),
+            maps: true,
+            demo: Counts {
+                sax: Stack::of(5, 18.0),
+                sax_phases: 6,
+                lax_phases: 6,
+                lge: Stack::of(6, 15.0),
+                maps: Stack::of(3, 25.0),
+            },
+            full: Counts {
+                sax: Stack::of(10, 10.0),
+                sax_phases: 30,
+                lax_phases: 30,
+                lge: Stack::of(10, 10.0),
+                maps: Stack::of(3, 25.0),
+            },
         };
         let look = Look { snr: 25.0, shading: 2.0, lines: 0.8, field: 1.1, banding: 0.5, gamma: 1.0, gain: 1900.0 };
-        let grid = Grid { side: 144, field_of_view: 260.0, zero_fill: 1 };
-        Self { letter: 'B', vendor: Vendor::Philips, look, grid, turn: 0.35, subjects, mix }
+        let contrast = Contrast { look, demo: Grid::of(144, 260.0, 1), full: Grid::of(140, 364.0, 2), turn: 0.35 };
+        Self { letter: 'B', vendor: Vendor::Philips, subjects, contrast, mix, detail: Detail::Demo }
     }
 
     /// Site C: GE 1.5 T, a community hospital: noisy and zero-filled, long axes first, thick hearts.
     pub fn c(subjects: usize) -> Self {
         let mix = Mix {
             diseases: vec![Disease::Hcm, Disease::Nor, Disease::Hcm, Disease::Arv],
-            sax_slices: 4,
-            sax_phases: 5,
             views: vec![View::TwoChamber, View::FourChamber, View::ThreeChamber],
-            lax_phases: 10,
-            lge: Some((Sequence::Lge, 6)),
-            maps: 0,
+            lge: Some(Sequence::Lge),
+            maps: false,
+            demo: Counts {
+                sax: Stack::of(4, 22.0),
+                sax_phases: 5,
+                lax_phases: 10,
+                lge: Stack::of(6, 15.0),
+                maps: Stack::of(3, 25.0),
+            },
+            full: Counts {
+                sax: Stack::of(12, 8.0),
+                sax_phases: 20,
+                lax_phases: 25,
+                lge: Stack::of(12, 8.0),
+                maps: Stack::of(3, 25.0),
+            },
         };
         let look = Look { snr: 15.0, shading: 1.5, lines: 0.62, field: 1.0, banding: 0.0, gamma: 1.0, gain: 2200.0 };
-        let grid = Grid { side: 96, field_of_view: 288.0, zero_fill: 2 };
-        Self { letter: 'C', vendor: Vendor::Ge, look, grid, turn: -0.1, subjects, mix }
+        let contrast = Contrast { look, demo: Grid::of(96, 288.0, 2), full: Grid::of(256, 410.0, 2), turn: -0.1 };
+        Self { letter: 'C', vendor: Vendor::Ge, subjects, contrast, mix, detail: Detail::Demo }
     }
 
     /// Site D: Canon 3 T, unseen in training.
     pub fn d(subjects: usize) -> Self {
         let mix = Mix {
             diseases: vec![Disease::Nor, Disease::Minf, Disease::Hcm, Disease::Dcm],
-            sax_slices: 6,
-            sax_phases: 5,
-            views: ALL_VIEWS.to_vec(),
-            lax_phases: 6,
-            lge: Some((Sequence::Lge, 6)),
-            maps: 3,
+            views: vec![View::TwoChamber, View::ThreeChamber, View::FourChamber],
+            lge: Some(Sequence::Lge),
+            maps: true,
+            demo: Counts {
+                sax: Stack::of(6, 15.0),
+                sax_phases: 5,
+                lax_phases: 6,
+                lge: Stack::of(6, 15.0),
+                maps: Stack::of(3, 25.0),
+            },
+            full: Counts {
+                sax: Stack::of(10, 10.0),
+                sax_phases: 28,
+                lax_phases: 28,
+                lge: Stack::of(10, 10.0),
+                maps: Stack::of(3, 25.0),
+            },
         };
         let look = Look { snr: 20.0, shading: 3.2, lines: 0.75, field: 1.1, banding: 0.25, gamma: 1.3, gain: 2400.0 };
-        let grid = Grid { side: 128, field_of_view: 250.0, zero_fill: 1 };
-        Self { letter: 'D', vendor: Vendor::Canon, look, grid, turn: 0.15, subjects, mix }
+        let contrast = Contrast { look, demo: Grid::of(128, 250.0, 1), full: Grid::of(256, 358.4, 1), turn: 0.15 };
+        Self { letter: 'D', vendor: Vendor::Canon, subjects, contrast, mix, detail: Detail::Demo }
+    }
+
+    /// The matrices, phases and slices that such hospitals have: 20 to 50 phases, ten slices 10 mm apart (site C: twelve,
+    /// 8 mm), 208 to 512 pixels a side. Tens of times the images of a spec as it is first made, which has the demo's
+    /// size: few phases on coarser grids, and fewer slices, further apart, over the same heart.
+    pub fn full(self) -> Self {
+        Self { detail: Detail::Full, ..self }
     }
 
     /// Fewer slices and phases on a coarse grid: for tests that need files and not beauty.
-    pub fn small(mut self) -> Self {
-        self.grid = Grid { side: 40, zero_fill: 1, ..self.grid };
-        self.mix.sax_slices = 3;
-        self.mix.sax_phases = 2;
-        self.mix.lax_phases = 2;
-        self.mix.maps = self.mix.maps.min(1);
-        self.mix.lge = self.mix.lge.map(|(sequence, _)| (sequence, 3));
-        self
+    pub fn small(self) -> Self {
+        Self { detail: Detail::Small, ..self }
     }
 
-    /// The same scanner everywhere (site A's).
-    pub fn same_contrast(mut self) -> Self {
-        self.look = LOOK_A;
-        self
+    /// The same scanner everywhere (site A's): its signal, resolution and orientation.
+    pub fn same_contrast(self) -> Self {
+        Self { contrast: Self::a(0).contrast, ..self }
     }
 
     /// The same sequences, views and diseases everywhere.
-    pub fn same_mix(mut self) -> Self {
-        self.mix = Self::d(0).mix;
-        self
+    pub fn same_mix(self) -> Self {
+        Self { mix: Self::d(0).mix, ..self }
     }
 
-    /// The same number of subjects and the same matrix everywhere.
-    pub fn same_size(mut self, subjects: usize) -> Self {
-        self.subjects = subjects;
-        self.grid = Self::a(0).grid;
-        self
+    /// The same number of subjects everywhere.
+    pub fn same_size(self, subjects: usize) -> Self {
+        Self { subjects, ..self }
     }
 
     /// The spec of a letter.
@@ -154,44 +244,64 @@ impl SiteSpec {
     }
 
     pub(super) fn scan(&self, heart: &Heart, phase: f64, acquired: &Acquired, rng: &mut ChaCha8Rng) -> scanner::Scan {
-        scanner::scan(&heart.at(phase), &acquired.plane, acquired.sequence, self.grid, &self.look, rng)
+        // The patient moved, not the scanner: what is written is the plane that was asked for.
+        let plane = acquired.plane.clone().shifted(planes::scaled(acquired.breath, -1.0));
+        scanner::scan(&heart.at(phase), &plane, acquired.sequence, self.grid(), &self.contrast.look, rng)
     }
 
-    pub(super) fn stored_side(&self) -> usize {
-        self.grid.stored()
+    pub(super) fn grid(&self) -> Grid {
+        match self.detail {
+            Detail::Small => Grid::of(40, self.contrast.demo.field_of_view, 1),
+            Detail::Demo => self.contrast.demo,
+            Detail::Full => self.contrast.full,
+        }
     }
 
-    /// Every series of a subject, in the order it is scanned.
+    pub(super) fn turn(&self) -> f64 {
+        self.contrast.turn
+    }
+
+    fn counts(&self) -> Counts {
+        match self.detail {
+            Detail::Small => SMALL,
+            Detail::Demo => self.mix.demo,
+            Detail::Full => self.mix.full,
+        }
+    }
+
+    /// Every slice of a subject, in the order it is scanned.
     pub(super) fn acquired(&self, heart: &Heart, rng: &mut ChaCha8Rng) -> Vec<Acquired> {
-        let mut all = Vec::new();
-        let mut breath = || (rng.random::<f64>() * 2.0 - 1.0) * 2.5;
-        let along = |index: usize, count: usize| 0.08 + 0.80 * index as f64 / (count - 1).max(1) as f64;
-        let mut stack = |all: &mut Vec<Acquired>, sequence, count: usize, phases| {
-            for slice in 0..count {
-                let along = if count == 1 { 0.45 } else { along(slice, count) };
-                let plane = Plane::sax(heart, along, self.turn).shifted(breath());
-                all.push(Acquired {
-                    sequence,
-                    view: View::Sax,
-                    plane,
-                    phases,
-                    slice,
-                    slices: count,
-                    along: Some(along),
-                });
-            }
-        };
-        stack(&mut all, Sequence::Cine, self.mix.sax_slices, self.mix.sax_phases);
-        if let Some((sequence, count)) = self.mix.lge {
-            stack(&mut all, sequence, count, 1);
-        }
-        stack(&mut all, Sequence::T1Map, self.mix.maps, 1);
-        for &view in &self.mix.views {
-            let plane = Plane::lax(heart, view, self.turn);
-            let phases = self.mix.lax_phases;
-            all.push(Acquired { sequence: Sequence::Cine, view, plane, phases, slice: 0, slices: 1, along: None });
-        }
-        all
+        let (counts, turn) = (self.counts(), self.contrast.turn);
+        let stacks = [
+            Some((Sequence::Cine, counts.sax, counts.sax_phases)),
+            self.mix.lge.map(|sequence| (sequence, counts.lge, 1)),
+            self.mix.maps.then_some((Sequence::T1Map, counts.maps, 1)),
+        ];
+        let short = stacks.into_iter().flatten().flat_map(|(sequence, stack, phases)| {
+            stack.depths().enumerate().map(move |(slice, depth)| Acquired {
+                sequence,
+                view: View::Sax,
+                plane: Plane::sax(depth, turn),
+                breath: [0.0; 3],
+                phases,
+                slice,
+                spacing: (stack.slices > 1).then_some(stack.spacing),
+                along: Some(depth / heart.length),
+            })
+        });
+        let long = self.mix.views.iter().map(|&view| Acquired {
+            sequence: Sequence::Cine,
+            view,
+            plane: Plane::lax(heart, view, turn),
+            breath: [0.0; 3],
+            phases: counts.lax_phases,
+            slice: 0,
+            spacing: None,
+            along: None,
+        });
+        // Breath holds differ, by what the diaphragm moves.
+        let mut breath = || [0.0, 0.5, 2.5].map(|most: f64| most * (rng.random::<f64>() * 2.0 - 1.0));
+        short.chain(long).map(|acquired| Acquired { breath: breath(), ..acquired }).collect()
     }
 }
 
@@ -200,10 +310,14 @@ impl SiteSpec {
 pub(super) struct Acquired {
     pub(super) sequence: Sequence,
     pub(super) view: View,
+    /// As the scanner was told.
     pub(super) plane: Plane,
+    /// How far the patient had moved, mm.
+    pub(super) breath: Vector,
     pub(super) phases: usize,
     pub(super) slice: usize,
-    pub(super) slices: usize,
+    /// From slice to slice of a stack, mm.
+    pub(super) spacing: Option<f64>,
     pub(super) along: Option<f64>,
 }
 
@@ -252,38 +366,47 @@ fn write_subject(
         _ => format!("PHANTOM-{}{index:04}", spec.letter),
     };
     let mut writer = dicom::Writer::new(spec.vendor, images, &patient_id)?;
-    let (mut series, mut count) = (Vec::new(), 0);
-    for (number, acquired) in spec.acquired(&heart, &mut rng).iter().enumerate() {
-        let uid = |kind: &str| dicom::uid(&format!("{seed} {} {index} {kind}", spec.letter));
-        let series_uid = uid(&format!("series {}", dicom::series_key(spec.vendor, acquired, number)));
-        for phase in 0..acquired.phases {
-            let moment = phase as f64 / acquired.phases as f64;
-            let scan = spec.scan(&heart, moment, acquired, &mut rng);
-            let sop_uid = uid(&format!("image {number} {phase}"));
-            let header = Header {
-                vendor: spec.vendor,
-                patient_id: &patient_id,
-                letter: spec.letter,
-                index,
-                study_uid: &uid("study"),
-                series_uid: &series_uid,
-                sop_uid: &sop_uid,
-                series_number: number + 1,
-                acquired,
-                phase,
-                spacing: spec.grid.spacing(),
-                side: spec.stored_side(),
-            };
-            writer.write(&header, &scan.pixels)?;
-            write_labels(
-                &truth_folder.join(&patient_id).join(format!("{sop_uid}.png")),
-                &scan.labels,
-                spec.stored_side(),
-            )?;
-            count += 1;
+    let labels = |name: &str, scan: &scanner::Scan| {
+        write_labels(&truth_folder.join(&patient_id).join(format!("{name}.png")), &scan.labels, spec.grid().stored())
+    };
+    let uid = |kind: &str| dicom::uid(&format!("{seed} {} {index} {kind}", spec.letter));
+    let (mut series, mut numbers, mut count) = (Vec::new(), BTreeMap::new(), 0);
+    for (place, acquired) in spec.acquired(&heart, &mut rng).iter().enumerate() {
+        let key = dicom::series_key(spec.vendor, acquired);
+        let series_uid = uid(&format!("series {key}"));
+        let next = numbers.len() + 1;
+        let header = Header {
+            vendor: spec.vendor,
+            patient_id: &patient_id,
+            letter: spec.letter,
+            index,
+            study_uid: &uid("study"),
+            series_uid: &series_uid,
+            series_number: *numbers.entry(key).or_insert(next),
+            acquired,
+            grid: spec.grid(),
+            inversion_ms: signal::inversion_ms(spec.contrast.look.field),
+        };
+        let scans: Vec<_> = (0..acquired.phases)
+            .map(|phase| spec.scan(&heart, phase as f64 / acquired.phases as f64, acquired, &mut rng))
+            .collect();
+        if dicom::is_enhanced(spec.vendor, acquired) {
+            let sop_uid = uid(&format!("image {place}"));
+            let frames: Vec<_> = scans.iter().map(|scan| scan.pixels.as_slice()).collect();
+            writer.write_enhanced(&header, &sop_uid, &frames)?;
+            for (frame, scan) in scans.iter().enumerate() {
+                labels(&format!("{sop_uid}.{}", frame + 1), scan)?;
+            }
+        } else {
+            for (phase, scan) in scans.iter().enumerate() {
+                let sop_uid = uid(&format!("image {place} {phase}"));
+                writer.write(&header, &sop_uid, phase, &scan.pixels)?;
+                labels(&sop_uid, scan)?;
+            }
         }
-        let Acquired { sequence, view, along, .. } = *acquired;
-        series.push(SeriesTruth { uid: series_uid, sequence, view, along });
+        count += scans.len();
+        let Acquired { sequence, view, along, breath, .. } = *acquired;
+        series.push(SliceTruth { series_uid, sequence, view, along, breath_mm: breath });
     }
     writer.finish()?;
     Ok(SubjectTruth::of(&heart, patient_id, count, series))
@@ -305,6 +428,7 @@ fn write_labels(path: &Path, labels: &[u8], side: usize) -> Result<(), PhantomEr
 
 #[cfg(test)]
 mod tests {
+    use super::super::heart::END_SYSTOLE;
     use super::*;
 
     fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
@@ -344,40 +468,48 @@ mod tests {
         let lge = |acquired: &Acquired| matches!(acquired.sequence, Sequence::Lge | Sequence::Psir);
         assert!(!SiteSpec::a(1).acquired(&heart, &mut rng).iter().any(lge));
         assert!(SiteSpec::a(1).same_mix().acquired(&heart, &mut rng).iter().any(lge));
-        let (c, plain) = (SiteSpec::c(3), SiteSpec::c(3).same_contrast());
-        assert_eq!((plain.look, plain.grid, &plain.mix), (LOOK_A, c.grid, &c.mix));
-        let sized = SiteSpec::c(3).same_size(9);
-        assert_eq!((sized.look, sized.subjects, &sized.mix), (c.look, 9, &c.mix));
+        let (a, c, d) = (SiteSpec::a(3), SiteSpec::c(3), SiteSpec::d(3));
+        assert_eq!(c.clone().same_contrast(), SiteSpec { contrast: a.contrast, ..c.clone() });
+        assert_eq!(c.clone().same_mix(), SiteSpec { mix: d.mix, ..c.clone() });
+        assert_eq!(c.clone().same_size(9), SiteSpec { subjects: 9, ..c });
     }
 
     #[test]
-    fn the_short_axis_masks_hold_the_stated_ejection_fraction() {
-        let spec = SiteSpec::d(1);
-        let mut rng = rng(4, 'D', 0, "test");
-        let heart = spec.draw(0, &mut rng);
-        let volume = |phase: f64, rng: &mut ChaCha8Rng| {
-            let slices = 24;
-            let step = (heart.length + 10.0) / f64::from(slices);
-            (0..slices)
-                .map(|slice| {
-                    let plane = Plane::sax(&heart, (f64::from(slice) + 0.5) * step / heart.length, 0.0);
-                    let acquired = Acquired {
-                        sequence: Sequence::Cine,
-                        view: View::Sax,
-                        plane,
-                        phases: 1,
-                        slice: 0,
-                        slices: 1,
-                        along: None,
-                    };
-                    let blood =
-                        spec.scan(&heart, phase, &acquired, rng).labels.iter().filter(|label| **label == 1).count();
-                    blood as f64 * spec.grid.spacing().powi(2) * step / 1000.0
-                })
-                .sum::<f64>()
+    fn sites_made_the_same_differ_in_names_and_tags_alone() {
+        let images = |spec: SiteSpec| -> Vec<(Acquired, scanner::Scan)> {
+            let spec = spec.small().same_contrast().same_mix().same_size(1);
+            let mut rng = rng(7, 'X', 0, "the same patient");
+            let heart = spec.draw(0, &mut rng);
+            let acquired = spec.acquired(&heart, &mut rng);
+            acquired.into_iter().map(|one| (one.clone(), spec.scan(&heart, 0.2, &one, &mut rng))).collect()
         };
-        let (edv, esv) = (volume(0.0, &mut rng), volume(super::super::heart::END_SYSTOLE, &mut rng));
-        let found = 1.0 - esv / edv;
-        assert!((found - heart.ejection_fraction()).abs() < 0.03, "{found} {}", heart.ejection_fraction());
+        let of_a = images(SiteSpec::a(5));
+        assert!([SiteSpec::b(2), SiteSpec::c(3), SiteSpec::d(1)].into_iter().all(|spec| images(spec) == of_a));
+    }
+
+    #[test]
+    fn masks_times_spacing_give_the_stated_volumes_at_every_site() {
+        for spec in [SiteSpec::a(1), SiteSpec::b(1), SiteSpec::c(1), SiteSpec::d(1), SiteSpec::a(1).full()] {
+            let mut rng = rng(4, spec.letter, 0, "test");
+            let heart = spec.draw(0, &mut rng);
+            let stack = spec.acquired(&heart, &mut rng);
+            let cines = || stack.iter().filter(|one| one.view == View::Sax && one.sequence == Sequence::Cine);
+            let mut volume = |phase: f64| -> f64 {
+                let slice = |one: &Acquired| {
+                    let blood =
+                        spec.scan(&heart, phase, one, &mut rng).labels.iter().filter(|label| **label == 1).count();
+                    blood as f64 * spec.grid().spacing().powi(2) * one.spacing.unwrap_or_default() / 1000.0
+                };
+                cines().map(slice).sum()
+            };
+            let (edv, esv) = (volume(0.0), volume(END_SYSTOLE));
+            assert!((edv / heart.edv - 1.0).abs() < 0.06, "{}: {edv} {}", spec.letter, heart.edv);
+            assert!(
+                ((1.0 - esv / edv) - heart.ejection_fraction()).abs() < 0.06,
+                "{}: {esv} {}",
+                spec.letter,
+                heart.esv
+            );
+        }
     }
 }

@@ -1,9 +1,12 @@
 //! Ground truth, kept beside the images and never inside the folder an agent is pointed at.
 
+use std::f64::consts::PI;
+
 use serde::{Deserialize, Serialize};
 
 use super::heart::{Disease, END_SYSTOLE, Heart, Scar};
-use super::planes;
+use super::planes::{self, Vector, View};
+use super::signal::Sequence;
 
 /// What is true of a site's phantom.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,27 +43,24 @@ pub struct SubjectTruth {
     pub landmarks_mm: Vec<(String, [f64; 3])>,
     /// Images written.
     pub images: usize,
-    /// Series by their UID: sequence and view as they truly are.
-    pub(crate) series: Vec<SeriesTruth>,
+    /// Slices in the order they were scanned: sequence and view as they truly are.
+    pub(crate) slices: Vec<SliceTruth>,
 }
 
-/// What is true of one series.
+/// What is true of one slice.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct SeriesTruth {
-    pub(crate) uid: String,
-    pub(crate) sequence: super::signal::Sequence,
-    pub(crate) view: super::planes::View,
+pub(crate) struct SliceTruth {
+    pub(crate) series_uid: String,
+    pub(crate) sequence: Sequence,
+    pub(crate) view: View,
     /// Place along the long axis, 0 base to 1 apex, of a short-axis slice.
     pub(crate) along: Option<f64>,
+    /// How far the patient had moved in this breath hold, mm: landmarks and segmentations move with it.
+    pub(crate) breath_mm: [f64; 3],
 }
 
 impl SubjectTruth {
-    pub(crate) fn of(heart: &Heart, patient_id: String, images: usize, series: Vec<SeriesTruth>) -> Self {
-        let (base, beat) = (heart.base(0.0), heart.volume(0.0));
-        let radius = (beat * 1000.0 * 1.5 / (std::f64::consts::PI * (heart.length - base))).sqrt();
-        let outer = radius + 8.0;
-        let landmark = |name: &str, place: [f64; 3]| (name.to_owned(), planes::in_patient(place));
-        let middle = 0.45 * heart.length;
+    pub(crate) fn of(heart: &Heart, patient_id: String, images: usize, slices: Vec<SliceTruth>) -> Self {
         Self {
             patient_id,
             disease: heart.disease,
@@ -69,20 +69,60 @@ impl SubjectTruth {
             ef_percent: 100.0 * heart.ejection_fraction(),
             scar: heart.scar().is_some(),
             scar_shape: heart.scar(),
-            landmarks_mm: vec![
-                landmark("apex", [0.0, 0.0, heart.length]),
-                landmark("mitral annulus, septal", [radius, 0.0, base]),
-                landmark("mitral annulus, lateral", [-radius, 0.0, base]),
-                landmark("RV insertion, anterior, mid", [outer * 0.5, -outer * 0.86, middle]),
-                landmark("RV insertion, inferior, mid", [outer * 0.5, outer * 0.86, middle]),
-            ],
+            landmarks_mm: landmarks(heart),
             images,
-            series,
+            slices,
         }
     }
 
     /// Phase of the cycle at end-systole.
     pub fn end_systole() -> f64 {
         END_SYSTOLE
+    }
+}
+
+/// Landmarks at end-diastole, in the patient's axes.
+fn landmarks(heart: &Heart) -> Vec<(String, Vector)> {
+    let beat = heart.at(0.0);
+    let middle = 0.45 * heart.length;
+    let found = [
+        ("apex", Some([0.0, 0.0, heart.length])),
+        ("mitral annulus, septal", Some(beat.annulus(0.0))),
+        ("mitral annulus, lateral", Some(beat.annulus(PI))),
+        ("RV insertion, anterior, mid", beat.insertion(middle, -1.0)),
+        ("RV insertion, inferior, mid", beat.insertion(middle, 1.0)),
+    ];
+    found.into_iter().filter_map(|(name, place)| Some((name.to_owned(), planes::in_patient(place?)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::super::planes::Plane;
+    use super::super::scanner::{self, Grid, Look};
+    use super::*;
+
+    #[test]
+    fn insertion_landmarks_lie_where_myocardium_right_ventricle_and_background_meet() {
+        let look = Look { snr: 30.0, shading: 1.0, lines: 1.0, field: 1.0, banding: 0.0, gamma: 1.0, gain: 2000.0 };
+        let grid = Grid::of(200, 100.0, 1);
+        for disease in [Disease::Nor, Disease::Minf, Disease::Dcm, Disease::Hcm, Disease::Arv] {
+            for seed in 0..6 {
+                let mut rng = ChaCha8Rng::seed_from_u64(seed);
+                let heart = Heart::draw(disease, &mut rng);
+                let plane = Plane::sax(0.45 * heart.length, 0.0);
+                let labels = scanner::scan(&heart.at(0.0), &plane, Sequence::Cine, grid, &look, &mut rng).labels;
+                for (name, place) in landmarks(&heart).iter().filter(|(name, _)| name.starts_with("RV")) {
+                    let [x, y] = plane.pixel_mm(*place).map(|mm| 2.0 * mm + 99.5);
+                    let near = |wanted: &[u8]| {
+                        let pixel = |i: usize| ((i % 200) as f64 - x, (i / 200) as f64 - y);
+                        (0..labels.len()).any(|i| wanted.contains(&labels[i]) && pixel(i).0.hypot(pixel(i).1) < 3.0)
+                    };
+                    assert!(near(&[2, 6]) && near(&[3]) && near(&[0]), "{disease:?} {seed} {name}: {x} {y}");
+                }
+            }
+        }
     }
 }
