@@ -122,7 +122,7 @@ pub fn index_all(
         reports.push((source.clone(), report));
     }
     sources.write(&sources_file(home))?;
-    let frames = reports.last().map_or(0, |(_, report)| report.frames);
+    let frames = reports.last().map_or(0, |(_, report)| report.cache_frames);
     durable::write(&finished(&cache), sources.digest().to_string().as_bytes())?;
     Ok(Indexed { frames, reports })
 }

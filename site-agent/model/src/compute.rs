@@ -8,6 +8,7 @@ use common::NamedTensors;
 use common::plan::ModelPlan;
 
 use crate::dino;
+use crate::fused::Fused;
 use crate::names::BACKBONE;
 use crate::parameters::{Parameters, host};
 use crate::vit::{self, Images};
@@ -70,8 +71,9 @@ impl<B: AutodiffBackend> On<B> {
     }
 }
 
-impl<B: AutodiffBackend> Compute for On<B>
+impl<B: AutodiffBackend + Fused> Compute for On<B>
 where
+    B::InnerBackend: Fused,
     B::Device: Send,
 {
     fn step(&self, input: &StepInput<'_>) -> StepOutput {

@@ -1,16 +1,17 @@
 //! DINO (Caron et al. 2021, Algorithm 1, with multi-crop): head, cross-crop loss, and what the teacher says.
 
 use burn::tensor::Tensor;
-use burn::tensor::activation::{gelu, log_softmax, softmax};
+use burn::tensor::activation::softmax;
 use burn::tensor::backend::Backend;
 
+use crate::fused::{Fused, Pairs};
 use crate::parameters::{Parameters, host, tensor};
 use crate::vit::linear;
 
 /// The projection head: `[rows, dim]` to prototypes, `[rows, K]`.
-pub(crate) fn project<B: Backend>(weights: &Parameters<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
-    let x = gelu(linear(weights, "head.mlp.0", x));
-    let x = gelu(linear(weights, "head.mlp.2", x));
+pub(crate) fn project<B: Fused>(weights: &Parameters<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let x = B::exact_gelu(linear(weights, "head.mlp.0", x));
+    let x = B::exact_gelu(linear(weights, "head.mlp.2", x));
     let x = unit(linear(weights, "head.mlp.4", x), 1e-12);
     // Weight normalization (Salimans and Kingma 2016): direction v, length g.
     let v = weights.matrix("head.last_layer.weight_v");
@@ -34,22 +35,13 @@ pub(crate) fn sharpen<B: Backend>(logits: Tensor<B, 2>, center: &[f32], temperat
 ///
 /// `targets` is `[2 * batch, K]`, `learnt` is `[crops * batch, K]`, both with crops outermost; no crop is asked to predict
 /// itself.
-pub(crate) fn cross_crop_loss<B: Backend>(
+pub(crate) fn cross_crop_loss<B: Fused>(
     targets: Tensor<B, 2>,
     learnt: Tensor<B, 2>,
     batch: usize,
     temperature: f64,
 ) -> Tensor<B, 1> {
-    let [rows, k] = learnt.dims();
-    let crops = rows / batch;
-    let first = targets.clone().slice([0..batch, 0..k]);
-    let second = targets.slice([batch..2 * batch, 0..k]);
-    // The targets of a student crop, added up over the teacher crops it is held to.
-    let both = first.clone() + second.clone();
-    let wanted = [second, first].into_iter().chain((2..crops).map(|_| both.clone())).collect();
-    let pairs = 2 * crops - 2;
-    let cross = Tensor::cat(wanted, 0) * log_softmax(learnt / temperature, 1);
-    cross.sum() / -((pairs * batch) as f64)
+    B::cross_entropy(learnt, targets, Pairs { batch, temperature })
 }
 
 /// KoLeo (Sablayrolles et al. 2019): minus the mean log distance of a unit feature to its nearest neighbor in the batch.

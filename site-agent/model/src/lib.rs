@@ -10,6 +10,7 @@ pub mod device;
 mod dino;
 pub mod export;
 pub mod features;
+mod fused;
 mod init;
 pub mod knn;
 pub mod meters;

@@ -2,14 +2,16 @@
 //! exact GELU, attention scale `1/sqrt(head dim)`.
 
 use burn::tensor::Tensor;
-use burn::tensor::activation::{gelu, softmax};
+use burn::tensor::activation::softmax;
 use burn::tensor::backend::Backend;
 use common::plan::ModelPlan;
 
+use crate::fused::{Fused, Heads};
 use crate::parameters::{Parameters, tensor};
 use crate::position;
 
-const NORM_EPS: f64 = 1e-6;
+/// Added to a variance in LayerNorm.
+pub(crate) const NORM_EPS: f64 = 1e-6;
 
 /// Images on the host: `[count, channels, side, side]`, row-major.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +26,7 @@ pub(crate) struct Images<'a> {
 pub(crate) type DropPath = [[Vec<f32>; 2]];
 
 /// CLS features after the final norm: `[count, dim]`.
-pub(crate) fn cls_features<B: Backend>(
+pub(crate) fn cls_features<B: Fused>(
     plan: &ModelPlan,
     weights: &Parameters<B>,
     prefix: &str,
@@ -33,31 +35,33 @@ pub(crate) fn cls_features<B: Backend>(
 ) -> Tensor<B, 2> {
     let (mut x, tokens) = embed(plan, weights, prefix, images);
     for block in 0..plan.depth {
-        let (next, _) =
-            transform(plan, weights, &format!("{prefix}blocks.{block}."), x, images.count, drop_path.get(block));
-        x = next;
+        x = transform(plan, weights, &format!("{prefix}blocks.{block}."), x, images.count, drop_path.get(block));
     }
     let x = norm(weights, &format!("{prefix}norm"), x);
     x.reshape([images.count, tokens, plan.dim]).slice([0..images.count, 0..1]).reshape([images.count, plan.dim])
 }
 
 /// Attention of the CLS token to the patches in the last block: `[count, heads, patches]`.
-pub(crate) fn cls_attention<B: Backend>(
+pub(crate) fn cls_attention<B: Fused>(
     plan: &ModelPlan,
     weights: &Parameters<B>,
     prefix: &str,
     images: Images<'_>,
 ) -> Tensor<B, 3> {
     let (mut x, tokens) = embed(plan, weights, prefix, images);
-    let mut attention = None;
-    for block in 0..plan.depth {
-        let (next, seen) = transform(plan, weights, &format!("{prefix}blocks.{block}."), x, images.count, None);
-        (x, attention) = (next, Some(seen));
-    }
-    let (count, heads) = (images.count, plan.heads);
     // A plan has at least one block.
-    let attention = attention.unwrap_or_else(|| Tensor::zeros([count, heads, tokens, tokens], weights.device()));
-    attention.slice([0..count, 0..heads, 0..1, 1..tokens]).reshape([count, heads, tokens - 1])
+    let last = plan.depth.saturating_sub(1);
+    for block in 0..last {
+        x = transform(plan, weights, &format!("{prefix}blocks.{block}."), x, images.count, None);
+    }
+    let prefix = format!("{prefix}blocks.{last}.");
+    let (count, heads, width) = (images.count, plan.heads, plan.dim / plan.heads);
+    let packed = linear(weights, &format!("{prefix}attn.qkv"), norm(weights, &format!("{prefix}norm1"), x))
+        .reshape([count, tokens, 3, heads, width])
+        .permute([2, 0, 3, 1, 4]); // [3, count, heads, tokens, width]
+    let part = |index: usize| packed.clone().narrow(0, index, 1).reshape([count, heads, tokens, width]);
+    let of_cls = part(0).narrow(2, 0, 1) * (1.0 / (width as f64).sqrt());
+    softmax(of_cls.matmul(part(1).transpose()), 3).narrow(3, 1, tokens - 1).reshape([count, heads, tokens - 1])
 }
 
 /// Tokens of images, as rows: `[count * tokens, dim]`, and how many tokens an image has.
@@ -90,41 +94,22 @@ fn embed<B: Backend>(
     (Tensor::cat(vec![cls, embedded], 1).reshape([count * tokens, dim]), tokens)
 }
 
-/// One block: `[count * tokens, dim]` to the same, and its attention `[count, heads, tokens, tokens]`.
-fn transform<B: Backend>(
+/// One block: `[count * tokens, dim]` to the same.
+fn transform<B: Fused>(
     plan: &ModelPlan,
     weights: &Parameters<B>,
     prefix: &str,
     x: Tensor<B, 2>,
     count: usize,
     drop_path: Option<&[Vec<f32>; 2]>,
-) -> (Tensor<B, 2>, Tensor<B, 4>) {
-    let (attended, attention) =
-        attend(plan, weights, prefix, norm(weights, &format!("{prefix}norm1"), x.clone()), count);
+) -> Tensor<B, 2> {
+    let packed = linear(weights, &format!("{prefix}attn.qkv"), norm(weights, &format!("{prefix}norm1"), x.clone()));
+    let mixed = B::attend(packed, Heads { count, heads: plan.heads });
+    let attended = linear(weights, &format!("{prefix}attn.proj"), mixed);
     let x = x + kept(attended, count, drop_path.map(|kept| &kept[0]));
     let hidden = linear(weights, &format!("{prefix}mlp.fc1"), norm(weights, &format!("{prefix}norm2"), x.clone()));
-    let out = linear(weights, &format!("{prefix}mlp.fc2"), gelu(hidden));
-    (x + kept(out, count, drop_path.map(|kept| &kept[1])), attention)
-}
-
-fn attend<B: Backend>(
-    plan: &ModelPlan,
-    weights: &Parameters<B>,
-    prefix: &str,
-    x: Tensor<B, 2>,
-    count: usize,
-) -> (Tensor<B, 2>, Tensor<B, 4>) {
-    let (heads, dim) = (plan.heads, plan.dim);
-    let rows = x.dims()[0];
-    let tokens = rows / count;
-    let packed = linear(weights, &format!("{prefix}attn.qkv"), x)
-        .reshape([count, tokens, 3, heads, dim / heads])
-        .permute([2, 0, 3, 1, 4]); // [3, count, heads, tokens, head dim]
-    let part = |index: usize| packed.clone().narrow(0, index, 1).reshape([count, heads, tokens, dim / heads]);
-    let scale = 1.0 / ((dim / heads) as f64).sqrt();
-    let attention = softmax((part(0) * scale).matmul(part(1).transpose()), 3);
-    let mixed = attention.clone().matmul(part(2)).permute([0, 2, 1, 3]).reshape([rows, dim]);
-    (linear(weights, &format!("{prefix}attn.proj"), mixed), attention)
+    let out = linear(weights, &format!("{prefix}mlp.fc2"), B::exact_gelu(hidden));
+    x + kept(out, count, drop_path.map(|kept| &kept[1]))
 }
 
 /// Stochastic depth (Huang et al. 2016): a branch is dropped for a sample, or divided by the probability to keep it.
@@ -139,9 +124,6 @@ pub(crate) fn linear<B: Backend>(weights: &Parameters<B>, name: &str, x: Tensor<
     x.matmul(weights.matrix(&format!("{name}.weight")).transpose()) + weights.row(&format!("{name}.bias"))
 }
 
-fn norm<B: Backend>(weights: &Parameters<B>, name: &str, x: Tensor<B, 2>) -> Tensor<B, 2> {
-    let centered = x.clone() - x.mean_dim(1);
-    let variance = (centered.clone() * centered.clone()).mean_dim(1);
-    centered / (variance + NORM_EPS).sqrt() * weights.row(&format!("{name}.weight"))
-        + weights.row(&format!("{name}.bias"))
+fn norm<B: Fused>(weights: &Parameters<B>, name: &str, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    B::norm(x, weights.row(&format!("{name}.weight")), weights.row(&format!("{name}.bias")))
 }

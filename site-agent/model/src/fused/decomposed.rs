@@ -1,0 +1,121 @@
+//! The same mathematics from burn's own operations: what a device without kernels of ours computes, and what ours are
+//! held to.
+
+use burn::tensor::Tensor;
+use burn::tensor::activation::{log_softmax, softmax};
+use burn::tensor::backend::Backend;
+
+use super::{Heads, Pairs};
+use crate::vit::NORM_EPS;
+
+pub(super) fn norm<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 2>, bias: Tensor<B, 2>) -> [Tensor<B, 2>; 2] {
+    let mean = x.clone().mean_dim(1);
+    let centered = x - mean.clone();
+    let inverse = ((centered.clone() * centered.clone()).mean_dim(1) + NORM_EPS).sqrt().recip();
+    [centered * inverse.clone() * weight + bias, Tensor::cat(vec![mean, inverse], 1)]
+}
+
+pub(super) fn norm_backward<B: Backend>(
+    gradient: Tensor<B, 2>,
+    x: Tensor<B, 2>,
+    weight: Tensor<B, 2>,
+    moments: Tensor<B, 2>,
+) -> [Tensor<B, 2>; 3] {
+    let (mean, inverse) = (moments.clone().narrow(1, 0, 1), moments.narrow(1, 1, 1));
+    let normed = (x - mean) * inverse.clone();
+    let of_weight = (gradient.clone() * normed.clone()).sum_dim(0);
+    let of_bias = gradient.clone().sum_dim(0);
+    let scaled = gradient * weight;
+    let along = (scaled.clone() * normed.clone()).mean_dim(1);
+    let of_x = (scaled.clone() - scaled.mean_dim(1) - normed * along) * inverse;
+    [of_x, of_weight, of_bias]
+}
+
+pub(super) fn gelu<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    burn::tensor::activation::gelu(x)
+}
+
+pub(super) fn gelu_backward<B: Backend>(gradient: Tensor<B, 2>, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let below = ((x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
+    let density = (x.clone() * x.clone() * -0.5).exp() * (1.0 / std::f64::consts::TAU.sqrt());
+    gradient * (below + x * density)
+}
+
+/// Query, key and value, each `[count, heads, tokens, width]`.
+fn parts<B: Backend>(packed: Tensor<B, 2>, Heads { count, heads }: Heads) -> [Tensor<B, 4>; 3] {
+    let [rows, columns] = packed.dims();
+    let (tokens, width) = (rows / count, columns / 3 / heads);
+    let packed = packed.reshape([count, tokens, 3, heads, width]).permute([2, 0, 3, 1, 4]);
+    [0, 1, 2].map(|part| packed.clone().narrow(0, part, 1).reshape([count, heads, tokens, width]))
+}
+
+fn scale(width: usize) -> f64 {
+    1.0 / (width as f64).sqrt()
+}
+
+pub(super) fn attention<B: Backend>(packed: Tensor<B, 2>, heads: Heads) -> [Tensor<B, 2>; 2] {
+    let [rows, columns] = packed.dims();
+    let [query, key, value] = parts(packed, heads);
+    let [count, of, tokens, width] = query.dims();
+    let scores = (query * scale(width)).matmul(key.transpose());
+    let most = scores.clone().max_dim(3);
+    let log_sums = (scores.clone() - most.clone()).exp().sum_dim(3).log() + most;
+    let mixed = (scores - log_sums.clone()).exp().matmul(value);
+    let mixed = mixed.permute([0, 2, 1, 3]).reshape([rows, columns / 3]);
+    [mixed, log_sums.reshape([count * of, tokens])]
+}
+
+pub(super) fn attention_backward<B: Backend>(
+    gradient: Tensor<B, 2>,
+    packed: Tensor<B, 2>,
+    mixed: Tensor<B, 2>,
+    log_sums: Tensor<B, 2>,
+    heads: Heads,
+) -> Tensor<B, 2> {
+    let [rows, columns] = packed.dims();
+    let [query, key, value] = parts(packed, heads);
+    let [count, of, tokens, width] = query.dims();
+    let split = |flat: Tensor<B, 2>| flat.reshape([count, tokens, of, width]).permute([0, 2, 1, 3]);
+    let (gradient, mixed) = (split(gradient), split(mixed));
+    let scores = (query.clone() * scale(width)).matmul(key.clone().transpose());
+    let weights = (scores - log_sums.reshape([count, of, tokens, 1])).exp();
+    let of_value = weights.clone().transpose().matmul(gradient.clone());
+    let along = (gradient.clone() * mixed).sum_dim(3);
+    let of_scores = weights * (gradient.matmul(value.transpose()) - along) * scale(width);
+    let of_query = of_scores.clone().matmul(key);
+    let of_key = of_scores.transpose().matmul(query);
+    let back = |part: Tensor<B, 4>| part.permute([0, 2, 1, 3]).reshape([count, tokens, 1, columns / 3]);
+    Tensor::cat([of_query, of_key, of_value].map(back).to_vec(), 2).reshape([rows, columns])
+}
+
+/// What each student row is held to: the targets of the teacher crops that are not itself, added up.
+fn wanted<B: Backend>(learnt: &Tensor<B, 2>, taught: Tensor<B, 2>, batch: usize) -> Tensor<B, 2> {
+    let [rows, k] = learnt.dims();
+    let first = taught.clone().slice([0..batch, 0..k]);
+    let second = taught.slice([batch..2 * batch, 0..k]);
+    let both = first.clone() + second.clone();
+    let others = (2..rows / batch).map(|_| both.clone());
+    Tensor::cat([second, first].into_iter().chain(others).collect(), 0)
+}
+
+/// Pairs times images: what the sum is divided by.
+pub(super) fn terms(rows: usize, batch: usize) -> f64 {
+    ((2 * (rows / batch) - 2) * batch) as f64
+}
+
+pub(super) fn cross_entropy<B: Backend>(learnt: Tensor<B, 2>, taught: Tensor<B, 2>, pairs: Pairs) -> Tensor<B, 1> {
+    let wanted = wanted(&learnt, taught, pairs.batch);
+    let terms = terms(learnt.dims()[0], pairs.batch);
+    (wanted * log_softmax(learnt / pairs.temperature, 1)).sum() / -terms
+}
+
+pub(super) fn cross_entropy_backward<B: Backend>(
+    learnt: Tensor<B, 2>,
+    taught: Tensor<B, 2>,
+    pairs: Pairs,
+) -> Tensor<B, 2> {
+    let wanted = wanted(&learnt, taught, pairs.batch);
+    let terms = terms(learnt.dims()[0], pairs.batch);
+    let mass = wanted.clone().sum_dim(1);
+    (softmax(learnt / pairs.temperature, 1) * mass - wanted) / (pairs.temperature * terms)
+}

@@ -1,0 +1,213 @@
+//! The CPU's tensors as slices, for the kernels beside this file.
+
+use burn::tensor::{Tensor, TensorData};
+use burn_flex::{Flex, FlexTensor};
+
+use super::{Heads, Kernels, Pairs, attention, bare, cross_entropy, gelu, norm, wrap};
+
+/// A tensor whose values lie in order.
+struct Values(FlexTensor);
+
+impl Values {
+    fn of<const D: usize>(tensor: Tensor<Flex, D>) -> Self {
+        let tensor = bare(tensor);
+        Self(if tensor.is_contiguous() && tensor.layout().start_offset() == 0 {
+            tensor
+        } else {
+            tensor.to_contiguous()
+        })
+    }
+
+    fn slice(&self) -> &[f32] {
+        // Every tensor of the CPU is f32, and was made contiguous above.
+        let values = self.0.as_slice().unwrap_or_default();
+        &values[..self.0.layout().num_elements()]
+    }
+}
+
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<Flex, D> {
+    wrap(FlexTensor::from_data(TensorData::new(values, shape)))
+}
+
+impl Kernels for Flex {
+    fn norm_forward(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> [Tensor<Self, 2>; 2] {
+        let shape = x.dims();
+        let (y, moments) = norm::forward(Values::of(x).slice(), Values::of(weight).slice(), Values::of(bias).slice());
+        [tensor(y, shape), tensor(moments, [shape[0], 2])]
+    }
+
+    fn norm_backward(
+        gradient: Tensor<Self, 2>,
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        moments: Tensor<Self, 2>,
+    ) -> [Tensor<Self, 2>; 3] {
+        let shape = x.dims();
+        let [gradient, x, weight, moments] = [gradient, x, weight, moments].map(Values::of);
+        let [of_x, of_weight, of_bias] = norm::backward(gradient.slice(), x.slice(), weight.slice(), moments.slice());
+        [tensor(of_x, shape), tensor(of_weight, [1, shape[1]]), tensor(of_bias, [1, shape[1]])]
+    }
+
+    fn exact_gelu_forward(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let shape = x.dims();
+        tensor(gelu::forward(Values::of(x).slice()), shape)
+    }
+
+    fn exact_gelu_backward(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let shape = x.dims();
+        tensor(gelu::backward(Values::of(gradient).slice(), Values::of(x).slice()), shape)
+    }
+
+    fn attention_forward(packed: Tensor<Self, 2>, heads: Heads) -> [Tensor<Self, 2>; 2] {
+        let [rows, columns] = packed.dims();
+        let (mixed, log_sums) = attention::forward(Values::of(packed).slice(), columns, heads);
+        let tokens = rows / heads.count;
+        [tensor(mixed, [rows, columns / 3]), tensor(log_sums, [heads.count * heads.heads, tokens])]
+    }
+
+    fn attention_backward(
+        gradient: Tensor<Self, 2>,
+        packed: Tensor<Self, 2>,
+        mixed: Tensor<Self, 2>,
+        log_sums: Tensor<Self, 2>,
+        heads: Heads,
+    ) -> Tensor<Self, 2> {
+        let shape = packed.dims();
+        let [gradient, packed, mixed, log_sums] = [gradient, packed, mixed, log_sums].map(Values::of);
+        let (gradient, packed) = (gradient.slice(), packed.slice());
+        tensor(attention::backward(gradient, packed, mixed.slice(), log_sums.slice(), shape[1], heads), shape)
+    }
+
+    fn cross_entropy_forward(learnt: Tensor<Self, 2>, taught: Tensor<Self, 2>, pairs: Pairs) -> Tensor<Self, 1> {
+        let [_, k] = learnt.dims();
+        let loss = cross_entropy::forward(Values::of(learnt).slice(), Values::of(taught).slice(), k, pairs);
+        tensor(vec![loss], [1])
+    }
+
+    fn cross_entropy_backward(learnt: Tensor<Self, 2>, taught: Tensor<Self, 2>, pairs: Pairs) -> Tensor<Self, 2> {
+        let shape = learnt.dims();
+        let gradient = cross_entropy::backward(Values::of(learnt).slice(), Values::of(taught).slice(), shape[1], pairs);
+        tensor(gradient, shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decomposed;
+    use super::*;
+
+    fn values(seed: usize, count: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919 + seed * 104_729) % 1000) as f32 / 250.0 - 2.0).collect()
+    }
+
+    fn random(seed: usize, rows: usize, columns: usize) -> Tensor<Flex, 2> {
+        tensor(values(seed, rows * columns), [rows, columns])
+    }
+
+    fn close<const D: usize>(what: &str, found: Tensor<Flex, D>, expected: Tensor<Flex, D>) {
+        assert_eq!(found.dims(), expected.dims(), "{what}");
+        let (found, expected) = (Values::of(found), Values::of(expected));
+        let most = expected.slice().iter().fold(1e-3_f32, |most, value| most.max(value.abs()));
+        for (found, expected) in found.slice().iter().zip(expected.slice()) {
+            assert!((found - expected).abs() <= 2e-6 * most.max(1.0) + 2e-6 * most, "{what}: {found} {expected}");
+        }
+    }
+
+    #[test]
+    fn layer_norm_and_its_gradient_are_those_of_the_decomposed_form() {
+        for (rows, dim) in [(1, 5), (300, 48)] {
+            let (x, weight, bias) = (random(1, rows, dim), random(2, 1, dim), random(3, 1, dim));
+            let [y, moments] = Flex::norm_forward(x.clone(), weight.clone(), bias.clone());
+            let [expected, expected_moments] = decomposed::norm(x.clone(), weight.clone(), bias);
+            close("norm", y, expected);
+            close("moments", moments.clone(), expected_moments);
+            let gradient = random(4, rows, dim);
+            let found = Flex::norm_backward(gradient.clone(), x.clone(), weight.clone(), moments.clone());
+            let expected = decomposed::norm_backward(gradient, x, weight, moments);
+            for (found, expected) in found.into_iter().zip(expected) {
+                close("gradient of norm", found, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn gelu_and_its_gradient_are_those_of_the_decomposed_form() {
+        let (x, gradient) = (random(5, 7, 333) * 3.0, random(6, 7, 333));
+        close("gelu", Flex::exact_gelu_forward(x.clone()), decomposed::gelu(x.clone()));
+        close(
+            "gradient of gelu",
+            Flex::exact_gelu_backward(gradient.clone(), x.clone()),
+            decomposed::gelu_backward(gradient, x),
+        );
+    }
+
+    #[test]
+    fn attention_and_its_gradient_are_those_of_the_decomposed_form() {
+        // One block of queries, and two with a remainder.
+        for (tokens, heads) in [(10, Heads { count: 3, heads: 2 }), (131, Heads { count: 2, heads: 3 })] {
+            let (rows, dim) = (heads.count * tokens, heads.heads * 8);
+            let packed = random(7, rows, 3 * dim);
+            let [mixed, log_sums] = Flex::attention_forward(packed.clone(), heads);
+            let [expected, expected_sums] = decomposed::attention(packed.clone(), heads);
+            close("attention", mixed.clone(), expected);
+            close("log-sum-exp", log_sums.clone(), expected_sums);
+            let gradient = random(8, rows, dim);
+            let found =
+                Flex::attention_backward(gradient.clone(), packed.clone(), mixed.clone(), log_sums.clone(), heads);
+            close(
+                "gradient of attention",
+                found,
+                decomposed::attention_backward(gradient, packed, mixed, log_sums, heads),
+            );
+        }
+    }
+
+    #[test]
+    fn the_cross_entropy_and_its_gradient_are_those_of_the_decomposed_form() {
+        let pairs = Pairs { batch: 3, temperature: 0.1 };
+        let learnt = random(9, 12, 37);
+        let taught = burn::tensor::activation::softmax(random(10, 6, 37), 1);
+        let loss = Flex::cross_entropy_forward(learnt.clone(), taught.clone(), pairs);
+        close("loss", loss, decomposed::cross_entropy(learnt.clone(), taught.clone(), pairs));
+        let found = Flex::cross_entropy_backward(learnt.clone(), taught.clone(), pairs);
+        close("gradient of the loss", found, decomposed::cross_entropy_backward(learnt, taught, pairs));
+    }
+
+    #[test]
+    fn the_gradients_are_finite_differences_of_the_results() {
+        // In f32 a difference over 1e-2 has three or four digits.
+        let step = 1e-2_f32;
+        let check = |what: &str, x: &[f32], gradient: &[f32], result: &dyn Fn(&[f32]) -> f64| {
+            for place in (0..x.len()).step_by(5) {
+                let moved = |by: f32| {
+                    let mut x = x.to_vec();
+                    x[place] += by;
+                    result(&x)
+                };
+                let slope = (moved(step) - moved(-step)) / f64::from(2.0 * step);
+                let found = f64::from(gradient[place]);
+                assert!((found - slope).abs() <= 2e-3 * (1.0 + slope.abs()), "{what} at {place}: {found} {slope}");
+            }
+        };
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+
+        let (x, weight, bias, toward) = (values(1, 60), values(2, 12), values(3, 12), values(4, 60));
+        let (_, moments) = norm::forward(&x, &weight, &bias);
+        let [of_x, of_weight, _] = norm::backward(&toward, &x, &weight, &moments);
+        check("norm", &x, &of_x, &|x| dot(&norm::forward(x, &weight, &bias).0, &toward));
+        check("norm's weight", &weight, &of_weight, &|weight| dot(&norm::forward(&x, weight, &bias).0, &toward));
+
+        check("gelu", &x, &gelu::backward(&toward, &x), &|x| dot(&gelu::forward(x), &toward));
+
+        let heads = Heads { count: 1, heads: 2 };
+        let (packed, toward) = (values(5, 6 * 24), values(6, 6 * 8));
+        let (mixed, log_sums) = attention::forward(&packed, 24, heads);
+        let gradient = attention::backward(&toward, &packed, &mixed, &log_sums, 24, heads);
+        check("attention", &packed, &gradient, &|packed| dot(&attention::forward(packed, 24, heads).0, &toward));
+
+        let pairs = Pairs { batch: 2, temperature: 0.5 };
+        let (learnt, taught) = (values(7, 6 * 9), vec![1.0 / 9.0; 4 * 9]);
+        let gradient = cross_entropy::backward(&learnt, &taught, 9, pairs);
+        check("loss", &learnt, &gradient, &|learnt| f64::from(cross_entropy::forward(learnt, &taught, 9, pairs)));
+    }
+}

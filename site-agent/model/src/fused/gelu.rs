@@ -1,0 +1,50 @@
+//! The exact GELU (Hendrycks and Gimpel 2016), `x * P(N(0, 1) <= x)`, and its gradient.
+
+use rayon::prelude::*;
+
+use super::vector::{exp, wide};
+
+/// `1 / sqrt(2 pi)`.
+const INVERSE_ROOT_TAU: f32 = 0.398_942_3;
+
+/// Values that one task takes.
+const VALUES: usize = 1 << 14;
+
+/// `P(N(0, 1) <= x)` and the density at `x`. By formula 7.1.26 of Abramowitz and Stegun, whose error is below 1.5e-7: that of
+/// an f32 near 1.
+#[inline(always)]
+fn below_and_density(x: f32) -> (f32, f32) {
+    let power = exp(-0.5 * x * x);
+    let t = 1.0 / (1.0 + 0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2 * x.abs());
+    let p = 1.061_405_4;
+    let p = p * t - 1.453_152;
+    let p = p * t + 1.421_413_7;
+    let p = p * t - 0.284_496_74;
+    let p = p * t + 0.254_829_6;
+    let beyond = 0.5 * p * t * power;
+    let below = if x < 0.0 { beyond } else { 1.0 - beyond };
+    (below, power * INVERSE_ROOT_TAU)
+}
+
+pub(super) fn forward(x: &[f32]) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    y.par_chunks_mut(VALUES).zip(x.par_chunks(VALUES)).for_each(|(y, x)| {
+        wide(|| y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * below_and_density(x).0));
+    });
+    y
+}
+
+pub(super) fn backward(gradient: &[f32], x: &[f32]) -> Vec<f32> {
+    let mut of_x = vec![0.0; x.len()];
+    of_x.par_chunks_mut(VALUES).zip(gradient.par_chunks(VALUES)).zip(x.par_chunks(VALUES)).for_each(
+        |((of_x, gradient), x)| {
+            wide(|| {
+                for ((of_x, gradient), &x) in of_x.iter_mut().zip(gradient).zip(x) {
+                    let (below, density) = below_and_density(x);
+                    *of_x = gradient * (below + x * density);
+                }
+            });
+        },
+    );
+    of_x
+}
