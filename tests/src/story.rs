@@ -45,13 +45,13 @@ pub fn prepare(root: &Path) {
     }
 }
 
-/// Starts the story's run and approves it everywhere; the agents are not started.
-pub fn start_run(federation: &Federation, root: &Path) -> Result<(), FederationError> {
+/// Starts the story's run, approves it at the story's sites and returns the plan's digest; the agents are not started.
+pub fn start_run(federation: &Federation, root: &Path) -> Result<String, FederationError> {
     let digest = federation.start_run(SITES[0], &plan(root))?;
     for site in SITES {
         federation.at_site(site, &["approve", &digest])?;
     }
-    Ok(())
+    Ok(digest)
 }
 
 /// The story's run, as the aggregator tells it.

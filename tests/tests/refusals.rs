@@ -9,6 +9,7 @@ use std::path::Path;
 use tests::federation::Federation;
 use tests::phantom::{self, SiteSpec};
 use tests::programs::ProgramError;
+use tests::story::{self, SITES};
 
 const PLAN: &str = include_str!("../plans/story.toml");
 
@@ -116,6 +117,29 @@ fn a_plan_that_is_mistyped_or_not_the_approved_one_starts_nothing() {
 
     let words = refusal(federation.at_site("site-a", &["--device", "gpu", "plans"]));
     assert_says(&words, &["gpu", "cpu", "cuda"]);
+}
+
+#[test]
+fn a_site_without_images_declines_by_name_and_the_rounds_go_on_without_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    story::prepare(root);
+    fs::write(story::plan(root), PLAN.replace(r#"["site-a", "site-c"]"#, r#"["site-a", "site-c", "empty"]"#)).unwrap();
+    let mut federation = Federation::open(root).unwrap();
+    federation.start_aggregator().unwrap();
+    federation.enrol("empty").unwrap();
+    let digest = story::start_run(&federation, root).unwrap();
+    federation.at_site("empty", &["approve", &digest]).unwrap();
+    SITES.iter().chain(&["empty"]).try_for_each(|site| federation.start_agent(site)).unwrap();
+
+    let run = story::finished(&mut federation).unwrap();
+    assert_eq!(run["state"], "finished", "{run:#}");
+    for round in run["rounds"].as_array().unwrap() {
+        assert_eq!(round["sites"].as_array().unwrap().len(), SITES.len(), "{round:#}");
+        let left_out = &round["left_out"][0];
+        assert_eq!(left_out["site"], "empty");
+        assert!(left_out["reason"].as_str().unwrap().contains("too few usable images"), "{left_out}");
+    }
 }
 
 fn first_file(folder: &Path) -> Option<std::path::PathBuf> {

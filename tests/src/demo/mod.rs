@@ -263,7 +263,8 @@ fn train(federation: &mut Federation, draft: &common::PlanDraft, plan: &Path) ->
     let root = plan.parent().unwrap_or(Path::new("."));
     let last = root.join("last-model.safetensors").display().to_string();
     federation.coordinator(&["model", "--run", name, "--out", &last])?;
-    println!("  {} rounds in {seconds:.0} s", draft.rounds.count);
+    let resumed = if begun.is_some() { " since it was resumed" } else { "" };
+    println!("  {} rounds in {seconds:.0} s{resumed}", draft.rounds.count);
     Ok(Trained { run, seconds: begun.is_none().then_some(seconds) })
 }
 

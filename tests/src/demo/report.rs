@@ -137,7 +137,7 @@ fn page(report: &Report) -> String {
         "</div><p>Entropy at ln K would mean that every image looks alike to the teacher (the uniform solution).</p>";
     body += "<h2>The sites</h2><figure><img src=\"phantom.png\" alt=\"phantom\"><figcaption>The phantom: one subject at each \
              scanner (A, B, C, D from above). Cine short axis at base, middle and apex, the middle at end-systole, 2CH, 3CH, \
-             4CH, late enhancement, T1 map.</figcaption></figure>";
+             4CH, late enhancement, T1 map. A dark tile: that site does not scan it.</figcaption></figure>";
     for site in &report.sites {
         body += &site_section(site);
     }
