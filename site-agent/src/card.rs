@@ -1,31 +1,84 @@
 //! The model card that travels with an exported backbone (Mitchell et al. 2019): what it is, how it was made, what not
 //! to do with it.
 
-use common::{NamedTensors, PlanDraft};
+use common::{Digest, PlanDraft};
 
-/// The card of a backbone that a run of `plan` made. It names sites as a count only.
-pub fn model_card(plan: &PlanDraft, backbone: &NamedTensors) -> String {
+/// Where a backbone is from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// A run of the plan; whose backbone it is.
+    Run(&'static str),
+    /// A file of this name, of which nothing else is known.
+    File(String),
+}
+
+/// What a card says of the exported file.
+#[derive(Clone, Debug)]
+pub struct Card {
+    /// Where the backbone is from.
+    pub origin: Origin,
+    /// The file's name.
+    pub file: String,
+    /// Whose tensor names it has, in words.
+    pub layout: &'static str,
+    /// The file's SHA-256.
+    pub digest: Digest,
+    /// Its tensors.
+    pub tensors: usize,
+    /// Values in all of them together.
+    pub values: usize,
+}
+
+/// The card of a backbone of the network of `plan`. It names sites as a count only, and of a run only what that run's
+/// plan says.
+pub fn model_card(plan: &PlanDraft, card: &Card) -> String {
     let (model, images, training) = (&plan.model, &plan.images, &plan.training);
-    let sites = plan.rounds.sites.len();
+    let preprocessing = format!(
+        "resampled to {} mm, clipped to percentiles {} to {} of the series, scaled to 0..1, then minus {} over {}",
+        images.spacing_mm, images.low_percentile, images.high_percentile, images.mean, images.std
+    );
+    let (title, story, tags, whose, rows) = match &card.origin {
+        Origin::Run(network) => (
+            format!("CMR foundation model, run `{}`", plan.run),
+            format!(
+                "A Vision Transformer backbone, pretrained by self-distillation (DINO, Caron et al. 2021) on cardiac MR \
+                 frames of {}\nsites that never shared an image: federated averaging of student, teacher and center.",
+                plan.rounds.sites.len()
+            ),
+            "cardiac-mri, self-supervised, dino, federated-learning",
+            format!("the {network}'s backbone"),
+            format!(
+                "| preprocessing | {preprocessing} |\n| training | {} rounds of {} steps a site, batch {}, {} prototypes |",
+                plan.rounds.count, training.steps_per_round, training.batch_size, model.head.prototypes
+            ),
+        ),
+        Origin::File(name) => (
+            format!("Vision Transformer backbone, from `{name}`"),
+            "Taken over from a file that is not a model of a run. What it was trained on, and how its images were prepared, \
+             is that\nfile's to say."
+                .to_owned(),
+            "vision-transformer",
+            "a backbone".to_owned(),
+            "| preprocessing | that of the file it was taken from |".to_owned(),
+        ),
+    };
     format!(
         "---
 library_name: safetensors
-tags: [cardiac-mri, self-supervised, dino, federated-learning]
+tags: [{tags}]
 ---
 
-# CMR foundation model, run `{run}`
+# {title}
 
-A Vision Transformer backbone, pretrained by self-distillation (DINO, Caron et al. 2021) on cardiac MR frames of {sites}
-sites that never shared an image: federated averaging of student, teacher and center.
+{story}
 
 | | |
 |---|---|
-| file | `model.safetensors`: the teacher's backbone, {tensors} tensors, {values} values, published DINO key names |
+| file | `{file}`: {whose}, {tensors} tensors, {values} values, {layout} |
 | SHA-256 | `{digest}` |
 | input | {channels} channel(s), {image} x {image} pixels, patch {patch} |
 | network | dim {dim}, depth {depth}, heads {heads}, MLP ratio {ratio}, LayerNorm eps 1e-6, exact GELU |
-| preprocessing | resampled to {spacing} mm, clipped to percentiles {low} to {high} of the series, scaled to 0..1, then minus {mean} over {std} |
-| training | {rounds} rounds of {steps} steps a site, batch {batch}, {prototypes} prototypes |
+{rows}
 
 ## Intended use
 Features for research on cardiac MR: probing, finetuning, retrieval. **Not a medical device**, and not evaluated for
@@ -35,25 +88,17 @@ clinical decisions.
 Self-supervised features carry the biases of the sites' scanners and patients. Weights trained on personal data are not
 anonymous by themselves; share them as the sites agreed.
 ",
-        run = plan.run,
-        tensors = backbone.signature().len(),
-        values = backbone.signature().value_count(),
-        digest = backbone.digest(),
-        channels = backbone.get("patch_embed.proj.weight").map_or(model.in_channels, |weight| weight.shape[1]),
+        file = card.file,
+        tensors = card.tensors,
+        values = card.values,
+        layout = card.layout,
+        digest = card.digest,
+        channels = model.in_channels,
         image = model.image_size,
         patch = model.patch_size,
         dim = model.dim,
         depth = model.depth,
         heads = model.heads,
         ratio = model.mlp_ratio,
-        spacing = images.spacing_mm,
-        low = images.low_percentile,
-        high = images.high_percentile,
-        mean = images.mean,
-        std = images.std,
-        rounds = plan.rounds.count,
-        steps = training.steps_per_round,
-        batch = training.batch_size,
-        prototypes = model.head.prototypes,
     )
 }

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
-use common::plan::ImagePlan;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use common::plan::{ImagePlan, ModelPlan};
 use common::{Digest, NamedTensors, Plan, PlanDraft};
 use indicatif::{ProgressBar, ProgressStyle};
-use model::DeviceChoice;
+use model::import::{self, Network};
+use model::{DeviceChoice, export};
 
 use crate::agent::{self, Agent, Until};
+use crate::card::{Card, Origin};
 use crate::config::Config;
 use crate::enrol::{self, Enrolled};
 use crate::evaluate::{self, Question};
@@ -73,36 +75,12 @@ enum Verb {
         #[arg(long)]
         until_finished: bool,
     },
-    /// Make the first model of a run from its plan: the network at its random initialisation.
-    InitModel {
-        /// The plan, as the coordinator wrote it (TOML).
-        plan: PathBuf,
-        /// Where to write the model.
-        #[arg(long)]
-        out: PathBuf,
-        /// Print the digest as JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Make the first model of a run from its plan: the network at its random initialisation, or from a backbone.
+    InitModel(InitModelArgs),
     /// Measure a model here: k-NN accuracy of sequence and plane on subjects that no training saw.
     Evaluate(EvaluateArgs),
-    /// Take the teacher's backbone out of a federation's model, with the published DINO key names.
-    Export {
-        /// A model of a run.
-        model: PathBuf,
-        /// The run's plan (TOML).
-        #[arg(long)]
-        plan: PathBuf,
-        /// Where to write the backbone; a model card is written beside.
-        #[arg(long)]
-        out: PathBuf,
-        /// Spread a one-channel patch embedding over three channels, for programs that expect color.
-        #[arg(long)]
-        three_channels: bool,
-        /// Print the result as JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Take a backbone out of a federation's model for other programs, with a model card beside.
+    Export(ExportArgs),
     /// Train one job folder (started by the agent, or by a batch system).
     #[command(hide = true)]
     Train {
@@ -130,13 +108,106 @@ struct IndexArgs {
 }
 
 #[derive(Debug, Args)]
+struct InitModelArgs {
+    /// The plan, as the coordinator wrote it (TOML).
+    plan: PathBuf,
+    /// Start student and teacher from the backbone in this file (safetensors with the names of DINO, timm or Hugging
+    /// Face); the head stays at its random initialisation.
+    #[arg(long)]
+    from: Option<PathBuf>,
+    /// Whose backbone, if the file of --from holds both.
+    #[arg(long, value_enum, default_value_t, requires = "from")]
+    network: Which,
+    /// Where to write the model.
+    #[arg(long)]
+    out: PathBuf,
+    /// Print the digest as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ExportArgs {
+    /// A model of a run, or a backbone with the names of DINO, timm or Hugging Face.
+    model: PathBuf,
+    /// The run's plan (TOML).
+    #[arg(long)]
+    plan: PathBuf,
+    /// Whose backbone, if the file holds both.
+    #[arg(long, value_enum, default_value_t)]
+    network: Which,
+    /// Where to write the backbone; a model card is written beside.
+    #[arg(long)]
+    out: PathBuf,
+    /// Whose tensor names to write.
+    #[arg(long, value_enum, default_value_t)]
+    layout: Layout,
+    /// Channels of the images it is for, 1 or 3: a patch embedding of one channel is spread over three, one of three
+    /// is summed. Without it, as many as the plan's.
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(["1", "3"]))]
+    channels: Option<String>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One of the two networks that a model of a run holds.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Which {
+    Student,
+    #[default]
+    Teacher,
+}
+
+impl Which {
+    fn word(self) -> &'static str {
+        match self {
+            Which::Student => "student",
+            Which::Teacher => "teacher",
+        }
+    }
+}
+
+impl From<Which> for Network {
+    fn from(which: Which) -> Self {
+        match which {
+            Which::Student => Network::Student,
+            Which::Teacher => Network::Teacher,
+        }
+    }
+}
+
+/// Whose tensor names an exported backbone has.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Layout {
+    /// DINO's, which timm loads too.
+    #[default]
+    Published,
+    /// Those of transformers' ViTModel; config.json is written beside. It loads a folder, so name the file
+    /// model.safetensors.
+    HuggingFace,
+}
+
+impl Layout {
+    fn words(self) -> &'static str {
+        match self {
+            Layout::Published => "published DINO key names",
+            Layout::HuggingFace => "key names of Hugging Face's `ViTModel` without pooler (`config.json` beside)",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
 struct EvaluateArgs {
-    /// A model of a run, or a backbone with published key names.
+    /// A model of a run, or a backbone with the names of DINO, timm or Hugging Face (safetensors).
     #[arg(long)]
     model: PathBuf,
     /// The run's plan (TOML).
     #[arg(long)]
     plan: PathBuf,
+    /// Whose backbone, if the file holds both.
+    #[arg(long, value_enum, default_value_t)]
+    network: Which,
     /// Draw sample frames and attention maps into this folder. They show images: keep them at the site.
     #[arg(long)]
     pictures: Option<PathBuf>,
@@ -184,17 +255,9 @@ fn act(cli: Cli) -> anyhow::Result<()> {
         Verb::Plans { json } => plans(&home, json),
         Verb::Approve { digest, json } => approve(&home, digest, json),
         Verb::Run { until_finished } => run(home, config, until_finished),
-        Verb::InitModel { plan, out, json } => {
-            let digest = trainer::first_model(&read_draft(&plan)?, &out)?;
-            if json {
-                println!("{}", serde_json::json!({ "model": digest, "path": out }));
-            } else {
-                println!("first model {digest}\nwritten to {}", out.display());
-            }
-            Ok(())
-        }
+        Verb::InitModel(args) => init_model(&args),
         Verb::Evaluate(args) => evaluate(&home, &config, &args),
-        Verb::Export { model, plan, out, three_channels, json } => export(&model, &plan, &out, three_channels, json),
+        Verb::Export(args) => export(&args),
         Verb::Train { job, stop_with_parent } => {
             if stop_with_parent {
                 trainer::stop_with_parent();
@@ -339,12 +402,45 @@ fn read_draft(path: &Path) -> anyhow::Result<PlanDraft> {
     Ok(draft)
 }
 
-/// The backbone in a file: the teacher's of a run's model, or the file itself.
-fn read_backbone(path: &Path) -> anyhow::Result<NamedTensors> {
-    let weights = NamedTensors::from_safetensors(&durable::read(path)?)
-        .with_context(|| format!("in the model {}", path.display()))?;
-    let teacher = weights.under("teacher.backbone.");
-    Ok(if teacher.signature().is_empty() { weights } else { teacher })
+fn read_weights(path: &Path) -> anyhow::Result<NamedTensors> {
+    NamedTensors::from_safetensors(&durable::read(path)?).with_context(|| {
+        let remedy = "other formats become safetensors with site-agent/model/scripts/interchange.py convert";
+        format!("in the model {} ({remedy})", path.display())
+    })
+}
+
+/// The backbone among a file's weights, as the network of `plan` has it. Says what was changed.
+fn fitted_backbone(
+    path: &Path,
+    weights: &NamedTensors,
+    plan: &ModelPlan,
+    network: Which,
+) -> anyhow::Result<NamedTensors> {
+    let imported = import::imported(weights, plan, network.into());
+    let imported = imported.with_context(|| format!("in the model {}", path.display()))?;
+    for change in imported.changes {
+        tracing::info!("to fit the plan, {change}");
+    }
+    Ok(imported.backbone)
+}
+
+fn init_model(args: &InitModelArgs) -> anyhow::Result<()> {
+    let draft = read_draft(&args.plan)?;
+    let digest = match &args.from {
+        None => trainer::first_model(&draft, &args.out)?,
+        Some(from) => {
+            let backbone = fitted_backbone(from, &read_weights(from)?, &draft.model, args.network)?;
+            let file = import::first_weights(&draft.model, draft.seed, &backbone)?.to_safetensors();
+            durable::write(&args.out, &file)?;
+            Digest::of(&file)
+        }
+    };
+    if args.json {
+        println!("{}", serde_json::json!({ "model": digest, "path": args.out }));
+    } else {
+        println!("first model {digest}\nwritten to {}", args.out.display());
+    }
+    Ok(())
 }
 
 fn evaluate(home: &Home, config: &Config, args: &EvaluateArgs) -> anyhow::Result<()> {
@@ -352,7 +448,8 @@ fn evaluate(home: &Home, config: &Config, args: &EvaluateArgs) -> anyhow::Result
     let Some(cache) = images::cache_for(home, &plan.images)? else {
         bail!("no images on this plan's grid: `site-agent index <folder|zip> --plan {}` first", args.plan.display());
     };
-    let (backbone, device) = (read_backbone(&args.model)?, config.device.parse()?);
+    let device = config.device.parse()?;
+    let backbone = fitted_backbone(&args.model, &read_weights(&args.model)?, &plan.model, args.network)?;
     let question =
         Question { plan: &plan, backbone: &backbone, cache: &cache, held_out: config.held_out, device: &device };
     let found = evaluate::evaluate(&question, args.pictures.as_deref())?;
@@ -364,22 +461,104 @@ fn evaluate(home: &Home, config: &Config, args: &EvaluateArgs) -> anyhow::Result
     Ok(())
 }
 
-fn export(model: &Path, plan: &Path, out: &Path, three_channels: bool, json: bool) -> anyhow::Result<()> {
-    let draft = read_draft(plan)?;
-    let mut backbone = read_backbone(model)?;
-    let agreed = model::backbone_signature(&draft.model).map(|signature| signature.require(&backbone.signature()));
-    agreed?.with_context(|| format!("{} is not a model of the plan {}", model.display(), plan.display()))?;
-    if three_channels {
-        backbone = model::export::spread_channels(backbone)?;
+fn export(args: &ExportArgs) -> anyhow::Result<()> {
+    let mut draft = read_draft(&args.plan)?;
+    let weights = read_weights(&args.model)?;
+    let of_a_run = import::holds_a_run(&weights);
+    if of_a_run {
+        // The card will say that this plan made it.
+        let agreed = model::signature(&draft.model).map(|signature| signature.require(&weights.signature()))?;
+        agreed
+            .with_context(|| format!("{} is not a model of the plan {}", args.model.display(), args.plan.display()))?;
     }
-    durable::write(out, &backbone.to_safetensors())?;
-    let card = card::model_card(&draft, &backbone);
-    durable::write(&out.with_extension("md"), card.as_bytes())?;
-    let tensors = backbone.signature().len();
-    if json {
-        println!("{}", serde_json::json!({ "path": out, "tensors": tensors, "sha256": backbone.digest() }));
+    if let Some(channels) = &args.channels {
+        draft.model.in_channels = channels.parse()?;
+    }
+    let backbone = fitted_backbone(&args.model, &weights, &draft.model, args.network)?;
+    let (weights, metadata) = match args.layout {
+        Layout::Published => (backbone, None),
+        Layout::HuggingFace => {
+            let export::HuggingFace { weights, config } = export::hugging_face(&backbone, &draft.model)?;
+            durable::write(&args.out.with_file_name("config.json"), config.as_bytes())?;
+            // Without it, transformers takes the file for one that it cannot read.
+            (weights, Some([("format".to_owned(), "pt".to_owned())].into()))
+        }
+    };
+    let file = weights.to_safetensors_with(metadata);
+    let (digest, tensors) = (Digest::of(&file), weights.signature().len());
+    durable::write(&args.out, &file)?;
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let origin = if of_a_run { Origin::Run(args.network.word()) } else { Origin::File(name(&args.model)) };
+    let card = card::model_card(
+        &draft,
+        &Card {
+            origin,
+            layout: args.layout.words(),
+            file: name(&args.out),
+            digest,
+            tensors,
+            values: weights.signature().value_count(),
+        },
+    );
+    durable::write(&args.out.with_extension("md"), card.as_bytes())?;
+    if args.json {
+        println!("{}", serde_json::json!({ "path": args.out, "tensors": tensors, "sha256": digest }));
     } else {
-        println!("backbone with {tensors} tensors written to {}", out.display());
+        println!("backbone with {tensors} tensors written to {}", args.out.display());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(folder: &Path, verb: &str) -> anyhow::Result<()> {
+        let state = folder.join("state").display().to_string();
+        let words = verb.split(' ').map(|word| word.replace("{}", &folder.display().to_string()));
+        act(Cli::try_parse_from(["site-agent".to_owned(), "--state".to_owned(), state].into_iter().chain(words))?)
+    }
+
+    #[test]
+    fn a_backbone_exported_in_any_layout_starts_a_run_with_the_same_numbers_and_its_card_names_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        std::fs::write(folder.join("plan.toml"), include_str!("../../tests/plans/story.toml")).unwrap();
+        let read = |name: &str| NamedTensors::from_safetensors(&std::fs::read(folder.join(name)).unwrap()).unwrap();
+        done(folder, "init-model {}/plan.toml --out {}/a.safetensors --json").unwrap();
+        for (layout, arguments) in [("published", ""), ("hugging-face", " --layout hugging-face --network student")] {
+            let out = format!("{layout}/model.safetensors");
+            done(
+                folder,
+                &format!("export {{}}/a.safetensors --plan {{}}/plan.toml --out {{}}/{out} --json{arguments}"),
+            )
+            .unwrap();
+            done(folder, &format!("init-model {{}}/plan.toml --from {{}}/{out} --out {{}}/b.safetensors --json"))
+                .unwrap();
+            assert_eq!(read("a.safetensors"), read("b.safetensors"), "{layout}");
+            let card = std::fs::read_to_string(folder.join(layout).join("model.md")).unwrap();
+            let digest = Digest::of(&std::fs::read(folder.join(&out)).unwrap()).to_string();
+            assert!(card.contains(&digest) && card.contains("never shared an image"), "{card}");
+            assert_eq!(folder.join(layout).join("config.json").exists(), layout == "hugging-face");
+        }
+        let color =
+            "export {}/published/model.safetensors --plan {}/plan.toml --channels 3 --out {}/color.safetensors --json";
+        done(folder, color).unwrap();
+        assert_eq!(read("color.safetensors").get("patch_embed.proj.weight").unwrap().shape[1], 3);
+        let card = std::fs::read_to_string(folder.join("color.md")).unwrap();
+        assert!(card.contains("3 channel(s)") && !card.contains("never shared an image"), "{card}");
+    }
+
+    #[test]
+    fn a_model_of_another_plan_gets_no_card_of_this_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let plan = include_str!("../../tests/plans/story.toml");
+        std::fs::write(folder.join("plan.toml"), plan).unwrap();
+        std::fs::write(folder.join("other.toml"), plan.replace("prototypes = ", "prototypes = 1")).unwrap();
+        done(folder, "init-model {}/other.toml --out {}/a.safetensors --json").unwrap();
+        let refused = done(folder, "export {}/a.safetensors --plan {}/plan.toml --out {}/b.safetensors").unwrap_err();
+        assert!(format!("{refused:#}").contains("is not a model of the plan"), "{refused:#}");
+        assert!(!folder.join("b.safetensors").exists());
+    }
 }

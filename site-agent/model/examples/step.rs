@@ -1,4 +1,4 @@
-//! Times the DINO step and its parts' throughput on this machine: `cargo run --example step -p model -- [demo|small] [steps]`.
+//! Times the DINO step and its parts' throughput on this machine: `cargo run --example step -- [demo|small] [steps]`.
 //!
 //! `demo` is the demo's network and crops; `small` is ViT-S/8 at 2 x 224 + 4 x 96 pixels with one image a step.
 

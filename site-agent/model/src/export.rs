@@ -1,10 +1,35 @@
-//! Weights for other programs: grayscale patch embeddings to three channels, and back.
+//! Weights for other programs: grayscale patch embeddings to three channels and back, and the Hugging Face layout.
 
-use common::NamedTensors;
+use common::plan::ModelPlan;
+use common::{NamedTensors, Signature};
 
-use crate::ModelError;
+use crate::{ModelError, hugging_face, names};
 
-const PATCH: &str = "patch_embed.proj.weight";
+pub(crate) const PATCH: &str = "patch_embed.proj.weight";
+
+/// A backbone as Hugging Face's `ViTModel` (without pooler) has it, and its `config.json`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HuggingFace {
+    /// The weights, for `model.safetensors`.
+    pub weights: NamedTensors,
+    /// The configuration, for `config.json` beside.
+    pub config: String,
+}
+
+/// The plan's backbone in the Hugging Face layout, refused by name if it is not the plan's.
+pub fn hugging_face(backbone: &NamedTensors, plan: &ModelPlan) -> Result<HuggingFace, ModelError> {
+    Signature::new(names::backbone(plan))?.require(&backbone.signature())?;
+    Ok(HuggingFace { weights: hugging_face::renamed(backbone), config: hugging_face::config(plan) })
+}
+
+/// A backbone for images of this many channels, 1 or 3: summed, spread, or left as it is.
+pub fn with_channels(backbone: NamedTensors, channels: usize) -> Result<NamedTensors, ModelError> {
+    match (backbone.get(PATCH).map(|tensor| tensor.shape.as_slice()), channels) {
+        (Some(&[_, found, _, _]), _) if found == channels => Ok(backbone),
+        (_, 3) => spread_channels(backbone),
+        _ => sum_channels(backbone),
+    }
+}
 
 /// A backbone whose one-channel patch embedding is spread over three channels, a third each: the same output for an
 /// image whose channels are equal.

@@ -11,6 +11,8 @@ mod dino;
 pub mod export;
 pub mod features;
 mod fused;
+mod hugging_face;
+pub mod import;
 mod init;
 pub mod knn;
 pub mod meters;
@@ -38,6 +40,9 @@ pub enum ModelError {
     /// Tensors that are not those of the plan's network.
     #[error("these are not the weights of the plan's network: {0}")]
     Weights(#[from] common::weights::WeightsError),
+    /// A file of another program whose backbone is not the plan's.
+    #[error(transparent)]
+    Import(#[from] import::ImportError),
     /// A checkpoint that was cut short or belongs to another plan.
     #[error("the checkpoint cannot be used: {0}; remove it to train the round from its start")]
     Checkpoint(String),

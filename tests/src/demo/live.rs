@@ -12,6 +12,8 @@ pub struct Live {
     sites: Vec<(String, ProgressBar)>,
     plain: bool,
     told: u64,
+    /// Rounds that were closed when this began: a resumed run did them before.
+    before: Option<u64>,
 }
 
 impl Live {
@@ -28,7 +30,7 @@ impl Live {
             ((*site).to_owned(), bar)
         };
         let sites = sites.iter().map(line).collect();
-        Self { rounds: bar, sites, plain: !std::io::stderr().is_terminal(), told: 0 }
+        Self { rounds: bar, sites, plain: !std::io::stderr().is_terminal(), told: 0, before: None }
     }
 
     /// Shows the run as `aggregator status --json` tells it.
@@ -36,12 +38,9 @@ impl Live {
         let closed = run["rounds"]
             .as_array()
             .map_or(0, |rounds| rounds.iter().filter(|round| !round["model"].is_null()).count());
+        let before = *self.before.get_or_insert(closed as u64);
         self.rounds.set_position(closed as u64);
-        self.rounds.set_message(if closed == 0 {
-            "…".to_owned()
-        } else {
-            format!("{} left", left(&self.rounds, closed as u64))
-        });
+        self.rounds.set_message(left(&self.rounds, before, closed as u64));
         for (name, bar) in &self.sites {
             let site = &run["sites"][name.as_str()];
             let (done, total) = (site["done"].as_u64().unwrap_or(0), site["total"].as_u64().unwrap_or(0));
@@ -69,7 +68,11 @@ impl Live {
         let sites: Vec<_> =
             newest.and_then(|round| round["sites"].as_array()).into_iter().flatten().map(site).collect();
         let of = self.rounds.length().unwrap_or(closed);
-        eprintln!("  round {closed} of {of}: {}; {} left", sites.join(", "), left(&self.rounds, closed));
+        eprintln!(
+            "  round {closed} of {of}: {}; {}",
+            sites.join(", "),
+            left(&self.rounds, self.before.unwrap_or(0), closed)
+        );
     }
 
     /// Clears the lines.
@@ -79,11 +82,15 @@ impl Live {
     }
 }
 
-/// Time to the last round, if every round takes as long as the mean of those closed.
-fn left(bar: &ProgressBar, closed: u64) -> String {
-    let each = bar.elapsed().as_secs_f64() / closed as f64;
+/// Time to the last round, if every round takes as long as the mean of those closed since this began.
+fn left(bar: &ProgressBar, before: u64, closed: u64) -> String {
+    let seen = closed - before.min(closed);
+    if seen == 0 {
+        return "time left not known yet".to_owned();
+    }
+    let each = bar.elapsed().as_secs_f64() / seen as f64;
     let seconds = each * bar.length().unwrap_or(closed).saturating_sub(closed) as f64;
-    format!("{}:{:02}", seconds as u64 / 60, seconds as u64 % 60)
+    format!("{}:{:02} left", seconds as u64 / 60, seconds as u64 % 60)
 }
 
 fn told(site: &Value, done: u64, total: u64) -> String {
