@@ -1,6 +1,7 @@
 //! One step's mathematics on a device: weights and crops in, loss and gradients out. It keeps nothing between steps.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
@@ -60,6 +61,10 @@ pub(crate) trait Compute: Send {
     fn attention(&self, plan: &ModelPlan, backbone: &NamedTensors, images: Images<'_>) -> Vec<f32>;
 }
 
+/// Held from the first tensor of a graph to the last. burn keeps the graphs of a process in one place, and when two threads
+/// build and walk theirs beside each other, a whole contribution to a gradient is lost now and then.
+static ONE_GRAPH: Mutex<()> = Mutex::new(());
+
 /// A burn backend on one device.
 pub(crate) struct On<B: AutodiffBackend> {
     device: B::Device,
@@ -77,6 +82,8 @@ where
     B::Device: Send,
 {
     fn step(&self, input: &StepInput<'_>) -> StepOutput {
+        // Nothing is kept between steps, so a step that panicked has left nothing behind.
+        let _alone = ONE_GRAPH.lock().unwrap_or_else(PoisonError::into_inner);
         let StepInput { plan, batch, .. } = *input;
         let global = Images { values: input.global, count: 2 * batch, side: input.global_side };
         let local = Images { values: input.local, count: input.locals * batch, side: input.local_side };

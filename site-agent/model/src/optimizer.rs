@@ -1,12 +1,15 @@
 //! AdamW (Loshchilov and Hutter 2019) as PyTorch computes it, in DINO's two groups, and the teacher's moving average.
 //!
 //! Matrices are decayed, biases and 1-D tensors are not; `pos_embed` and `cls_token` have three axes, so they are. One
-//! pass over each tensor on the host: clip, decay, moments, step.
+//! pass over each tensor on the host: clip, decay, moments, step. Tensors are moved beside each other on all threads; no value
+//! depends on how many there are.
 
 use std::collections::BTreeMap;
 
 use common::NamedTensors;
+use rayon::prelude::*;
 
+use crate::fused::wide;
 use crate::schedule::Schedule;
 
 const BETA1: f64 = 0.9;
@@ -37,12 +40,20 @@ pub(crate) fn step(
         .iter()
         .map(|(name, tensor)| (name.to_owned(), tensor.shape.len() > 1 && !name.ends_with(".bias")))
         .collect();
-    for (name, values) in student.iter_mut() {
-        let Some(gradient) = gradients.get(name) else { continue };
-        let moment = moments.entry(name.to_owned()).or_default();
-        let weight_decay = if decayed[name] { now.weight_decay } else { 0.0 };
-        update(values, gradient, moment, now.learning_rate, weight_decay, clip_factor(gradient, clip));
+    for name in gradients.keys().filter(|name| decayed.contains_key(*name)) {
+        moments.entry(name.clone()).or_default();
     }
+    let mut states: BTreeMap<&str, &mut Moment> =
+        moments.iter_mut().map(|(name, moment)| (name.as_str(), moment)).collect();
+    let tensors = student.iter_mut();
+    let moving: Vec<_> = tensors
+        .filter_map(|(name, values)| Some((values, gradients.get(name)?, states.remove(name)?, decayed[name])))
+        .collect();
+    moving.into_par_iter().for_each(|(values, gradient, moment, decayed)| {
+        let weight_decay = if decayed { now.weight_decay } else { 0.0 };
+        let factor = clip_factor(gradient, clip);
+        wide(|| update(values, gradient, moment, now.learning_rate, weight_decay, factor));
+    });
 }
 
 /// The factor that holds a tensor's gradient to the bound: the published clipping is per tensor, not over all.
@@ -54,6 +65,7 @@ fn clip_factor(gradient: &[f32], clip: f64) -> f32 {
     (clip / (norm + 1e-6)).min(1.0) as f32
 }
 
+#[inline(always)]
 fn update(values: &mut [f32], gradient: &[f32], moment: &mut Moment, rate: f64, weight_decay: f64, factor: f32) {
     moment.first.resize(values.len(), 0.0);
     moment.second.resize(values.len(), 0.0);
@@ -76,12 +88,13 @@ fn update(values: &mut [f32], gradient: &[f32], moment: &mut Moment, rate: f64, 
 /// The teacher follows the student: `teacher = m * teacher + (1 - m) * student`, over all tensors.
 pub(crate) fn follow(teacher: &mut NamedTensors, student: &NamedTensors, momentum: f64) {
     let (kept, taken) = (momentum as f32, (1.0 - momentum) as f32);
-    for ((_, teacher), (_, student)) in teacher.iter_mut().zip(student.iter()) {
-        teacher
-            .iter_mut()
-            .zip(&student.values)
-            .for_each(|(teacher, student)| *teacher = *teacher * kept + student * taken);
-    }
+    let tensors: Vec<_> = teacher.iter_mut().zip(student.iter()).collect();
+    tensors.into_par_iter().for_each(|((_, teacher), (_, student))| {
+        wide(|| {
+            let pairs = teacher.iter_mut().zip(&student.values);
+            pairs.for_each(|(teacher, student)| *teacher = *teacher * kept + student * taken);
+        });
+    });
 }
 
 /// The center follows the mean of the teacher's raw logits (`[rows, K]`).

@@ -194,6 +194,7 @@ fn drop_path(rng: &mut ChaCha8Rng, plan: &PlanDraft, samples: usize) -> Vec<[Vec
 #[cfg(test)]
 pub(crate) mod tests {
     use common::plan::{CropPlan, HeadPlan, Init, ModelPlan};
+    use rand::seq::SliceRandom;
 
     use super::*;
 
@@ -246,6 +247,117 @@ pub(crate) mod tests {
             let resumed = trained(killed_at, resumed, 8);
             assert_eq!(resumed.checkpoint(), unbroken.checkpoint(), "killed at {killed_at}");
         }
+    }
+
+    #[test]
+    fn a_trainer_killed_at_fifty_random_steps_ends_with_the_same_bits() {
+        let steps = 64;
+        let mut kills: Vec<u64> = (1..steps).collect();
+        kills.shuffle(&mut ChaCha8Rng::seed_from_u64(50));
+        kills.truncate(50);
+        let mut living = new();
+        for step in 0..steps {
+            living.step(&crops(step), step, step).unwrap();
+            if kills.contains(&(step + 1)) {
+                living = Trainer::resume(&plan(), &DeviceChoice::Cpu, &living.checkpoint()).unwrap();
+            }
+        }
+        assert_eq!(living.checkpoint(), trained(0, new(), steps).checkpoint());
+    }
+
+    #[test]
+    fn trainers_on_four_threads_lose_no_part_of_a_gradient() {
+        let gradients = || new().compute(&crops(2), &Schedule::at(&plan(), 2), 2).unwrap().gradients;
+        let alone = gradients();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..60).for_each(|_| assert!(gradients() == alone, "a gradient differs")));
+            }
+        });
+    }
+
+    #[test]
+    fn one_thread_and_three_train_to_the_same_bits() {
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| trained(0, new(), 4).checkpoint())
+        };
+        assert_eq!(with(1), with(3));
+    }
+
+    /// The crops of two sites in one batch.
+    fn pooled(one: &CropBatch, other: &CropBatch) -> CropBatch {
+        let both = |one: &Vec<f32>, other: &Vec<f32>| [one.as_slice(), other].concat();
+        CropBatch {
+            batch: one.batch + other.batch,
+            global: [0, 1].map(|crop| both(&one.global[crop], &other.global[crop])),
+            local: one.local.iter().zip(&other.local).map(|(one, other)| both(one, other)).collect(),
+            ..one.clone()
+        }
+    }
+
+    fn mean([one, other]: [&[f32]; 2]) -> Vec<f64> {
+        one.iter().zip(other).map(|(a, b)| (f64::from(*a) + f64::from(*b)) / 2.0).collect()
+    }
+
+    /// Equal to float error: as a whole, since a low temperature magnifies what rounding does to one value.
+    fn assert_close(what: &str, found: &[f32], expected: &[f64]) {
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+        let error = norm(&mut found.iter().zip(expected).map(|(found, expected)| f64::from(*found) - expected));
+        let size = norm(&mut expected.iter().copied());
+        assert!(found.len() == expected.len() && error <= 1e-4 * size.max(1e-4), "{what}: {error:e} of {size:e}");
+    }
+
+    #[test]
+    fn the_mean_gradient_of_two_sites_is_that_of_their_pooled_batch() {
+        // So one step of plain SGD a round is the pooled step. Stochastic depth would draw other samples.
+        let mut plan = plan();
+        plan.model.drop_path = 0.0;
+        let trainer = Trainer::new(&plan, &DeviceChoice::Cpu, &init::initial_weights(&plan.model, 1)).unwrap();
+        let now = Schedule::at(&plan, 5);
+        let (one, other) = (crops(1), crops(2));
+        let [of_one, of_other, of_both] =
+            [&one, &other, &pooled(&one, &other)].map(|crops| trainer.compute(crops, &now, 0).unwrap());
+        assert!((of_both.loss - (of_one.loss + of_other.loss) / 2.0).abs() < 1e-5);
+        for (name, found) in &of_both.gradients {
+            assert_close(name, found, &mean([&of_one.gradients[name], &of_other.gradients[name]]));
+        }
+    }
+
+    #[test]
+    fn the_mean_teacher_and_center_are_the_averages_of_the_mean_students_path() {
+        // Both are linear in what they follow, so that to average them each round is exact.
+        let mut sites = [new(), new()];
+        let name = "backbone.blocks.1.mlp.fc1.weight";
+        let of = |weights: &NamedTensors| weights.get(name).unwrap().values.clone();
+        let mut teacher: Vec<f64> = of(&sites[0].teacher).into_iter().map(f64::from).collect();
+        let mut center = vec![0.0; sites[0].center.len()];
+        for step in 0..6 {
+            let now = Schedule::at(&plan(), step);
+            let mut logits = Vec::new();
+            for (place, site) in sites.iter_mut().enumerate() {
+                let output = site.compute(&crops(step * 2 + place as u64), &now, step).unwrap();
+                site.apply(&output, &now);
+                logits.push(output.teacher_logits);
+            }
+            let student = mean([&of(&sites[0].student), &of(&sites[1].student)]);
+            let kept = now.teacher_momentum;
+            teacher
+                .iter_mut()
+                .zip(student)
+                .for_each(|(teacher, student)| *teacher = *teacher * kept + student * (1.0 - kept));
+            let (both, kept) = (mean([&logits[0], &logits[1]]), plan().training.center_momentum);
+            let rows = both.len() / center.len();
+            for (class, center) in center.iter_mut().enumerate() {
+                let mean = both.iter().skip(class).step_by(both.len() / rows).sum::<f64>() / rows as f64;
+                *center = *center * kept + mean * (1.0 - kept);
+            }
+        }
+        let found: Vec<f32> =
+            mean([&of(&sites[0].teacher), &of(&sites[1].teacher)]).iter().map(|x| *x as f32).collect();
+        assert_close("teacher", &found, &teacher);
+        let found: Vec<f32> = mean([&sites[0].center, &sites[1].center]).iter().map(|x| *x as f32).collect();
+        assert_close("center", &found, &center);
     }
 
     #[test]

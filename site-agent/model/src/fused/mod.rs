@@ -19,6 +19,8 @@ mod norm;
 mod product;
 mod vector;
 
+pub(crate) use vector::wide;
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorPrimitive};
 use burn_autodiff::checkpoint::base::Checkpointer;

@@ -4,7 +4,7 @@
 
 /// Runs `work` with the widest vector instructions of this processor; what it calls must be inlined to profit.
 #[inline]
-pub(super) fn wide<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn wide<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 

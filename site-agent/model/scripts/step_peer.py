@@ -1,0 +1,141 @@
+"""Times the DINO step in PyTorch beside the same step of this project, in turns on the same machine.
+
+    python -m venv /tmp/peer && /tmp/peer/bin/pip install torch
+    cargo build --workspace --example step
+    /tmp/peer/bin/python site-agent/model/scripts/step_peer.py [demo|small] [--turns 3] [--steps 10] [--threads 2]
+
+Both take the same sizes: teacher on two global crops, student forward and backward on all, cross-entropy with centering,
+clipping of each tensor, AdamW in two groups, the teacher's moving average. PyTorch computes in float32 with scaled-dot-product
+attention and the multi-tensor AdamW. What is printed is the fastest step of each turn, and their ratio.
+"""
+
+import argparse
+import os
+import re
+import resource
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[3]
+SIZES = {
+    "demo": dict(image=48, local=24, locals=2, dim=64, depth=3, heads=4, batch=32, head=(128, 64, 256)),
+    "small": dict(image=224, local=96, locals=4, dim=384, depth=12, heads=6, batch=2, head=(2048, 256, 4096)),
+}
+
+
+class Block(nn.Module):
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(self, x):
+        batch, tokens, dim = x.shape
+        q, k, v = self.qkv(self.norm1(x)).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim)
+        x = x + self.proj(mixed)
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class Network(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        dim, (hidden, bottleneck, k) = size["dim"], size["head"]
+        self.patch = nn.Conv2d(1, dim, 8, 8)
+        self.cls = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
+        self.pos = nn.Parameter(torch.randn(1, (size["image"] // 8) ** 2 + 1, dim) * 0.02)
+        self.blocks = nn.ModuleList(Block(dim, size["heads"]) for _ in range(size["depth"]))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+        )
+        self.last = nn.Parameter(torch.randn(k, bottleneck) * 0.02)
+
+    def features(self, x):
+        patches = self.patch(x).flatten(2).transpose(1, 2)
+        pos = self.pos
+        if patches.shape[1] + 1 != pos.shape[1]:
+            side, learnt = int(patches.shape[1] ** 0.5), int((pos.shape[1] - 1) ** 0.5)
+            grid = pos[:, 1:].reshape(1, learnt, learnt, -1).permute(0, 3, 1, 2)
+            grid = F.interpolate(grid, size=(side, side), mode="bicubic").flatten(2).transpose(1, 2)
+            pos = torch.cat([pos[:, :1], grid], 1)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), patches], 1) + pos
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)[:, 0]
+
+    def head(self, x):
+        return F.normalize(self.mlp(x), dim=1) @ F.normalize(self.last, dim=1).T
+
+
+def turn(size, steps):
+    student, teacher = Network(size), Network(size)
+    teacher.load_state_dict(student.state_dict())
+    matrices = [p for p in student.parameters() if p.ndim > 1]
+    others = [p for p in student.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.04}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, foreach=True)
+    center = torch.zeros(1, size["head"][2])
+    images = torch.randn(2 * size["batch"], 1, size["image"], size["image"])
+    locals_ = torch.randn(size["locals"] * size["batch"], 1, size["local"], size["local"])
+    seconds = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        with torch.no_grad():
+            taught = teacher.head(teacher.features(images))
+            targets = F.softmax((taught - center) / 0.04, dim=1).chunk(2)
+        learnt = student.head(torch.cat([student.features(images), student.features(locals_)]))
+        logs = F.log_softmax(learnt / 0.1, dim=1).chunk(2 + size["locals"])
+        pairs = [-(targets[t] * logs[s]).sum(1).mean() for t in range(2) for s in range(len(logs)) if t != s]
+        loss = sum(pairs) / len(pairs)
+        optimizer.zero_grad()
+        loss.backward()
+        for parameter in student.parameters():
+            parameter.grad.mul_(min(1.0, 3.0 / (parameter.grad.norm().item() + 1e-6)))
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 0.004)
+            center.mul_(0.9).add_(taught.mean(0, keepdim=True), alpha=0.1)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def ours(which, steps, threads):
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    command = [target / "debug/examples/step", which, str(steps)]
+    out = subprocess.run(
+        command, env=os.environ | {"RAYON_NUM_THREADS": str(threads)}, capture_output=True, text=True, check=True
+    )
+    figure = lambda pattern: float(re.search(pattern, out.stdout)[1])
+    return figure(r"fastest ([0-9.]+) s"), figure(r"peak memory ([0-9]+) MiB")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("which", choices=SIZES, nargs="?", default="demo")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    pairs = []
+    for _ in range(asked.turns):
+        seconds, peak = ours(asked.which, asked.steps, asked.threads)
+        pair = (turn(SIZES[asked.which], asked.steps), seconds)
+        pairs.append(pair)
+        print(f"torch {torch.__version__} {pair[0]:.4f} s   ours {pair[1]:.4f} s   ratio {pair[1] / pair[0]:.2f}")
+    fastest = [min(column) for column in zip(*pairs)]
+    theirs = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    print(f"{asked.which}, {asked.threads} threads: ratio of the fastest steps {fastest[1] / fastest[0]:.2f}")
+    print(f"peak memory: torch {theirs} MiB with its library, ours {peak:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
