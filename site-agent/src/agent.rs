@@ -345,9 +345,10 @@ impl Agent {
         Ok(())
     }
 
-    /// AdamW's moments persist from round to round, and start over when the site missed one.
+    /// AdamW's moments persist from round to round, and start over when the site missed one. What was sealed counts: an
+    /// aggregator that ended between storing an update and acknowledging it must not cost the site its moments.
     fn moments_before(&self, run: &RunId, round: RoundNumber) -> Option<PathBuf> {
-        let last = self.journal.run(run)?.acknowledged.as_ref()?;
+        let last = self.journal.run(run)?.sealed.as_ref()?;
         let moments = JobFolder::at(self.home.job(run, last.round, last.base)).moments();
         (last.round.next() == round && moments.exists()).then_some(moments)
     }
