@@ -455,10 +455,12 @@ fn run_record(row: &Row<'_>) -> Result<RunRecord> {
     let plan =
         Plan::from_agreed_bytes(&plan_bytes, plan_digest).map_err(|error| StoreError::Damaged(error.to_string()))?;
     let because: Option<String> = row.get("because")?;
+    let damaged = |what: &str| StoreError::Damaged(what.to_owned());
     let state = match row.get::<_, String>("state")?.as_str() {
         "running" => RunState::Running,
         "finished" => RunState::Finished,
-        _ => RunState::Failed { because: because.unwrap_or_default() },
+        "failed" => RunState::Failed { because: because.ok_or_else(|| damaged("runs.because is missing"))? },
+        other => return Err(damaged(&format!("runs.state is {other:?}"))),
     };
     Ok(RunRecord {
         ordinal: row.get("ordinal")?,

@@ -1,9 +1,9 @@
 //! What a coordinator types, and what comes back: the real program, its JSON and its exit codes.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use aggregator::status::{RunPhase, Status};
 use certs::invitation::Invitation;
@@ -70,21 +70,15 @@ impl Desk {
     }
 
     fn serve(&self) -> Server {
-        let ready = self.path("ready");
-        drop(fs::remove_file(&ready));
         let mut serve = Command::new(PROGRAM);
-        serve.args(["serve", "--log-json", "--ready-file"]).arg(&ready).arg("--state").arg(self.path("fed"));
-        let server = Server(serve.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-        wait_for("the server", || ready.exists());
+        serve.args(["serve", "--log-json"]).arg("--state").arg(self.path("fed"));
+        let serve = serve.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut server = Server(serve.spawn().unwrap());
+        // It says so, or its output ends with it.
+        let mut said = String::new();
+        BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert!(said.starts_with("listening on "), "{said:?}");
         server
-    }
-}
-
-fn wait_for(what: &str, holds: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < Duration::from_secs(30), "{what} within 30 s");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

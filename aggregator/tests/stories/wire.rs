@@ -179,7 +179,6 @@ impl Site {
                 if let Some(told) = wanted(self.report(Progress::idle()).await.unwrap()) {
                     return told;
                 }
-                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
         tokio::time::timeout(WITHIN, asking).await.expect("the directive in time")
@@ -339,11 +338,7 @@ async fn a_site_speaks_only_for_itself_and_nobody_else_speaks_at_all() {
 
     // Revoked while connected.
     house.store().revoke(&site_id("a"), wall()).unwrap();
-    let revoked = async {
-        while a.report(Progress::idle()).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
+    let revoked = async { while a.report(Progress::idle()).await.is_ok() {} };
     tokio::time::timeout(WITHIN, revoked).await.expect("the revocation in time");
     assert_eq!(code(&a.report(Progress::idle()).await.unwrap_err()), "revoked");
     assert!(b.report(Progress::idle()).await.is_ok());
@@ -409,9 +404,10 @@ async fn a_new_certificate_of_the_server_interrupts_no_run() {
             house.renew.notify_one();
             let work = loop {
                 // A connection that just ended is an error that passes, as it is for an agent.
-                match site.report(Progress::idle()).await {
-                    Ok(Directive::Train(work)) if work.base != base => break work,
-                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                if let Ok(Directive::Train(work)) = site.report(Progress::idle()).await
+                    && work.base != base
+                {
+                    break work;
                 }
             };
             base = work.base;
@@ -422,9 +418,7 @@ async fn a_new_certificate_of_the_server_interrupts_no_run() {
                 assert!(["no refusal", "unavailable"].contains(&code(&status)), "{status}");
             }
         }
-        while !matches!(site.report(Progress::idle()).await, Ok(Directive::Finished { .. })) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        while !matches!(site.report(Progress::idle()).await, Ok(Directive::Finished { .. })) {}
     };
     tokio::time::timeout(4 * WITHIN, run).await.expect("the run's end in time");
     house.stop().await;

@@ -171,7 +171,7 @@ impl SkipReason {
                 "export it again; if it stays so, the exporting system writes invalid DICOM"
             }
             Self::TooLarge { .. } | Self::TooManyFrames { .. } => {
-                "raise the limit in the configuration, or export the series in smaller parts"
+                "export it in smaller parts: the limit keeps one file from taking this machine's memory"
             }
             Self::NotMr => "nothing: only MR images are used",
             Self::SecondaryCapture | Self::BurnedInText | Self::InlineResult | Self::DerivedMap => {

@@ -114,8 +114,11 @@ mod tests {
                 let heart = Heart::draw(disease, &mut rng);
                 let plane = Plane::sax(0.45 * heart.length, 0.0);
                 let labels = scanner::scan(&heart.at(0.0), &plane, Sequence::Cine, grid, &look, &mut rng).labels;
-                for (name, place) in landmarks(&heart).iter().filter(|(name, _)| name.starts_with("RV")) {
-                    let [x, y] = plane.pixel_mm(*place).map(|mm| 2.0 * mm + 99.5);
+                let insertions: Vec<_> =
+                    landmarks(&heart).into_iter().filter(|(name, _)| name.starts_with("RV")).collect();
+                assert_eq!(insertions.len(), 2);
+                for (name, place) in insertions {
+                    let [x, y] = plane.pixel_mm(place).map(|mm| 2.0 * mm + 99.5);
                     let near = |wanted: &[u8]| {
                         let pixel = |i: usize| ((i % 200) as f64 - x, (i / 200) as f64 - y);
                         (0..labels.len()).any(|i| wanted.contains(&labels[i]) && pixel(i).0.hypot(pixel(i).1) < 3.0)

@@ -15,7 +15,7 @@ use crate::keys::{PathKey, SeriesKey, SiteSecret};
 use crate::limits::IntakeLimits;
 use crate::normalize::{Geometry, Normalized, Normalizer};
 use crate::skip::{Skip, SkipReason};
-use crate::worker::Parser;
+use crate::worker::{Parser, Span};
 
 /// Values asked of a worker at once.
 const REQUEST: usize = 4 << 20;
@@ -194,10 +194,8 @@ fn fetch(
     let mut left = frames;
     while let Some((first, _)) = left.first() {
         let run = left.iter().zip(*first..).take(most).take_while(|((frame, _), expected)| frame == expected).count();
-        let values = parser.frames(&file.path, found.entry, *first, run as u32, matrix)?;
-        if values.len() != run * pixels {
-            return Err(SkipReason::ParserCrashed);
-        }
+        let span = Span { entry: found.entry, first: *first, count: run as u32, matrix };
+        let values = parser.frames(&file.path, span)?;
         for ((_, place), values) in left.iter().zip(values.chunks_exact(pixels)) {
             take(*place, values.to_vec());
         }

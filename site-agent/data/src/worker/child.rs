@@ -55,8 +55,8 @@ fn answer(examiner: &mut Examiner, request: Request) -> io::Result<(Response, Ve
         Request::Header { path: file, entry } => {
             examiner.header(&path(file), entry).map(|header| (Response::Header(header), Vec::new()))
         }
-        Request::Frames { path: file, entry, first, count, matrix } => {
-            examiner.frames(&path(file), entry, first, count, matrix).map(|values| (Response::Frames, values))
+        Request::Frames { path: file, span } => {
+            examiner.frames(&path(file), span).map(|values| (Response::Frames, values))
         }
     };
     Ok(answered.unwrap_or_else(|reason| (Response::Skip(reason), Vec::new())))

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use super::{Content, Parser};
+use super::{Content, Parser, Span};
 use crate::archive::{Archive, is_archive, participant};
 use crate::dicom::{FileSource, ImageHeader, MemorySource, Pixels, Source, Substitutes, read_header, read_pixels};
 use crate::keys::SiteSecret;
@@ -87,29 +87,22 @@ impl Parser for Examiner {
         self.guarded(|this| Ok(Box::new(this.read_image(path, Some(entry))?.0)))
     }
 
-    fn frames(
-        &mut self,
-        path: &Path,
-        entry: Option<u32>,
-        first: u32,
-        count: u32,
-        matrix: [u32; 2],
-    ) -> Result<Vec<f32>, SkipReason> {
+    fn frames(&mut self, path: &Path, span: Span) -> Result<Vec<f32>, SkipReason> {
         self.guarded(|this| {
-            let held = this.image.as_ref().is_some_and(|(file, at, ..)| file == path && *at == entry);
+            let held = this.image.as_ref().is_some_and(|(file, at, ..)| file == path && *at == span.entry);
             if !held {
                 this.image = None;
-                let (header, mut source) = this.read_image(path, entry)?;
+                let (header, mut source) = this.read_image(path, span.entry)?;
                 let pixels = read_pixels(&mut *source, &header, &this.limits)?;
-                this.image = Some((path.to_owned(), entry, header, pixels));
+                this.image = Some((path.to_owned(), span.entry, header, pixels));
             }
             let Some((_, _, header, pixels)) = &this.image else { return Err(SkipReason::Damaged) };
             // The file may have changed since its header was read.
-            if [header.rows, header.columns] != matrix {
+            if [header.rows, header.columns] != span.matrix {
                 return Err(SkipReason::Damaged);
             }
             let mut values = Vec::new();
-            for frame in first..first.saturating_add(count) {
+            for frame in span.first..span.first.saturating_add(span.count) {
                 values.extend(pixels.frame(frame as usize).ok_or(SkipReason::Damaged)?);
             }
             Ok(values)

@@ -18,6 +18,8 @@ pub(crate) use examiner::Examiner;
 pub(crate) use examiner::guarded;
 pub(crate) use remote::Remote;
 
+use serde::{Deserialize, Serialize};
+
 use crate::archive::Entry;
 use crate::dicom::ImageHeader;
 use crate::skip::SkipReason;
@@ -31,6 +33,27 @@ pub(crate) enum Content {
     Archive(Vec<Entry>),
 }
 
+/// Frames of one image that follow each other.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Span {
+    /// Which entry, if the file is an archive.
+    pub(crate) entry: Option<u32>,
+    /// The first frame.
+    pub(crate) first: u32,
+    /// How many.
+    pub(crate) count: u32,
+    /// Rows and columns, as the caller takes them to be.
+    pub(crate) matrix: [u32; 2],
+}
+
+impl Span {
+    /// Values in all: `count` times rows times columns.
+    pub(crate) fn values(&self) -> usize {
+        let [rows, columns] = self.matrix;
+        [self.count, rows, columns].into_iter().fold(1_usize, |product, size| product.saturating_mul(size as usize))
+    }
+}
+
 /// Reads files. Whatever a file holds, an answer comes back.
 pub(crate) trait Parser {
     /// What a file is.
@@ -39,14 +62,6 @@ pub(crate) trait Parser {
     /// The header of an archive's entry.
     fn header(&mut self, path: &Path, entry: u32) -> Result<Box<ImageHeader>, SkipReason>;
 
-    /// The modality values of `count` frames from `first` on, which must be as large as the caller takes them to be.
-    /// [count x rows x columns]
-    fn frames(
-        &mut self,
-        path: &Path,
-        entry: Option<u32>,
-        first: u32,
-        count: u32,
-        matrix: [u32; 2],
-    ) -> Result<Vec<f32>, SkipReason>;
+    /// The modality values of some frames, as many as the span has.
+    fn frames(&mut self, path: &Path, span: Span) -> Result<Vec<f32>, SkipReason>;
 }

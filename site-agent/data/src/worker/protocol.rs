@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::Span;
 use crate::archive::Entry;
 use crate::dicom::ImageHeader;
 use crate::limits::IntakeLimits;
@@ -38,10 +39,7 @@ pub(super) enum Request {
     },
     Frames {
         path: Vec<u8>,
-        entry: Option<u32>,
-        first: u32,
-        count: u32,
-        matrix: [u32; 2],
+        span: Span,
     },
 }
 
@@ -61,9 +59,8 @@ impl Request {
     /// Of its answer.
     pub(super) fn bounds(&self) -> Bounds {
         match self {
-            Self::Frames { count, matrix: [rows, columns], .. } => {
-                let values = [rows, columns, count].into_iter().fold(4_usize, |a, b| a.saturating_mul(*b as usize));
-                Bounds { text: MAX_TEXT_BESIDE_VALUES, payload: values }
+            Self::Frames { span, .. } => {
+                Bounds { text: MAX_TEXT_BESIDE_VALUES, payload: span.values().saturating_mul(4) }
             }
             _ => Bounds { text: MAX_TEXT, payload: 0 },
         }
@@ -146,11 +143,13 @@ mod tests {
 
     #[test]
     fn an_answer_may_hold_the_values_that_were_asked_for_and_no_more() {
-        let frames = |count, matrix| Request::Frames { path: Vec::new(), entry: None, first: 0, count, matrix };
+        let frames =
+            |count, matrix| Request::Frames { path: Vec::new(), span: Span { entry: None, first: 0, count, matrix } };
         let mut pipe = Vec::new();
         write_message(&mut pipe, 1, &Response::Frames, &[0.0; 12]).unwrap();
         let read = |request: &Request| read_message::<Response>(&mut pipe.as_slice(), request.bounds());
-        assert!(read(&frames(2, [2, 3])).is_ok());
+        let (number, _, values) = read(&frames(2, [2, 3])).unwrap();
+        assert_eq!((number, values), (1, vec![0.0; 12]));
         assert!(read(&frames(1, [2, 3])).is_err());
         assert!(read(&Request::Open { path: Vec::new() }).is_err());
         assert_eq!(frames(u32::MAX, [u32::MAX; 2]).bounds().payload, usize::MAX);

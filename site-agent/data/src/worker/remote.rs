@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 
 use super::protocol::{Bounds, Request, Response, read_message, write_message};
-use super::{Content, Parser};
+use super::{Content, Parser, Span};
 use crate::dicom::ImageHeader;
 use crate::keys::SiteSecret;
 use crate::limits::IntakeLimits;
@@ -156,16 +156,9 @@ impl Parser for Remote {
         }
     }
 
-    fn frames(
-        &mut self,
-        path: &Path,
-        entry: Option<u32>,
-        first: u32,
-        count: u32,
-        matrix: [u32; 2],
-    ) -> Result<Vec<f32>, SkipReason> {
-        match self.ask(&Request::Frames { path: bytes(path), entry, first, count, matrix })? {
-            (Response::Frames, values) => Ok(values),
+    fn frames(&mut self, path: &Path, span: Span) -> Result<Vec<f32>, SkipReason> {
+        match self.ask(&Request::Frames { path: bytes(path), span })? {
+            (Response::Frames, values) if values.len() == span.values() => Ok(values),
             (other, _) => Err(reason(other)),
         }
     }

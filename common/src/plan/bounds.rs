@@ -1,0 +1,238 @@
+//! What every value of a plan may be. A value out of its bounds is named as it is written, with the bound.
+
+use super::{CropPlan, ImagePlan, ModelPlan, PlanDraft, PlanError, RoundPlan, TrainingPlan};
+use crate::weights::MAX_VALUES;
+
+/// Sizes and counts that are multiplied with each other stay below this.
+const MAX_COUNT: usize = 1 << 20;
+/// Longest deadline of a round, in seconds: 30 days.
+const MAX_DEADLINE_S: u64 = 30 * 24 * 60 * 60;
+
+type Bounded = Result<(), PlanError>;
+
+impl PlanDraft {
+    /// Holds every value to its bounds.
+    pub fn check(&self) -> Bounded {
+        model(&self.model)?;
+        images(&self.images)?;
+        crops(&self.crops, self.model.patch_size)?;
+        training(&self.training)?;
+        rounds(&self.rounds)?;
+        positive("privacy.max_delta_norm", self.privacy.max_delta_norm)?;
+        fraction("aggregation.share_alpha", self.aggregation.share_alpha)?;
+        let cap = self.aggregation.share_cap;
+        within("aggregation.share_cap", cap, cap > 0.0 && cap <= 1.0, "above 0 and at most 1")
+    }
+}
+
+fn model(model: &ModelPlan) -> Bounded {
+    for (key, value) in [
+        ("model.depth", model.depth),
+        ("model.dim", model.dim),
+        ("model.head.hidden", model.head.hidden),
+        ("model.head.bottleneck", model.head.bottleneck),
+    ] {
+        count(key, value)?;
+    }
+    let k = model.head.prototypes;
+    within("model.head.prototypes", k, (2..=1 << 18).contains(&k), "2 to 262144")?;
+    let channels = model.in_channels;
+    within("model.in_channels", channels, channels == 1 || channels == 3, "1 or 3")?;
+    let patch = model.patch_size;
+    within("model.patch_size", patch, (1..=64).contains(&patch), "1 to 64")?;
+    patches("model.image_size", model.image_size, patch)?;
+    let heads = model.heads;
+    within(
+        "model.heads",
+        heads,
+        heads >= 1 && model.dim.is_multiple_of(heads),
+        &format!("a divisor of {}", model.dim),
+    )?;
+    positive("model.mlp_ratio", model.mlp_ratio)?;
+    fraction("model.drop_path", model.drop_path)?;
+    let values = model.values();
+    let bound = format!("at most {MAX_VALUES}: make model.dim, model.depth, model.mlp_ratio or model.head smaller");
+    within("model, in values,", format!("{values:.0}"), values <= MAX_VALUES as f64, &bound)
+}
+
+fn images(images: &ImagePlan) -> Bounded {
+    within("images.frame_size", images.frame_size, (1..=4096).contains(&images.frame_size), "1 to 4096")?;
+    positive("images.spacing_mm", images.spacing_mm)?;
+    not_negative("images.mean", images.mean)?;
+    positive("images.std", images.std)?;
+    let (low, high) = (images.low_percentile, images.high_percentile);
+    let ordered = 0.0 <= low && low < high && high <= 100.0;
+    within("images.low_percentile", low, ordered, &format!("0 or more, and below high_percentile {high}"))
+}
+
+fn crops(crops: &CropPlan, patch: usize) -> Bounded {
+    within("crops.local_count", crops.local_count, crops.local_count <= 32, "at most 32")?;
+    patches("crops.local_size", crops.local_size, patch)?;
+    for (key, [low, high]) in [("crops.global_scale", crops.global_scale), ("crops.local_scale", crops.local_scale)] {
+        within(key, format!("[{low}, {high}]"), 0.0 < low && low <= high && high <= 1.0, "0 < low <= high <= 1")?;
+    }
+    for (key, value) in [
+        ("crops.flip", crops.flip),
+        ("crops.jitter", crops.jitter),
+        ("crops.blur[0]", crops.blur[0]),
+        ("crops.blur[1]", crops.blur[1]),
+        ("crops.blur[2]", crops.blur[2]),
+    ] {
+        fraction(key, value)?;
+    }
+    let [low, high] = crops.blur_sigma;
+    for (key, value) in [
+        ("crops.brightness", crops.brightness),
+        ("crops.contrast", crops.contrast),
+        ("crops.gamma", crops.gamma),
+        ("crops.noise", crops.noise),
+        ("crops.blur_sigma[0]", low),
+        ("crops.blur_sigma[1]", high),
+    ] {
+        not_negative(key, value)?;
+    }
+    within("crops.blur_sigma", format!("[{low}, {high}]"), low <= high, "low <= high")
+}
+
+fn training(training: &TrainingPlan) -> Bounded {
+    for (key, value) in [
+        ("training.steps_per_round", training.steps_per_round),
+        ("training.epoch_steps", training.epoch_steps),
+        ("training.checkpoint_every_steps", training.checkpoint_every_steps),
+    ] {
+        count(key, value)?;
+    }
+    for (key, value) in [
+        ("training.warmup_epochs", training.warmup_epochs),
+        ("training.teacher_temperature_warmup_epochs", training.teacher_temperature_warmup_epochs),
+        ("training.freeze_last_layer_epochs", training.freeze_last_layer_epochs),
+    ] {
+        within(key, value, value <= MAX_COUNT, &format!("at most {MAX_COUNT}"))?;
+    }
+    within("training.batch_size", training.batch_size, (2..=4096).contains(&training.batch_size), "2 to 4096")?;
+    for (key, value) in [
+        ("training.learning_rate", training.learning_rate),
+        ("training.student_temperature", training.student_temperature),
+        ("training.teacher_temperature[0]", training.teacher_temperature[0]),
+        ("training.teacher_temperature[1]", training.teacher_temperature[1]),
+    ] {
+        positive(key, value)?;
+    }
+    for (key, value) in [
+        ("training.min_learning_rate", training.min_learning_rate),
+        ("training.weight_decay[0]", training.weight_decay[0]),
+        ("training.weight_decay[1]", training.weight_decay[1]),
+        ("training.clip_gradient", training.clip_gradient),
+        ("training.koleo", training.koleo),
+    ] {
+        not_negative(key, value)?;
+    }
+    for (key, value) in [
+        ("training.teacher_momentum[0]", training.teacher_momentum[0]),
+        ("training.teacher_momentum[1]", training.teacher_momentum[1]),
+        ("training.center_momentum", training.center_momentum),
+    ] {
+        fraction(key, value)?;
+    }
+    Ok(())
+}
+
+fn rounds(rounds: &RoundPlan) -> Bounded {
+    count("rounds.count", rounds.count as usize)?;
+    count("rounds.attempts", rounds.attempts as usize)?;
+    let mut sites = rounds.sites.clone();
+    sites.sort();
+    sites.dedup();
+    let invited = rounds.sites.len();
+    within("rounds.sites", invited, (1..=32).contains(&invited) && sites.len() == invited, "1 to 32 distinct sites")?;
+    let quorum = rounds.quorum;
+    let bound = if quorum == 0 { "1 or more".to_owned() } else { format!("at most the {invited} sites") };
+    within("rounds.quorum", quorum, (1..=invited).contains(&quorum), &bound)?;
+    let deadline = rounds.deadline_s;
+    within("rounds.deadline_s", deadline, (1..=MAX_DEADLINE_S).contains(&deadline), "1 to 2592000 (30 days)")
+}
+
+impl ModelPlan {
+    /// About how many values a network has: its matrices, which are nearly all of it. In floats, which do not overflow.
+    fn values(&self) -> f64 {
+        let [dim, depth, patch, side] =
+            [self.dim, self.depth, self.patch_size, self.image_size].map(|size| size as f64);
+        let [hidden, bottleneck, prototypes] =
+            [self.head.hidden, self.head.bottleneck, self.head.prototypes].map(|size| size as f64);
+        let patches = self.in_channels as f64 * patch * patch * dim;
+        let positions = (side / patch).powi(2) * dim;
+        let blocks = depth * dim * dim * (4.0 + 2.0 * self.mlp_ratio);
+        let head = hidden * (dim + hidden + bottleneck) + bottleneck * prototypes;
+        patches + positions + blocks + head
+    }
+}
+
+fn count(key: &'static str, value: usize) -> Bounded {
+    within(key, value, (1..=MAX_COUNT).contains(&value), &format!("between 1 and {MAX_COUNT}"))
+}
+
+/// A side that is cut into patches.
+fn patches(key: &'static str, side: usize, patch: usize) -> Bounded {
+    let fits = (patch..=1024).contains(&side) && side.is_multiple_of(patch);
+    within(key, side, fits, &format!("a multiple of model.patch_size ({patch}), at most 1024"))
+}
+
+fn positive(key: &'static str, value: f64) -> Bounded {
+    within(key, value, value.is_finite() && value > 0.0, "a finite number above 0")
+}
+
+fn not_negative(key: &'static str, value: f64) -> Bounded {
+    within(key, value, value.is_finite() && value >= 0.0, "a finite number, 0 or more")
+}
+
+fn fraction(key: &'static str, value: f64) -> Bounded {
+    within(key, value, (0.0..=1.0).contains(&value), "0 to 1")
+}
+
+fn within(key: &'static str, value: impl ToString, holds: bool, bound: &str) -> Bounded {
+    if holds { Ok(()) } else { Err(PlanError::OutOfBounds { key, value: value.to_string(), bound: bound.to_owned() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::draft;
+    use super::*;
+
+    #[test]
+    fn a_value_out_of_bounds_is_named_with_its_value_and_bound() {
+        let mut draft = draft();
+        draft.rounds.quorum = 3;
+        assert_eq!(draft.check().unwrap_err().to_string(), "plan: rounds.quorum is 3, but must be at most the 2 sites");
+        draft.rounds.quorum = 2;
+        draft.crops.local_size = 97;
+        assert!(draft.check().unwrap_err().to_string().contains("crops.local_size is 97"));
+        draft.crops.local_size = 96;
+        draft.training.learning_rate = f64::NAN;
+        assert!(draft.check().unwrap_err().to_string().contains("NaN"));
+    }
+
+    #[test]
+    fn what_would_overflow_wait_for_ever_or_draw_from_nothing_is_refused_by_name() {
+        type Change = fn(&mut PlanDraft);
+        let cases: [(Change, &str); 9] = [
+            (|plan| plan.rounds.deadline_s = u64::MAX, "rounds.deadline_s is 18446744073709551615, but must be 1 to"),
+            (|plan| plan.rounds.deadline_s = 0, "rounds.deadline_s is 0"),
+            (|plan| plan.training.warmup_epochs = usize::MAX, "training.warmup_epochs"),
+            (|plan| plan.training.teacher_temperature_warmup_epochs = 1 << 21, "teacher_temperature_warmup_epochs"),
+            (|plan| plan.training.freeze_last_layer_epochs = 1 << 21, "training.freeze_last_layer_epochs"),
+            (|plan| plan.crops.blur_sigma = [2.0, 0.1], "crops.blur_sigma is [2, 0.1]"),
+            (|plan| plan.model.dim = 6 << 17, "make model.dim, model.depth"),
+            (|plan| plan.model.mlp_ratio = 1e300, "make model.dim, model.depth"),
+            (|plan| plan.images.frame_size = 1 << 20, "images.frame_size is 1048576"),
+        ];
+        for (change, told) in cases {
+            let mut plan = draft();
+            change(&mut plan);
+            let error = plan.check().unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
+        let mut longest = draft();
+        longest.rounds.deadline_s = MAX_DEADLINE_S;
+        longest.check().unwrap();
+    }
+}

@@ -1,0 +1,345 @@
+//! What a coordinator writes, section by section, and what stands where nothing is written.
+
+use serde::{Deserialize, Serialize};
+
+use super::Plan;
+use crate::ids::{Digest, RunId};
+use crate::weights::Signature;
+
+/// What a coordinator writes. Every section but `run`, `rounds` and `training` has defaults: the published DINO ViT-S/8, but for
+/// fewer prototypes, gray images, and what augments gray images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanDraft {
+    /// The run's name, unique in the federation.
+    pub run: RunId,
+    /// Mixed into every seed of the run.
+    #[serde(default)]
+    pub seed: u64,
+    /// The network.
+    #[serde(default)]
+    pub model: ModelPlan,
+    /// How images become frames.
+    #[serde(default)]
+    pub images: ImagePlan,
+    /// How frames become crops.
+    #[serde(default)]
+    pub crops: CropPlan,
+    /// The optimizer and its schedules.
+    pub training: TrainingPlan,
+    /// How many rounds, and when one closes.
+    pub rounds: RoundPlan,
+    /// How updates are merged.
+    #[serde(default)]
+    pub aggregation: AggregationPlan,
+    /// What is done to an update before it leaves a site.
+    #[serde(default)]
+    pub privacy: PrivacyPlan,
+}
+
+impl PlanDraft {
+    /// The agreed plan, once the first model is known.
+    pub fn with_first_model(self, signature: Signature, first_model: Digest) -> Plan {
+        Plan { draft: self, signature, first_model }
+    }
+
+    /// Optimizer steps of a site over the whole run.
+    pub fn total_steps(&self) -> usize {
+        self.training.steps_per_round * self.rounds.count as usize
+    }
+}
+
+/// A Vision Transformer (Dosovitskiy et al. 2021) with a DINO head (Caron et al. 2021). Defaults: ViT-S/8, one channel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelPlan {
+    /// Side of a global crop, in pixels.
+    pub image_size: usize,
+    /// Side of a patch, in pixels; divides every crop's side.
+    pub patch_size: usize,
+    /// 1 for grayscale, or 3 with the frame replicated.
+    pub in_channels: usize,
+    /// Embedding dimension.
+    pub dim: usize,
+    /// Transformer blocks.
+    pub depth: usize,
+    /// Attention heads; divides `dim`.
+    pub heads: usize,
+    /// Hidden width of a block's perceptron, in multiples of `dim`.
+    pub mlp_ratio: f64,
+    /// Stochastic depth of the last block (student only); rises linearly from 0 at the first.
+    pub drop_path: f64,
+    /// How linear layers start.
+    pub init: Init,
+    /// The projection head.
+    pub head: HeadPlan,
+}
+
+/// How linear layers of the backbone start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Init {
+    /// Truncated normal with standard deviation 0.02, as published.
+    Published,
+    /// Truncated normal with standard deviation `1/sqrt(fan_in)`: better conditioned for small dimensions.
+    FanIn,
+}
+
+/// The DINO projection head: a perceptron, an L2-normalised bottleneck, a weight-normalised last layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeadPlan {
+    /// Hidden width of the perceptron.
+    pub hidden: usize,
+    /// Width of the normalised bottleneck.
+    pub bottleneck: usize,
+    /// Prototypes (`out_dim`, K).
+    pub prototypes: usize,
+    /// Keeps `weight_g` of the last layer at 1.
+    pub norm_last_layer: bool,
+}
+
+/// How a DICOM series becomes normalised 2-D frames.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImagePlan {
+    /// Side of a cached frame, in pixels.
+    pub frame_size: usize,
+    /// In-plane spacing of a cached frame, in millimetres; the frame is cropped or padded around its middle.
+    pub spacing_mm: f64,
+    /// Percentile of a series that becomes 0.
+    pub low_percentile: f64,
+    /// Percentile of a series that becomes 1.
+    pub high_percentile: f64,
+    /// Mean subtracted from a crop's values, after normalisation to 0..1.
+    pub mean: f64,
+    /// Standard deviation a crop's values are divided by.
+    pub std: f64,
+}
+
+/// Multi-crop augmentation (DINO's, for grayscale MR: no hue, saturation or solarisation).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CropPlan {
+    /// Area of a global crop, as a fraction of the frame: lowest and highest.
+    pub global_scale: [f64; 2],
+    /// Local crops beside the two global ones.
+    pub local_count: usize,
+    /// Side of a local crop, in pixels.
+    pub local_size: usize,
+    /// Area of a local crop, as a fraction of the frame.
+    pub local_scale: [f64; 2],
+    /// Probability of a left-right flip.
+    pub flip: f64,
+    /// Probability of the brightness, contrast and gamma jitter.
+    pub jitter: f64,
+    /// Brightness factor is drawn from 1 ± this.
+    pub brightness: f64,
+    /// Contrast factor is drawn from 1 ± this.
+    pub contrast: f64,
+    /// Gamma is drawn log-uniformly from 1/(1+this) to 1+this.
+    pub gamma: f64,
+    /// Probability of a Gaussian blur of the first global crop, the second, and each local one.
+    pub blur: [f64; 3],
+    /// Standard deviation of the blur in pixels of a 224-pixel crop, lowest and highest; scaled with the crop's side.
+    pub blur_sigma: [f64; 2],
+    /// Standard deviation of added Gaussian noise is drawn from 0 to this (values in 0..1).
+    pub noise: f64,
+}
+
+/// AdamW and DINO's schedules on the run's global step clock. An epoch is `epoch_steps` steps of that clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingPlan {
+    /// Optimizer steps of every site in every round (H).
+    pub steps_per_round: usize,
+    /// Steps that count as one epoch for schedules stated in epochs.
+    pub epoch_steps: usize,
+    /// Images in a batch, before cropping.
+    pub batch_size: usize,
+    /// Peak learning rate for a batch of 256; the rate used is this times `batch_size / 256`.
+    #[serde(default = "default::learning_rate")]
+    pub learning_rate: f64,
+    /// Learning rate at the end of the cosine.
+    #[serde(default = "default::min_learning_rate")]
+    pub min_learning_rate: f64,
+    /// Linear warm-up, in epochs.
+    #[serde(default = "default::warmup_epochs")]
+    pub warmup_epochs: usize,
+    /// Weight decay at the start and the end of its cosine.
+    #[serde(default = "default::weight_decay")]
+    pub weight_decay: [f64; 2],
+    /// Teacher momentum at the start and the end of its cosine.
+    #[serde(default = "default::teacher_momentum")]
+    pub teacher_momentum: [f64; 2],
+    /// Student temperature.
+    #[serde(default = "default::student_temperature")]
+    pub student_temperature: f64,
+    /// Teacher temperature at the start and after its warm-up.
+    #[serde(default = "default::teacher_temperature")]
+    pub teacher_temperature: [f64; 2],
+    /// Linear warm-up of the teacher temperature, in epochs.
+    #[serde(default)]
+    pub teacher_temperature_warmup_epochs: usize,
+    /// Momentum of the center.
+    #[serde(default = "default::center_momentum")]
+    pub center_momentum: f64,
+    /// Bound on the L2 norm of each parameter tensor's gradient; 0 for none.
+    #[serde(default = "default::clip_gradient")]
+    pub clip_gradient: f64,
+    /// Epochs during which the head's last layer is frozen.
+    #[serde(default = "default::freeze_last_layer_epochs")]
+    pub freeze_last_layer_epochs: usize,
+    /// Weight of the KoLeo regulariser on the student's global CLS features (Sablayrolles et al. 2019); 0 is DINO.
+    #[serde(default)]
+    pub koleo: f64,
+    /// Steps between two checkpoints of a training site.
+    #[serde(default = "default::checkpoint_every_steps")]
+    pub checkpoint_every_steps: usize,
+}
+
+/// How many rounds, and when one closes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoundPlan {
+    /// Rounds of the run.
+    pub count: u32,
+    /// Sites invited to every round; each must be enrolled.
+    pub sites: Vec<crate::SiteId>,
+    /// Updates without which a round is abandoned.
+    pub quorum: usize,
+    /// Time a round may take, in seconds. Who has not reported by then is left out, by name.
+    pub deadline_s: u64,
+    /// Times a round that failed its quorum is tried again before the run stops.
+    #[serde(default = "default::attempts")]
+    pub attempts: u32,
+}
+
+/// How updates are merged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AggregationPlan {
+    /// The rule.
+    pub strategy: Strategy,
+    /// A site's share is proportional to its subjects to this power; 0 is uniform.
+    pub share_alpha: f64,
+    /// No site's share exceeds this, unless there are too few sites to honour it.
+    pub share_cap: f64,
+}
+
+/// A merging rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// The mean of the deltas, by share (McMahan et al. 2017).
+    FedAvg,
+}
+
+/// What is done to an update before it leaves a site. A site's own policy may be stricter, never looser.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PrivacyPlan {
+    /// Bound on the L2 norm of a round's delta over all tensors together: a site scales larger ones down to it, and the
+    /// aggregator refuses an update above it.
+    pub max_delta_norm: f64,
+}
+
+impl Default for ModelPlan {
+    fn default() -> Self {
+        Self {
+            image_size: 224,
+            patch_size: 8,
+            in_channels: 1,
+            dim: 384,
+            depth: 12,
+            heads: 6,
+            mlp_ratio: 4.0,
+            drop_path: 0.1,
+            init: Init::Published,
+            head: HeadPlan::default(),
+        }
+    }
+}
+
+impl Default for HeadPlan {
+    fn default() -> Self {
+        Self { hidden: 2048, bottleneck: 256, prototypes: 8192, norm_last_layer: true }
+    }
+}
+
+impl Default for ImagePlan {
+    fn default() -> Self {
+        Self { frame_size: 256, spacing_mm: 1.0, low_percentile: 0.95, high_percentile: 99.5, mean: 0.449, std: 0.226 }
+    }
+}
+
+impl Default for CropPlan {
+    fn default() -> Self {
+        Self {
+            global_scale: [0.4, 1.0],
+            local_count: 8,
+            local_size: 96,
+            local_scale: [0.05, 0.4],
+            flip: 0.5,
+            jitter: 0.8,
+            brightness: 0.4,
+            contrast: 0.4,
+            gamma: 0.2,
+            blur: [1.0, 0.1, 0.5],
+            blur_sigma: [0.1, 2.0],
+            noise: 0.02,
+        }
+    }
+}
+
+impl Default for AggregationPlan {
+    fn default() -> Self {
+        Self { strategy: Strategy::FedAvg, share_alpha: 0.5, share_cap: 0.5 }
+    }
+}
+
+impl Default for PrivacyPlan {
+    fn default() -> Self {
+        Self { max_delta_norm: 1000.0 }
+    }
+}
+
+mod default {
+    //! The published values of DINO (Caron et al. 2021, `main_dino.py`).
+    pub(super) fn learning_rate() -> f64 {
+        5e-4
+    }
+    pub(super) fn min_learning_rate() -> f64 {
+        1e-6
+    }
+    pub(super) fn warmup_epochs() -> usize {
+        10
+    }
+    pub(super) fn weight_decay() -> [f64; 2] {
+        [0.04, 0.4]
+    }
+    pub(super) fn teacher_momentum() -> [f64; 2] {
+        [0.996, 1.0]
+    }
+    pub(super) fn student_temperature() -> f64 {
+        0.1
+    }
+    pub(super) fn teacher_temperature() -> [f64; 2] {
+        [0.04, 0.04]
+    }
+    pub(super) fn center_momentum() -> f64 {
+        0.9
+    }
+    pub(super) fn clip_gradient() -> f64 {
+        3.0
+    }
+    pub(super) fn freeze_last_layer_epochs() -> usize {
+        1
+    }
+    pub(super) fn checkpoint_every_steps() -> usize {
+        50
+    }
+    pub(super) fn attempts() -> u32 {
+        3
+    }
+}

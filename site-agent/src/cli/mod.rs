@@ -1,0 +1,215 @@
+//! The agent's command line: what was typed, and which verb does it. Exit codes are in one place.
+
+mod enrol;
+mod evaluate;
+mod export;
+mod index;
+mod init_model;
+mod plans;
+mod run;
+mod weights;
+
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use common::PlanDraft;
+use model::DeviceChoice;
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::home::Home;
+use crate::job::JobFolder;
+use crate::training::DISK_FULL;
+use crate::{durable, trainer};
+
+/// The agent of one hospital: reads DICOM, trains on this machine, sends weight updates, never images.
+///
+/// Three commands join a federation: `enrol <invitation>`, `index <folder|zip>`, `run`. Everything the agent keeps lies
+/// in its state folder; it opens one outbound connection and listens on none.
+#[derive(Debug, Parser)]
+#[command(name = "site-agent", version)]
+struct Cli {
+    /// The agent's state folder.
+    #[arg(long, global = true, default_value = "site-state", env = "SITE_AGENT_STATE")]
+    state: PathBuf,
+    /// Compute here instead of on the settings' device: cpu, cuda or cuda:<n>.
+    #[arg(long, global = true)]
+    device: Option<String>,
+    /// Write the log as JSON lines.
+    #[arg(long, global = true)]
+    log_json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Join a federation: makes this site's key here, and gets a certificate for it with a single-use invitation.
+    Enrol(enrol::EnrolArgs),
+    /// Read a folder of DICOM files or UK Biobank zips: what is here, what was skipped and why. May be repeated; only what changed is read again.
+    Index(index::IndexArgs),
+    /// List the plans this site has heard of, and which are approved.
+    Plans(Json),
+    /// Approve a plan by its SHA-256. Nothing trains without.
+    Approve(plans::ApproveArgs),
+    /// Work: report, fetch, train, send, until stopped.
+    Run(run::RunArgs),
+    /// Make the first model of a run from its plan: the network at its random initialisation, or from a backbone.
+    InitModel(init_model::InitModelArgs),
+    /// Measure a model here: k-NN accuracy of sequence and plane on subjects that no training saw.
+    Evaluate(evaluate::EvaluateArgs),
+    /// Take a backbone out of a federation's model for other programs, with a model card beside.
+    Export(export::ExportArgs),
+    /// Train one job folder (started by the agent, or by a batch system).
+    #[command(hide = true)]
+    Train {
+        #[arg(long)]
+        job: PathBuf,
+        /// End when standard input ends.
+        #[arg(long)]
+        stop_with_parent: bool,
+    },
+    /// Parse files for the parent process, under limits on memory and time.
+    #[command(hide = true)]
+    IntakeWorker,
+}
+
+#[derive(Debug, Args)]
+struct Json {
+    /// Print JSON, for scripts.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads the command line, does what it says, and returns the exit code: 0 done, 1 failed, 2 not understood, 3 the disk
+/// is full.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Verb::IntakeWorker = cli.verb {
+        return data::worker_main();
+    }
+    log(cli.log_json);
+    match act(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            // By the system's own answer, which every error of a disk holds innermost.
+            let full = error.chain().filter_map(|cause| cause.downcast_ref()).any(durable::is_full);
+            if full { ExitCode::from(DISK_FULL) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn log(json: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    if json { log.json().init() } else { log.with_ansi(std::io::stderr().is_terminal()).init() }
+}
+
+fn act(cli: Cli) -> anyhow::Result<()> {
+    let home = Home::at(&cli.state);
+    let mut config = Config::read(&home.config())?;
+    if let Some(device) = cli.device {
+        // Read here, so that a mistyped device is refused before anything starts.
+        config.device = device.parse::<DeviceChoice>()?.to_string();
+    }
+    match cli.verb {
+        Verb::Enrol(args) => enrol::enrol(&home, &args),
+        Verb::Index(args) => index::index(&home, &config, &args),
+        Verb::Plans(json) => plans::plans(&home, &json),
+        Verb::Approve(args) => plans::approve(&home, &args),
+        Verb::Run(args) => run::run(home, config, &args),
+        Verb::InitModel(args) => init_model::init_model(&args),
+        Verb::Evaluate(args) => evaluate::evaluate(&home, &config, &args),
+        Verb::Export(args) => export::export(&args),
+        Verb::Train { job, stop_with_parent } => {
+            if stop_with_parent {
+                trainer::stop_with_parent();
+            }
+            Ok(trainer::train(&JobFolder::at(job))?)
+        }
+        Verb::IntakeWorker => Ok(()),
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+fn read_draft(path: &Path) -> anyhow::Result<PlanDraft> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading the plan {}", path.display()))?;
+    let draft: PlanDraft = toml::from_str(&text).with_context(|| format!("in the plan {}", path.display()))?;
+    draft.check()?;
+    Ok(draft)
+}
+
+/// A reader that has gone, as `head` does, is an error and no panic.
+fn print(text: &impl Display) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    write!(out, "{text}").and_then(|()| out.flush()).context("writing to the standard output")
+}
+
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{Digest, NamedTensors};
+
+    use super::*;
+
+    fn done(folder: &Path, verb: &str) -> anyhow::Result<()> {
+        let state = folder.join("state").display().to_string();
+        let words = verb.split(' ').map(|word| word.replace("{}", &folder.display().to_string()));
+        act(Cli::try_parse_from(["site-agent".to_owned(), "--state".to_owned(), state].into_iter().chain(words))?)
+    }
+
+    #[test]
+    fn a_backbone_exported_in_any_layout_starts_a_run_with_the_same_numbers_and_its_card_names_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        std::fs::write(folder.join("plan.toml"), include_str!("../../../tests/plans/story.toml")).unwrap();
+        let read = |name: &str| NamedTensors::from_safetensors(&std::fs::read(folder.join(name)).unwrap()).unwrap();
+        done(folder, "init-model {}/plan.toml --out {}/a.safetensors --json").unwrap();
+        for (layout, arguments) in [("published", ""), ("hugging-face", " --layout hugging-face --network student")] {
+            let out = format!("{layout}/model.safetensors");
+            done(
+                folder,
+                &format!("export {{}}/a.safetensors --plan {{}}/plan.toml --out {{}}/{out} --json{arguments}"),
+            )
+            .unwrap();
+            done(folder, &format!("init-model {{}}/plan.toml --from {{}}/{out} --out {{}}/b.safetensors --json"))
+                .unwrap();
+            assert_eq!(read("a.safetensors"), read("b.safetensors"), "{layout}");
+            let card = std::fs::read_to_string(folder.join(layout).join("model.md")).unwrap();
+            let digest = Digest::of(&std::fs::read(folder.join(&out)).unwrap()).to_string();
+            assert!(card.contains(&digest) && card.contains("never shared an image"), "{card}");
+            assert_eq!(folder.join(layout).join("config.json").exists(), layout == "hugging-face");
+        }
+        let color =
+            "export {}/published/model.safetensors --plan {}/plan.toml --channels 3 --out {}/color.safetensors --json";
+        done(folder, color).unwrap();
+        assert_eq!(read("color.safetensors").get("patch_embed.proj.weight").unwrap().shape[1], 3);
+        let card = std::fs::read_to_string(folder.join("color.md")).unwrap();
+        assert!(card.contains("3 channel(s)") && !card.contains("never shared an image"), "{card}");
+    }
+
+    #[test]
+    fn a_model_of_another_plan_gets_no_card_of_this_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let plan = include_str!("../../../tests/plans/story.toml");
+        std::fs::write(folder.join("plan.toml"), plan).unwrap();
+        std::fs::write(folder.join("other.toml"), plan.replace("prototypes = ", "prototypes = 1")).unwrap();
+        done(folder, "init-model {}/other.toml --out {}/a.safetensors --json").unwrap();
+        let refused = done(folder, "export {}/a.safetensors --plan {}/plan.toml --out {}/b.safetensors").unwrap_err();
+        assert!(format!("{refused:#}").contains("is not a model of the plan"), "{refused:#}");
+        assert!(!folder.join("b.safetensors").exists());
+    }
+}

@@ -1,0 +1,54 @@
+//! `site-agent run`: the agent at work, until it is stopped.
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use super::runtime;
+use crate::agent::{Agent, Until};
+use crate::config::Config;
+use crate::enrol::{self, Enrolled};
+use crate::home::Home;
+use crate::link::Link;
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Stop when a run has finished and its last model is here.
+    #[arg(long)]
+    until_finished: bool,
+}
+
+pub(super) fn run(home: Home, config: Config, args: &RunArgs) -> anyhow::Result<()> {
+    let Enrolled { site, address, .. } = enrol::enrolled(&home)?;
+    let path = home.lock();
+    let lock = std::fs::File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    if lock.try_lock().is_err() {
+        bail!("another agent works in {}: stop it first, or give this one its own --state", home.root().display());
+    }
+    let program = std::env::current_exe().context("finding this program")?;
+    let until = if args.until_finished { Until::RunFinished } else { Until::Stopped };
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
+        let link = Link::new(site.clone(), &address, enrol::client_config(&home)?)?;
+        let agent = Agent::new(site, home, config, link, program)?;
+        tokio::select! {
+            ended = agent.run(until) => Ok(ended?),
+            () = stopped() => {
+                tracing::info!("stopping; the trainer's checkpoint stays, and the next start goes on from it");
+                Ok(())
+            }
+        }
+    });
+    // Without waiting for an intake that may be reading images: what it has written counts, the rest is read again.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Resolves at SIGTERM or Ctrl-C.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
