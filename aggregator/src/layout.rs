@@ -4,6 +4,8 @@
 //! determines, then all values in the order of the tensors' names. So a file is checked, read and written a tile at a
 //! time, and no model is ever whole in memory. This module knows no file.
 
+use std::ops::Range;
+
 use common::Signature;
 use serde_json::Value;
 
@@ -65,6 +67,21 @@ impl Layout {
             left -= size;
         }
         ("past the last tensor", left)
+    }
+
+    /// The values of the tensors whose name is `wanted`: runs without a gap, counted over all tensors.
+    pub fn runs_of(&self, wanted: impl Fn(&str) -> bool) -> Vec<Range<u64>> {
+        let (mut begin, mut runs) = (0, Vec::<Range<u64>>::new());
+        for (name, shape) in self.signature.iter() {
+            let end = begin + shape.iter().product::<usize>() as u64;
+            match runs.last_mut() {
+                _ if !wanted(name) => {}
+                Some(last) if last.end == begin => last.end = end,
+                _ => runs.push(begin..end),
+            }
+            begin = end;
+        }
+        runs
     }
 
     /// Why a file that begins with `found` is not of this layout, for people.

@@ -4,6 +4,7 @@
 //! ([`store`], [`clock`], [`server`]). The aggregator knows a model as names, shapes and numbers.
 
 pub mod aggregation;
+pub mod alarms;
 pub mod authority;
 pub mod cli;
 pub mod clock;

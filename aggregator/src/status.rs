@@ -10,6 +10,7 @@ use common::{Decline, Digest, FederationName, Meters, Phase, RoundNumber, RunId,
 use serde::{Deserialize, Serialize};
 
 use crate::aggregation::Merged;
+use crate::alarms::{self, Alarm, Measured};
 use crate::clock::Stamp;
 use crate::round::{Outcome, Word};
 use crate::store::{ProgressRecord, RoundRecord, RoundState, RunRecord, RunState, Store, StoreError, UpdateRecord};
@@ -165,6 +166,9 @@ pub struct RoundStatus {
     pub sites: Vec<SitePart>,
     /// Who is not, and why.
     pub left_out: Vec<LeftOutSite>,
+    /// Who goes astray.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<Alarm>,
 }
 
 /// One site's part in a round.
@@ -321,6 +325,11 @@ fn ended_round(round: &RoundRecord, updates: &BTreeMap<SiteId, UpdateRecord>) ->
     };
     let sites: Vec<SitePart> = outcome.reports.keys().filter_map(part).collect();
     let left_out = outcome.left_out.iter();
+    let measured = |part: &SitePart| {
+        let (norm, cosine) = part.delta_norm.zip(part.cosine)?;
+        Some((part.site.clone(), Measured { meters: part.meters, norm, cosine }))
+    };
+    let measured: Vec<_> = sites.iter().filter_map(measured).collect();
     Some(RoundStatus {
         round: round.attempt.round,
         attempt: round.attempt.attempt,
@@ -334,6 +343,7 @@ fn ended_round(round: &RoundRecord, updates: &BTreeMap<SiteId, UpdateRecord>) ->
         left_out: left_out
             .map(|(site, reason)| LeftOutSite { site: site.clone(), reason: reason.to_string() })
             .collect(),
+        alarms: alarms::alarms(&measured),
     })
 }
 

@@ -188,6 +188,12 @@ impl NamedTensors {
         Self(self.0.iter().filter_map(strip).collect())
     }
 
+    /// The tensors whose name is `wanted`.
+    pub fn filtered(mut self, wanted: impl Fn(&str) -> bool) -> NamedTensors {
+        self.0.retain(|name, _| wanted(name));
+        self
+    }
+
     /// These tensors, with `prefix` put before each name.
     pub fn prefixed(self, prefix: &str) -> NamedTensors {
         Self(self.0.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect())

@@ -336,6 +336,7 @@ impl Agent {
             cache,
             held_out: self.config.held_out,
             device: self.config.device.clone(),
+            micro_batch: self.config.micro_batch,
         };
         let folder = JobFolder::at(self.home.job(run, round, base));
         tracing::info!(%run, %round, "training");

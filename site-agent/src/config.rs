@@ -18,6 +18,8 @@ pub struct Config {
     pub device: String,
     /// Threads of the trainer; 0 for one a core.
     pub threads: usize,
+    /// Images whose gradients are computed at a time; 0 for a whole batch. Less memory, the same step to float error.
+    pub micro_batch: usize,
     /// Niceness of the trainer, 0 to 19: above 0 it yields to whatever else runs here.
     pub nice: u8,
     /// Seconds between two reports to the aggregator.
@@ -47,6 +49,7 @@ impl Default for Config {
         Self {
             device: "cpu".to_owned(),
             threads: 0,
+            micro_batch: 0,
             nice: 0,
             report_every_s: 1.0,
             held_out: 0.25,
@@ -113,6 +116,7 @@ impl Config {
             ("held_out", config.held_out, (0.0..=0.9).contains(&config.held_out), "0 to 0.9"),
             ("nice", f64::from(config.nice), config.nice <= 19, "0 to 19"),
             ("threads", config.threads as f64, config.threads <= 1024, "0 to 1024"),
+            ("micro_batch", config.micro_batch as f64, config.micro_batch <= 4096, "0 to 4096"),
             ("intake.workers", config.intake.workers as f64, (1..=64).contains(&config.intake.workers), "1 to 64"),
             ("intake.memory_mib", config.intake.memory_mib as f64, config.intake.memory_mib >= 128, "128 or more"),
             ("intake.tolerance", config.intake.tolerance, (0.0..=1.0).contains(&config.intake.tolerance), "0 to 1"),

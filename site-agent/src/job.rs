@@ -8,7 +8,7 @@
 //! progress.jsonl           appended by the trainer, a line a step
 //! checkpoint.safetensors   the trainer's own, replaced every few steps
 //! delta.safetensors        the result: trained weights minus the round's start
-//! moments.safetensors      AdamW's moments, for the site's next round; they never leave
+//! moments.safetensors      what stays for the site's next round: AdamW's moments, and weights that do not travel
 //! result.json              written last: its presence says that the others are whole
 //! sealed.safetensors       written by the agent: what passed the privacy pipeline
 //! ```
@@ -37,7 +37,7 @@ pub struct Job {
     pub base: PathBuf,
     /// Its digest.
     pub base_digest: Digest,
-    /// AdamW's moments of the site's last round, unless it missed one.
+    /// What stayed at the site after its last round, unless it missed one.
     pub moments: Option<PathBuf>,
     /// The frame cache.
     pub cache: PathBuf,
@@ -45,6 +45,8 @@ pub struct Job {
     pub held_out: f64,
     /// `cpu`, `cuda` or `cuda:<n>`.
     pub device: String,
+    /// Images at a time; 0 for a whole batch.
+    pub micro_batch: usize,
 }
 
 /// How far the trainer is: one line of `progress.jsonl`.
@@ -130,7 +132,7 @@ impl JobFolder {
         self.0.join("delta.safetensors")
     }
 
-    /// AdamW's moments after the round.
+    /// What stays at the site after the round.
     pub fn moments(&self) -> PathBuf {
         self.0.join("moments.safetensors")
     }

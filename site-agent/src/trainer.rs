@@ -96,10 +96,11 @@ pub fn train(folder: &JobFolder) -> Result<(), TrainerError> {
     let mut trainer = match durable::read_if_there(&folder.checkpoint())? {
         Some(checkpoint) => Trainer::resume(&job.plan, &device, &checkpoint)?,
         None => match &job.moments {
-            Some(moments) => Trainer::with_moments(&job.plan, &device, &base, &durable::read(moments)?)?,
+            Some(moments) => Trainer::with_kept(&job.plan, &device, &base, &durable::read(moments)?)?,
             None => Trainer::new(&job.plan, &device, &base)?,
         },
-    };
+    }
+    .in_micro_batches(job.micro_batch)?;
     let done = trainer.step_count().saturating_sub(job.first_step).min(steps);
     if done > 0 {
         tracing::info!(step = done, "going on from the checkpoint");
@@ -134,9 +135,10 @@ pub fn train(folder: &JobFolder) -> Result<(), TrainerError> {
     let trained = trainer.weights();
     let teacher = trained.under("teacher.backbone.");
     let rank_me = rank_me(&job, &device, &teacher, &cache, &sampler)?;
-    let delta = trained.minus(&base).map_err(told("the trained model"))?;
+    let delta =
+        model::travelling(trained, job.plan.aggregation.exchange).minus(&base).map_err(told("the trained model"))?;
     durable::write(&folder.delta(), &delta.to_safetensors())?;
-    durable::write(&folder.moments(), &trainer.moments())?;
+    durable::write(&folder.moments(), &trainer.kept())?;
     let images = steps * job.plan.training.batch_size as u64;
     let result = JobResult {
         steps: steps as u32,
@@ -287,8 +289,12 @@ fn line_text(line: &StepLine) -> String {
 
 /// The first model of a run, as the plan's network starts.
 pub fn first_model(plan: &common::PlanDraft, path: &Path) -> Result<Digest, TrainerError> {
-    let weights = model::initial_weights(&plan.model, plan.seed);
-    let file = weights.to_safetensors();
+    write_first_model(plan, model::initial_weights(&plan.model, plan.seed), path)
+}
+
+/// Writes what travels of a run's first weights.
+pub fn write_first_model(plan: &common::PlanDraft, weights: NamedTensors, path: &Path) -> Result<Digest, TrainerError> {
+    let file = model::travelling(weights, plan.aggregation.exchange).to_safetensors();
     durable::write(path, &file)?;
     Ok(Digest::of(&file))
 }

@@ -2,6 +2,7 @@
 
 pub mod demo;
 pub mod federation;
+pub mod learning;
 pub mod phantom;
 pub mod programs;
 pub mod story;

@@ -140,6 +140,7 @@ fn ended_round(text: &mut String, round: &RoundStatus) {
     for left_out in &round.left_out {
         line(text, format_args!("           {:<12} left out: {}", left_out.site.as_str(), left_out.reason));
     }
+    round.alarms.iter().for_each(|alarm| line(text, format_args!("           ALARM        {alarm}")));
 }
 
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {

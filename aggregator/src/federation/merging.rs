@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use common::plan::Plan;
 use common::share::shares;
-use common::{RunId, SiteId};
+use common::{Digest, RunId, SiteId};
 
 use super::{Federation, Undecided};
-use crate::aggregation::{Contribution, Damage, Merge, MergeError, Merged, merge};
+use crate::aggregation::{Contribution, Damage, Merge, MergeError, Merged, ServerState, merge, state_count};
 use crate::layout::Layout;
 use crate::round::Outcome;
 use crate::run::{Attempt, Run, RunEvent};
-use crate::store::{Details, StoreError, durable};
+use crate::store::{Details, RoundState, StoreError, durable};
 
 /// Why a merge did not become a model.
 #[derive(Debug, thiserror::Error)]
@@ -88,20 +88,57 @@ impl Federation {
             io::ErrorKind::NotFound => MergeError::Base(Damage::Gone(job.attempt.base)),
             _ => MergeError::Io { what: "the round's first model".to_owned(), source },
         })?;
-        let name = format!("{}.{}.model", job.run, job.attempt.round);
+        let states = self.states_before(job)?;
+        let part = |what: &str| format!("{}.{}.{what}", job.run, job.attempt.round);
+        let name = part("model");
         let (mut out, path) = self.blobs.begin_file(&name).map_err(told("making the next model's file"))?;
-        let what =
-            Merge { layout: &job.layout, base: &base, base_digest: job.attempt.base, contributions: &contributions };
-        let merged = match merge(rule.strategy, &what, &mut out) {
+        let names: Vec<String> = (0..state_count(rule.strategy)).map(|index| part(&format!("state-{index}"))).collect();
+        let (mut next, mut paths) = (Vec::new(), Vec::new());
+        for name in &names {
+            let (file, path) =
+                self.blobs.begin_file(name).map_err(told("making a file for the server's next state"))?;
+            next.push(file);
+            paths.push(path);
+        }
+        let what = Merge {
+            layout: &job.layout,
+            base: &base,
+            base_digest: job.attempt.base,
+            contributions: &contributions,
+            states: &states,
+        };
+        let merged = match merge(rule.strategy, &what, &mut out, &mut next) {
             Ok(merged) => merged,
             Err(error) => {
-                self.blobs.remove_part(&name);
+                [&name].into_iter().chain(&names).for_each(|name| self.blobs.remove_part(name));
                 return Err(error.into());
             }
         };
+        // The states first: a model whose states are not there would never be merged into.
+        for ((file, path), digest) in next.iter().zip(&paths).zip(&merged.states) {
+            durable::sync_file(file, path);
+            self.blobs.adopt(path, *digest).map_err(told("storing the server's next state"))?;
+        }
         durable::sync_file(&out, &path);
         self.blobs.adopt(&path, merged.model).map_err(told("storing the next model"))?;
         Ok(merged)
+    }
+
+    /// The states of the server's optimizer after the run's last merged round; none before its first.
+    fn states_before(&self, job: &Job) -> Result<Vec<ServerState>, NotMerged> {
+        let rounds = self.store.rounds(&job.run)?;
+        let last = rounds.iter().rev().find_map(|record| match &record.state {
+            RoundState::Closed(_, merged) => Some(&merged.states),
+            _ => None,
+        });
+        let open = |&digest: &Digest| match self.blobs.open_blob(digest) {
+            Ok(file) => Ok(ServerState { file, digest }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(MergeError::State(Damage::Gone(digest)).into())
+            }
+            Err(source) => Err(MergeError::Io { what: "the server optimizer's state".to_owned(), source }.into()),
+        };
+        last.into_iter().flatten().map(open).collect()
     }
 
     fn publish(&self, job: &Job, merged: &Merged) -> Result<(), NotMerged> {

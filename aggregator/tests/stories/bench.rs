@@ -79,8 +79,11 @@ impl Bench {
     }
 
     pub(crate) fn start_run(&self, draft: PlanDraft, values: usize) -> Plan {
+        self.start_run_of(draft, &weights(values, |place| place as f32 / 1024.0))
+    }
+
+    pub(crate) fn start_run_of(&self, draft: PlanDraft, model: &NamedTensors) -> Plan {
         draft.check().unwrap();
-        let model = weights(values, |place| place as f32 / 1024.0);
         let plan = draft.with_first_model(model.signature(), model.digest());
         let blobs = Blobs::open(self.folder.path()).unwrap();
         blobs.put(&model.to_safetensors()).unwrap();

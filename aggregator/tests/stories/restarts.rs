@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use aggregator::federation::{Federation, OpenError};
 use aggregator::status::{OpenState, RunPhase};
-use aggregator::store::Store;
-use common::{Decline, Digest, Directive, Phase, UpdateManifest};
+use aggregator::store::{RoundState, Store};
+use common::plan::Strategy;
+use common::{Decline, Digest, Directive, NamedTensors, Phase, UpdateManifest};
 
-use crate::bench::{Bench, site_id, weights};
+use crate::bench::{Bench, plan_draft, run_id, site_id, weights};
 
 /// Bytes between two syncs of an upload.
 const SYNC_EVERY: usize = 8 << 20;
@@ -204,4 +205,75 @@ fn the_updates_of_a_run_that_failed_leave_their_room_to_the_next() {
     assert!(
         bench.store().begin_upload(&UpdateManifest { run: "next".parse().unwrap(), ..one.clone() }, one.bytes).unwrap()
     );
+}
+
+/// A run of three rounds with momentum at the server; the aggregator dies where `disturb` says so.
+fn with_momentum(disturb: impl Fn(&mut Bench)) -> Bench {
+    let mut bench = Bench::empty();
+    let mut draft = plan_draft("run", &["a", "b", "c"], 2, 3, 1);
+    draft.aggregation.strategy = Strategy::FedAvgM { learning_rate: 0.7, momentum: 0.9 };
+    bench.start_run_of(draft, &student(500, 0));
+    for round in 0..3 {
+        for (index, site) in ["a", "b", "c"].into_iter().enumerate() {
+            bench.reports(site, &student(500, 3 * round + index)).unwrap();
+        }
+        disturb(&mut bench);
+        bench.merge();
+        disturb(&mut bench);
+    }
+    bench
+}
+
+fn student(values: usize, turn: usize) -> NamedTensors {
+    let mut weights = NamedTensors::new();
+    weights.insert("student.w", vec![values], (0..values).map(|place| (place + turn) as f32 / 777.0).collect());
+    weights
+}
+
+#[test]
+fn the_servers_momentum_survives_a_restart_at_every_step_of_a_run() {
+    let undisturbed = with_momentum(|_| {});
+    let restarted = with_momentum(Bench::restart);
+    assert_eq!(restarted.run().state, RunPhase::Finished);
+    assert_eq!(restarted.run().model, undisturbed.run().model);
+    // It is momentum: without what was kept, the last round would have come to another model.
+    let value = |bench: &Bench| bench.blob(bench.run().model).get("student.w").unwrap().values[10];
+    let mean = |round: usize| (10.0 + 3.0 * round as f32 + 1.0) / 777.0;
+    let (mut weight, mut velocity) = (10.0 / 777.0, 0.0);
+    for round in 0..3 {
+        velocity = 0.9 * velocity + mean(round);
+        weight += 0.7 * velocity;
+    }
+    assert!((value(&restarted) - weight).abs() < 1e-6, "{} {weight}", value(&restarted));
+}
+
+#[test]
+fn a_lost_state_of_the_server_stops_the_merge_and_is_named() {
+    let bench = Bench::empty();
+    let mut draft = plan_draft("run", &["a", "b", "c"], 2, 2, 1);
+    draft.aggregation.strategy = Strategy::Nesterov { learning_rate: 0.7, momentum: 0.9 };
+    bench.start_run_of(draft, &student(500, 0));
+    let report = |turn: usize| {
+        for (index, site) in ["a", "b", "c"].into_iter().enumerate() {
+            bench.reports(site, &student(500, turn + index)).unwrap();
+        }
+    };
+    report(0);
+    bench.merge();
+    let rounds = bench.store().rounds(&run_id()).unwrap();
+    let state = rounds.iter().find_map(|round| match &round.state {
+        RoundState::Closed(_, merged) => merged.states.first().copied(),
+        _ => None,
+    });
+    let blobs = aggregator::store::Blobs::open(&bench.path()).unwrap();
+    let (path, aside) = (blobs.path(state.unwrap()), bench.path().join("aside"));
+    std::fs::rename(&path, &aside).unwrap();
+    report(3);
+    assert!(!bench.federation().merge_frozen());
+    let because = bench.run().because.unwrap();
+    assert!(because.contains("the server optimizer's state is damaged") && because.contains("backup"), "{because}");
+    // Restored, the round goes on.
+    std::fs::rename(&aside, &path).unwrap();
+    bench.merge();
+    assert_eq!(bench.run().state, RunPhase::Finished);
 }

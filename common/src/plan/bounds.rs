@@ -1,6 +1,6 @@
 //! What every value of a plan may be. A value out of its bounds is named as it is written, with the bound.
 
-use super::{CropPlan, ImagePlan, ModelPlan, PlanDraft, PlanError, RoundPlan, TrainingPlan};
+use super::{CropPlan, ImagePlan, ModelPlan, PlanDraft, PlanError, RoundPlan, Strategy, TrainingPlan};
 use crate::weights::MAX_VALUES;
 
 /// Sizes and counts that are multiplied with each other stay below this.
@@ -19,9 +19,32 @@ impl PlanDraft {
         training(&self.training)?;
         rounds(&self.rounds)?;
         positive("privacy.max_delta_norm", self.privacy.max_delta_norm)?;
+        strategy(&self.aggregation.strategy)?;
         fraction("aggregation.share_alpha", self.aggregation.share_alpha)?;
         let cap = self.aggregation.share_cap;
         within("aggregation.share_cap", cap, cap > 0.0 && cap <= 1.0, "above 0 and at most 1")
+    }
+}
+
+fn strategy(strategy: &Strategy) -> Bounded {
+    let rate = |rate: f64| {
+        within("aggregation.strategy.learning_rate", rate, 0.0 < rate && rate <= 10.0, "above 0 and at most 10")
+    };
+    let below_one =
+        |key: &'static str, value: f64| within(key, value, (0.0..1.0).contains(&value), "0 or more and below 1");
+    match *strategy {
+        Strategy::FedAvg {} => Ok(()),
+        Strategy::FedAvgM { learning_rate, momentum } | Strategy::Nesterov { learning_rate, momentum } => {
+            rate(learning_rate)?;
+            below_one("aggregation.strategy.momentum", momentum)
+        }
+        Strategy::FedAdam(adaptive) | Strategy::FedYogi(adaptive) | Strategy::FedAdagrad(adaptive) => {
+            rate(adaptive.learning_rate)?;
+            below_one("aggregation.strategy.beta1", adaptive.beta1)?;
+            below_one("aggregation.strategy.beta2", adaptive.beta2)?;
+            let tau = adaptive.tau;
+            within("aggregation.strategy.tau", tau, (1e-9..=1.0).contains(&tau), "1e-9 to 1")
+        }
     }
 }
 

@@ -147,7 +147,7 @@ pub struct CropPlan {
     pub noise: f64,
 }
 
-/// AdamW and DINO's schedules on the run's global step clock. An epoch is `epoch_steps` steps of that clock.
+/// The optimizer and DINO's schedules on the run's global step clock. An epoch is `epoch_steps` steps of that clock.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingPlan {
@@ -157,6 +157,9 @@ pub struct TrainingPlan {
     pub epoch_steps: usize,
     /// Images in a batch, before cropping.
     pub batch_size: usize,
+    /// What turns gradients into steps.
+    #[serde(default)]
+    pub optimizer: Optimizer,
     /// Peak learning rate for a batch of 256; the rate used is this times `batch_size / 256`.
     #[serde(default = "default::learning_rate")]
     pub learning_rate: f64,
@@ -181,7 +184,10 @@ pub struct TrainingPlan {
     /// Linear warm-up of the teacher temperature, in epochs.
     #[serde(default)]
     pub teacher_temperature_warmup_epochs: usize,
-    /// Momentum of the center.
+    /// How the teacher's output is kept from collapsing onto few prototypes.
+    #[serde(default)]
+    pub centering: Centering,
+    /// Momentum of the center; it is followed, though not used, with Sinkhorn-Knopp too.
     #[serde(default = "default::center_momentum")]
     pub center_momentum: f64,
     /// Bound on the L2 norm of each parameter tensor's gradient; 0 for none.
@@ -196,6 +202,29 @@ pub struct TrainingPlan {
     /// Steps between two checkpoints of a training site.
     #[serde(default = "default::checkpoint_every_steps")]
     pub checkpoint_every_steps: usize,
+}
+
+/// What turns gradients into steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimizer {
+    /// AdamW (Loshchilov and Hutter 2019), as published.
+    #[default]
+    AdamW,
+    /// Plain gradient descent with decoupled weight decay: with one step a round, no clipping and equal batches, a federation
+    /// of it is the pooled training, to float error.
+    Sgd,
+}
+
+/// What balances the teacher's output over the prototypes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Centering {
+    /// A moving average of the logits is subtracted (Caron et al. 2021).
+    #[default]
+    Center,
+    /// Three iterations of Sinkhorn and Knopp over the batch (Caron et al. 2020; DINOv2, Oquab et al. 2023).
+    SinkhornKnopp,
 }
 
 /// How many rounds, and when one closes.
@@ -225,14 +254,62 @@ pub struct AggregationPlan {
     pub share_alpha: f64,
     /// No site's share exceeds this, unless there are too few sites to honour it.
     pub share_cap: f64,
+    /// What travels.
+    pub exchange: Exchange,
 }
 
-/// A merging rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What sites send and the aggregator merges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+pub enum Exchange {
+    /// Student, teacher and center: the merged teacher is then the moving average of the merged student's path.
+    #[default]
+    All,
+    /// The student alone. Teacher and center stay at their site from round to round; half the bytes.
+    Student,
+}
+
+/// A merging rule: what the aggregator makes of the mean delta of a round, by share. All but the first keep a state of the
+/// model's size from round to round, for the student's tensors; teacher and center follow the mean whatever the rule.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "rule", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Strategy {
-    /// The mean of the deltas, by share (McMahan et al. 2017).
-    FedAvg,
+    /// The mean of the deltas (McMahan et al. 2017).
+    FedAvg {},
+    /// Momentum on the mean delta (Hsu, Qi and Brown 2019).
+    FedAvgM {
+        /// What a step is multiplied with.
+        learning_rate: f64,
+        /// What is kept of the last step.
+        momentum: f64,
+    },
+    /// Nesterov's momentum on the mean delta (DiLoCo, Douillard et al. 2023: learning rate 0.7, momentum 0.9).
+    Nesterov {
+        /// What a step is multiplied with.
+        learning_rate: f64,
+        /// What is kept of the last step.
+        momentum: f64,
+    },
+    /// Adam on the mean delta, without bias correction (Reddi et al. 2021, Algorithm 2).
+    FedAdam(Adaptive),
+    /// Yogi on the mean delta (Reddi et al. 2021, Algorithm 2).
+    FedYogi(Adaptive),
+    /// Adagrad on the mean delta (Reddi et al. 2021, Algorithm 2; beta2 has no part in it).
+    FedAdagrad(Adaptive),
+}
+
+/// An adaptive server optimizer's settings, with their names in Reddi et al. 2021.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adaptive {
+    /// Server learning rate (eta).
+    pub learning_rate: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Adaptivity: added to the root of the second moment, whose first value is its square.
+    pub tau: f64,
 }
 
 /// What is done to an update before it leaves a site. A site's own policy may be stricter, never looser.
@@ -294,7 +371,7 @@ impl Default for CropPlan {
 
 impl Default for AggregationPlan {
     fn default() -> Self {
-        Self { strategy: Strategy::FedAvg, share_alpha: 0.5, share_cap: 0.5 }
+        Self { strategy: Strategy::FedAvg {}, share_alpha: 0.5, share_cap: 0.5, exchange: Exchange::All }
     }
 }
 

@@ -13,8 +13,8 @@ use crate::ids::{Digest, RunId};
 use crate::weights::Signature;
 
 pub use draft::{
-    AggregationPlan, CropPlan, HeadPlan, ImagePlan, Init, ModelPlan, PlanDraft, PrivacyPlan, RoundPlan, Strategy,
-    TrainingPlan,
+    Adaptive, AggregationPlan, Centering, CropPlan, Exchange, HeadPlan, ImagePlan, Init, ModelPlan, Optimizer,
+    PlanDraft, PrivacyPlan, RoundPlan, Strategy, TrainingPlan,
 };
 
 /// A run, agreed: the draft plus the first model.

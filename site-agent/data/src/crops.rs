@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::cache::{FrameCache, FramePixels, FrameRef};
 use crate::photometry::{blur, brightness, contrast, gamma, noise};
-use crate::resample::{Axis, Kernel, resample};
+use crate::resample::{Axis, Kernel, Scratch, resample_into};
 
 /// Makes crops as a plan says.
 #[derive(Clone, Debug)]
@@ -80,52 +80,53 @@ impl CropMaker {
                 own.push(values);
             }
         }
-        places.into_par_iter().enumerate().for_each(|(place, own)| {
+        places.into_par_iter().enumerate().for_each_init(Scratch::default, |scratch, (place, own)| {
             let pixels = cache.pixels(frames[place]);
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(place as u64);
-            for (crop, values) in own.into_iter().enumerate() {
-                self.fill(values, &self.crop(&pixels, crop, &mut rng));
+            for (crop, channels) in own.into_iter().enumerate() {
+                let side = self.side(crop);
+                let (first, others) = channels.split_at_mut(side * side);
+                self.crop(first, &pixels, crop, &mut rng, scratch);
+                first.iter_mut().for_each(|value| *value = (*value - self.mean) / self.std);
+                others.chunks_exact_mut(side * side).for_each(|channel| channel.copy_from_slice(first));
             }
         });
         CropBatch { crops }
     }
 
-    /// One crop of a frame, in 0..1. [side x side]
-    fn crop(&self, pixels: &FramePixels<'_>, crop: usize, rng: &mut impl Rng) -> Vec<f32> {
+    /// Makes one crop of a frame, in 0..1. `values` is [side x side]
+    fn crop(
+        &self,
+        values: &mut [f32],
+        pixels: &FramePixels<'_>,
+        crop: usize,
+        rng: &mut impl Rng,
+        scratch: &mut Scratch,
+    ) {
         let side = self.side(crop);
         let plan = &self.plan;
         let scale = if crop < 2 { plan.global_scale } else { plan.local_scale };
         let part = random_part(pixels.side(), scale, rng);
-        let mut values = take_part(pixels, part, side);
+        take_part(values, pixels, part, side, scratch);
         if rng.random_bool(plan.flip) {
             values.chunks_exact_mut(side).for_each(<[f32]>::reverse);
         }
         if rng.random_bool(plan.jitter) {
-            brightness(&mut values, around_one(plan.brightness, rng));
-            contrast(&mut values, around_one(plan.contrast, rng));
+            brightness(values, around_one(plan.brightness, rng));
+            contrast(values, around_one(plan.contrast, rng));
             let width = (1.0 + plan.gamma).ln();
-            gamma(&mut values, between(-width, width, rng).exp() as f32);
+            gamma(values, between(-width, width, rng).exp() as f32);
         }
         if rng.random_bool(plan.blur[crop.min(2)]) {
             let sigma = between(plan.blur_sigma[0], plan.blur_sigma[1], rng);
-            blur(&mut values, side, sigma * side as f64 / 224.0);
+            blur(values, side, sigma * side as f64 / 224.0);
         }
-        noise(&mut values, between(0.0, plan.noise, rng) as f32, rng);
-        values
+        noise(values, between(0.0, plan.noise, rng) as f32, rng);
     }
 
     fn side(&self, crop: usize) -> usize {
         if crop < 2 { self.global_size } else { self.plan.local_size }
-    }
-
-    /// Normalises a crop into each channel.
-    fn fill(&self, channels: &mut [f32], values: &[f32]) {
-        for channel in channels.chunks_exact_mut(values.len()) {
-            for (to, value) in channel.iter_mut().zip(values) {
-                *to = (value - self.mean) / self.std;
-            }
-        }
     }
 }
 
@@ -149,15 +150,14 @@ fn random_part(side: usize, scale: [f64; 2], rng: &mut impl Rng) -> Part {
     Part { top: 0, left: 0, height: side, width: side }
 }
 
-/// A part of a frame at another size, in 0..1.
-fn take_part(pixels: &FramePixels<'_>, part: Part, side: usize) -> Vec<f32> {
+/// A part of a frame at another size, in 0..1. `values` is [side x side]
+fn take_part(values: &mut [f32], pixels: &FramePixels<'_>, part: Part, side: usize, scratch: &mut Scratch) {
     let vertical = Axis::covering(Kernel::Cubic, part.height, side);
     let horizontal = Axis::covering(Kernel::Cubic, part.width, side);
     let row = |row: usize| &pixels.row(part.top + row)[part.left..part.left + part.width];
-    let mut values = resample(row, &vertical, &horizontal, 0.0);
+    resample_into(values, row, &vertical, &horizontal, scratch);
     // A cubic kernel overshoots at edges.
     values.iter_mut().for_each(|value| *value = value.clamp(0.0, 1.0));
-    values
 }
 
 /// Uniform in `low..=high`; `low` if they are equal.
@@ -171,30 +171,4 @@ fn around_one(width: f64, rng: &mut impl Rng) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_have_the_areas_and_ratios_that_were_asked_for() {
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut areas = Vec::new();
-        for _ in 0..2000 {
-            let Part { top, left, height, width } = random_part(256, [0.05, 0.4], &mut rng);
-            assert!(top + height <= 256 && left + width <= 256);
-            let ratio = width as f64 / height as f64;
-            assert!((0.73..=1.37).contains(&ratio), "{ratio}");
-            areas.push((width * height) as f64 / 65536.0);
-        }
-        assert!(areas.iter().all(|area| (0.045..=0.41).contains(area)));
-        // Uniform between 0.05 and 0.4: mean 0.225, deviation 0.101, so 2000 draws are within 0.01 of the mean.
-        let mean = areas.iter().sum::<f64>() / 2000.0;
-        assert!((mean - 0.225).abs() < 0.01, "{mean}");
-    }
-
-    #[test]
-    fn a_part_that_cannot_fit_is_the_whole_frame() {
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let whole = Part { top: 0, left: 0, height: 8, width: 8 };
-        assert_eq!(random_part(8, [4.0, 4.0], &mut rng), whole);
-    }
-}
+mod tests;

@@ -16,6 +16,8 @@ mod durable;
 mod evaluation;
 mod intake;
 mod keys;
+#[cfg(test)]
+mod kolmogorov;
 mod labels;
 mod limits;
 mod manifest;

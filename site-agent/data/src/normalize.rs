@@ -173,4 +173,69 @@ mod tests {
         normalizer.take(vec![3.0; 4], Geometry { rows: 2, columns: 2, spacing: [1.0, 1.0] }, false);
         assert!(normalizer.finish().is_none());
     }
+
+    #[test]
+    fn percentiles_interpolate_between_the_ranks_of_a_sorted_series() {
+        let values: Vec<f32> = (0..997_u64).map(|i| ((i * 7919) % 1009) as f32 * 0.37 - 40.0).collect();
+        let mut sorted = values.clone();
+        sorted.sort_unstable_by(f32::total_cmp);
+        for tenths in 0..=1000 {
+            let percent = f64::from(tenths) / 10.0;
+            let rank = percent / 100.0 * 996.0;
+            let (below, above) = (sorted[rank.floor() as usize], sorted[rank.ceil() as usize]);
+            let expected = f64::from(below) + rank.fract() * f64::from(above - below);
+            let found = percentile(&mut values.clone(), percent).unwrap();
+            assert!((f64::from(found) - expected).abs() < 1e-4, "{percent}: {found} for {expected}");
+        }
+    }
+
+    #[test]
+    fn all_frames_of_a_series_share_the_window_of_their_finite_pixels() {
+        let plan = plan(2, 1.0, 10.0, 90.0);
+        let mut normalizer = Normalizer::new(&plan, 12);
+        let geometry = Geometry { rows: 2, columns: 2, spacing: [1.0, 1.0] };
+        normalizer.take(vec![0.0, 10.0, 20.0, 30.0], geometry, false);
+        normalizer.take(vec![40.0, 50.0, 60.0, 70.0], geometry, false);
+        normalizer.take(vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::NAN], geometry, false);
+        let normalized = normalizer.finish().unwrap();
+        // numpy.percentile([0, 10, 20, 30, 40, 50, 60, 70], [10, 90]), and fractions of 65535.
+        assert_eq!(normalized.window, [7.0, 63.0]);
+        assert_eq!(normalized.frames, [[0, 3511, 15213, 26916], [38619, 50322, 62024, 65535], [0; 4]]);
+    }
+
+    #[test]
+    fn of_a_large_series_every_nth_pixel_counts() {
+        let plan = plan(1, 1.0, 0.0, 100.0);
+        let mut normalizer = Normalizer::new(&plan, 3 * SAMPLE);
+        let values: Vec<f32> = (0..12).map(|i| if i % 3 == 0 { i as f32 } else { 1000.0 }).collect();
+        normalizer.take(values, Geometry { rows: 3, columns: 4, spacing: [1.0, 1.0] }, false);
+        assert_eq!(normalizer.finish().unwrap().window, [0.0, 9.0]);
+    }
+
+    #[test]
+    fn a_frame_is_its_fractions_of_the_window_on_the_plans_grid() {
+        // Coarser down the rows (2.5 mm of 0.8 mm pixels), finer along them (2.5 mm of 3.1 mm pixels).
+        let plan = plan(16, 2.5, 30.0, 70.0);
+        let geometry = Geometry { rows: 31, columns: 14, spacing: [0.8, 3.1] };
+        let values: Vec<f32> = (0..31 * 14).map(|i| ((i * 31 + i * i) % 97) as f32 - 20.0).collect();
+        let mut normalizer = Normalizer::new(&plan, values.len() as u64);
+        normalizer.take(values.clone(), geometry, false);
+        let normalized = normalizer.finish().unwrap();
+        let [low, high] = normalized.window;
+        // The distance from the middle in mm, in both grids.
+        let mm = |count: usize, spacing: f64, i: usize| (i as f64 - (count as f64 - 1.0) / 2.0) * spacing;
+        for (place, found) in normalized.frames[0].iter().enumerate() {
+            let (y, x) = (mm(16, 2.5, place / 16), mm(16, 2.5, place % 16));
+            let weight = |i: usize| {
+                let (dy, dx) = (mm(31, 0.8, i / 14) - y, mm(14, 3.1, i % 14) - x);
+                (1.0 - dy.abs() / 2.5).max(0.0) * (1.0 - dx.abs() / 3.1).max(0.0)
+            };
+            let total: f64 = (0..values.len()).map(weight).sum();
+            let sum: f64 = (0..values.len()).map(|i| weight(i) * f64::from(values[i])).sum();
+            let inside = y.abs() <= 31.0 * 0.8 / 2.0 && x.abs() <= 14.0 * 3.1 / 2.0;
+            let expected = if inside { ((sum / total - low) / (high - low)).clamp(0.0, 1.0) * 65535.0 } else { 0.0 };
+            assert!((f64::from(*found) - expected).abs() < 1.5, "{place}: {found} for {expected}");
+        }
+        assert!(normalized.frames[0].contains(&0) && normalized.frames[0].contains(&65535));
+    }
 }

@@ -31,15 +31,23 @@ pub(crate) fn blur(values: &mut [f32], side: usize, sigma: f64) {
     let weight = |offset: usize| (-0.5 * (offset as f64 / sigma).powi(2)).exp();
     let total = weight(0) + 2.0 * (1..=reach).map(weight).sum::<f64>();
     let kernel: Vec<f32> = (0..=reach).map(|offset| (weight(offset) / total) as f32).collect();
-    let mut padded = vec![0.0; side + 2 * reach];
+    let mut padded = vec![0.0; (side + 2 * reach).next_multiple_of(LANES) + LANES];
     for row in values.chunks_exact_mut(side) {
         padded[..reach].fill(row[0]);
         padded[reach..reach + side].copy_from_slice(row);
         padded[reach + side..].fill(row[side - 1]);
-        for (x, value) in row.iter_mut().enumerate() {
-            let middle = x + reach;
-            let sides = (1..=reach).map(|k| kernel[k] * (padded[middle - k] + padded[middle + k])).sum::<f32>();
-            *value = kernel[0] * padded[middle] + sides;
+        for (place, some) in row.chunks_mut(LANES).enumerate() {
+            let middle = place * LANES + reach;
+            let lanes = |start: usize| padded[start..start + LANES].iter();
+            let mut sides = [0.0; LANES];
+            for (k, weight) in kernel.iter().enumerate().skip(1) {
+                for (sum, (a, b)) in sides.iter_mut().zip(lanes(middle - k).zip(lanes(middle + k))) {
+                    *sum += weight * (a + b);
+                }
+            }
+            for (value, (middle, sides)) in some.iter_mut().zip(lanes(middle).zip(sides)) {
+                *value = kernel[0] * middle + sides;
+            }
         }
     }
     // Down the columns row by row, so that memory is read in order.
@@ -59,16 +67,20 @@ pub(crate) fn blur(values: &mut [f32], side: usize, sigma: f64) {
     }
 }
 
+/// Pixels that are blurred side by side.
+const LANES: usize = 16;
+
 /// Adds Gaussian noise of standard deviation `sigma`, drawn from 4096 equally likely values of the normal distribution:
 /// a batch needs millions, and each of these takes 12 random bits and no logarithm. None is beyond 3.7 deviations.
 pub(crate) fn noise(values: &mut [f32], sigma: f32, rng: &mut impl Rng) {
     if sigma <= 0.0 {
         return;
     }
+    let normal = &*NORMAL;
     for five in values.chunks_mut(5) {
         let mut bits = rng.random::<u64>();
         for value in five {
-            *value = (*value + sigma * NORMAL[(bits & 0xfff) as usize]).clamp(0.0, 1.0);
+            *value = (*value + sigma * normal[(bits & 0xfff) as usize]).clamp(0.0, 1.0);
             bits >>= 12;
         }
     }
@@ -97,6 +109,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::kolmogorov::{follows, normal};
 
     #[track_caller]
     fn close(values: &[f32], expected: &[f32]) {
@@ -129,28 +142,82 @@ mod tests {
         close(&values, &[0.0, 0.0625, 0.25, 1.0]);
     }
 
+    /// `(37 y + 61 x + 11 x y) mod 101 / 100`. [5 x 6]
+    fn image() -> Vec<f32> {
+        (0..30).map(|i| (i / 6, i % 6)).map(|(y, x)| ((37 * y + 61 * x + 11 * x * y) % 101) as f32 / 100.0).collect()
+    }
+
+    #[rustfmt::skip]
+    #[test]
+    fn brightness_contrast_and_gamma_are_those_of_torchvision() {
+        // scripts/reference_numbers.py
+        type Change = fn(&mut [f32], f32);
+        let tables: [(Change, f32, [f32; 30]); 4] = [
+            (brightness, 1.3, [
+                0.000000, 0.793000, 0.273000, 1.000000, 0.546000, 0.026000,
+                0.481000, 0.104000, 1.000000, 0.663000, 0.286000, 1.000000,
+                0.962000, 0.728000, 0.494000, 0.260000, 0.026000, 1.000000,
+                0.130000, 0.039000, 1.000000, 1.000000, 1.000000, 0.988000,
+                0.611000, 0.663000, 0.715000, 0.767000, 0.819000, 0.871000,
+            ]),
+            (contrast, 1.6, [
+                0.000000, 0.680800, 0.040800, 1.000000, 0.376800, 0.000000,
+                0.296800, 0.000000, 0.984800, 0.520800, 0.056800, 1.000000,
+                0.888800, 0.600800, 0.312800, 0.024800, 0.000000, 1.000000,
+                0.000000, 0.000000, 1.000000, 1.000000, 1.000000, 0.920800,
+                0.456800, 0.520800, 0.584800, 0.648800, 0.712800, 0.776800,
+            ]),
+            (contrast, 0.7, [
+                0.147600, 0.574600, 0.294600, 0.721600, 0.441600, 0.161600,
+                0.406600, 0.203600, 0.707600, 0.504600, 0.301600, 0.805600,
+                0.665600, 0.539600, 0.413600, 0.287600, 0.161600, 0.742600,
+                0.217600, 0.168600, 0.826600, 0.777600, 0.728600, 0.679600,
+                0.476600, 0.504600, 0.532600, 0.560600, 0.588600, 0.616600,
+            ]),
+            (gamma, 1.2, [
+                0.000000, 0.552581, 0.153696, 0.788091, 0.353101, 0.009146,
+                0.303279, 0.048273, 0.765082, 0.445743, 0.162520, 0.928439,
+                0.696752, 0.498684, 0.313141, 0.144956, 0.009146, 0.822816,
+                0.063096, 0.014878, 0.964109, 0.881234, 0.799639, 0.719410,
+                0.404127, 0.445743, 0.488017, 0.530912, 0.574392, 0.618429,
+            ]),
+        ];
+        for (change, factor, expected) in tables {
+            let mut values = image();
+            change(&mut values, factor);
+            close(&values, &expected);
+        }
+    }
+
     #[test]
     fn blur_is_the_sampled_gaussian_with_repeated_edges() {
-        let (side, sigma) = (9, 0.8_f64);
         let mut rng = ChaCha8Rng::seed_from_u64(5);
-        let image: Vec<f32> = (0..81).map(|_| rng.random()).collect();
-        let mut blurred = image.clone();
-        blur(&mut blurred, side, sigma);
-        // The same as one double sum in two dimensions.
-        let reach = 3_i32;
-        let weight = |d: i32| (-f64::from(d * d) / (2.0 * sigma * sigma)).exp();
-        let total: f64 = (-reach..=reach).map(weight).sum();
-        let at = |y: i32, x: i32| f64::from(image[(y.clamp(0, 8) * 9 + x.clamp(0, 8)) as usize]);
-        for y in 0..9 {
-            for x in 0..9 {
+        // Kernels within the image and beyond it; sides that are and are not whole lanes.
+        for (side, sigma) in [(9, 0.8_f64), (9, 0.2), (1, 1.0), (3, 2.0), (16, 1.0), (32, 0.5), (37, 1.9)] {
+            let image: Vec<f32> = (0..side * side).map(|_| rng.random()).collect();
+            let mut blurred = image.clone();
+            blur(&mut blurred, side, sigma);
+            // The same as one double sum in two dimensions.
+            let (side, reach) = (side as i64, (3.0 * sigma).ceil() as i64);
+            let weight = |d: i64| (-((d * d) as f64) / (2.0 * sigma * sigma)).exp();
+            let total: f64 = (-reach..=reach).map(weight).sum();
+            let at = |y: i64, x: i64| f64::from(image[(y.clamp(0, side - 1) * side + x.clamp(0, side - 1)) as usize]);
+            for (y, x) in (0..side).flat_map(|y| (0..side).map(move |x| (y, x))) {
                 let sum: f64 = (-reach..=reach)
                     .flat_map(|dy| (-reach..=reach).map(move |dx| (dy, dx)))
                     .map(|(dy, dx)| weight(dy) * weight(dx) * at(y + dy, x + dx))
                     .sum();
-                let found = f64::from(blurred[(y * 9 + x) as usize]);
-                assert!((found - sum / (total * total)).abs() < 1e-5, "{y} {x}");
+                let found = f64::from(blurred[(y * side + x) as usize]);
+                assert!((found - sum / (total * total)).abs() < 1e-5, "{side} {sigma}: {y} {x}");
             }
         }
+    }
+
+    #[test]
+    fn a_blur_too_narrow_to_be_seen_changes_nothing() {
+        let mut values = image()[..25].to_vec();
+        blur(&mut values, 5, 0.19);
+        assert_eq!(values, image()[..25]);
     }
 
     #[test]
@@ -174,5 +241,22 @@ mod tests {
         let mut quiet = [0.5; 4];
         noise(&mut quiet, 0.0, &mut ChaCha8Rng::seed_from_u64(2));
         close(&quiet, &[0.5; 4]);
+    }
+
+    #[test]
+    fn noise_is_normal_and_its_pixels_do_not_know_of_each_other() {
+        let mut values = vec![0.5; 20_001];
+        noise(&mut values, 0.1, &mut ChaCha8Rng::seed_from_u64(3));
+        let drawn: Vec<f64> = values.iter().map(|value| f64::from(value - 0.5) / 0.1).collect();
+        follows("noise", drawn.clone(), normal);
+        // Five pixels share a random number: neighbours up to that far.
+        for lag in 1..=6 {
+            let pairs = drawn.iter().zip(&drawn[lag..]);
+            let correlation = pairs.map(|(a, b)| a * b).sum::<f64>() / (drawn.len() - lag) as f64;
+            assert!(correlation.abs() < 3.3 / (drawn.len() as f64).sqrt(), "{lag} apart: {correlation}");
+        }
+        let mut edges = [0.0, 1.0].repeat(50);
+        noise(&mut edges, 0.5, &mut ChaCha8Rng::seed_from_u64(4));
+        assert!(edges.iter().all(|value| (0.0..=1.0).contains(value)), "{edges:?}");
     }
 }

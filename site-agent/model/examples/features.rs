@@ -1,14 +1,14 @@
 //! CLS features of images in a file, for comparison with other programs:
-//! `features <plan.toml> <backbone.safetensors> <images.safetensors> <out.safetensors>`.
+//! `features <plan.toml> <backbone> <images.safetensors> <out.safetensors>`.
 //!
 //! `images` holds a tensor `images`, `[count, channels, side, side]`, already normalised; `out` gets `features`,
-//! `[count, dim]`. The backbone is read as `site-agent evaluate` reads it. `scripts/interchange.py` calls this.
+//! `[count, dim]`. The backbone is read as `site-agent init-model --from` reads it. `scripts/interchange.py` calls this.
 
 use std::error::Error;
 
 use common::{NamedTensors, PlanDraft};
 use model::import::Network;
-use model::{Backbone, DeviceChoice, import};
+use model::{Backbone, DeviceChoice, import, weights_file};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -16,8 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("give a plan, a backbone, images and where the features go".into());
     };
     let plan: PlanDraft = toml::from_str(&std::fs::read_to_string(plan)?)?;
-    let read =
-        |path: &String| -> Result<_, Box<dyn Error>> { Ok(NamedTensors::from_safetensors(&std::fs::read(path)?)?) };
+    let read = |path: &String| -> Result<_, Box<dyn Error>> { Ok(weights_file::read(&std::fs::read(path)?)?) };
     let weights = import::backbone(read(backbone)?, &plan.model, Network::Teacher)?;
     let images = read(images)?;
     let images = images.get("images").ok_or("the images' file has no tensor `images`")?;

@@ -8,10 +8,12 @@ Held so far with torch 2.15.0, timm 1.0.31, and transformers 5.24.0 and 4.57.6 (
 
 compare   exports ViT-S/8 backbones with site-agent, loads them strictly into timm's vit_small_patch8_224 and into
           transformers' ViTModel, and compares CLS features on the same input; then the other way: timm's and
-          transformers' own files, and a checkpoint as DINO's code saves it, read by site-agent.
-fixture   writes tests/fixtures/timm_tiny.safetensors: a small timm network, images, and timm's features of them.
-convert   writes a .pth of the published DINO code (or any nested dict of tensors) as safetensors of 32-bit floats, which
-          is what `site-agent evaluate`, `export` and `init-model --from` read.
+          transformers' own files, and a checkpoint (.pth) as DINO's code saves it, read by site-agent.
+fixture   writes tests/fixtures: timm_tiny.safetensors, a small timm network, images, and timm's features of them;
+          dino_tiny.pth, the same network as the teacher of a checkpoint of DINO's code; layouts.pth, tensors of every
+          float and layout that torch.save knows.
+convert   writes a .pth of the published DINO code (or any nested dict of tensors) as safetensors of 32-bit floats. `site-agent
+          init-model --from` reads the .pth itself, unless PyTorch before 1.6 saved it.
 """
 
 import argparse
@@ -25,7 +27,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[3]
-FIXTURE = ROOT / "site-agent/model/tests/fixtures/timm_tiny.safetensors"
+FIXTURES = ROOT / "site-agent/model/tests/fixtures"
 BOUND = 1e-4
 # One image size and network, as published; what is not the network's does not matter here.
 PLAN = """
@@ -184,30 +186,107 @@ def compare(arguments):
         }
         pth, converted = folder / "checkpoint.pth", folder / "checkpoint.safetensors"
         torch.save(checkpoint, pth)
+        held("a DINO checkpoint (.pth), its teacher read here", program.features(3, pth, pixels), expected)
         convert(argparse.Namespace(checkpoint=pth, out=converted))
-        held("a DINO checkpoint (.pth, converted), its teacher read here", program.features(3, converted, pixels), expected)
+        held("the same, converted to safetensors", program.features(3, converted, pixels), expected)
 
     if not all(results):
         raise SystemExit("features differ")
 
 
 def fixture(_):
+    timm_fixture()
+    dino_fixture()
+    layouts_fixture()
+    for path in sorted(FIXTURES.iterdir()):
+        print(f"{path}: {path.stat().st_size} bytes")
+
+
+def timm_tiny():
     from functools import partial
 
-    import timm
     from timm.models.vision_transformer import VisionTransformer
 
     network = VisionTransformer(
-        img_size=32, patch_size=8, in_chans=1, num_classes=0, embed_dim=32, depth=2, num_heads=2,
+        img_size=32, patch_size=8, in_chans=1, num_classes=0, embed_dim=16, depth=2, num_heads=2,
         norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
     )
-    randomise(network, 7)
+    return randomise(network, 7)
+
+
+def timm_fixture():
+    import timm
+
+    network = timm_tiny()
     pixels = images(1, side=32)
     with torch.no_grad():
         features = network(pixels)
     weights = {f"timm.{name}": values for name, values in network.state_dict().items()}
-    save_file({**weights, "images": pixels, "features": features.contiguous()}, FIXTURE, {"made_with": f"timm {timm.__version__}"})
-    print(f"{FIXTURE}: {FIXTURE.stat().st_size} bytes")
+    everything = {**weights, "images": pixels, "features": features.contiguous()}
+    save_file(everything, FIXTURES / "timm_tiny.safetensors", {"made_with": f"timm {timm.__version__}"})
+
+
+def dino_fixture():
+    """What main_dino.py saves, of timm's tiny network; the student's backbone is twice the teacher's."""
+    nn = torch.nn
+
+    def network():
+        layers = [nn.Linear(16, 8), nn.GELU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 4)]
+        last = nn.utils.weight_norm(nn.Linear(4, 6, bias=False))
+        head = nn.ModuleDict({"mlp": nn.Sequential(*layers), "last_layer": last})
+        return nn.ModuleDict({"backbone": timm_tiny(), "head": head})
+
+    torch.manual_seed(13)
+    student, teacher, loss = nn.ModuleDict({"module": network()}), network(), nn.Module()
+    loss.register_buffer("center", torch.randn(1, 6))
+    with torch.no_grad():
+        for values in student["module"]["backbone"].parameters():
+            values.mul_(2)
+    # The last layer's moments alone: those of all parameters would be most of the file.
+    last = student["module"]["head"]["last_layer"]
+    optimizer = torch.optim.AdamW(last.parameters())
+    last(torch.randn(2, 4)).sum().backward()
+    optimizer.step()
+    arguments = argparse.Namespace(
+        arch="vit_small", patch_size=8, lr=5e-4, norm_last_layer=False, global_crops_scale=(0.4, 1.0), output_dir=".",
+    )
+    checkpoint = {
+        "student": student.state_dict(),
+        "teacher": teacher.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epoch": 1,
+        "args": arguments,
+        "dino_loss": loss.state_dict(),
+        "fp16_scaler": None,
+    }
+    torch.save(checkpoint, FIXTURES / "dino_tiny.pth")
+
+
+def layouts_fixture():
+    import numpy
+
+    values = torch.arange(12.0).reshape(3, 4)
+    everything = {
+        "half": (values / 4).half(),
+        "brain": (values / 4).bfloat16(),
+        "double": (values / 4).double(),
+        "single": values,
+        "transposed": values.t(),
+        "rows": values[1:],
+        "column": values[:, 2],
+        "parameter": torch.nn.Parameter(values[2]),
+        "scalar": torch.tensor(7.0),
+        "empty": torch.zeros(0, 3),
+        "integers": values.long(),
+        "flags": values > 3,
+        "deep": {"er": {0: values[0, :1].clone()}},
+        "loss": numpy.float64(3.5),
+        "seen": 2**70,
+        "names": ["a", b"b", {"c"}],
+        "kind": torch.float32,
+        "device": torch.device("cpu"),
+    }
+    torch.save(everything, FIXTURES / "layouts.pth")
 
 
 def convert(arguments):

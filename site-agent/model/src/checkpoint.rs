@@ -1,4 +1,5 @@
-//! Checkpoints and moments as safetensors: weights, AdamW's moments with the steps each tensor took, and the clock.
+//! Checkpoints and what a site keeps between rounds, as safetensors: weights, AdamW's moments with the steps each tensor
+//! took, and the clock.
 
 use common::NamedTensors;
 
@@ -18,9 +19,9 @@ pub(crate) fn write(weights: &NamedTensors, moments: &Moments, clock: u64) -> Ve
     all.to_safetensors()
 }
 
-/// The bytes of moments alone.
-pub(crate) fn write_moments(moments: &Moments) -> Vec<u8> {
-    moment_tensors(moments).to_safetensors()
+/// The bytes of what stays at a site between two rounds: moments, and those of the weights that do not travel.
+pub(crate) fn write_kept(stayed: NamedTensors, moments: &Moments) -> Vec<u8> {
+    moment_tensors(moments).joined(stayed.prefixed(WEIGHTS)).to_safetensors()
 }
 
 /// Weights, moments and clock of a checkpoint.
@@ -31,9 +32,10 @@ pub(crate) fn read(file: &[u8]) -> Result<(NamedTensors, Moments, u64), ModelErr
     Ok((all.under(WEIGHTS), moments_of(&all)?, clock))
 }
 
-/// Moments, if they are of this student's tensors.
-pub(crate) fn read_moments(file: &[u8], student: &NamedTensors) -> Result<Moments, ModelError> {
-    checked(moments_of(&NamedTensors::from_safetensors(file)?)?, student)
+/// What stayed at a site: weights that do not travel, and moments.
+pub(crate) fn read_kept(file: &[u8]) -> Result<(NamedTensors, Moments), ModelError> {
+    let all = NamedTensors::from_safetensors(file)?;
+    Ok((all.under(WEIGHTS), moments_of(&all)?))
 }
 
 /// Refuses moments of another network.
@@ -95,8 +97,11 @@ mod tests {
         let moments = Moments::from([("w".to_owned(), Moment { steps: 3, first: vec![1.0], second: vec![2.0] })]);
         let mut student = NamedTensors::new();
         student.insert("w", vec![1], vec![0.0]);
-        assert_eq!(read_moments(&write_moments(&moments), &student).unwrap(), moments);
+        let mut stayed = NamedTensors::new();
+        stayed.insert("center", vec![1, 2], vec![0.5, 0.25]);
+        let (read_back, kept) = read_kept(&write_kept(stayed.clone(), &moments)).unwrap();
+        assert_eq!((read_back, checked(kept.clone(), &student).unwrap()), (stayed, moments));
         student.insert("w", vec![2], vec![0.0; 2]);
-        assert!(matches!(read_moments(&write_moments(&moments), &student), Err(ModelError::Checkpoint(_))));
+        assert!(matches!(checked(kept, &student), Err(ModelError::Checkpoint(_))));
     }
 }

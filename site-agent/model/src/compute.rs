@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
 use common::NamedTensors;
-use common::plan::ModelPlan;
+use common::plan::{Centering, ModelPlan};
 
 use crate::dino;
 use crate::fused::Fused;
@@ -19,6 +19,7 @@ pub(crate) struct StepInput<'a> {
     pub(crate) plan: &'a ModelPlan,
     pub(crate) student: &'a NamedTensors,
     pub(crate) teacher: &'a NamedTensors,
+    pub(crate) centering: Centering,
     pub(crate) center: &'a [f32],
     pub(crate) batch: usize,
     /// The two global crops, one after the other.
@@ -38,6 +39,7 @@ pub(crate) struct StepInput<'a> {
 }
 
 /// What one step gives.
+#[derive(Default)]
 pub(crate) struct StepOutput {
     /// The DINO loss, without regularisers.
     pub(crate) loss: f64,
@@ -91,7 +93,10 @@ where
         // The teacher runs on the inner backend: it has no graph.
         let teacher = Parameters::<B::InnerBackend>::new(input.teacher, &self.device);
         let teacher_logits = dino::project(&teacher, vit::cls_features(plan, &teacher, BACKBONE, global, &[]));
-        let taught = dino::sharpen(teacher_logits.clone(), input.center, input.teacher_temperature);
+        let taught = match input.centering {
+            Centering::Center => dino::sharpen(teacher_logits.clone(), input.center, input.teacher_temperature),
+            Centering::SinkhornKnopp => dino::balance(teacher_logits.clone(), input.teacher_temperature),
+        };
 
         let student = Parameters::<B>::new(input.student, &self.device).trained(input.trained);
         let of_global = vit::cls_features(plan, &student, BACKBONE, global, &input.drop_path[0]);

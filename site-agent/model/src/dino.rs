@@ -31,6 +31,23 @@ pub(crate) fn sharpen<B: Backend>(logits: Tensor<B, 2>, center: &[f32], temperat
     softmax((logits - center) / temperature, 1)
 }
 
+/// What the teacher says, balanced over the batch instead: after three iterations every prototype is taught about as often
+/// as every other (Sinkhorn and Knopp 1967, as SwAV and DINOv2 use it), `[2 * batch, K]`, rows summing to 1.
+pub(crate) fn balance<B: Backend>(logits: Tensor<B, 2>, temperature: f64) -> Tensor<B, 2> {
+    const ITERATIONS: usize = 3;
+    let [rows, prototypes] = logits.dims();
+    // A factor common to all changes nothing: it keeps the exponential in range.
+    let largest = logits.clone().max().reshape([1, 1]);
+    let mut share = ((logits - largest) / temperature).exp();
+    for _ in 0..ITERATIONS {
+        let of_prototype = share.clone().sum_dim(0).clamp_min(f64::from(f32::MIN_POSITIVE));
+        share = share / of_prototype / prototypes as f64;
+        let of_row = share.clone().sum_dim(1).clamp_min(f64::from(f32::MIN_POSITIVE));
+        share = share / of_row / rows as f64;
+    }
+    share * rows as f64
+}
+
 /// The cross-crop loss: the mean over pairs of a global teacher crop and another student crop of their cross-entropy.
 ///
 /// `targets` is `[2 * batch, K]`, `learnt` is `[crops * batch, K]`, both with crops outermost; no crop is asked to predict

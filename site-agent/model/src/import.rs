@@ -3,7 +3,7 @@
 //! What a name begins with (`module.`, `student.`, `backbone.`, `vit.`) is found, not assumed: it is whatever stands
 //! before `cls_token`.
 
-use common::plan::ModelPlan;
+use common::plan::{Exchange, ModelPlan};
 use common::{NamedTensors, Tensor};
 
 use crate::hugging_face::Layout;
@@ -155,10 +155,13 @@ pub fn imported(tensors: &NamedTensors, plan: &ModelPlan, wanted: Network) -> Re
     fitted(taken, plan)
 }
 
-/// Whether these are the weights of a run of this program, of any plan, rather than some other program's.
-pub fn holds_a_run(tensors: &NamedTensors) -> bool {
-    [STUDENT, TEACHER].iter().all(|network| tensors.get(&format!("{network}head.last_layer.weight_v")).is_some())
-        && tensors.get(names::CENTER).is_some()
+/// Whether these are the weights of a run of this program, of any plan with that exchange, rather than some other program's.
+pub fn holds_a_run(tensors: &NamedTensors, exchange: Exchange) -> bool {
+    let has = |network: &str| tensors.get(&format!("{network}head.last_layer.weight_v")).is_some();
+    match exchange {
+        Exchange::All => has(STUDENT) && has(TEACHER) && tensors.get(names::CENTER).is_some(),
+        Exchange::Student => has(STUDENT) && tensors.iter().all(|(name, _)| name.starts_with(STUDENT)),
+    }
 }
 
 /// The first weights of a run that starts from a backbone: it is the student's and the teacher's; the head is drawn from
@@ -269,10 +272,12 @@ fn resampled(table: &[f32], matrix: &[f32], dim: usize, from: usize) -> Vec<f32>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Backbone, DeviceChoice, initial_weights};
+    use crate::{Backbone, DeviceChoice, initial_weights, weights_file};
 
     /// A network of timm's with images and its features of them; `scripts/interchange.py fixture` writes it.
     const TIMM: &[u8] = include_bytes!("../tests/fixtures/timm_tiny.safetensors");
+    /// A checkpoint of DINO's code, of which the teacher's backbone is that network and the student's is twice that.
+    const DINO: &[u8] = include_bytes!("../tests/fixtures/dino_tiny.pth");
 
     fn plan() -> ModelPlan {
         let mut plan = ModelPlan { dim: 16, depth: 2, heads: 2, image_size: 32, ..ModelPlan::default() };
@@ -295,8 +300,7 @@ mod tests {
 
     #[test]
     fn a_network_that_timm_saved_has_timms_features() {
-        let file = NamedTensors::from_safetensors(TIMM).unwrap();
-        let plan = ModelPlan { dim: 32, depth: 2, heads: 2, image_size: 32, ..ModelPlan::default() };
+        let (file, plan) = (weights_file::read(TIMM).unwrap(), plan());
         let (images, expected) = (file.get("images").unwrap(), file.get("features").unwrap());
         let imported = imported(&file, &plan, Network::Teacher).unwrap();
         assert!(imported.changes.is_empty());
@@ -305,6 +309,23 @@ mod tests {
         let differences = found.iter().zip(&expected.values).map(|(ours, theirs)| (ours - theirs).abs());
         let largest = differences.fold(0.0, f32::max);
         assert!(found.len() == expected.values.len() && largest < 1e-4, "{largest}");
+    }
+
+    #[test]
+    fn a_checkpoint_that_dinos_code_saved_has_the_features_of_the_network_that_it_was_made_of() {
+        let (file, plan) = (weights_file::read(DINO).unwrap(), plan());
+        let of = |network| imported(&file, &plan, network).unwrap();
+        let (student, teacher) = (of(Network::Student), of(Network::Teacher));
+        assert!(student.changes.is_empty() && teacher.changes.is_empty());
+        let timm = weights_file::read(TIMM).unwrap();
+        let published = backbone(timm.clone(), &plan, Network::Teacher).unwrap();
+        assert_eq!(teacher.backbone, published);
+        let images = &timm.get("images").unwrap().values[..32 * 32];
+        assert_eq!(features(&plan, &teacher.backbone, images, 32), features(&plan, &published, images, 32));
+        for ((name, twice), (_, once)) in student.backbone.iter().zip(published.iter()) {
+            assert!(twice.values.iter().zip(&once.values).all(|(twice, once)| *twice == 2.0 * once), "{name}");
+        }
+        assert!(!holds_a_run(&file, Exchange::All));
     }
 
     #[test]
@@ -328,7 +349,9 @@ mod tests {
             assert_eq!(backbone(file, &plan, Network::Teacher).unwrap(), one, "{prefix}");
         }
         let run = initial_weights(&plan, 3);
-        assert!(holds_a_run(&run) && !holds_a_run(&one));
+        assert!(holds_a_run(&run, Exchange::All) && !holds_a_run(&one, Exchange::All));
+        let student = crate::travelling(run.clone(), Exchange::Student);
+        assert!(holds_a_run(&student, Exchange::Student) && !holds_a_run(&run, Exchange::Student));
         assert_eq!(backbone(run, &plan, Network::Teacher).unwrap(), published(&plan, 3));
     }
 

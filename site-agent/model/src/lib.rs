@@ -25,10 +25,11 @@ mod position;
 pub mod schedule;
 pub mod trainer;
 mod vit;
+pub mod weights_file;
 
 pub use device::DeviceChoice;
 pub use features::Backbone;
-pub use init::{backbone_signature, initial_weights, signature};
+pub use init::{backbone_signature, initial_weights, signature, travelling};
 pub use trainer::{CropBatch, StepReport, Trainer};
 
 /// Why a model cannot be built, trained or read.
@@ -53,6 +54,17 @@ pub enum ModelError {
         step: u64,
         /// The loss.
         loss: f64,
+    },
+    /// A batch that cannot be computed in parts.
+    #[error(
+        "micro_batch is {images}, but this plan balances or spreads its whole batch (centering = \"sinkhorn-knopp\", or koleo): \
+         it must be at least {batch}, the plan's batch_size, or 0"
+    )]
+    MicroBatch {
+        /// Images at a time.
+        images: usize,
+        /// Images in a batch.
+        batch: usize,
     },
     /// Crops of another size than the plan says.
     #[error("{what} holds {found} values, but the plan's crops have {expected}")]

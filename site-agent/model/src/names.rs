@@ -1,6 +1,6 @@
 //! Names and shapes of the published DINO checkpoints (PyTorch layout: `[out, in]`).
 
-use common::plan::ModelPlan;
+use common::plan::{Exchange, ModelPlan};
 
 /// The student's tensors in a run's weights.
 pub(crate) const STUDENT: &str = "student.";
@@ -10,6 +10,14 @@ pub(crate) const TEACHER: &str = "teacher.";
 pub(crate) const CENTER: &str = "center";
 /// The backbone's tensors in a network.
 pub(crate) const BACKBONE: &str = "backbone.";
+
+/// Whether a tensor of a run's weights leaves its site.
+pub(crate) fn travels(exchange: Exchange, name: &str) -> bool {
+    match exchange {
+        Exchange::All => true,
+        Exchange::Student => name.starts_with(STUDENT),
+    }
+}
 
 /// Names and shapes of one network's tensors: backbone and head.
 pub(crate) fn network(plan: &ModelPlan) -> Vec<(String, Vec<usize>)> {

@@ -28,6 +28,23 @@ pub(crate) struct Moment {
 /// The state of all tensors, by name. A tensor that never had a gradient has none.
 pub(crate) type Moments = BTreeMap<String, Moment>;
 
+/// One step of plain gradient descent on every tensor that has a gradient; it keeps no state.
+pub(crate) fn descend(student: &mut NamedTensors, gradients: &BTreeMap<String, Vec<f32>>, now: &Schedule, clip: f64) {
+    let decayed: Vec<bool> = student.iter().map(|(name, tensor)| is_decayed(name, &tensor.shape)).collect();
+    for ((name, values), decayed) in student.iter_mut().zip(decayed) {
+        let Some(gradient) = gradients.get(name) else { continue };
+        let (rate, factor) = (now.learning_rate as f32, clip_factor(gradient, clip));
+        let kept = (1.0 - now.learning_rate * if decayed { now.weight_decay } else { 0.0 }) as f32;
+        let pairs = values.iter_mut().zip(gradient);
+        pairs.for_each(|(value, gradient)| *value = *value * kept - rate * factor * gradient);
+    }
+}
+
+/// Matrices are decayed, and what has three axes; biases and 1-D tensors are not.
+fn is_decayed(name: &str, shape: &[usize]) -> bool {
+    shape.len() > 1 && !name.ends_with(".bias")
+}
+
 /// One step of AdamW on every tensor that has a gradient.
 pub(crate) fn step(
     student: &mut NamedTensors,
@@ -36,10 +53,8 @@ pub(crate) fn step(
     now: &Schedule,
     clip: f64,
 ) {
-    let decayed: BTreeMap<String, bool> = student
-        .iter()
-        .map(|(name, tensor)| (name.to_owned(), tensor.shape.len() > 1 && !name.ends_with(".bias")))
-        .collect();
+    let decayed: BTreeMap<String, bool> =
+        student.iter().map(|(name, tensor)| (name.to_owned(), is_decayed(name, &tensor.shape))).collect();
     for name in gradients.keys().filter(|name| decayed.contains_key(*name)) {
         moments.entry(name.clone()).or_default();
     }

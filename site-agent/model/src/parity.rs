@@ -68,6 +68,24 @@ fn crops(golden: &Golden<'_>, step: usize) -> CropBatch {
     CropBatch { batch: 3, channels: 1, global_side: 64, local_side: 32, global, local }
 }
 
+/// Uneven parts of every value of a patch embedding, which are the whole together.
+const PARTS: [f32; 3] = [0.5, -0.25, 0.75];
+
+/// A network for three channels with the same outputs for an image whose channels are equal.
+fn over_three_channels(network: &NamedTensors) -> NamedTensors {
+    let name = "backbone.patch_embed.proj.weight";
+    let gray = network.get(name).unwrap();
+    let kernels = gray.values.chunks_exact(64);
+    let parts = kernels.flat_map(|kernel| PARTS.iter().flat_map(move |part| kernel.iter().map(move |k| k * part)));
+    let (mut color, shape) = (network.clone(), vec![gray.shape[0], 3, 8, 8]);
+    color.insert(name, shape, parts.collect());
+    color
+}
+
+fn repeated(crop: &[f32], side: usize) -> Vec<f32> {
+    crop.chunks_exact(side * side).flat_map(|image| image.repeat(3)).collect()
+}
+
 fn close(what: &str, found: &[f32], published: &[f64], relative: f64) {
     assert_eq!(found.len(), published.len(), "{what}");
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
@@ -133,6 +151,41 @@ fn five_steps_of_the_published_code_are_replayed() {
     close_weights("student.5.", &weights.under("student."), &golden);
     close_weights("teacher.5.", &weights.under("teacher."), &golden);
     close("center.5", &weights.get("center").unwrap().values, &golden.values("center.5"), 1e-4);
+}
+
+#[test]
+fn a_network_of_three_channels_replays_a_step_of_gray_images_with_the_same_gradient_in_each_channel() {
+    let golden = Golden(SafeTensors::deserialize(GOLDEN).unwrap());
+    let mut center = NamedTensors::new();
+    center.insert("center", vec![1, 96], vec![0.0; 96]);
+    let started = |student: NamedTensors, channels: usize| {
+        let mut plan = plan();
+        plan.model.in_channels = channels;
+        let first = student.clone().prefixed("student.").joined(student.prefixed("teacher.")).joined(center.clone());
+        Trainer::new(&plan, &DeviceChoice::Cpu, &first).unwrap()
+    };
+    let gray = crops(&golden, 0);
+    let color = CropBatch {
+        channels: 3,
+        global: gray.global.each_ref().map(|crop| repeated(crop, 64)),
+        local: gray.local.iter().map(|crop| repeated(crop, 32)).collect(),
+        ..gray.clone()
+    };
+    let student = golden.under("student.0.");
+    let now = Schedule::at(&plan(), 0);
+    let one = started(student.clone(), 1).compute(&gray, &now, 0).unwrap();
+    let three = started(over_three_channels(&student), 3).compute(&color, &now, 0).unwrap();
+    let error = (three.loss - golden.values("loss")[0]).abs() / three.loss;
+    assert!(error <= 1e-5, "loss: {error:e}");
+    for (what, found) in [("teacher_out.0", &three.teacher_logits), ("student_out.0", &three.student_logits)] {
+        let published = golden.values(what);
+        let most = found.iter().zip(&published).map(|(&a, b)| (f64::from(a) - b).abs()).fold(0.0, f64::max);
+        assert!(most <= 1e-5, "{what}: {most:e}");
+    }
+    // A channel's kernel sees what the one channel's sees, so its gradient is that one's.
+    let gradient = |output: &crate::compute::StepOutput| output.gradients["backbone.patch_embed.proj.weight"].clone();
+    let summed = repeated(&gradient(&one), 8).into_iter().map(f64::from).collect::<Vec<_>>();
+    close("gradient", &gradient(&three), &summed, 1e-4);
 }
 
 #[test]

@@ -3,6 +3,9 @@
 //! The order is the published code's: teacher on the global crops, student on all, loss with the old center, clip, AdamW,
 //! the teacher's moving average, then the center from the raw logits.
 
+use std::ops::Range;
+
+use common::plan::{Centering, Exchange, Optimizer};
 use common::{NamedTensors, PlanDraft};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -10,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::compute::{Compute, StepInput, StepOutput};
 use crate::device::DeviceChoice;
 use crate::meters;
-use crate::names::{CENTER, STUDENT, TEACHER};
+use crate::names::{self, CENTER, STUDENT, TEACHER};
 use crate::optimizer::{self, Moments};
 use crate::schedule::Schedule;
 use crate::{ModelError, checkpoint, init};
@@ -54,12 +57,18 @@ pub struct Trainer {
     center: Vec<f32>,
     moments: Moments,
     steps: u64,
+    micro_batch: usize,
 }
 
 impl Trainer {
-    /// Training from a round's model, with no moments.
+    /// Training from a round's model, with nothing kept from a round before.
     pub fn new(plan: &PlanDraft, device: &DeviceChoice, weights: &NamedTensors) -> Result<Self, ModelError> {
-        init::signature(&plan.model)?.require(&weights.signature())?;
+        init::signature(&plan.model, plan.aggregation.exchange)?.require(&weights.signature())?;
+        Self::from_all(plan, device, &init::completed(weights, &plan.model, NamedTensors::new()))
+    }
+
+    fn from_all(plan: &PlanDraft, device: &DeviceChoice, weights: &NamedTensors) -> Result<Self, ModelError> {
+        init::signature(&plan.model, Exchange::All)?.require(&weights.signature())?;
         let center = weights.get(CENTER).map(|center| center.values.clone()).unwrap_or_default();
         Ok(Self {
             plan: plan.clone(),
@@ -69,28 +78,46 @@ impl Trainer {
             center,
             moments: Moments::new(),
             steps: 0,
+            micro_batch: 0,
         })
     }
 
-    /// Training from a round's model, with the moments of the site's last round.
-    pub fn with_moments(
+    /// Training from a round's model, with what [`Trainer::kept`] gave after the site's last round.
+    pub fn with_kept(
         plan: &PlanDraft,
         device: &DeviceChoice,
         weights: &NamedTensors,
-        moments: &[u8],
+        kept: &[u8],
     ) -> Result<Self, ModelError> {
-        let mut trainer = Self::new(plan, device, weights)?;
-        trainer.moments = checkpoint::read_moments(moments, &trainer.student)?;
+        let exchange = plan.aggregation.exchange;
+        init::signature(&plan.model, exchange)?.require(&weights.signature())?;
+        let (stayed, moments) = checkpoint::read_kept(kept)?;
+        let mut trainer = Self::from_all(plan, device, &init::completed(weights, &plan.model, stayed))?;
+        trainer.moments = checkpoint::checked(moments, &trainer.student)?;
         Ok(trainer)
     }
 
     /// Training from a checkpoint.
     pub fn resume(plan: &PlanDraft, device: &DeviceChoice, file: &[u8]) -> Result<Self, ModelError> {
         let (weights, moments, steps) = checkpoint::read(file)?;
-        let mut trainer = Self::new(plan, device, &weights)?;
+        let mut trainer = Self::from_all(plan, device, &weights)?;
         trainer.moments = checkpoint::checked(moments, &trainer.student)?;
         trainer.steps = steps;
         Ok(trainer)
+    }
+
+    /// Computes at most so many images at a time, and adds up their gradients: the same step to float error, in less memory.
+    /// 0: the whole batch at once.
+    ///
+    /// Refused where a step is more than a mean over images: with Sinkhorn and Knopp's balance, and with KoLeo.
+    pub fn in_micro_batches(mut self, images: usize) -> Result<Self, ModelError> {
+        let training = &self.plan.training;
+        let splits = images > 0 && images < training.batch_size;
+        if splits && (training.centering != Centering::Center || training.koleo > 0.0) {
+            return Err(ModelError::MicroBatch { images, batch: training.batch_size });
+        }
+        self.micro_batch = images;
+        Ok(self)
     }
 
     /// Steps of the global clock taken so far: the step after the last one, or 0 before the first.
@@ -115,7 +142,11 @@ impl Trainer {
     /// Moves the student, then the teacher, then the center.
     pub(crate) fn apply(&mut self, output: &StepOutput, now: &Schedule) {
         let training = &self.plan.training;
-        optimizer::step(&mut self.student, &mut self.moments, &output.gradients, now, training.clip_gradient);
+        let (gradients, clip) = (&output.gradients, training.clip_gradient);
+        match training.optimizer {
+            Optimizer::AdamW => optimizer::step(&mut self.student, &mut self.moments, gradients, now, clip),
+            Optimizer::Sgd => optimizer::descend(&mut self.student, gradients, now, clip),
+        }
         optimizer::follow(&mut self.teacher, &self.student, now.teacher_momentum);
         optimizer::follow_center(&mut self.center, &output.teacher_logits, training.center_momentum);
     }
@@ -140,26 +171,53 @@ impl Trainer {
         let trained = move |name: &str| {
             !(frozen && name.contains("last_layer") || fixed_length && name == "head.last_layer.weight_g")
         };
-        Ok(self.device.step(&StepInput {
-            plan: &self.plan.model,
-            student: &self.student,
-            teacher: &self.teacher,
-            center: &self.center,
-            batch: *batch,
-            global: &global.concat(),
-            global_side: *global_side,
-            local: &local.concat(),
-            local_side: *local_side,
-            locals: local.len(),
-            teacher_temperature: now.teacher_temperature,
-            student_temperature: training.student_temperature,
-            koleo: training.koleo,
-            drop_path,
-            trained: &trained,
-        }))
+        let at_once = if self.micro_batch == 0 { *batch } else { self.micro_batch };
+        let parts = (0..*batch).step_by(at_once).map(|from| from..batch.min(&(from + at_once)).to_owned());
+        let outputs = parts.map(|part| {
+            let count = part.len();
+            let pixels = |crops: &[Vec<f32>], side: usize| -> Vec<f32> {
+                crops.iter().flat_map(|crop| of_part(crop, *batch, channels * side * side, &part)).copied().collect()
+            };
+            let kept = |crops: usize, blocks: &[[Vec<f32>; 2]]| -> Vec<[Vec<f32>; 2]> {
+                let of_crops = |kept: &Vec<f32>| {
+                    let crops = kept.chunks_exact((kept.len() / crops.max(1)).max(1));
+                    crops.flat_map(|crop| of_part(crop, *batch, 1, &part)).copied().collect()
+                };
+                blocks.iter().map(|block| block.each_ref().map(of_crops)).collect()
+            };
+            let output = self.device.step(&StepInput {
+                plan: &self.plan.model,
+                student: &self.student,
+                teacher: &self.teacher,
+                centering: training.centering,
+                center: &self.center,
+                batch: count,
+                global: &pixels(global, *global_side),
+                global_side: *global_side,
+                local: &pixels(local, *local_side),
+                local_side: *local_side,
+                locals: local.len(),
+                teacher_temperature: now.teacher_temperature,
+                student_temperature: training.student_temperature,
+                koleo: training.koleo,
+                drop_path: [kept(2, &drop_path[0]), kept(local.len(), &drop_path[1])],
+                trained: &trained,
+            });
+            (count as f64 / *batch as f64, output)
+        });
+        Ok(accumulated(outputs))
     }
 
-    /// All that travels: student, teacher, center.
+    /// Puts weights that travelled in the place of this trainer's own.
+    pub fn replace(&mut self, travelled: &NamedTensors) -> Result<(), ModelError> {
+        init::signature(&self.plan.model, self.plan.aggregation.exchange)?.require(&travelled.signature())?;
+        let all = self.weights().joined(travelled.clone());
+        (self.student, self.teacher) = (all.under(STUDENT), all.under(TEACHER));
+        self.center = all.get(CENTER).map(|center| center.values.clone()).unwrap_or_default();
+        Ok(())
+    }
+
+    /// Student, teacher and center.
     pub fn weights(&self) -> NamedTensors {
         let mut center = NamedTensors::new();
         center.insert(CENTER, vec![1, self.center.len()], self.center.clone());
@@ -171,10 +229,40 @@ impl Trainer {
         checkpoint::write(&self.weights(), &self.moments, self.steps)
     }
 
-    /// AdamW's moments, for the site's next round. They never leave the site.
-    pub fn moments(&self) -> Vec<u8> {
-        checkpoint::write_moments(&self.moments)
+    /// What the site's next round starts with beside the merged model: AdamW's moments, and the weights that the plan does
+    /// not exchange. It never leaves the site.
+    pub fn kept(&self) -> Vec<u8> {
+        let exchange = self.plan.aggregation.exchange;
+        let stayed = self.weights().filtered(|name| !names::travels(exchange, name));
+        checkpoint::write_kept(stayed, &self.moments)
     }
+}
+
+/// The values of some images of a crop, `[batch, width]`.
+fn of_part<'a>(crop: &'a [f32], batch: usize, width: usize, part: &Range<usize>) -> &'a [f32] {
+    debug_assert_eq!(crop.len(), batch * width);
+    &crop[part.start * width..part.end * width]
+}
+
+/// The step of a batch from those of its parts, each with its fraction of the images: the loss is a mean over images, and so
+/// is its gradient.
+fn accumulated(parts: impl Iterator<Item = (f64, StepOutput)>) -> StepOutput {
+    let mut whole = StepOutput::default();
+    for (fraction, part) in parts {
+        if fraction == 1.0 {
+            return part;
+        }
+        whole.loss += fraction * part.loss;
+        for (name, gradient) in part.gradients {
+            let sums = whole.gradients.entry(name).or_insert_with(|| vec![0.0; gradient.len()]);
+            sums.iter_mut().zip(&gradient).for_each(|(sum, value)| *sum += fraction as f32 * value);
+        }
+        whole.teacher_logits.extend(part.teacher_logits);
+        whole.taught.extend(part.taught);
+        #[cfg(test)]
+        whole.student_logits.extend(part.student_logits);
+    }
+    whole
 }
 
 /// What stochastic depth keeps: the rate rises linearly over the blocks, and a kept sample is divided by its probability.
@@ -361,9 +449,34 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_batch_in_parts_gives_the_step_of_the_whole_batch() {
+        let now = Schedule::at(&plan(), 5);
+        let whole = new().compute(&crops(1), &now, 3).unwrap();
+        for images in [1, 3] {
+            let parts = new().in_micro_batches(images).unwrap().compute(&crops(1), &now, 3).unwrap();
+            assert!((parts.loss - whole.loss).abs() < 1e-5, "{} {}", parts.loss, whole.loss);
+            assert_eq!(parts.gradients.len(), whole.gradients.len());
+            for (name, found) in &parts.gradients {
+                let expected: Vec<f64> = whole.gradients[name].iter().map(|&value| f64::from(value)).collect();
+                assert_close(name, found, &expected);
+            }
+            assert_eq!(parts.teacher_logits.len(), whole.teacher_logits.len());
+        }
+    }
+
+    #[test]
+    fn a_batch_that_is_more_than_its_images_is_not_cut_into_parts() {
+        let mut plan = plan();
+        plan.training.koleo = 0.1;
+        let trainer = Trainer::new(&plan, &DeviceChoice::Cpu, &init::initial_weights(&plan.model, 1)).unwrap();
+        let error = trainer.in_micro_batches(2).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("micro_batch is 2") && error.contains("at least 4"), "{error}");
+    }
+
+    #[test]
     fn moments_go_from_round_to_round_without_the_weights() {
         let before = trained(0, new(), 5);
-        let with = Trainer::with_moments(&plan(), &DeviceChoice::Cpu, &before.weights(), &before.moments()).unwrap();
+        let with = Trainer::with_kept(&plan(), &DeviceChoice::Cpu, &before.weights(), &before.kept()).unwrap();
         assert_eq!(trained(5, with, 8).weights().digest(), trained(5, before, 8).weights().digest());
     }
 

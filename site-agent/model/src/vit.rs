@@ -65,7 +65,7 @@ pub(crate) fn cls_attention<B: Fused>(
 }
 
 /// Tokens of images, as rows: `[count * tokens, dim]`, and how many tokens an image has.
-fn embed<B: Backend>(
+fn embed<B: Fused>(
     plan: &ModelPlan,
     weights: &Parameters<B>,
     prefix: &str,
@@ -78,8 +78,7 @@ fn embed<B: Backend>(
     let patches = tensor::<B, 6>(values.to_vec(), [count, channels, grid, patch, grid, patch], weights.device())
         .permute([0, 2, 4, 1, 3, 5])
         .reshape([count * grid * grid, channels * patch * patch]);
-    let embedded = patches.matmul(weights.matrix(&format!("{prefix}patch_embed.proj.weight")).transpose())
-        + weights.row(&format!("{prefix}patch_embed.proj.bias"));
+    let embedded = linear(weights, &format!("{prefix}patch_embed.proj"), patches);
 
     let learned = plan.image_size / patch;
     let positions = weights.row(&format!("{prefix}pos_embed")).reshape([learned * learned + 1, dim]);
@@ -120,8 +119,8 @@ fn kept<B: Backend>(branch: Tensor<B, 2>, count: usize, factors: Option<&Vec<f32
     (branch.reshape([count, rows / count, dim]) * factors).reshape([rows, dim])
 }
 
-pub(crate) fn linear<B: Backend>(weights: &Parameters<B>, name: &str, x: Tensor<B, 2>) -> Tensor<B, 2> {
-    x.matmul(weights.matrix(&format!("{name}.weight")).transpose()) + weights.row(&format!("{name}.bias"))
+pub(crate) fn linear<B: Fused>(weights: &Parameters<B>, name: &str, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    B::affine(x, weights.matrix(&format!("{name}.weight")), weights.row(&format!("{name}.bias")))
 }
 
 fn norm<B: Fused>(weights: &Parameters<B>, name: &str, x: Tensor<B, 2>) -> Tensor<B, 2> {

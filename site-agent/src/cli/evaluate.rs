@@ -32,7 +32,7 @@ pub(super) fn evaluate(home: &Home, config: &Config, args: &EvaluateArgs) -> any
         bail!("no images on this plan's grid: `site-agent index <folder|zip> --plan {}` first", args.of.plan.display());
     };
     let device = config.device.parse()?;
-    let backbone = fitted_backbone(&args.model, &read_weights(&args.model)?, &plan.model, args.of.network)?;
+    let backbone = fitted_backbone(&args.model, &read_weights(&args.model)?, &plan.model, args.of.network(&plan))?;
     let question =
         Question { plan: &plan, backbone: &backbone, cache: &cache, held_out: config.held_out, device: &device };
     let found = evaluate::evaluate(&question, args.pictures.as_deref())?;

@@ -55,10 +55,12 @@ impl Layout {
 pub(super) fn export(args: &ExportArgs) -> anyhow::Result<()> {
     let mut draft = read_draft(&args.of.plan)?;
     let weights = read_weights(&args.model)?;
-    let of_a_run = import::holds_a_run(&weights);
+    let network = args.of.network(&draft);
+    let of_a_run = import::holds_a_run(&weights, draft.aggregation.exchange);
     if of_a_run {
         // The card will say that this plan made it.
-        let agreed = model::signature(&draft.model).map(|signature| signature.require(&weights.signature()))?;
+        let agreed = model::signature(&draft.model, draft.aggregation.exchange)
+            .map(|signature| signature.require(&weights.signature()))?;
         agreed.with_context(|| {
             format!("{} is not a model of the plan {}", args.model.display(), args.of.plan.display())
         })?;
@@ -66,7 +68,7 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<()> {
     if let Some(channels) = &args.channels {
         draft.model.in_channels = channels.parse()?;
     }
-    let backbone = fitted_backbone(&args.model, &weights, &draft.model, args.of.network)?;
+    let backbone = fitted_backbone(&args.model, &weights, &draft.model, network)?;
     let (weights, metadata) = match args.layout {
         Layout::Published => (backbone, None),
         Layout::HuggingFace => {
@@ -80,7 +82,7 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<()> {
     let (digest, tensors) = (Digest::of(&file), weights.signature().len());
     durable::write(&args.out, &file)?;
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let origin = if of_a_run { Origin::Run(args.of.network.word()) } else { Origin::File(name(&args.model)) };
+    let origin = if of_a_run { Origin::Run(network.word()) } else { Origin::File(name(&args.model)) };
     let card = card::model_card(
         &draft,
         &Card {

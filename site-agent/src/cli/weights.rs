@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use common::NamedTensors;
-use common::plan::ModelPlan;
+use common::plan::{Exchange, ModelPlan};
+use common::{NamedTensors, PlanDraft};
 use model::import::{self, Network};
+use model::weights_file::{self, FileError};
 
 use crate::durable;
 
@@ -16,9 +17,18 @@ pub(super) struct OfPlan {
     /// The run's plan (TOML).
     #[arg(long)]
     pub(super) plan: PathBuf,
-    /// Whose backbone, if the file holds both.
-    #[arg(long, value_enum, default_value_t)]
-    pub(super) network: Which,
+    /// Whose backbone, if the file holds both; the teacher's without, or the student's if the plan exchanges nothing else.
+    #[arg(long, value_enum)]
+    network: Option<Which>,
+}
+
+impl OfPlan {
+    pub(super) fn network(&self, plan: &PlanDraft) -> Which {
+        self.network.unwrap_or(match plan.aggregation.exchange {
+            Exchange::All => Which::Teacher,
+            Exchange::Student => Which::Student,
+        })
+    }
 }
 
 /// One of the two networks that a model of a run holds.
@@ -47,11 +57,14 @@ impl From<Which> for Network {
     }
 }
 
+/// The tensors of a file of any format that is read; its size is seen before its bytes.
 pub(super) fn read_weights(path: &Path) -> anyhow::Result<NamedTensors> {
-    NamedTensors::from_safetensors(&durable::read(path)?).with_context(|| {
-        let remedy = "other formats become safetensors with site-agent/model/scripts/interchange.py convert";
-        format!("in the model {} ({remedy})", path.display())
-    })
+    let of_file = || format!("in the model {}", path.display());
+    let bytes = std::fs::metadata(path).map_err(durable::told("read", path))?.len();
+    if bytes > weights_file::MAX_BYTES {
+        return Err(FileError::TooLarge { bytes }).with_context(of_file);
+    }
+    weights_file::read(&durable::read(path)?).with_context(of_file)
 }
 
 /// The backbone among a file's weights, as the network of `plan` has it. Says what was changed.

@@ -26,31 +26,42 @@ pub struct Chart {
     pub reference: Option<(f64, String)>,
 }
 
-const WIDTH: f64 = 460.0;
+/// Of the lines, without the names beside them.
+const PLOT: f64 = 396.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 48.0;
-const RIGHT: f64 = 64.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = 36.0;
 
 impl Chart {
+    /// The chart as a file of its own.
+    pub fn file(&self) -> String {
+        let element = self.svg();
+        let (head, rest) = element.split_once('>').unwrap_or((&element, ""));
+        let head = head.replacen("<svg", "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"620\"", 1);
+        format!("{head}><style>{STYLE}</style>{rest}\n")
+    }
+
     /// The chart as an SVG element.
     pub fn svg(&self) -> String {
         let finite = |series: &Series| series.points.iter().copied().filter(|(_, y)| y.is_finite()).collect::<Vec<_>>();
         let lines: Vec<_> = self.series.iter().map(finite).collect();
         let xs = || lines.iter().flatten().map(|point| point.0);
         let ys = || lines.iter().flatten().map(|point| point.1).chain(self.reference.iter().map(|line| line.0));
+        let longest = self.series.iter().map(|series| series.name.chars().count()).max().unwrap_or(0);
+        let names_width = (longest as f64 * 7.0 + 12.0).max(64.0);
+        let (right, width) = (PLOT, PLOT + names_width);
         let (x_low, x_high) = bounds(xs());
         let (y_low, y_high) = padded(bounds(ys()));
-        let x = |value: f64| LEFT + (value - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT);
+        let x = |value: f64| LEFT + (value - x_low) / (x_high - x_low) * (right - LEFT);
         let y = |value: f64| HEIGHT - BOTTOM - (value - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM);
 
         let mut svg =
-            format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escaped(&self.title));
+            format!("<svg viewBox=\"0 0 {width} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escaped(&self.title));
         let mut put = |element: String| svg.push_str(&element);
         put(format!("<text class=\"title\" x=\"{LEFT}\" y=\"16\">{}</text>", escaped(&self.title)));
         for tick in ticks(y_low, y_high, 5) {
-            let (right, at) = (WIDTH - RIGHT, y(tick));
+            let at = y(tick);
             put(format!("<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>"));
             put(format!(
                 "<text class=\"tick\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
@@ -63,13 +74,13 @@ impl Chart {
             let (at, foot) = (x(tick), HEIGHT - BOTTOM + 16.0);
             put(format!("<text class=\"tick\" x=\"{at:.1}\" y=\"{foot}\" text-anchor=\"middle\">{tick}</text>"));
         }
-        let (middle, foot) = ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 4.0);
+        let (middle, foot) = ((LEFT + right) / 2.0, HEIGHT - 4.0);
         put(format!(
             "<text class=\"tick\" x=\"{middle}\" y=\"{foot}\" text-anchor=\"middle\">{}</text>",
             escaped(&self.x_label)
         ));
         if let Some((value, name)) = &self.reference {
-            let (at, right) = (y(*value), WIDTH - RIGHT);
+            let at = y(*value);
             put(format!("<line class=\"reference\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>"));
             put(format!("<text class=\"tick\" x=\"{}\" y=\"{:.1}\">{}</text>", right + 6.0, at + 4.0, escaped(name)));
         }
@@ -88,7 +99,7 @@ impl Chart {
                 put(format!("<circle class=\"dot {color}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.5\"/>", x(px), y(py)));
             }
             if let Some(at) = name_y {
-                let left = WIDTH - RIGHT + 6.0;
+                let left = right + 6.0;
                 put(format!(
                     "<text class=\"name {color}\" x=\"{left}\" y=\"{:.1}\">{}</text>",
                     at + 4.0,
@@ -99,6 +110,12 @@ impl Chart {
         svg + "</svg>"
     }
 }
+
+/// As the report page's, on white, with a color more.
+const STYLE: &str = "svg{background:#fff}text{font:12px system-ui,sans-serif;fill:#5b6875}.title{font-size:14px;font-weight:600;fill:#1c2733}\
+.grid{stroke:#d9dfe5}.reference{stroke:#5b6875;stroke-dasharray:4 3}.line{fill:none;stroke-width:2}\
+.line.a{stroke:#0b6e99}.line.b{stroke:#c0392b}.line.c{stroke:#2e7d4f}.line.d{stroke:#8e5ea2}.line.e{stroke:#b7791f}\
+.dot.a,.name.a{fill:#0b6e99}.dot.b,.name.b{fill:#c0392b}.dot.c,.name.c{fill:#2e7d4f}.dot.d,.name.d{fill:#8e5ea2}.dot.e,.name.e{fill:#b7791f}";
 
 /// Lowest and highest value; a span of 1 where there is none.
 fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {

@@ -54,13 +54,13 @@ const HOSPITALS: [Hospital; 4] = [
         site: "site-b",
         description: "A tertiary center, Philips 3 T: infarcts and dilated hearts, cine and PSIR late enhancement, banding and strong coil shading. Folders of a hospital export.",
         trains: true,
-        spec: || SiteSpec::b(18),
+        spec: || SiteSpec::b(24),
     },
     Hospital {
         site: "site-c",
         description: "A community hospital, GE 1.5 T: noisy, zero-filled images, many long axes, thick hearts. Folders of a hospital export in implicit VR.",
         trains: true,
-        spec: || SiteSpec::c(18),
+        spec: || SiteSpec::c(24),
     },
     Hospital {
         site: "unseen-d",
@@ -202,13 +202,13 @@ fn index(federation: &Federation, images: &[(&'static Hospital, PathBuf)], plan:
         let seconds = began.elapsed().as_secs_f64();
         let number = |key: &str| report[key].as_u64().unwrap_or_default();
         println!(
-            "  {:8}  {:5} files  {:3} subjects  {:4} series  {:5} frames  {:6.0} files/s",
+            "  {:8}  {:5} files  {:3} subjects  {:4} series  {:5} images  {:6.0} images/s",
             hospital.site,
             number("files"),
             number("subjects"),
             number("series"),
-            number("frames"),
-            number("files") as f64 / seconds
+            number("images"),
+            number("images") as f64 / seconds
         );
         intakes.push(Intake { hospital, report });
     }
@@ -334,6 +334,7 @@ fn rounds(run: &Value) -> Vec<RoundReport> {
             share: number(part, "share"),
             loss: number(part, "loss"),
             teacher_entropy: number(part, "teacher_entropy"),
+            batch_entropy: number(part, "batch_entropy"),
             rank_me: number(part, "rank_me"),
             cosine: number(part, "cosine"),
         };
@@ -370,10 +371,20 @@ fn notes(draft: &common::PlanDraft, rows: &[Row], run: &Value) -> Vec<String> {
     let ln_k = (draft.model.head.prototypes as f64).ln();
     let mean = |of: fn(&Row) -> f64| rows.iter().map(of).sum::<f64>() / rows.len().max(1) as f64;
     let gain = (mean(|row| row.federated) - mean(|row| row.random)) * 100.0;
-    let last = rounds(run).pop();
-    let entropy = last.map_or(f64::NAN, |round| {
-        round.sites.iter().map(|part| part.teacher_entropy).sum::<f64>() / round.sites.len().max(1) as f64
-    });
+    let rounds = rounds(run);
+    let last = |of: fn(&Contribution) -> f64| {
+        rounds
+            .last()
+            .map_or(f64::NAN, |round| round.sites.iter().map(of).sum::<f64>() / round.sites.len().max(1) as f64)
+    };
+    let (entropy, over_batch) = (last(|part| part.teacher_entropy), last(|part| part.batch_entropy));
+    let alarms: Vec<&str> = run["rounds"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|round| round["alarms"].as_array().into_iter().flatten())
+        .filter_map(|alarm| alarm["site"].as_str())
+        .collect();
     let learned = if gain >= 1.0 {
         format!(
             "On the mean over rows, the federated model gains {gain:.1} points over the same network at random initialisation."
@@ -383,20 +394,27 @@ fn notes(draft: &common::PlanDraft, rows: &[Row], run: &Value) -> Vec<String> {
             "On the mean over rows, the federated model does not beat random initialisation ({gain:+.1} points): random features are a strong baseline on phantoms."
         )
     };
-    let collapse = if entropy < 0.97 * ln_k {
-        format!(
-            "Teacher entropy in the last round is {entropy:.2} of at most {ln_k:.2} nats: no collapse to the uniform solution."
-        )
+    let said = format!(
+        "In the last round the teacher's output holds {:.2} nats about an image: its mean entropy is {entropy:.2}, that of its \
+         mean over a batch {over_batch:.2}, of at most {ln_k:.2}.",
+        over_batch - entropy
+    );
+    let collapse = if over_batch - entropy > 0.1 * over_batch && entropy < 0.97 * ln_k && over_batch > 0.1 * ln_k {
+        format!("{said} It has collapsed neither to all prototypes nor to one.")
     } else {
-        format!(
-            "Teacher entropy in the last round is {entropy:.2} of at most {ln_k:.2} nats: the model sits at or near the uniform solution."
-        )
+        format!("{said} That is at or near a collapse: look at the curves below.")
+    };
+    let astray = if alarms.is_empty() {
+        "No site raised an alarm in any round: none collapsed, drifted or ran away.".to_owned()
+    } else {
+        format!("Alarms were raised for {}: `aggregator status` says which, and when.", alarms.join(", "))
     };
     vec![
         learned,
         collapse,
+        astray,
         "One seed, a small network, minutes of training, synthetic images: this shows that the federation works, not how good a CMR model can be.".to_owned(),
-        "Not shown here: pooled training, each site alone, more seeds. Without those arms, what federation adds over a single site is not known.".to_owned(),
+        "What pooled training and each site alone would have come to, on other seeds, is in docs/results/learning.md; `cargo lab` makes it again.".to_owned(),
     ]
 }
 

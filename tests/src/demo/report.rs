@@ -66,6 +66,8 @@ pub struct Contribution {
     pub loss: f64,
     /// Teacher entropy, in nats.
     pub teacher_entropy: f64,
+    /// Entropy of the teacher's mean output over a batch, in nats.
+    pub batch_entropy: f64,
     /// RankMe of its features.
     pub rank_me: f64,
     /// Cosine of its delta to the mean delta.
@@ -131,10 +133,11 @@ fn page(report: &Report) -> String {
     body += "<h2>How training went</h2><div class=\"charts\">";
     body += &curves(report, "loss (nats)", |part| part.loss, None);
     body += &curves(report, "teacher entropy (nats)", |part| part.teacher_entropy, Some(report.ln_k));
+    body += &curves(report, "entropy of its mean over a batch (nats)", |part| part.batch_entropy, Some(report.ln_k));
     body += &curves(report, "RankMe of CLS features", |part| part.rank_me, None);
     body += &curves(report, "cosine of a site's delta to the mean", |part| part.cosine, None);
-    body +=
-        "</div><p>Entropy at ln K would mean that every image looks alike to the teacher (the uniform solution).</p>";
+    body += "</div><p>Where both entropies meet, every image looks alike to the teacher: at ln K it spreads over all \
+         prototypes (the uniform solution), near 0 it has chosen one.</p>";
     body += "<h2>The sites</h2><figure><img src=\"phantom.png\" alt=\"phantom\"><figcaption>The phantom: one subject at each \
              scanner (A, B, C, D from above). Cine short axis at base, middle and apex, the middle at end-systole, 2CH, 3CH, \
              4CH, late enhancement, T1 map. A dark tile: that site does not scan it.</figcaption></figure>";
@@ -280,6 +283,7 @@ mod tests {
                     share: 0.5,
                     loss: 5.0,
                     teacher_entropy: 4.0,
+                    batch_entropy: 5.0,
                     rank_me: 9.0,
                     cosine: 0.9,
                 }],

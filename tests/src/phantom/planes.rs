@@ -61,10 +61,17 @@ impl Plane {
         Self { center, row: scaled(across, -1.0), column: scaled(apex, -1.0), thickness: 6.0 }.turned(turn)
     }
 
-    fn turned(self, turn: f64) -> Self {
+    /// Turned in its plane by `turn` radians.
+    pub(crate) fn turned(self, turn: f64) -> Self {
         let (c, s) = (turn.cos(), turn.sin());
         let mix = |a: Vector, b: Vector, x: f64, y: f64| [0, 1, 2].map(|i| a[i] * x + b[i] * y);
         Self { row: mix(self.row, self.column, c, s), column: mix(self.row, self.column, -s, c), ..self }
+    }
+
+    /// Moved in its plane: to the right in the image, and down, mm.
+    pub(crate) fn moved(self, [right, down]: [f64; 2]) -> Self {
+        let by = [0, 1, 2].map(|i| self.row[i] * right + self.column[i] * down);
+        self.shifted(by)
     }
 
     /// Moved as a whole.

@@ -118,6 +118,12 @@ impl FrameCache {
 }
 
 impl<'a> FramePixels<'a> {
+    /// A frame that is in no cache. `values` is [side x side]
+    #[cfg(test)]
+    pub(crate) fn of(side: usize, values: &'a [[u8; 2]]) -> Self {
+        Self { side, values }
+    }
+
     /// Rows, and columns.
     pub fn side(&self) -> usize {
         self.side

@@ -79,6 +79,20 @@ fn a_batch_is_a_function_of_its_seed() {
     assert_ne!(sampler.batch(5, 32), sampler.batch(6, 32));
 }
 
+/// What was drawn when this was written: a draw that a clock, a thread or a hash table has a part in would differ.
+#[test]
+fn the_draw_of_a_seed_is_the_same_on_every_thread_and_every_day() {
+    let (_folder, cache) = site();
+    let sampler = Sampler::new(&cache, &cache.subjects()).unwrap();
+    let drawn = || sampler.batch(5, 8).iter().map(|frame| (frame.series, frame.slice, frame.phase)).collect::<Vec<_>>();
+    let expected = [(0, 0, 0), (1, 0, 0), (2, 0, 0), (2, 0, 0), (1, 0, 0), (0, 0, 0), (3, 1, 3), (1, 0, 0)];
+    assert_eq!(drawn(), expected);
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (0..4).map(|_| scope.spawn(drawn)).collect();
+        others.into_iter().for_each(|other| assert_eq!(other.join().unwrap(), expected));
+    });
+}
+
 #[test]
 fn held_out_subjects_are_never_drawn() {
     let (_folder, cache) = site();

@@ -31,6 +31,14 @@ pub(super) fn norm_backward<B: Backend>(
     [of_x, of_weight, of_bias]
 }
 
+pub(super) fn affine<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 2>, bias: Tensor<B, 2>) -> Tensor<B, 2> {
+    x.matmul(weight.transpose()) + bias
+}
+
+pub(super) fn affine_backward_weight<B: Backend>(gradient: Tensor<B, 2>, x: Tensor<B, 2>) -> [Tensor<B, 2>; 2] {
+    [gradient.clone().transpose().matmul(x), gradient.sum_dim(0)]
+}
+
 pub(super) fn gelu<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     burn::tensor::activation::gelu(x)
 }

@@ -3,7 +3,7 @@
 use burn::tensor::{Tensor, TensorData};
 use burn_flex::{Flex, FlexTensor};
 
-use super::{Heads, Kernels, Pairs, attention, bare, cross_entropy, gelu, norm, wrap};
+use super::{Heads, Kernels, Pairs, attention, bare, cross_entropy, gelu, linear, norm, wrap};
 
 /// A tensor whose values lie in order.
 struct Values(FlexTensor);
@@ -46,6 +46,25 @@ impl Kernels for Flex {
         let [gradient, x, weight, moments] = [gradient, x, weight, moments].map(Values::of);
         let [of_x, of_weight, of_bias] = norm::backward(gradient.slice(), x.slice(), weight.slice(), moments.slice());
         [tensor(of_x, shape), tensor(of_weight, [1, shape[1]]), tensor(of_bias, [1, shape[1]])]
+    }
+
+    fn affine_forward(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let shape = [x.dims()[0], weight.dims()[0]];
+        let [x, weight, bias] = [x, weight, bias].map(Values::of);
+        tensor(linear::forward(x.slice(), weight.slice(), bias.slice()), shape)
+    }
+
+    fn affine_backward_input(gradient: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let ([rows, _], [_, inputs]) = (gradient.dims(), weight.dims());
+        let [gradient, weight] = [gradient, weight].map(Values::of);
+        tensor(linear::backward_input(gradient.slice(), weight.slice(), inputs), [rows, inputs])
+    }
+
+    fn affine_backward_weight(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>) -> [Tensor<Self, 2>; 2] {
+        let ([_, outputs], [_, inputs]) = (gradient.dims(), x.dims());
+        let [gradient, x] = [gradient, x].map(Values::of);
+        let [of_weight, of_bias] = linear::backward_weight(gradient.slice(), x.slice(), outputs);
+        [tensor(of_weight, [outputs, inputs]), tensor(of_bias, [1, outputs])]
     }
 
     fn exact_gelu_forward(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
@@ -131,6 +150,24 @@ mod tests {
     }
 
     #[test]
+    fn a_linear_layer_and_its_gradients_are_those_of_the_decomposed_form() {
+        // Less than one part, and several with a remainder, of rows and of outputs.
+        for (rows, inputs, outputs) in [(3, 5, 7), (500, 24, 150)] {
+            let (x, weight, bias) = (random(1, rows, inputs), random(2, outputs, inputs), random(3, 1, outputs));
+            let scale = 1.0 / (inputs as f64).sqrt();
+            let (weight, gradient) = (weight * scale, random(4, rows, outputs) * scale);
+            let y = Flex::affine_forward(x.clone(), weight.clone(), bias.clone());
+            close("linear", y, decomposed::affine(x.clone(), weight.clone(), bias));
+            let of_x = Flex::affine_backward_input(gradient.clone(), weight.clone());
+            close("gradient of a linear layer's input", of_x, gradient.clone().matmul(weight));
+            let [found, found_bias] = Flex::affine_backward_weight(gradient.clone(), x.clone());
+            let [expected, expected_bias] = decomposed::affine_backward_weight(gradient, x);
+            close("gradient of its weight", found / rows as f64, expected / rows as f64);
+            close("gradient of its bias", found_bias / rows as f64, expected_bias / rows as f64);
+        }
+    }
+
+    #[test]
     fn gelu_and_its_gradient_are_those_of_the_decomposed_form() {
         let (x, gradient) = (random(5, 7, 333) * 3.0, random(6, 7, 333));
         close("gelu", Flex::exact_gelu_forward(x.clone()), decomposed::gelu(x.clone()));
@@ -196,6 +233,13 @@ mod tests {
         let [of_x, of_weight, _] = norm::backward(&toward, &x, &weight, &moments);
         check("norm", &x, &of_x, &|x| dot(&norm::forward(x, &weight, &bias).0, &toward));
         check("norm's weight", &weight, &of_weight, &|weight| dot(&norm::forward(&x, weight, &bias).0, &toward));
+
+        let (weight, toward4) = (values(8, 4 * 12), values(9, 5 * 4));
+        let of_x = linear::backward_input(&toward4, &weight, 12);
+        check("linear", &x, &of_x, &|x| dot(&linear::forward(x, &weight, &[0.5; 4]), &toward4));
+        let [of_weight, of_bias] = linear::backward_weight(&toward4, &x, 4);
+        check("linear's weight", &weight, &of_weight, &|weight| dot(&linear::forward(&x, weight, &[0.5; 4]), &toward4));
+        check("linear's bias", &[0.5; 4], &of_bias, &|bias| dot(&linear::forward(&x, &weight, bias), &toward4));
 
         check("gelu", &x, &gelu::backward(&toward, &x), &|x| dot(&gelu::forward(x), &toward));
 

@@ -1,7 +1,8 @@
-//! The four operations that an automatic derivative would take apart: LayerNorm, GELU, attention, DINO's cross-entropy.
+//! The operations that an automatic derivative would take apart: LayerNorm, linear layer, GELU, attention, DINO's
+//! cross-entropy.
 //!
 //! Each has its own backward. On the CPU they are loops over slices, written so that the compiler makes vector
-//! instructions of them (`norm`, `gelu`, `attention`, `cross_entropy`); any other device gets the same mathematics from
+//! instructions of them (`norm`, `linear`, `gelu`, `attention`, `cross_entropy`); any other device gets the same mathematics from
 //! burn's own operations (`decomposed`).
 //!
 //! ```text
@@ -15,6 +16,7 @@ mod cross_entropy;
 mod decomposed;
 mod flex;
 mod gelu;
+mod linear;
 mod norm;
 mod product;
 mod vector;
@@ -52,6 +54,8 @@ pub(crate) struct Pairs {
 pub(crate) trait Fused: Backend {
     /// LayerNorm of rows `[rows, dim]`; `weight` and `bias` are `[1, dim]`.
     fn norm(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2>;
+    /// A linear layer of rows `[rows, inputs]`; `weight` is `[outputs, inputs]`, `bias` `[1, outputs]`.
+    fn affine(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2>;
     /// The exact GELU.
     fn exact_gelu(x: Tensor<Self, 2>) -> Tensor<Self, 2>;
     /// Scaled dot-product attention of a packed `[count * tokens, 3 * dim]`: `[count * tokens, dim]`.
@@ -74,6 +78,17 @@ pub(crate) trait Kernels: Backend {
         moments: Tensor<Self, 2>,
     ) -> [Tensor<Self, 2>; 3] {
         decomposed::norm_backward(gradient, x, weight, moments)
+    }
+    fn affine_forward(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        decomposed::affine(x, weight, bias)
+    }
+    /// The gradient of the input.
+    fn affine_backward_input(gradient: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        gradient.matmul(weight)
+    }
+    /// The gradients of weight and bias.
+    fn affine_backward_weight(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>) -> [Tensor<Self, 2>; 2] {
+        decomposed::affine_backward_weight(gradient, x)
     }
     fn exact_gelu_forward(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
         decomposed::gelu(x)
@@ -110,6 +125,9 @@ macro_rules! without_a_graph {
             fn norm(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2> {
                 let [result, _] = Self::norm_forward(x, weight, bias);
                 result
+            }
+            fn affine(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2> {
+                Self::affine_forward(x, weight, bias)
             }
             fn exact_gelu(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
                 Self::exact_gelu_forward(x)
@@ -169,6 +187,35 @@ impl<B: Kernels, C: CheckpointStrategy> Fused for Autodiff<B, C> {
             B::norm_forward(wrap(x.primitive.clone()), wrap(weight.primitive.clone()), wrap(bias.primitive)).map(bare);
         wrap(match Norm.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish([x.primitive, weight.primitive, moments], result),
+            OpsKind::UnTracked(prep) => prep.finish(result),
+        })
+    }
+
+    fn affine(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        #[derive(Debug)]
+        struct Linear;
+        impl<B: Kernels> Backward<B, 3> for Linear {
+            type State = [Primitive<B>; 2];
+            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let [x, weight] = ops.state.map(wrap);
+                let gradient: Tensor<B, 2> = wrap(grads.consume::<B>(&ops.node));
+                let [of_x, of_weight, of_bias] = ops.parents.map(|node| node.map(|node| node.id));
+                if of_x.is_some() {
+                    give(grads, of_x, B::affine_backward_input(gradient.clone(), weight));
+                }
+                if of_weight.is_some() || of_bias.is_some() {
+                    let [weight, bias] = B::affine_backward_weight(gradient, x);
+                    give(grads, of_weight, weight);
+                    give(grads, of_bias, bias);
+                }
+            }
+        }
+        let [x, weight, bias] = [bare(x), bare(weight), bare(bias)];
+        let nodes = [x.node.clone(), weight.node.clone(), bias.node.clone()];
+        let result =
+            bare(B::affine_forward(wrap(x.primitive.clone()), wrap(weight.primitive.clone()), wrap(bias.primitive)));
+        wrap(match Linear.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish([x.primitive, weight.primitive], result),
             OpsKind::UnTracked(prep) => prep.finish(result),
         })
     }

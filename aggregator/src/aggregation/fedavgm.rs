@@ -1,0 +1,23 @@
+//! FedAvgM (Hsu, Qi and Brown 2019): `v <- momentum * v + mean; w <- w + learning_rate * v`.
+
+use super::server::{Server, each};
+
+/// The model moves by a running sum of mean deltas.
+pub(super) struct FedAvgM {
+    pub(super) learning_rate: f64,
+    pub(super) momentum: f64,
+}
+
+impl Server for FedAvgM {
+    fn first_states(&self) -> Vec<f32> {
+        vec![0.0]
+    }
+
+    fn step(&self, changes: &mut [f64], states: &mut [&mut [f32]]) {
+        each(changes, states, |mean, velocity| {
+            let v = self.momentum * f64::from(*velocity) + mean;
+            *velocity = v as f32;
+            self.learning_rate * v
+        });
+    }
+}

@@ -1,0 +1,282 @@
+//! The exact mean of a round's deltas, `sum(share * delta) / sum(share)`, and the next model from it.
+//!
+//! The sum is of integers ([`common::fixed_point`]), so the order of sites, tiles and arrivals cannot change a bit of the
+//! result. Every file is read once, from its first byte to its last; its digest is held against the stored one on the way,
+//! so a rotten disk cannot reach a model.
+
+use std::fs::File;
+
+use common::fixed_point;
+use common::{Digest, SiteId};
+
+use super::server::Server;
+use super::tiles::{Sink, Source, Whose};
+use super::{Contribution, Drift, Merge, MergeError, Merged};
+use crate::layout::Layout;
+
+/// Values of all files that are in memory together: 4 MiB, however many sites there are.
+const VALUES_AT_ONCE: usize = 1 << 20;
+/// Values of one file in a tile, at most.
+const TILE: usize = 1 << 16;
+
+/// Merges the contributions into the next model's file, and the server's next states into theirs.
+///
+/// # Panics
+/// If there is no contribution: a round without updates is not merged. If there are not as many files for states as the
+/// server has.
+pub(super) fn merge(
+    server: &dyn Server,
+    merge: &Merge<'_>,
+    out: &mut File,
+    states: &mut [File],
+) -> Result<Merged, MergeError> {
+    let values = (VALUES_AT_ONCE / merge.contributions.len().max(1)).min(TILE);
+    in_tiles_of(values, server, merge, out, states)
+}
+
+/// The merge with so many values to a tile. The bits do not depend on it.
+fn in_tiles_of(
+    values: usize,
+    server: &dyn Server,
+    merge: &Merge<'_>,
+    out: &mut File,
+    states: &mut [File],
+) -> Result<Merged, MergeError> {
+    let Merge { layout, base, base_digest, contributions, states: before } = merge;
+    let first = server.first_states();
+    assert_eq!(first.len(), states.len(), "a file for each state of the server's");
+    let total: u64 = contributions.values().map(|contribution| u64::from(contribution.share.0)).sum();
+    let mut sites: Vec<_> = contributions.iter().map(|(site, part)| Site::new(site, part, layout, values)).collect();
+    let mut base = Source::new(Whose::Model, base, *base_digest, layout, values);
+    let mut before: Vec<_> =
+        before.iter().map(|state| Source::new(Whose::Server, &state.file, state.digest, layout, values)).collect();
+    let mut out = Sink::new("the next model", out);
+    let mut after: Vec<_> =
+        states.iter_mut().map(|file| Sink::new("the server optimizer's next state", file)).collect();
+    out.write(layout.header())?;
+    after.iter_mut().try_for_each(|state| state.write(layout.header()))?;
+
+    // Teacher and center are what they are by following the student: a momentum of their own would lead them elsewhere.
+    let optimized = layout.runs_of(|name| name.starts_with(STUDENT));
+    let mut sums = vec![0_i64; values];
+    let mut means = Vec::with_capacity(values);
+    let mut mean_squares = 0.0;
+    let (mut begin, mut now) = (0_u64, vec![Vec::with_capacity(values); first.len()]);
+    loop {
+        let width = base.next_tile()?.len();
+        if width == 0 {
+            break;
+        }
+        let sums = &mut sums[..width];
+        sums.fill(0);
+        for site in &mut sites {
+            let delta = site.source.next_tile()?;
+            if let Err(source) = fixed_point::accumulate(sums, delta, site.share) {
+                // Such a value was refused when the update came in: most likely the disk has changed it since.
+                while !site.source.next_tile()?.is_empty() {}
+                site.source.require_digest()?;
+                return Err(MergeError::Value { site: site.name.clone(), source });
+            }
+        }
+        means.clear();
+        means.extend(sums.iter().map(|&sum| f64::from(fixed_point::mean(sum, total))));
+        mean_squares = means.iter().fold(mean_squares, |squares, mean| squares + mean * mean);
+        sites.iter_mut().for_each(|site| site.measure(&means));
+        for (state, first) in now.iter_mut().zip(&first) {
+            state.clear();
+            state.resize(width, *first);
+        }
+        for (state, source) in now.iter_mut().zip(&mut before) {
+            state.copy_from_slice(source.next_tile()?);
+        }
+        if !first.is_empty() {
+            for run in optimized.iter().map(|run| within(run, begin, width)) {
+                let mut states: Vec<&mut [f32]> = now.iter_mut().map(|state| &mut state[run.clone()]).collect();
+                server.step(&mut means[run], &mut states);
+            }
+        }
+        for (weight, change) in base.tile.iter_mut().zip(&means) {
+            *weight = (f64::from(*weight) + change) as f32;
+        }
+        out.write_values(&base.tile)?;
+        after.iter_mut().zip(&now).try_for_each(|(sink, state)| sink.write_values(state))?;
+        begin += width as u64;
+    }
+    base.require_digest()?;
+    before.iter().try_for_each(Source::require_digest)?;
+    let norm = mean_squares.sqrt();
+    let drift = |site: Site<'_>| {
+        site.source.require_digest()?;
+        let own = site.squares.sqrt();
+        let cosine = if own > 0.0 && norm > 0.0 { site.product / (own * norm) } else { 0.0 };
+        Ok((site.name.clone(), Drift { share: site.share, fraction: site.share.of(total), norm: own, cosine }))
+    };
+    let sites = sites.into_iter().map(drift).collect::<Result<_, MergeError>>()?;
+    let states: Vec<Digest> = after.into_iter().map(Sink::finish).collect();
+    Ok(Merged { model: out.finish(), norm, sites, states })
+}
+
+/// What the names of the student's tensors begin with.
+const STUDENT: &str = "student.";
+
+/// The part of a run of values that is in the tile of `width` values from `begin`, counted from there.
+fn within(run: &std::ops::Range<u64>, begin: u64, width: usize) -> std::ops::Range<usize> {
+    let place = |value: u64| usize::try_from(value.saturating_sub(begin)).map_or(width, |place| place.min(width));
+    place(run.start)..place(run.end)
+}
+
+/// One site's delta while it is being merged.
+struct Site<'a> {
+    name: &'a SiteId,
+    share: common::share::Share,
+    source: Source<'a>,
+    squares: f64,
+    product: f64,
+}
+
+impl<'a> Site<'a> {
+    fn new(name: &'a SiteId, part: &'a Contribution, layout: &'a Layout, values: usize) -> Self {
+        let source = Source::new(Whose::Site(name), &part.file, part.digest, layout, values);
+        Self { name, share: part.share, source, squares: 0.0, product: 0.0 }
+    }
+
+    /// Takes the tile at hand into the meters: one sum after the other, so that tiles do not show in them.
+    fn measure(&mut self, means: &[f64]) {
+        for (&delta, mean) in self.source.tile.iter().zip(means) {
+            let delta = f64::from(delta);
+            self.squares += delta * delta;
+            self.product += delta * mean;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::{Read, Seek, Write};
+    use std::os::unix::fs::FileExt;
+
+    use common::NamedTensors;
+    use common::share::{Share, WHOLE};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::aggregation::Damage;
+    use crate::aggregation::fedavg::FedAvg;
+
+    fn weights(values: &[f32]) -> NamedTensors {
+        let mut weights = NamedTensors::new();
+        let cut = values.len() / 3;
+        weights.insert("a", vec![cut], values[..cut].to_vec());
+        weights.insert("b.c", vec![1, values.len() - cut], values[cut..].to_vec());
+        weights
+    }
+
+    fn file(weights: &NamedTensors) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&weights.to_safetensors()).unwrap();
+        file
+    }
+
+    fn contribution(delta: &NamedTensors, share: u32) -> Contribution {
+        Contribution { file: file(delta), digest: delta.digest(), share: Share(share) }
+    }
+
+    fn merged(
+        base: &NamedTensors,
+        parts: &BTreeMap<SiteId, Contribution>,
+        tile: usize,
+    ) -> Result<(Merged, Vec<u8>), MergeError> {
+        let layout = Layout::of(&base.signature()).unwrap();
+        let stored = file(base);
+        let (base_digest, contributions) = (base.digest(), parts);
+        let merge = Merge { layout: &layout, base: &stored, base_digest, contributions, states: &[] };
+        let mut out = tempfile::tempfile().unwrap();
+        let merged = in_tiles_of(tile, &FedAvg, &merge, &mut out, &mut [])?;
+        let mut bytes = Vec::new();
+        out.rewind().unwrap();
+        out.read_to_end(&mut bytes).unwrap();
+        Ok((merged, bytes))
+    }
+
+    fn site(index: usize) -> SiteId {
+        format!("site-{index:02}").parse().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn the_model_is_that_of_a_wide_integer_oracle_and_no_order_or_tile_changes_a_bit(
+            base in prop::collection::vec(-2.0_f32..2.0, 40),
+            deltas in prop::collection::vec((prop::collection::vec(-8.0_f32..=8.0, 40), 1..=WHOLE), 1..=9),
+            turn in 0_usize..9,
+            tile in 1_usize..64,
+        ) {
+            // Sites fold in the order of their names: another name is another place in the order.
+            let named = |turn: usize| -> BTreeMap<SiteId, Contribution> {
+                let place = |index| site((index + turn) % deltas.len());
+                deltas.iter().enumerate().map(|(index, (delta, share))| (place(index), contribution(&weights(delta), *share))).collect()
+            };
+            let model = weights(&base);
+            let (one, bytes) = merged(&model, &named(0), 7).unwrap();
+            let (two, other) = merged(&model, &named(turn), tile).unwrap();
+            prop_assert_eq!(&bytes, &other);
+            prop_assert_eq!(one.model, two.model);
+            prop_assert_eq!(one.model, Digest::of(&bytes));
+
+            let total: i128 = deltas.iter().map(|(_, share)| i128::from(*share)).sum();
+            let oracle: Vec<f32> = (0..40).map(|place| {
+                let sum: i128 = deltas.iter().map(|(delta, share)| {
+                    (f64::from(delta[place]) * 2.0_f64.powi(32)).round() as i128 * i128::from(*share)
+                }).sum();
+                // The nearest f32 to sum / (total * 2^32): f64 division of integers below 2^53 is near enough to check
+                // against, and the mean itself is checked to the last bit in common::fixed_point.
+                let mean = (sum as f64 / total as f64 / 2.0_f64.powi(32)) as f32;
+                (f64::from(base[place]) + f64::from(mean)) as f32
+            }).collect();
+            let found = NamedTensors::from_safetensors(&bytes).unwrap();
+            prop_assert_eq!(found.to_safetensors(), bytes.clone(), "the bytes are those of to_safetensors");
+            for (found, wanted) in found.iter().flat_map(|(_, t)| t.values.clone()).zip(oracle) {
+                prop_assert!((found - wanted).abs() <= wanted.abs() * f32::EPSILON, "{} {}", found, wanted);
+            }
+        }
+    }
+
+    #[test]
+    fn drift_is_told_by_norm_and_cosine() {
+        let parts = BTreeMap::from([
+            (site(0), contribution(&weights(&[1.0, 0.0, 0.0]), 10)),
+            (site(1), contribution(&weights(&[0.0, 1.0, 0.0]), 10)),
+            (site(2), contribution(&weights(&[0.0, 0.0, 0.0]), 10)),
+        ]);
+        let (merged, _) = merged(&weights(&[0.0; 3]), &parts, 2).unwrap();
+        assert!((merged.norm - 2.0_f64.sqrt() / 3.0).abs() < 1e-7);
+        let drift = merged.sites[&site(0)];
+        assert!((drift.norm - 1.0).abs() < 1e-12 && (drift.cosine - 0.5_f64.sqrt()).abs() < 1e-7);
+        assert_eq!((merged.sites[&site(2)].norm, merged.sites[&site(2)].cosine), (0.0, 0.0));
+        assert!((drift.fraction - 1.0 / 3.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_file_that_rotted_on_disk_never_reaches_a_model() {
+        let (base, delta) = (weights(&[1.0; 9]), weights(&[0.5; 9]));
+        let last = delta.to_safetensors().len() as u64 - 1;
+        for place in 0..=last {
+            let parts = BTreeMap::from([(site(0), contribution(&delta, 1))]);
+            let rotten = &parts[&site(0)].file;
+            let mut byte = [0];
+            rotten.read_exact_at(&mut byte, place).unwrap();
+            rotten.write_all_at(&[byte[0] ^ 1], place).unwrap();
+            let error = merged(&base, &parts, 4).unwrap_err();
+            assert!(matches!(&error, MergeError::Update { site: whose, .. } if *whose == site(0)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_cut_short_is_an_error_and_no_panic() {
+        let parts = BTreeMap::from([(site(0), contribution(&weights(&[0.5; 9]), 1))]);
+        parts[&site(0)].file.set_len(20).unwrap();
+        let error = merged(&weights(&[1.0; 9]), &parts, 4).unwrap_err();
+        assert!(matches!(error, MergeError::Update { damage: Damage::Short(_), .. }), "{error}");
+    }
+}

@@ -1,0 +1,187 @@
+//! One arm, from its first model to its last: real job folders, real trainer, real merge; only the network is left out.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use aggregator::aggregation::{self, Contribution, Drift, Merge, ServerState};
+use aggregator::layout::Layout;
+use anyhow::Context;
+use common::plan::Exchange;
+use common::share::shares;
+use common::{Digest, Meters, NamedTensors, PlanDraft, RoundNumber, SiteId};
+use serde::{Deserialize, Serialize};
+use site_agent::job::{Job, JobFolder};
+use site_agent::{durable, trainer};
+
+use super::arm::{Arm, TRAINING_SITES};
+use super::hospitals::{self, HELD_OUT, POOLED};
+use super::measure::{Measures, measure};
+
+/// Where an arm stands after some steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// Rounds merged.
+    pub round: u32,
+    /// Optimizer steps of each site.
+    pub steps: u64,
+    /// What the teacher's features know.
+    pub measures: Measures,
+}
+
+/// An arm's course so far.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Course {
+    /// Whether it is at its end.
+    pub finished: bool,
+    /// Its points, the first before any step.
+    pub points: Vec<Point>,
+    /// How each site went through each round.
+    pub rounds: Vec<BTreeMap<SiteId, SiteRound>>,
+}
+
+/// How a site went through a round.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SiteRound {
+    /// Means over the round's steps.
+    pub meters: Meters,
+    /// How its update went along with the others.
+    pub drift: Drift,
+}
+
+/// Reads an arm's course.
+pub fn course(folder: &Path) -> anyhow::Result<Course> {
+    match durable::read_if_there(&folder.join("course.json"))? {
+        Some(text) => Ok(serde_json::from_slice(&text)?),
+        None => Ok(Course::default()),
+    }
+}
+
+/// Runs an arm to its end in `folder`, from where it stands there. `seed_folder` holds the caches; the course is measured
+/// about `points` times.
+pub fn run(arm: &Arm, plan: &PlanDraft, seed_folder: &Path, folder: &Path, points: u32) -> anyhow::Result<()> {
+    let plan = arm.plan(plan);
+    fs::create_dir_all(folder)?;
+    let mut course = course(folder)?;
+    if course.finished {
+        return Ok(());
+    }
+    let base = |round: u32| folder.join(format!("model-{round}.safetensors"));
+    if course.points.is_empty() {
+        trainer::first_model(&plan, &base(0))?;
+    }
+    let read = |round: u32| -> anyhow::Result<NamedTensors> {
+        Ok(NamedTensors::from_safetensors(&durable::read(&base(round))?)?)
+    };
+    let measured = |round: u32| {
+        // Where the teachers stay at their sites, the merged student is the model.
+        let network = match plan.aggregation.exchange {
+            Exchange::All => "teacher.backbone.",
+            Exchange::Student => "student.backbone.",
+        };
+        measure(&plan, &read(round)?.under(network), seed_folder)
+    };
+    let write = |course: &Course| -> anyhow::Result<()> {
+        Ok(durable::write(&folder.join("course.json"), &serde_json::to_vec_pretty(course)?)?)
+    };
+    if course.points.is_empty() {
+        let measures = measured(0)?;
+        course.points.push(Point { round: 0, steps: 0, measures });
+    }
+    let rounds = if *arm == Arm::Random { 0 } else { plan.rounds.count };
+    let sites: Vec<&str> = match arm {
+        Arm::Random => Vec::new(),
+        Arm::Pooled => vec![POOLED],
+        Arm::Alone(site) => vec![site],
+        Arm::Federated(_) => TRAINING_SITES.to_vec(),
+    };
+    let every = (rounds / points.max(1)).max(1);
+    let first = (0..=rounds).rev().find(|&round| base(round).exists()).unwrap_or(0);
+    for round in first..rounds {
+        let trained = train_round(arm, &plan, seed_folder, folder, round, &sites, &base)?;
+        course.rounds.truncate(round as usize);
+        course.rounds.push(trained);
+        if (round + 1) % every == 0 || round + 1 == rounds {
+            let steps = u64::from(round + 1) * plan.training.steps_per_round as u64;
+            let measures = measured(round + 1)?;
+            course.points.retain(|point| point.round <= round);
+            course.points.push(Point { round: round + 1, steps, measures });
+        }
+        write(&course)?;
+    }
+    course.finished = true;
+    write(&course)
+}
+
+/// Trains all sites for a round and merges them into the next model.
+fn train_round(
+    arm: &Arm,
+    plan: &PlanDraft,
+    seed_folder: &Path,
+    folder: &Path,
+    round: u32,
+    sites: &[&str],
+    base: &dyn Fn(u32) -> PathBuf,
+) -> anyhow::Result<BTreeMap<SiteId, SiteRound>> {
+    let jobs = |round: u32| folder.join("jobs").join(round.to_string());
+    let model = durable::read(&base(round))?;
+    let (mut subjects, mut meters) = (BTreeMap::new(), BTreeMap::new());
+    for site in sites {
+        let job = JobFolder::at(jobs(round).join(site));
+        fs::create_dir_all(job.path())?;
+        let moments = round.checked_sub(1).map(|before| JobFolder::at(jobs(before).join(site)).moments());
+        job.write_job(&Job {
+            plan: arm.plan_at(plan, site, round),
+            round: RoundNumber(round),
+            site: site.parse()?,
+            first_step: u64::from(round) * plan.training.steps_per_round as u64,
+            base: base(round),
+            base_digest: Digest::of(&model),
+            moments,
+            cache: hospitals::cache(seed_folder, site),
+            held_out: HELD_OUT,
+            device: "cpu".to_owned(),
+            micro_batch: 0,
+        })?;
+        trainer::train(&job)?;
+        let result = job.result()?.context("a trainer that ended well left no result")?;
+        subjects.insert(site.parse::<SiteId>()?, result.subjects);
+        meters.insert(site.parse::<SiteId>()?, result.meters);
+    }
+    let weights = NamedTensors::from_safetensors(&model)?;
+    let layout = Layout::of(&weights.signature())?;
+    let rule = &plan.aggregation;
+    let shares = shares(&subjects, rule.share_alpha, rule.share_cap);
+    let mut contributions = BTreeMap::new();
+    for (site, share) in shares {
+        let path = JobFolder::at(jobs(round).join(site.as_str())).delta();
+        let digest = Digest::of(&durable::read(&path)?);
+        contributions.insert(site, Contribution { file: File::open(path)?, digest, share });
+    }
+    let (from, next) = (File::open(base(round))?, base(round + 1));
+    let state = |round: u32, index: usize| folder.join(format!("state-{index}-{round}.safetensors"));
+    let count = aggregation::state_count(rule.strategy);
+    let mut before = Vec::new();
+    for path in (0..count).map(|index| state(round, index)).filter(|_| round > 0) {
+        before.push(ServerState { digest: Digest::of(&durable::read(&path)?), file: File::open(path)? });
+    }
+    let mut after = (0..count).map(|index| File::create(state(round + 1, index))).collect::<Result<Vec<_>, _>>()?;
+    let beside = next.with_added_extension("part");
+    let mut out = File::create(&beside)?;
+    let merge = Merge {
+        layout: &layout,
+        base: &from,
+        base_digest: Digest::of(&model),
+        contributions: &contributions,
+        states: &before,
+    };
+    let merged = aggregation::merge(rule.strategy, &merge, &mut out, &mut after)?;
+    fs::rename(beside, next)?;
+    if let Some(before) = round.checked_sub(1) {
+        fs::remove_dir_all(jobs(before))?;
+        fs::remove_file(base(before))?;
+        (0..count).map(|index| state(before, index)).filter(|path| path.exists()).try_for_each(fs::remove_file)?;
+    }
+    let drift = |(site, drift): (SiteId, Drift)| Some((site.clone(), SiteRound { meters: *meters.get(&site)?, drift }));
+    Ok(merged.sites.into_iter().filter_map(drift).collect())
+}
