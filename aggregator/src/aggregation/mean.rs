@@ -7,6 +7,7 @@
 use std::fs::File;
 
 use common::fixed_point;
+use common::share::Share;
 use common::{Digest, SiteId};
 
 use super::server::Server;
@@ -19,6 +20,14 @@ const VALUES_AT_ONCE: usize = 1 << 20;
 /// Values of one file in a tile, at most.
 const TILE: usize = 1 << 16;
 
+/// What is made of the deltas of all sites.
+pub(super) enum How<'a> {
+    /// Their mean by these shares, in the order of the sites; at least one is above 0.
+    Shares(&'a [Share]),
+    /// Each value from its values at the sites, which may be put in another order. Shares do not count.
+    EachCoordinate(&'a dyn Fn(&mut [f64]) -> f64),
+}
+
 /// Merges the contributions into the next model's file, and the server's next states into theirs.
 ///
 /// # Panics
@@ -26,18 +35,20 @@ const TILE: usize = 1 << 16;
 /// server has.
 pub(super) fn merge(
     server: &dyn Server,
+    how: &How<'_>,
     merge: &Merge<'_>,
     out: &mut File,
     states: &mut [File],
 ) -> Result<Merged, MergeError> {
     let values = (VALUES_AT_ONCE / merge.contributions.len().max(1)).min(TILE);
-    in_tiles_of(values, server, merge, out, states)
+    in_tiles_of(values, server, how, merge, out, states)
 }
 
 /// The merge with so many values to a tile. The bits do not depend on it.
 fn in_tiles_of(
     values: usize,
     server: &dyn Server,
+    how: &How<'_>,
     merge: &Merge<'_>,
     out: &mut File,
     states: &mut [File],
@@ -45,8 +56,13 @@ fn in_tiles_of(
     let Merge { layout, base, base_digest, contributions, states: before } = merge;
     let first = server.first_states();
     assert_eq!(first.len(), states.len(), "a file for each state of the server's");
-    let total: u64 = contributions.values().map(|contribution| u64::from(contribution.share.0)).sum();
-    let mut sites: Vec<_> = contributions.iter().map(|(site, part)| Site::new(site, part, layout, values)).collect();
+    let shares = match how {
+        How::Shares(shares) => shares.to_vec(),
+        How::EachCoordinate(_) => vec![Share(1); contributions.len()],
+    };
+    let total: u64 = shares.iter().map(|share| u64::from(share.0)).sum();
+    let sites = contributions.iter().zip(&shares);
+    let mut sites: Vec<_> = sites.map(|((site, part), share)| Site::new(site, part, *share, layout, values)).collect();
     let mut base = Source::new(Whose::Model, base, *base_digest, layout, values);
     let mut before: Vec<_> =
         before.iter().map(|state| Source::new(Whose::Server, &state.file, state.digest, layout, values)).collect();
@@ -59,7 +75,7 @@ fn in_tiles_of(
     // Teacher and center are what they are by following the student: a momentum of their own would lead them elsewhere.
     let optimized = layout.runs_of(|name| name.starts_with(STUDENT));
     let mut sums = vec![0_i64; values];
-    let mut means = Vec::with_capacity(values);
+    let (mut means, mut at_sites) = (Vec::with_capacity(values), Vec::with_capacity(sites.len()));
     let mut mean_squares = 0.0;
     let (mut begin, mut now) = (0_u64, vec![Vec::with_capacity(values); first.len()]);
     loop {
@@ -79,7 +95,14 @@ fn in_tiles_of(
             }
         }
         means.clear();
-        means.extend(sums.iter().map(|&sum| f64::from(fixed_point::mean(sum, total))));
+        match how {
+            How::Shares(_) => means.extend(sums.iter().map(|&sum| f64::from(fixed_point::mean(sum, total)))),
+            How::EachCoordinate(rule) => means.extend((0..width).map(|place| {
+                at_sites.clear();
+                at_sites.extend(sites.iter().map(|site| f64::from(site.source.tile[place])));
+                rule(&mut at_sites)
+            })),
+        }
         mean_squares = means.iter().fold(mean_squares, |squares, mean| squares + mean * mean);
         sites.iter_mut().for_each(|site| site.measure(&means));
         for (state, first) in now.iter_mut().zip(&first) {
@@ -128,16 +151,16 @@ fn within(run: &std::ops::Range<u64>, begin: u64, width: usize) -> std::ops::Ran
 /// One site's delta while it is being merged.
 struct Site<'a> {
     name: &'a SiteId,
-    share: common::share::Share,
+    share: Share,
     source: Source<'a>,
     squares: f64,
     product: f64,
 }
 
 impl<'a> Site<'a> {
-    fn new(name: &'a SiteId, part: &'a Contribution, layout: &'a Layout, values: usize) -> Self {
+    fn new(name: &'a SiteId, part: &'a Contribution, share: Share, layout: &'a Layout, values: usize) -> Self {
         let source = Source::new(Whose::Site(name), &part.file, part.digest, layout, values);
-        Self { name, share: part.share, source, squares: 0.0, product: 0.0 }
+        Self { name, share, source, squares: 0.0, product: 0.0 }
     }
 
     /// Takes the tile at hand into the meters: one sum after the other, so that tiles do not show in them.
@@ -157,7 +180,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use common::NamedTensors;
-    use common::share::{Share, WHOLE};
+    use common::share::WHOLE;
     use proptest::prelude::*;
 
     use super::*;
@@ -192,7 +215,8 @@ mod tests {
         let (base_digest, contributions) = (base.digest(), parts);
         let merge = Merge { layout: &layout, base: &stored, base_digest, contributions, states: &[] };
         let mut out = tempfile::tempfile().unwrap();
-        let merged = in_tiles_of(tile, &FedAvg, &merge, &mut out, &mut [])?;
+        let shares: Vec<Share> = parts.values().map(|part| part.share).collect();
+        let merged = in_tiles_of(tile, &FedAvg, &How::Shares(&shares), &merge, &mut out, &mut [])?;
         let mut bytes = Vec::new();
         out.rewind().unwrap();
         out.read_to_end(&mut bytes).unwrap();

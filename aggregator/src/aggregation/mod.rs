@@ -14,17 +14,24 @@ use common::{Digest, SiteId};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
+use distances::Distances;
+use mean::How;
 use server::Server;
 
-pub mod fedadagrad;
-pub mod fedadam;
-pub mod fedavg;
-pub mod fedavgm;
-pub mod fedyogi;
+mod distances;
+mod fedadagrad;
+mod fedadam;
+mod fedavg;
+mod fedavgm;
+mod fedyogi;
+mod geometric_median;
+mod krum;
 mod mean;
-pub mod nesterov;
+mod median;
+mod nesterov;
 mod server;
 mod tiles;
+mod trimmed_mean;
 
 /// One site's delta, as it is stored.
 #[derive(Debug)]
@@ -152,17 +159,41 @@ pub fn state_count(strategy: Strategy) -> usize {
 /// # Panics
 /// If there is no contribution, or not [`state_count`] files in `states`.
 pub fn merge(strategy: Strategy, merge: &Merge<'_>, out: &mut File, states: &mut [File]) -> Result<Merged, MergeError> {
-    mean::merge(server(strategy).as_ref(), merge, out, states)
+    let own: Vec<Share> = merge.contributions.values().map(|part| part.share).collect();
+    let of = |shares: &[Share], out: &mut File, states: &mut [File]| {
+        mean::merge(server(strategy).as_ref(), &How::Shares(shares), merge, out, states)
+    };
+    let each = |rule: &dyn Fn(&mut [f64]) -> f64, out: &mut File| {
+        mean::merge(&fedavg::FedAvg, &How::EachCoordinate(rule), merge, out, &mut [])
+    };
+    match strategy {
+        Strategy::CoordinateMedian {} => each(&median::median, out),
+        Strategy::TrimmedMean { fraction } => each(&|values| trimmed_mean::trimmed_mean(values, fraction), out),
+        Strategy::Krum { faulty } => of(&krum::shares(&Distances::of(merge)?, faulty, 1), out, states),
+        Strategy::MultiKrum { faulty, keep } => of(&krum::shares(&Distances::of(merge)?, faulty, keep), out, states),
+        Strategy::GeometricMedian {} => of(&geometric_median::shares(&Distances::of(merge)?, &own), out, states),
+        Strategy::FedAvg {}
+        | Strategy::FedAvgM { .. }
+        | Strategy::Nesterov { .. }
+        | Strategy::FedAdam(_)
+        | Strategy::FedYogi(_)
+        | Strategy::FedAdagrad(_) => of(&own, out, states),
+    }
 }
 
 fn server(strategy: Strategy) -> Box<dyn Server> {
     match strategy {
-        Strategy::FedAvg {} => Box::new(fedavg::FedAvg),
         Strategy::FedAvgM { learning_rate, momentum } => Box::new(fedavgm::FedAvgM { learning_rate, momentum }),
         Strategy::Nesterov { learning_rate, momentum } => Box::new(nesterov::Nesterov { learning_rate, momentum }),
         Strategy::FedAdam(adaptive) => Box::new(fedadam::FedAdam(adaptive)),
         Strategy::FedYogi(adaptive) => Box::new(fedyogi::FedYogi(adaptive)),
         Strategy::FedAdagrad(adaptive) => Box::new(fedadagrad::FedAdagrad(adaptive)),
+        Strategy::FedAvg {}
+        | Strategy::CoordinateMedian {}
+        | Strategy::TrimmedMean { .. }
+        | Strategy::Krum { .. }
+        | Strategy::MultiKrum { .. }
+        | Strategy::GeometricMedian {} => Box::new(fedavg::FedAvg),
     }
 }
 
@@ -175,7 +206,7 @@ mod tests {
 
     use super::*;
 
-    const SITES: [(&str, u32); 3] = [("a", 4), ("b", 2), ("c", 1)];
+    const SITES: [(&str, u32); 5] = [("a", 4), ("b", 2), ("c", 1), ("d", 3), ("e", 2)];
 
     fn weights(name: &str, values: Vec<f32>) -> NamedTensors {
         let mut weights = NamedTensors::new();
@@ -203,30 +234,45 @@ mod tests {
 
     /// Five rounds from the script's first weights. Between two rounds nothing is kept but files.
     fn after_five_rounds(strategy: Strategy, name: &str) -> Vec<f32> {
-        let mut model = weights(name, vec![1.0, -0.5, 0.25, 0.0]).to_safetensors();
-        let layout = Layout::of(&NamedTensors::from_safetensors(&model).unwrap().signature()).unwrap();
-        let mut states: Vec<(Vec<u8>, Digest)> = Vec::new();
-        for round in 0..5 {
-            let part = |(site, (name_of_site, share)): (usize, (&str, u32))| {
-                let bytes = weights(name, delta(round, site)).to_safetensors();
-                let (file, digest) = (stored(&bytes), Digest::of(&bytes));
-                (name_of_site.parse().unwrap(), Contribution { file, digest, share: Share(share) })
-            };
-            let contributions = SITES.into_iter().enumerate().map(part).collect();
-            let before: Vec<_> =
-                states.iter().map(|(bytes, digest)| ServerState { file: stored(bytes), digest: *digest }).collect();
-            let (base, base_digest) = (stored(&model), Digest::of(&model));
-            let what =
-                Merge { layout: &layout, base: &base, base_digest, contributions: &contributions, states: &before };
-            let mut out = tempfile::tempfile().unwrap();
-            let mut after: Vec<File> = (0..state_count(strategy)).map(|_| tempfile::tempfile().unwrap()).collect();
-            let merged = merge(strategy, &what, &mut out, &mut after).unwrap();
-            model = content(&out);
-            assert_eq!(merged.model, Digest::of(&model));
-            states = after.iter().map(content).zip(merged.states).collect();
-            assert!(states.iter().all(|(bytes, digest)| Digest::of(bytes) == *digest));
-        }
+        let first = weights(name, vec![1.0, -0.5, 0.25, 0.0]).to_safetensors();
+        let (model, _) = (0..5).fold((first, Vec::new()), |(model, states), round| {
+            merged(strategy, name, &model, &states, |site| delta(round, site))
+        });
         NamedTensors::from_safetensors(&model).unwrap().get(name).unwrap().values.clone()
+    }
+
+    fn after_a_round(strategy: Strategy, name: &str, from: &[f32], delta: impl Fn(usize) -> Vec<f32>) -> Vec<f32> {
+        let (model, _) = merged(strategy, name, &weights(name, from.to_vec()).to_safetensors(), &[], delta);
+        NamedTensors::from_safetensors(&model).unwrap().get(name).unwrap().values.clone()
+    }
+
+    /// The next model's file, and the rule's next states with their digests.
+    fn merged(
+        strategy: Strategy,
+        name: &str,
+        model: &[u8],
+        states: &[(Vec<u8>, Digest)],
+        delta: impl Fn(usize) -> Vec<f32>,
+    ) -> (Vec<u8>, Vec<(Vec<u8>, Digest)>) {
+        let layout = Layout::of(&NamedTensors::from_safetensors(model).unwrap().signature()).unwrap();
+        let part = |(site, (name_of_site, share)): (usize, (&str, u32))| {
+            let bytes = weights(name, delta(site)).to_safetensors();
+            let (file, digest) = (stored(&bytes), Digest::of(&bytes));
+            (name_of_site.parse().unwrap(), Contribution { file, digest, share: Share(share) })
+        };
+        let contributions = SITES.into_iter().enumerate().map(part).collect();
+        let before: Vec<_> =
+            states.iter().map(|(bytes, digest)| ServerState { file: stored(bytes), digest: *digest }).collect();
+        let (base, base_digest) = (stored(model), Digest::of(model));
+        let what = Merge { layout: &layout, base: &base, base_digest, contributions: &contributions, states: &before };
+        let mut out = tempfile::tempfile().unwrap();
+        let mut after: Vec<File> = (0..state_count(strategy)).map(|_| tempfile::tempfile().unwrap()).collect();
+        let merged = merge(strategy, &what, &mut out, &mut after).unwrap();
+        let model = content(&out);
+        assert_eq!(merged.model, Digest::of(&model));
+        let states: Vec<_> = after.iter().map(content).zip(merged.states).collect();
+        assert!(states.iter().all(|(bytes, digest)| Digest::of(bytes) == *digest));
+        (model, states)
     }
 
     const ADAPTIVE: Adaptive = Adaptive { learning_rate: 0.1, beta1: 0.9, beta2: 0.99, tau: 0.01 };
@@ -236,16 +282,42 @@ mod tests {
         // Printed by aggregator/scripts/server_rules.py.
         let (learning_rate, momentum) = (0.7, 0.9);
         for (strategy, expected) in [
-            (Strategy::FedAvg {}, [1.02678571, -0.573660714, 0.296875, 0.0200892857]),
-            (Strategy::FedAvgM { learning_rate, momentum }, [0.979027656, -0.600670156, 0.366802187, -0.0121429688]),
-            (Strategy::Nesterov { learning_rate, momentum }, [0.999874891, -0.642165641, 0.387934469, 0.00313382812]),
-            (Strategy::FedAdam(ADAPTIVE), [0.985269511, -0.568458165, 0.331005045, -0.00815243758]),
-            (Strategy::FedYogi(ADAPTIVE), [0.985161072, -0.567904845, 0.330434767, -0.0081589406]),
-            (Strategy::FedAdagrad(ADAPTIVE), [0.993957116, -0.52464515, 0.283445106, -0.000593554844]),
+            (Strategy::FedAvg {}, [1.01041667, -0.528645833, 0.268229167, -0.00651041667]),
+            (Strategy::FedAvgM { learning_rate, momentum }, [0.986102174, -0.530213294, 0.294668112, -0.0384739323]),
+            (Strategy::Nesterov { learning_rate, momentum }, [0.994783624, -0.547244048, 0.302961717, -0.0391838307]),
+            (Strategy::FedAdam(ADAPTIVE), [0.9901285, -0.521456277, 0.281205123, -0.0269883636]),
+            (Strategy::FedYogi(ADAPTIVE), [0.990112195, -0.521372676, 0.281011295, -0.0268535148]),
+            (Strategy::FedAdagrad(ADAPTIVE), [0.994044728, -0.513366737, 0.26674367, -0.0141086557]),
+            (Strategy::CoordinateMedian {}, [1.0, -0.53125, 0.265625, -0.015625]),
+            (Strategy::TrimmedMean { fraction: 0.3 }, [1.0, -0.526041667, 0.255208333, -0.00520833333]),
+            (Strategy::Krum { faulty: 1 }, [1.09375, -0.53125, 0.265625, -0.109375]),
+            (Strategy::MultiKrum { faulty: 1, keep: 3 }, [1.04166667, -0.526041667, 0.213541667, -0.046875]),
+            (Strategy::GeometricMedian {}, [1.03466162, -0.550794223, 0.293606475, -0.0423742083]),
         ] {
             for (found, expected) in after_five_rounds(strategy, "student.w").into_iter().zip(expected) {
                 assert!((f64::from(found) - expected).abs() < 1e-6, "{strategy:?}: {found} {expected}");
             }
+        }
+    }
+
+    #[test]
+    fn one_wild_site_of_five_moves_the_mean_and_not_the_robust_rules() {
+        let honest = |site: usize| (0..4).map(|place| 0.01 * (site + place) as f32).collect::<Vec<_>>();
+        let wild = vec![7.0, -7.0, 7.0, -7.0];
+        let moved = |strategy| {
+            let delta = |site| if site == 1 { wild.clone() } else { honest(site) };
+            let next = after_a_round(strategy, "student.w", &[0.0; 4], delta);
+            next.into_iter().fold(0.0_f32, |most, value| most.max(value.abs()))
+        };
+        assert!(moved(Strategy::FedAvg {}) > 0.5);
+        for strategy in [
+            Strategy::CoordinateMedian {},
+            Strategy::TrimmedMean { fraction: 0.2 },
+            Strategy::Krum { faulty: 1 },
+            Strategy::MultiKrum { faulty: 1, keep: 3 },
+            Strategy::GeometricMedian {},
+        ] {
+            assert!(moved(strategy) < 0.1, "{strategy:?}: {}", moved(strategy));
         }
     }
 

@@ -19,21 +19,31 @@ impl PlanDraft {
         training(&self.training)?;
         rounds(&self.rounds)?;
         positive("privacy.max_delta_norm", self.privacy.max_delta_norm)?;
-        strategy(&self.aggregation.strategy)?;
+        strategy(&self.aggregation.strategy, &self.rounds)?;
         fraction("aggregation.share_alpha", self.aggregation.share_alpha)?;
         let cap = self.aggregation.share_cap;
         within("aggregation.share_cap", cap, cap > 0.0 && cap <= 1.0, "above 0 and at most 1")
     }
 }
 
-fn strategy(strategy: &Strategy) -> Bounded {
+fn strategy(strategy: &Strategy, rounds: &RoundPlan) -> Bounded {
     let rate = |rate: f64| {
         within("aggregation.strategy.learning_rate", rate, 0.0 < rate && rate <= 10.0, "above 0 and at most 10")
     };
     let below_one =
         |key: &'static str, value: f64| within(key, value, (0.0..1.0).contains(&value), "0 or more and below 1");
     match *strategy {
-        Strategy::FedAvg {} => Ok(()),
+        Strategy::FedAvg {} | Strategy::CoordinateMedian {} | Strategy::GeometricMedian {} => Ok(()),
+        Strategy::TrimmedMean { fraction } => {
+            within("aggregation.strategy.fraction", fraction, (0.0..0.5).contains(&fraction), "0 or more and below 0.5")
+        }
+        Strategy::Krum { faulty } => borne(faulty, rounds),
+        Strategy::MultiKrum { faulty, keep } => {
+            borne(faulty, rounds)?;
+            let most = rounds.quorum.saturating_sub(faulty);
+            let bound = format!("1 to {most}, the quorum without the faulty sites");
+            within("aggregation.strategy.keep", keep, (1..=most).contains(&keep), &bound)
+        }
         Strategy::FedAvgM { learning_rate, momentum } | Strategy::Nesterov { learning_rate, momentum } => {
             rate(learning_rate)?;
             below_one("aggregation.strategy.momentum", momentum)
@@ -46,6 +56,13 @@ fn strategy(strategy: &Strategy) -> Bounded {
             within("aggregation.strategy.tau", tau, (1e-9..=1.0).contains(&tau), "1e-9 to 1")
         }
     }
+}
+
+/// Krum's guarantee needs more than twice the wrong sites and two, in the smallest round that is merged.
+fn borne(faulty: usize, rounds: &RoundPlan) -> Bounded {
+    let least = faulty.saturating_mul(2).saturating_add(3);
+    let bound = format!("at least {least} for {faulty} faulty sites: n >= 2 f + 3 (Blanchard et al. 2017)");
+    within("rounds.quorum", rounds.quorum, rounds.quorum >= least, &bound)
 }
 
 fn model(model: &ModelPlan) -> Bounded {
@@ -237,7 +254,23 @@ mod tests {
     #[test]
     fn what_would_overflow_wait_for_ever_or_draw_from_nothing_is_refused_by_name() {
         type Change = fn(&mut PlanDraft);
-        let cases: [(Change, &str); 9] = [
+        let cases: [(Change, &str); 13] = [
+            (
+                |plan| plan.aggregation.strategy = Strategy::Krum { faulty: 1 },
+                "rounds.quorum is 2, but must be at least 5 for 1 faulty sites: n >= 2 f + 3",
+            ),
+            (
+                |plan| plan.aggregation.strategy = Strategy::TrimmedMean { fraction: 0.5 },
+                "aggregation.strategy.fraction",
+            ),
+            (
+                |plan| plan.aggregation.strategy = Strategy::Nesterov { learning_rate: 0.7, momentum: 1.0 },
+                "aggregation.strategy.momentum is 1, but must be 0 or more and below 1",
+            ),
+            (
+                |plan| plan.aggregation.strategy = Strategy::FedAvgM { learning_rate: 0.0, momentum: 0.9 },
+                "aggregation.strategy.learning_rate is 0, but must be above 0",
+            ),
             (|plan| plan.rounds.deadline_s = u64::MAX, "rounds.deadline_s is 18446744073709551615, but must be 1 to"),
             (|plan| plan.rounds.deadline_s = 0, "rounds.deadline_s is 0"),
             (|plan| plan.training.warmup_epochs = usize::MAX, "training.warmup_epochs"),

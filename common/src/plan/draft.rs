@@ -269,8 +269,10 @@ pub enum Exchange {
     Student,
 }
 
-/// A merging rule: what the aggregator makes of the mean delta of a round, by share. All but the first keep a state of the
-/// model's size from round to round, for the student's tensors; teacher and center follow the mean whatever the rule.
+/// A merging rule. FedAvg and those after it up to FedAdagrad act on the mean delta of a round, by share; all but FedAvg keep
+/// a state of the model's size from round to round, for the student's tensors: teacher and center follow the mean. The
+/// others put something in the place of the mean that a few wrong sites cannot move far. With three to five hospitals only
+/// one wrong site can be borne, and honest sites that are unlike the others look wrong to them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rule", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Strategy {
@@ -296,6 +298,27 @@ pub enum Strategy {
     FedYogi(Adaptive),
     /// Adagrad on the mean delta (Reddi et al. 2021, Algorithm 2; beta2 has no part in it).
     FedAdagrad(Adaptive),
+    /// The median of each coordinate (Yin et al. 2018); shares do not count.
+    CoordinateMedian {},
+    /// The mean of each coordinate without its extremes (Yin et al. 2018); shares do not count.
+    TrimmedMean {
+        /// Fraction of the sites left out at either end, rounded down to whole sites.
+        fraction: f64,
+    },
+    /// The one delta that is nearest to its neighbors (Blanchard et al. 2017).
+    Krum {
+        /// Wrong sites to be borne.
+        faulty: usize,
+    },
+    /// The mean of the deltas that are nearest to their neighbors (Blanchard et al. 2017).
+    MultiKrum {
+        /// Wrong sites to be borne.
+        faulty: usize,
+        /// Deltas to keep.
+        keep: usize,
+    },
+    /// The delta whose distances to all add up to the least, by share (Weiszfeld's iteration; Pillutla et al. 2022).
+    GeometricMedian {},
 }
 
 /// An adaptive server optimizer's settings, with their names in Reddi et al. 2021.

@@ -7,6 +7,7 @@ use std::thread;
 
 use clap::Parser;
 use tests::learning::arm::Arm;
+use tests::learning::simulation::Setting;
 use tests::learning::{hospitals, results, simulation};
 
 /// Compare ways to train one model on phantom hospitals: random, pooled, each site alone, federated.
@@ -31,6 +32,9 @@ struct Cli {
     /// Arms at a time, each on one thread.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// Fraction of each training site's subjects that no training sees.
+    #[arg(long, default_value_t = 0.4)]
+    held_out: f64,
     /// How often a course is measured.
     #[arg(long, default_value_t = 6)]
     points: u32,
@@ -58,7 +62,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         let (seed, arm) = (cli.seeds[0], &cli.arms[0]);
         let plan = common::PlanDraft { seed, ..draft };
         let folder = cli.out.join(format!("seed-{seed}")).join(arm.to_string());
-        return simulation::run(arm, &plan, &seed_folder(seed), &folder, cli.points);
+        let setting = Setting { images: seed_folder(seed), held_out: cli.held_out, points: cli.points };
+        return simulation::run(arm, &plan, &setting, &folder);
     }
     for &seed in &cli.seeds {
         std::fs::create_dir_all(seed_folder(seed))?;
@@ -74,7 +79,12 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
                 let Some((seed, arm)) = queue.lock().ok().and_then(|mut queue| queue.next()) else { return Ok(()) };
                 let mut command = Command::new(std::env::current_exe()?);
                 command.args(["--inside", "--points", &cli.points.to_string(), "--seeds", &seed.to_string()]);
-                command.args(["--arms", &arm.to_string()]).arg("--plan").arg(&cli.plan).arg("--out").arg(&cli.out);
+                command
+                    .args(["--held-out", &cli.held_out.to_string(), "--arms", &arm.to_string()])
+                    .arg("--plan")
+                    .arg(&cli.plan)
+                    .arg("--out")
+                    .arg(&cli.out);
                 command.arg("--images").arg(images).env("RAYON_NUM_THREADS", "1");
                 anyhow::ensure!(command.status()?.success(), "{arm} of seed {seed} failed");
                 eprintln!("seed {seed} {arm}: done");

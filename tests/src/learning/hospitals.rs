@@ -10,9 +10,6 @@ use data::{IntakeOptions, SiteSecret, Workers};
 use super::arm::{TRAINING_SITES, UNSEEN_SITE};
 use crate::phantom::{self, SiteSpec};
 
-/// Fraction of subjects that no training sees.
-pub const HELD_OUT: f64 = 0.4;
-
 /// The name of the site where all images are.
 pub const POOLED: &str = "pooled";
 

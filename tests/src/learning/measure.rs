@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use site_agent::evaluate::{NEIGHBORS, TEMPERATURE};
 
 use super::arm::{TRAINING_SITES, UNSEEN_SITE};
-use super::hospitals::{self, HELD_OUT};
+use super::hospitals;
 
 /// Subjects of each site that vote in *few*.
 const FEW: usize = 3;
@@ -43,13 +43,13 @@ struct Part {
     features: Vec<Vec<f32>>,
 }
 
-/// Measures a backbone with published names.
-pub fn measure(plan: &PlanDraft, backbone: &NamedTensors, folder: &Path) -> anyhow::Result<Measures> {
+/// Measures a backbone with published names; `held_out` is the fraction of subjects that no training sees.
+pub fn measure(plan: &PlanDraft, backbone: &NamedTensors, folder: &Path, held_out: f64) -> anyhow::Result<Measures> {
     let backbone = Backbone::load(&plan.model, &DeviceChoice::Cpu, backbone)?;
-    let part = |site: &'static str, held_out: bool| -> anyhow::Result<Part> {
+    let part = |site: &'static str, asked: bool| -> anyhow::Result<Part> {
         let cache = FrameCache::open(&hospitals::cache(folder, site), &plan.images)?;
-        let split = Split::new(&cache.subjects(), if site == UNSEEN_SITE { 1.0 } else { HELD_OUT });
-        let subjects = if held_out { split.held_out() } else { split.training() };
+        let split = Split::new(&cache.subjects(), if site == UNSEEN_SITE { 1.0 } else { held_out });
+        let subjects = if asked { split.held_out() } else { split.training() };
         let frames = frames_for_evaluation(&cache, subjects, 4);
         let mut features = Vec::with_capacity(frames.len());
         for some in frames.chunks(64) {

@@ -15,7 +15,7 @@ use site_agent::job::{Job, JobFolder};
 use site_agent::{durable, trainer};
 
 use super::arm::{Arm, TRAINING_SITES};
-use super::hospitals::{self, HELD_OUT, POOLED};
+use super::hospitals::{self, POOLED};
 use super::measure::{Measures, measure};
 
 /// Where an arm stands after some steps.
@@ -57,9 +57,19 @@ pub fn course(folder: &Path) -> anyhow::Result<Course> {
     }
 }
 
-/// Runs an arm to its end in `folder`, from where it stands there. `seed_folder` holds the caches; the course is measured
-/// about `points` times.
-pub fn run(arm: &Arm, plan: &PlanDraft, seed_folder: &Path, folder: &Path, points: u32) -> anyhow::Result<()> {
+/// Where and how the arms of one seed run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Setting {
+    /// Folder of the caches.
+    pub images: PathBuf,
+    /// Fraction of each training site's subjects that no training sees.
+    pub held_out: f64,
+    /// How often a course is measured.
+    pub points: u32,
+}
+
+/// Runs an arm to its end in `folder`, from where it stands there.
+pub fn run(arm: &Arm, plan: &PlanDraft, setting: &Setting, folder: &Path) -> anyhow::Result<()> {
     let plan = arm.plan(plan);
     fs::create_dir_all(folder)?;
     let mut course = course(folder)?;
@@ -79,7 +89,7 @@ pub fn run(arm: &Arm, plan: &PlanDraft, seed_folder: &Path, folder: &Path, point
             Exchange::All => "teacher.backbone.",
             Exchange::Student => "student.backbone.",
         };
-        measure(&plan, &read(round)?.under(network), seed_folder)
+        measure(&plan, &read(round)?.under(network), &setting.images, setting.held_out)
     };
     let write = |course: &Course| -> anyhow::Result<()> {
         Ok(durable::write(&folder.join("course.json"), &serde_json::to_vec_pretty(course)?)?)
@@ -95,10 +105,10 @@ pub fn run(arm: &Arm, plan: &PlanDraft, seed_folder: &Path, folder: &Path, point
         Arm::Alone(site) => vec![site],
         Arm::Federated(_) => TRAINING_SITES.to_vec(),
     };
-    let every = (rounds / points.max(1)).max(1);
+    let every = (rounds / setting.points.max(1)).max(1);
     let first = (0..=rounds).rev().find(|&round| base(round).exists()).unwrap_or(0);
     for round in first..rounds {
-        let trained = train_round(arm, &plan, seed_folder, folder, round, &sites, &base)?;
+        let trained = train_round(arm, &plan, setting, folder, round, &sites, &base)?;
         course.rounds.truncate(round as usize);
         course.rounds.push(trained);
         if (round + 1) % every == 0 || round + 1 == rounds {
@@ -117,7 +127,7 @@ pub fn run(arm: &Arm, plan: &PlanDraft, seed_folder: &Path, folder: &Path, point
 fn train_round(
     arm: &Arm,
     plan: &PlanDraft,
-    seed_folder: &Path,
+    setting: &Setting,
     folder: &Path,
     round: u32,
     sites: &[&str],
@@ -138,8 +148,8 @@ fn train_round(
             base: base(round),
             base_digest: Digest::of(&model),
             moments,
-            cache: hospitals::cache(seed_folder, site),
-            held_out: HELD_OUT,
+            cache: hospitals::cache(&setting.images, site),
+            held_out: setting.held_out,
             device: "cpu".to_owned(),
             micro_batch: 0,
         })?;
