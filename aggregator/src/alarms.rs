@@ -177,6 +177,30 @@ mod tests {
         assert_eq!(with(|one| one.norm = 9.0), alarm(AlarmKind::Runaway));
     }
 
+    /// Rounds of a run, as the learning experiment left them: `cargo lab`, arm `federated`.
+    fn recorded(rounds: &str) -> Vec<Vec<(SiteId, Measured)>> {
+        let mut by_round = std::collections::BTreeMap::<(String, u32), Vec<(SiteId, Measured)>>::new();
+        for line in rounds.lines().skip(1) {
+            let fields: Vec<&str> = line.split(',').collect();
+            let number = |place: usize| fields[place].parse::<f64>().unwrap();
+            let meters =
+                Meters { loss: number(3), teacher_entropy: number(4), batch_entropy: number(5), rank_me: number(6) };
+            let measured = Measured { meters, norm: number(7), cosine: number(8) };
+            let round = (fields[0].to_owned(), fields[1].parse().unwrap());
+            by_round.entry(round).or_default().push((fields[2].parse().unwrap(), measured));
+        }
+        by_round.into_values().collect()
+    }
+
+    #[test]
+    fn ninety_clean_rounds_of_unlike_hospitals_raise_no_alarm() {
+        let rounds = recorded(include_str!("../tests/fixtures/clean_rounds.csv"));
+        assert_eq!((rounds.len(), rounds.iter().flatten().count()), (90, 270));
+        for (round, sites) in rounds.iter().enumerate() {
+            assert_eq!(alarms(sites), [], "round {round}");
+        }
+    }
+
     #[test]
     fn one_site_alone_is_held_to_no_other() {
         assert_eq!(named(&[measured(1.5, 2.9, 1.0)]), []);

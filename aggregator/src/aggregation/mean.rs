@@ -5,6 +5,7 @@
 //! so a rotten disk cannot reach a model.
 
 use std::fs::File;
+use std::ops::Range;
 
 use common::fixed_point;
 use common::share::Share;
@@ -73,7 +74,10 @@ fn in_tiles_of(
     after.iter_mut().try_for_each(|state| state.write(layout.header()))?;
 
     // Teacher and center are what they are by following the student: a momentum of their own would lead them elsewhere.
-    let optimized = layout.runs_of(|name| name.starts_with(STUDENT));
+    let students = layout.runs_of(|name| name.starts_with(STUDENT));
+    // Drift is the student's as well: a center moves with each batch, and when steps become small it is all that does.
+    let whole = [0..layout.values()];
+    let measured: &[Range<u64>] = if students.is_empty() { &whole } else { &students };
     let mut sums = vec![0_i64; values];
     let (mut means, mut at_sites) = (Vec::with_capacity(values), Vec::with_capacity(sites.len()));
     let mut mean_squares = 0.0;
@@ -103,8 +107,10 @@ fn in_tiles_of(
                 rule(&mut at_sites)
             })),
         }
-        mean_squares = means.iter().fold(mean_squares, |squares, mean| squares + mean * mean);
-        sites.iter_mut().for_each(|site| site.measure(&means));
+        for run in measured.iter().map(|run| within(run, begin, width)) {
+            mean_squares = means[run.clone()].iter().fold(mean_squares, |squares, mean| squares + mean * mean);
+            sites.iter_mut().for_each(|site| site.measure(&means, run.clone()));
+        }
         for (state, first) in now.iter_mut().zip(&first) {
             state.clear();
             state.resize(width, *first);
@@ -113,7 +119,7 @@ fn in_tiles_of(
             state.copy_from_slice(source.next_tile()?);
         }
         if !first.is_empty() {
-            for run in optimized.iter().map(|run| within(run, begin, width)) {
+            for run in students.iter().map(|run| within(run, begin, width)) {
                 let mut states: Vec<&mut [f32]> = now.iter_mut().map(|state| &mut state[run.clone()]).collect();
                 server.step(&mut means[run], &mut states);
             }
@@ -143,7 +149,7 @@ fn in_tiles_of(
 const STUDENT: &str = "student.";
 
 /// The part of a run of values that is in the tile of `width` values from `begin`, counted from there.
-fn within(run: &std::ops::Range<u64>, begin: u64, width: usize) -> std::ops::Range<usize> {
+fn within(run: &Range<u64>, begin: u64, width: usize) -> Range<usize> {
     let place = |value: u64| usize::try_from(value.saturating_sub(begin)).map_or(width, |place| place.min(width));
     place(run.start)..place(run.end)
 }
@@ -163,9 +169,9 @@ impl<'a> Site<'a> {
         Self { name, share, source, squares: 0.0, product: 0.0 }
     }
 
-    /// Takes the tile at hand into the meters: one sum after the other, so that tiles do not show in them.
-    fn measure(&mut self, means: &[f64]) {
-        for (&delta, mean) in self.source.tile.iter().zip(means) {
+    /// Takes a run of the tile at hand into the meters: one sum after the other, so that tiles do not show in them.
+    fn measure(&mut self, means: &[f64], run: Range<usize>) {
+        for (&delta, mean) in self.source.tile[run.clone()].iter().zip(&means[run]) {
             let delta = f64::from(delta);
             self.squares += delta * delta;
             self.product += delta * mean;

@@ -73,7 +73,7 @@ pub struct Merge<'a> {
 pub struct Merged {
     /// Digest of the next model's file.
     pub model: Digest,
-    /// L2 norm of the merged delta, over all tensors.
+    /// L2 norm of the merged delta, over the student's tensors (over all where none is called so).
     pub norm: f64,
     /// How each site went along.
     pub sites: BTreeMap<SiteId, Drift>,
@@ -89,9 +89,9 @@ pub struct Drift {
     pub share: Share,
     /// Its share as a fraction of all.
     pub fraction: f64,
-    /// L2 norm of its delta, over all tensors.
+    /// L2 norm of its delta, over the student's tensors.
     pub norm: f64,
-    /// Cosine of its delta to the merged delta; 0 if either is 0.
+    /// Cosine of its delta to the merged delta, over the same; 0 if either is 0.
     pub cosine: f64,
 }
 
@@ -319,6 +319,31 @@ mod tests {
         ] {
             assert!(moved(strategy) < 0.1, "{strategy:?}: {}", moved(strategy));
         }
+    }
+
+    #[test]
+    fn drift_is_measured_over_the_students_tensors_alone() {
+        let delta = |of_student: f32, of_center: f32| {
+            let mut delta = weights("student.w", vec![of_student; 4]);
+            delta.insert("center", vec![1, 2], vec![of_center; 2]);
+            delta
+        };
+        let base = delta(0.0, 0.0);
+        let layout = Layout::of(&base.signature()).unwrap();
+        let part = |(site, delta): (&str, NamedTensors)| {
+            let bytes = delta.to_safetensors();
+            let contribution = Contribution { file: stored(&bytes), digest: Digest::of(&bytes), share: Share(1) };
+            (site.parse().unwrap(), contribution)
+        };
+        let contributions = [("a", delta(0.5, 3.0)), ("b", delta(0.5, -3.0))].map(part).into();
+        let bytes = base.to_safetensors();
+        let (file, base_digest) = (stored(&bytes), Digest::of(&bytes));
+        let what = Merge { layout: &layout, base: &file, base_digest, contributions: &contributions, states: &[] };
+        let merged = merge(Strategy::FedAvg {}, &what, &mut tempfile::tempfile().unwrap(), &mut []).unwrap();
+        assert!((merged.norm - 1.0).abs() < 1e-9, "{}", merged.norm);
+        assert!(
+            merged.sites.values().all(|drift| (drift.norm - 1.0).abs() < 1e-9 && (drift.cosine - 1.0).abs() < 1e-9)
+        );
     }
 
     #[test]
