@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(with(|one| one.norm = 9.0), alarm(AlarmKind::Runaway));
     }
 
-    /// Rounds of a run, as the learning experiment left them: `cargo lab`, arm `federated`.
+    /// Rounds of runs of the demo (20 and 30 rounds) and of the learning experiment (its arm `injected-uniform`).
     fn recorded(rounds: &str) -> Vec<Vec<(SiteId, Measured)>> {
         let mut by_round = std::collections::BTreeMap::<(String, u32), Vec<(SiteId, Measured)>>::new();
         for line in rounds.lines().skip(1) {
@@ -193,11 +193,21 @@ mod tests {
     }
 
     #[test]
-    fn ninety_clean_rounds_of_unlike_hospitals_raise_no_alarm() {
+    fn sixty_five_clean_rounds_of_unlike_hospitals_raise_no_alarm() {
         let rounds = recorded(include_str!("../tests/fixtures/clean_rounds.csv"));
-        assert_eq!((rounds.len(), rounds.iter().flatten().count()), (90, 270));
+        assert_eq!((rounds.len(), rounds.iter().flatten().count()), (65, 195));
         for (round, sites) in rounds.iter().enumerate() {
             assert_eq!(alarms(sites), [], "round {round}");
+        }
+    }
+
+    #[test]
+    fn a_site_that_began_to_collapse_is_named_in_that_round_and_in_every_one_after() {
+        let rounds = recorded(include_str!("../tests/fixtures/collapsing_rounds.csv"));
+        assert!(rounds.len() >= 4, "{}", rounds.len());
+        for (round, sites) in rounds.iter().enumerate() {
+            let found: Vec<_> = alarms(sites).into_iter().map(|alarm| (alarm.site.to_string(), alarm.kind)).collect();
+            assert_eq!(found, [("b".to_owned(), AlarmKind::Collapse)], "round {round} of the fault");
         }
     }
 

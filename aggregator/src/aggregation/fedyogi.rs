@@ -1,27 +1,20 @@
-//! FedYogi (Reddi et al. 2021, Algorithm 2): `m <- beta1 * m + (1 - beta1) * mean; v <- v - (1 - beta2) * mean^2 * sign(v - mean^2);
-//! w <- w + learning_rate * m / (sqrt(v) + tau)`, with `v` at `tau^2` first.
+//! FedYogi (Reddi et al. 2021): `v <- v - (1 - beta2) * mean^2 * sign(v - mean^2)`, and the step of [`adaptive`].
 
 use common::plan::Adaptive;
 
-use super::server::{Server, each2};
+use super::server::{Server, adaptive, first_moments};
 
 /// The model moves by a running mean of mean deltas, each value over its own spread.
 pub(super) struct FedYogi(pub(super) Adaptive);
 
 impl Server for FedYogi {
     fn first_states(&self) -> Vec<f32> {
-        vec![0.0, (self.0.tau * self.0.tau) as f32]
+        first_moments(self.0)
     }
 
     fn step(&self, changes: &mut [f64], states: &mut [&mut [f32]]) {
-        let Adaptive { learning_rate, beta1, beta2, tau } = self.0;
-        each2(changes, states, |mean, first, second| {
-            let m = beta1 * f64::from(*first) + (1.0 - beta1) * mean;
-            let v = f64::from(*second);
-            let v = v - (1.0 - beta2) * mean * mean * sign(v - mean * mean);
-            (*first, *second) = (m as f32, v as f32);
-            learning_rate * m / (v.sqrt() + tau)
-        });
+        let Adaptive { beta2, .. } = self.0;
+        adaptive(self.0, changes, states, |v, square| v - (1.0 - beta2) * square * sign(v - square));
     }
 }
 

@@ -163,6 +163,12 @@ impl Experiment {
         );
         let unseen_together = self.last(&federated, unseen);
         ask("federated is above the best site alone, on the unseen vendor", &unseen_together, &best_alone(unseen), 0.0);
+        ask(
+            "federated is above the best site alone, when three subjects a site vote",
+            &self.last(&federated, few),
+            &best_alone(few),
+            0.0,
+        );
         text
     }
 
