@@ -76,8 +76,7 @@ fn in_tiles_of(
     // Teacher and center are what they are by following the student: a momentum of their own would lead them elsewhere.
     let students = layout.runs_of(|name| name.starts_with(STUDENT));
     // Drift is the student's as well: a center moves with each batch, and when steps become small it is all that does.
-    let whole = [0..layout.values()];
-    let measured: &[Range<u64>] = if students.is_empty() { &whole } else { &students };
+    let measured = if students.is_empty() { layout.runs_of(|_| true) } else { students.clone() };
     let mut sums = vec![0_i64; values];
     let (mut means, mut at_sites) = (Vec::with_capacity(values), Vec::with_capacity(sites.len()));
     let mut mean_squares = 0.0;

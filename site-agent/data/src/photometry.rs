@@ -43,13 +43,13 @@ fn power(value: f32, exponent: f32) -> f32 {
     let e = (bits >> 23) as i32 - 127 + i32::from(upper);
     let s = (m - 1.0) / (m + 1.0);
     let z = s * s;
-    let series = 2.885_390_1 + z * (0.961_796_7 + z * (0.577_078 + z * (0.412_198_6 + z * 0.320_598_9)));
+    let series = 2.885_39 + z * (0.961_796_7 + z * (0.577_078 + z * (0.412_198_6 + z * 0.320_598_9)));
     let log2 = e as f32 + s * series;
     // 2^t = 2^n * 2^f, n whole, f from -1/2 to 1/2; adding and taking 1.5 * 2^23 rounds.
     let t = (log2 * exponent).max(-126.0);
     let n = (t + 12_582_912.0) - 12_582_912.0;
     let f = t - n;
-    let low = 1.0 + f * (0.693_147_2 + f * (0.240_226_5 + f * 0.055_504_11));
+    let low = 1.0 + f * (std::f32::consts::LN_2 + f * (0.240_226_5 + f * 0.055_504_11));
     let series = low + f * f * f * f * (0.009_618_129 + f * (0.001_333_356 + f * 0.000_154_035_3));
     let scale = f32::from_bits(((n as i32 + 127) << 23) as u32);
     if value > 0.0 { series * scale } else { 0.0 }
