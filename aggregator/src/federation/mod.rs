@@ -352,11 +352,12 @@ impl Federation {
         }
     }
 
-    /// Removes the updates of a run but for those of its last `keep` merged rounds; all of them when the run is over.
+    /// Removes the updates of a run but for those of its last `keep` merged rounds, and the server's states but for the last;
+    /// all of them when the run is over.
     fn retire(&self, run: &RunId, keep: Option<u32>) {
-        let retired = self.store.retire_updates(run, keep, &mut |blob| self.remove_blob(blob));
+        let retired = self.store.retire(run, keep, &mut |blob| self.remove_blob(blob));
         if let Err(error) = retired {
-            tracing::warn!(%run, %error, "old updates could not be removed; they take room");
+            tracing::warn!(%run, %error, "what is no longer needed could not be removed; it takes room");
         }
     }
 

@@ -105,12 +105,16 @@ fn write_update(transaction: &Transaction<'_>, manifest: &UpdateManifest, now: S
     forget_upload(transaction, &UpdateKey::of(manifest))
 }
 
-/// Whether an upload, a stored update or a round names a blob.
+/// Whether an upload, a stored update, a round, or the server's state in a run that goes on names a blob. With one site in a
+/// round, the server's first momentum has the very bytes of its update.
 pub(super) fn names(connection: &Connection, blob: Digest) -> Result<bool> {
     Ok(connection.query_row(
         "SELECT EXISTS (SELECT 1 FROM uploads WHERE blob = ?1) \
          OR EXISTS (SELECT 1 FROM updates WHERE blob = ?1 AND retired = 0) \
-         OR EXISTS (SELECT 1 FROM rounds WHERE base = ?1 OR model = ?1)",
+         OR EXISTS (SELECT 1 FROM rounds WHERE base = ?1 OR model = ?1) \
+         OR EXISTS (SELECT 1 FROM runs JOIN rounds USING (run), json_each(rounds.merged, '$.states') AS state \
+                    WHERE runs.state = 'running' AND state.value = ?1 AND rounds.round = \
+                          (SELECT MAX(round) FROM rounds AS last WHERE last.run = runs.run AND last.state = 'closed'))",
         [blob.to_string()],
         |row| row.get(0),
     )?)

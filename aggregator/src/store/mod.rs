@@ -330,8 +330,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     ) -> Result<(), StoreError>;
 
     /// Gives `remove` every blob of an update that none of the last `keep` merged rounds of a run needs and no other
-    /// record names, and stops counting them against the room. Without `keep`, every update of the run.
-    fn retire_updates(
+    /// record names, and stops counting them against the room; without `keep`, every update of the run. Every state of the
+    /// server's as well, but for the last one of a run that goes on.
+    fn retire(
         &self,
         run: &RunId,
         keep: Option<u32>,

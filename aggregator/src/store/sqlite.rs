@@ -384,12 +384,7 @@ impl Store for SqliteStore {
         })
     }
 
-    fn retire_updates(
-        &self,
-        run: &RunId,
-        keep: Option<u32>,
-        remove: &mut dyn FnMut(Digest) -> Result<()>,
-    ) -> Result<()> {
+    fn retire(&self, run: &RunId, keep: Option<u32>, remove: &mut dyn FnMut(Digest) -> Result<()>) -> Result<()> {
         self.write(|transaction| {
             let last: Option<u32> = transaction.query_row(
                 "SELECT MAX(round) FROM rounds WHERE run = ?1 AND state = 'closed'",
@@ -400,18 +395,25 @@ impl Store for SqliteStore {
                 Some(keep) => last.and_then(|last| last.checked_sub(keep)),
                 None => Some(u32::MAX),
             };
-            let Some(up_to) = up_to else { return Ok(()) };
+            // Rounds count from 1: none is up to 0.
+            let up_to = up_to.unwrap_or(0);
             let mut statement =
                 transaction.prepare("SELECT blob FROM updates WHERE run = ?1 AND round <= ?2 AND retired = 0")?;
-            let blobs: Vec<String> = statement
+            let mut blobs: Vec<String> = statement
                 .query_map(params![run.as_str(), up_to], |row| row.get(0))?
                 .collect::<rusqlite::Result<_>>()?;
             transaction.execute(
                 "UPDATE updates SET retired = 1 WHERE run = ?1 AND round <= ?2 AND retired = 0",
                 params![run.as_str(), up_to],
             )?;
+            let mut statement = transaction.prepare(
+                "SELECT state.value FROM rounds, json_each(rounds.merged, '$.states') AS state WHERE rounds.run = ?1",
+            )?;
+            for state in statement.query_map([run.as_str()], |row| row.get(0))? {
+                blobs.push(state?);
+            }
             for blob in blobs {
-                let blob = parsed("updates.blob", &blob)?;
+                let blob = parsed("a blob that is no longer needed", &blob)?;
                 if !names(transaction, blob)? {
                     remove(blob)?;
                 }

@@ -123,13 +123,13 @@ impl Store for Faulty {
     ) -> Result<(), StoreError> {
         self.write(|store| store.forget_upload(key, remove))
     }
-    fn retire_updates(
+    fn retire(
         &self,
         run: &RunId,
         keep: Option<u32>,
         remove: &mut dyn FnMut(Digest) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        self.write(|store| store.retire_updates(run, keep, remove))
+        self.write(|store| store.retire(run, keep, remove))
     }
     fn note_progress(&self, site: &SiteId, progress: &Progress, now: Stamp) -> Result<(), StoreError> {
         self.write(|store| store.note_progress(site, progress, now))

@@ -1,5 +1,6 @@
 //! A restart at any point goes on from what was written down, to the same bits.
 
+use std::path::Path;
 use std::time::Duration;
 
 use aggregator::federation::{Federation, OpenError};
@@ -275,5 +276,39 @@ fn a_lost_state_of_the_server_stops_the_merge_and_is_named() {
     // Restored, the round goes on.
     std::fs::rename(&aside, &path).unwrap();
     bench.merge();
+    assert_eq!(bench.run().state, RunPhase::Finished);
+}
+
+#[test]
+fn the_servers_state_outlives_the_update_that_it_has_the_bytes_of_and_no_older_one_is_kept() {
+    let mut bench = Bench::empty();
+    bench.limits.keep_updates_of_rounds = 0;
+    bench.restart();
+    let mut draft = plan_draft("run", &["a", "b", "c"], 1, 3, 1);
+    draft.aggregation.strategy = Strategy::FedAvgM { learning_rate: 0.7, momentum: 0.9 };
+    bench.start_run_of(draft, &student(500, 0));
+    let below =
+        |folder: &Path| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let blobs = |bench: &Bench| below(&bench.path().join("blobs")).iter().flat_map(|folder| below(folder)).count();
+    // One site alone, on the merge's grid: the first momentum is its update, byte for byte.
+    let mut delta = student(500, 0);
+    delta.iter_mut().flat_map(|(_, values)| values).for_each(|value| *value = (*value * 1024.0).round() / 1024.0);
+    for round in 1..=3 {
+        for site in ["b", "c"] {
+            bench.says(site, Phase::Declined(Decline::DiskFull));
+        }
+        let update = bench.reports("a", &delta).unwrap();
+        bench.merge();
+        let closed = bench.store().rounds(&run_id()).unwrap();
+        let states = closed.iter().filter_map(|record| match &record.state {
+            RoundState::Closed(_, merged) => merged.states.first().copied(),
+            _ => None,
+        });
+        let states: Vec<_> = states.collect();
+        assert!(round > 1 || states == [update]);
+        // The models, and while the run goes on one state.
+        assert_eq!(blobs(&bench), round + 1 + usize::from(round < 3), "after round {round}");
+        bench.restart();
+    }
     assert_eq!(bench.run().state, RunPhase::Finished);
 }
