@@ -332,7 +332,7 @@ impl Agent {
             first_step: assignment.first_step,
             base: self.home.model(base),
             base_digest: base,
-            moments: self.moments_before(run, round),
+            kept: self.kept_before(run, round),
             cache,
             held_out: self.config.held_out,
             device: self.config.device.clone(),
@@ -346,12 +346,12 @@ impl Agent {
         Ok(())
     }
 
-    /// AdamW's moments persist from round to round, and start over when the site missed one. What was sealed counts: an
-    /// aggregator that ended between storing an update and acknowledging it must not cost the site its moments.
-    fn moments_before(&self, run: &RunId, round: RoundNumber) -> Option<PathBuf> {
+    /// What stays at the site goes from round to round, and starts over when it missed one. What was sealed counts: an
+    /// aggregator that ended between storing an update and acknowledging it must not cost the site that.
+    fn kept_before(&self, run: &RunId, round: RoundNumber) -> Option<PathBuf> {
         let last = self.journal.run(run)?.sealed.as_ref()?;
-        let moments = JobFolder::at(self.home.job(run, last.round, last.base)).moments();
-        (last.round.next() == round && moments.exists()).then_some(moments)
+        let kept = JobFolder::at(self.home.job(run, last.round, last.base)).kept();
+        (last.round.next() == round && kept.exists()).then_some(kept)
     }
 
     /// Passes the trained delta through the privacy pipeline, and records it before a byte of it is sent.
@@ -396,7 +396,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Removes job folders of rounds before the last one: only its moments are still of use.
+    /// Removes job folders of rounds before the last one: only what it kept is still of use.
     fn forget_older_than(&self, run: &RunId, round: RoundNumber) {
         let jobs = self.home.root().join(format!("jobs/{run}"));
         let kept = format!("{:05}-", round.0);

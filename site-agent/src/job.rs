@@ -8,7 +8,7 @@
 //! progress.jsonl           appended by the trainer, a line a step
 //! checkpoint.safetensors   the trainer's own, replaced every few steps
 //! delta.safetensors        the result: trained weights minus the round's start
-//! moments.safetensors      what stays for the site's next round: AdamW's moments, and weights that do not travel
+//! kept.safetensors         what stays for the site's next round: AdamW's moments, and weights that do not travel
 //! result.json              written last: its presence says that the others are whole
 //! sealed.safetensors       written by the agent: what passed the privacy pipeline
 //! ```
@@ -38,7 +38,7 @@ pub struct Job {
     /// Its digest.
     pub base_digest: Digest,
     /// What stayed at the site after its last round, unless it missed one.
-    pub moments: Option<PathBuf>,
+    pub kept: Option<PathBuf>,
     /// The frame cache.
     pub cache: PathBuf,
     /// Fraction of subjects kept out of training, for evaluation.
@@ -133,8 +133,8 @@ impl JobFolder {
     }
 
     /// What stays at the site after the round.
-    pub fn moments(&self) -> PathBuf {
-        self.0.join("moments.safetensors")
+    pub fn kept(&self) -> PathBuf {
+        self.0.join("kept.safetensors")
     }
 
     /// What passed the privacy pipeline.

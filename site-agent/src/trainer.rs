@@ -95,8 +95,8 @@ pub fn train(folder: &JobFolder) -> Result<(), TrainerError> {
     let steps = job.plan.training.steps_per_round as u64;
     let mut trainer = match durable::read_if_there(&folder.checkpoint())? {
         Some(checkpoint) => Trainer::resume(&job.plan, &device, &checkpoint)?,
-        None => match &job.moments {
-            Some(moments) => Trainer::with_kept(&job.plan, &device, &base, &durable::read(moments)?)?,
+        None => match &job.kept {
+            Some(kept) => Trainer::with_kept(&job.plan, &device, &base, &durable::read(kept)?)?,
             None => Trainer::new(&job.plan, &device, &base)?,
         },
     }
@@ -138,7 +138,7 @@ pub fn train(folder: &JobFolder) -> Result<(), TrainerError> {
     let delta =
         model::travelling(trained, job.plan.aggregation.exchange).minus(&base).map_err(told("the trained model"))?;
     durable::write(&folder.delta(), &delta.to_safetensors())?;
-    durable::write(&folder.moments(), &trainer.kept())?;
+    durable::write(&folder.kept(), &trainer.kept())?;
     let images = steps * job.plan.training.batch_size as u64;
     let result = JobResult {
         steps: steps as u32,

@@ -27,10 +27,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     seconds.sort_by(f64::total_cmp);
     let (fastest, median) = (seconds[0], seconds[seconds.len() / 2]);
     let images = plan.training.batch_size as f64;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib =
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().split(' ').next()?.parse::<u64>().ok());
-    println!("peak memory {} MiB", kib.unwrap_or_default() >> 10);
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().split(' ').next());
+    println!("peak memory {} MiB", peak.ok_or("no VmHWM in /proc/self/status")?.parse::<u64>()? >> 10);
     println!("{which}: fastest {fastest:.4} s, median {median:.4} s a step; {:.1} images/s", images / median);
     Ok(())
 }

@@ -78,3 +78,66 @@ pub(crate) fn koleo<B: Backend>(features: Tensor<B, 2>) -> Tensor<B, 1> {
     let distance = ((apart.clone() * apart).sum_dim(1) + 1e-12).sqrt();
     (distance + 1e-8).log().mean().neg()
 }
+
+#[cfg(test)]
+mod tests {
+    use burn_flex::Flex;
+
+    use super::*;
+
+    const ROWS: usize = 6;
+    const K: usize = 4;
+
+    fn logits() -> Vec<f32> {
+        (0..ROWS * K).map(|i| ((i * 37) % 19) as f32 / 19.0 - 0.5).collect()
+    }
+
+    /// DINOv2's `sinkhorn_knopp_teacher`, in double precision: `q` is `[K][rows]`.
+    fn reference(temperature: f64) -> Vec<f64> {
+        let logits = logits();
+        let mut q = [[0.0; ROWS]; K];
+        for (k, of_prototype) in q.iter_mut().enumerate() {
+            of_prototype
+                .iter_mut()
+                .enumerate()
+                .for_each(|(row, q)| *q = (f64::from(logits[row * K + k]) / temperature).exp());
+        }
+        let total: f64 = q.iter().flatten().sum();
+        q.iter_mut().flatten().for_each(|q| *q /= total);
+        for _ in 0..3 {
+            for of_prototype in &mut q {
+                let sum: f64 = of_prototype.iter().sum();
+                of_prototype.iter_mut().for_each(|q| *q /= sum * K as f64);
+            }
+            for row in 0..ROWS {
+                let sum: f64 = q.iter().map(|of_prototype| of_prototype[row]).sum();
+                q.iter_mut().for_each(|of_prototype| of_prototype[row] /= sum * ROWS as f64);
+            }
+        }
+        (0..ROWS).flat_map(|row| q.map(|of_prototype| of_prototype[row] * ROWS as f64)).collect()
+    }
+
+    #[test]
+    fn the_balanced_teacher_is_that_of_dinov2_and_every_row_adds_up_to_one() {
+        for temperature in [0.04, 0.1, 1.0] {
+            let found = host(balance(tensor::<Flex, 2>(logits(), [ROWS, K], &Default::default()), temperature));
+            for (found, expected) in found.iter().zip(reference(temperature)) {
+                assert!((f64::from(*found) - expected).abs() < 2e-5, "{temperature}: {found} {expected}");
+            }
+            for row in found.chunks_exact(K) {
+                assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{row:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_prototype_that_all_rows_prefer_is_taught_no_more_often_than_others() {
+        let logits: Vec<f32> =
+            logits().iter().enumerate().map(|(i, value)| value + if i % K == 0 { 2.0 } else { 0.0 }).collect();
+        let found = host(balance(tensor::<Flex, 2>(logits, [ROWS, K], &Default::default()), 0.5));
+        for k in 0..K {
+            let taught: f32 = found.chunks_exact(K).map(|row| row[k]).sum();
+            assert!((taught - ROWS as f32 / K as f32).abs() < 0.1, "prototype {k}: {taught}");
+        }
+    }
+}

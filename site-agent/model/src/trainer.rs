@@ -69,13 +69,12 @@ impl Trainer {
 
     fn from_all(plan: &PlanDraft, device: &DeviceChoice, weights: &NamedTensors) -> Result<Self, ModelError> {
         init::signature(&plan.model, Exchange::All)?.require(&weights.signature())?;
-        let center = weights.get(CENTER).map(|center| center.values.clone()).unwrap_or_default();
         Ok(Self {
             plan: plan.clone(),
             device: device.open()?,
             student: weights.under(STUDENT),
             teacher: weights.under(TEACHER),
-            center,
+            center: center_of(weights),
             moments: Moments::new(),
             steps: 0,
             micro_batch: 0,
@@ -213,7 +212,7 @@ impl Trainer {
         init::signature(&self.plan.model, self.plan.aggregation.exchange)?.require(&travelled.signature())?;
         let all = self.weights().joined(travelled.clone());
         (self.student, self.teacher) = (all.under(STUDENT), all.under(TEACHER));
-        self.center = all.get(CENTER).map(|center| center.values.clone()).unwrap_or_default();
+        self.center = center_of(&all);
         Ok(())
     }
 
@@ -236,6 +235,14 @@ impl Trainer {
         let stayed = self.weights().filtered(|name| !names::travels(exchange, name));
         checkpoint::write_kept(stayed, &self.moments)
     }
+}
+
+/// The center among all of a run's weights.
+///
+/// # Panics
+/// If there is none: signatures are checked where weights come in.
+fn center_of(weights: &NamedTensors) -> Vec<f32> {
+    weights.get(CENTER).expect("a run's weights have a center").values.clone()
 }
 
 /// The values of some images of a crop, `[batch, width]`.

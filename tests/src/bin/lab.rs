@@ -1,10 +1,13 @@
 //! `cargo lab`: the learning experiment.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Instant;
 
+use anyhow::Context;
 use clap::Parser;
 use tests::learning::arm::Arm;
 use tests::learning::simulation::Setting;
@@ -17,9 +20,9 @@ struct Cli {
     /// Folder of caches, courses and results; a stopped experiment goes on in it.
     #[arg(long, default_value = "lab")]
     out: PathBuf,
-    /// The plan (TOML).
+    /// The plan (TOML); the experiment's own without.
     #[arg(long)]
-    plan: PathBuf,
+    plan: Option<PathBuf>,
     /// Folder of the seeds' images, to be shared by experiments on the same image grid.
     #[arg(long)]
     images: Option<PathBuf>,
@@ -53,10 +56,14 @@ fn main() -> ExitCode {
     }
 }
 
+/// The plan of the experiment in docs/results/learning.md.
+const PLAN: &str = include_str!("../../plans/learning.toml");
+
 fn run(cli: &Cli) -> anyhow::Result<()> {
     let images = cli.images.as_ref().unwrap_or(&cli.out);
     let seed_folder = |seed: u64| images.join(format!("seed-{seed}"));
-    let draft: common::PlanDraft = toml::from_str(&std::fs::read_to_string(&cli.plan)?)?;
+    let text = cli.plan.as_ref().map_or(Ok(PLAN.to_owned()), std::fs::read_to_string).context("reading the plan")?;
+    let draft: common::PlanDraft = toml::from_str(&text).context("in the plan")?;
     draft.check()?;
     if cli.inside {
         let (seed, arm) = (cli.seeds[0], &cli.arms[0]);
@@ -68,34 +75,40 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     for &seed in &cli.seeds {
         std::fs::create_dir_all(seed_folder(seed))?;
         hospitals::prepare(&seed_folder(seed), seed, &draft.images)?;
-        eprintln!("seed {seed}: images are there");
+        println!("seed {seed}: images are there");
     }
-    let work: Vec<(u64, &Arm)> =
-        cli.seeds.iter().flat_map(|&seed| cli.arms.iter().map(move |arm| (seed, arm))).collect();
-    let queue = Mutex::new(work.iter());
+    run_arms(cli, images)?;
+    let experiment = results::read(&cli.out, &cli.seeds, &cli.arms)?;
+    println!("\n{}\n{}\n{}", experiment.table(), experiment.verdicts(), experiment.alarms(&draft));
+    experiment.write(&cli.out, &draft)?;
+    println!("written to {}", cli.out.join("results.md").display());
+    Ok(())
+}
+
+/// Every arm of every seed, each a process of its own, some beside each other.
+fn run_arms(cli: &Cli, images: &Path) -> anyhow::Result<()> {
+    let pairs = cli.seeds.iter().flat_map(|&seed| cli.arms.iter().map(move |arm| (seed, arm)));
+    let work: Vec<(u64, &Arm)> = pairs.collect();
+    // An arm of three sites takes three times the steps.
+    let cost = |arm: &Arm| arm.sites().len();
+    let (total, began): (usize, _) = (work.iter().map(|(_, arm)| cost(arm)).sum(), Instant::now());
+    let (queue, done) = (Mutex::new(work.iter()), AtomicUsize::new(0));
     thread::scope(|scope| -> anyhow::Result<()> {
         let worker = || -> anyhow::Result<()> {
             loop {
                 let Some((seed, arm)) = queue.lock().ok().and_then(|mut queue| queue.next()) else { return Ok(()) };
                 let mut command = Command::new(std::env::current_exe()?);
                 command.args(["--inside", "--points", &cli.points.to_string(), "--seeds", &seed.to_string()]);
-                command
-                    .args(["--held-out", &cli.held_out.to_string(), "--arms", &arm.to_string()])
-                    .arg("--plan")
-                    .arg(&cli.plan)
-                    .arg("--out")
-                    .arg(&cli.out);
-                command.arg("--images").arg(images).env("RAYON_NUM_THREADS", "1");
+                command.args(["--held-out", &cli.held_out.to_string(), "--arms", &arm.to_string()]);
+                command.args(cli.plan.iter().flat_map(|plan| [Path::new("--plan"), plan]));
+                command.arg("--out").arg(&cli.out).arg("--images").arg(images).env("RAYON_NUM_THREADS", "1");
                 anyhow::ensure!(command.status()?.success(), "{arm} of seed {seed} failed");
-                eprintln!("seed {seed} {arm}: done");
+                let spent = done.fetch_add(cost(arm), Ordering::Relaxed) + cost(arm);
+                let left = began.elapsed().as_secs_f64() / spent.max(1) as f64 * (total - spent) as f64;
+                println!("seed {seed} {arm}: done; about {:.0} min left", (left / 60.0).ceil());
             }
         };
         let workers: Vec<_> = (0..cli.jobs).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| anyhow::bail!("a worker panicked")))
-    })?;
-    let experiment = results::read(&cli.out, &cli.seeds, &cli.arms)?;
-    println!("{}\n{}\n{}", experiment.table(), experiment.verdicts(), experiment.alarms(&draft));
-    experiment.write(&cli.out, &draft)?;
-    println!("written to {}", cli.out.join("results.md").display());
-    Ok(())
+    })
 }

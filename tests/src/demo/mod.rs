@@ -385,9 +385,12 @@ fn notes(draft: &common::PlanDraft, rows: &[Row], run: &Value) -> Vec<String> {
         .flat_map(|round| round["alarms"].as_array().into_iter().flatten())
         .filter_map(|alarm| alarm["site"].as_str())
         .collect();
+    let lost = rows.iter().filter(|row| row.federated < row.random).count();
     let learned = if gain >= 1.0 {
         format!(
-            "On the mean over rows, the federated model gains {gain:.1} points over the same network at random initialisation."
+            "On the mean over rows, the federated model gains {gain:.1} points over the same network at random initialisation; in \
+             {lost} of {} rows it loses.",
+            rows.len()
         )
     } else {
         format!(

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// The sites that train.
 pub const TRAINING_SITES: [&str; 3] = ["a", "b", "c"];
+/// The name of the site where all images are.
+pub const POOLED: &str = "pooled";
 /// The site that no training sees.
 pub const UNSEEN_SITE: &str = "d";
 
@@ -121,6 +123,16 @@ impl Arm {
             Self::Random | Self::Pooled | Self::Alone(_) | Self::Federated(Way::Plan | Way::Injected(_)) => {}
         }
         plan
+    }
+
+    /// Who trains.
+    pub fn sites(&self) -> Vec<&str> {
+        match self {
+            Self::Random => Vec::new(),
+            Self::Pooled => vec![POOLED],
+            Self::Alone(site) => vec![site],
+            Self::Federated(_) => TRAINING_SITES.to_vec(),
+        }
     }
 
     /// The first round with a fault.

@@ -7,11 +7,8 @@ use anyhow::Context;
 use common::plan::ImagePlan;
 use data::{IntakeOptions, SiteSecret, Workers};
 
-use super::arm::{TRAINING_SITES, UNSEEN_SITE};
+use super::arm::{POOLED, TRAINING_SITES, UNSEEN_SITE};
 use crate::phantom::{self, SiteSpec};
-
-/// The name of the site where all images are.
-pub const POOLED: &str = "pooled";
 
 /// Subjects of each site: the biobank has the most.
 const SUBJECTS: [(&str, char, usize); 4] = [("a", 'a', 60), ("b", 'b', 48), ("c", 'c', 56), (UNSEEN_SITE, 'd', 20)];

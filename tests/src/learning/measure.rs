@@ -64,13 +64,13 @@ pub fn measure(plan: &PlanDraft, backbone: &NamedTensors, folder: &Path, held_ou
     let asked = TRAINING_SITES.iter().chain([&UNSEEN_SITE]).map(|site| part(site, true));
     let asked = asked.collect::<Result<Vec<_>, _>>()?;
 
-    let names: Vec<&String> =
-        voters.iter().chain(&asked).flat_map(|part| &part.class).collect::<BTreeSet<_>>().into_iter().collect();
-    let index = |class: &String| names.binary_search(&class).unwrap_or_default();
+    let names: BTreeSet<&String> = voters.iter().chain(&asked).flat_map(|part| &part.class).collect();
+    let places: BTreeMap<&String, usize> = names.into_iter().zip(0..).collect();
+    let index = |class: &String| places[class];
     let accuracy = |bank: &[(&Vec<f32>, usize)], asked: &Part| {
         let (features, labels): (Vec<Vec<f32>>, Vec<usize>) =
             bank.iter().map(|&(feature, label)| (feature.clone(), label)).unzip();
-        let found = knn::predict(&features, &labels, &asked.features, NEIGHBORS, TEMPERATURE, names.len());
+        let found = knn::predict(&features, &labels, &asked.features, NEIGHBORS, TEMPERATURE, places.len());
         let right = found.iter().zip(&asked.class).filter(|(found, class)| **found == index(class)).count();
         right as f64 / asked.class.len().max(1) as f64
     };

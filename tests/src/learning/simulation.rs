@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use site_agent::job::{Job, JobFolder};
 use site_agent::{durable, trainer};
 
-use super::arm::{Arm, TRAINING_SITES};
-use super::hospitals::{self, POOLED};
+use super::arm::Arm;
+use super::hospitals;
 use super::measure::{Measures, measure};
 
 /// Where an arm stands after some steps.
@@ -99,12 +99,7 @@ pub fn run(arm: &Arm, plan: &PlanDraft, setting: &Setting, folder: &Path) -> any
         course.points.push(Point { round: 0, steps: 0, measures });
     }
     let rounds = if *arm == Arm::Random { 0 } else { plan.rounds.count };
-    let sites: Vec<&str> = match arm {
-        Arm::Random => Vec::new(),
-        Arm::Pooled => vec![POOLED],
-        Arm::Alone(site) => vec![site],
-        Arm::Federated(_) => TRAINING_SITES.to_vec(),
-    };
+    let sites = arm.sites();
     let every = (rounds / setting.points.max(1)).max(1);
     let first = (0..=rounds).rev().find(|&round| base(round).exists()).unwrap_or(0);
     for round in first..rounds {
@@ -139,7 +134,7 @@ fn train_round(
     for site in sites {
         let job = JobFolder::at(jobs(round).join(site));
         fs::create_dir_all(job.path())?;
-        let moments = round.checked_sub(1).map(|before| JobFolder::at(jobs(before).join(site)).moments());
+        let kept = round.checked_sub(1).map(|before| JobFolder::at(jobs(before).join(site)).kept());
         job.write_job(&Job {
             plan: arm.plan_at(plan, site, round),
             round: RoundNumber(round),
@@ -147,7 +142,7 @@ fn train_round(
             first_step: u64::from(round) * plan.training.steps_per_round as u64,
             base: base(round),
             base_digest: Digest::of(&model),
-            moments,
+            kept,
             cache: hospitals::cache(&setting.images, site),
             held_out: setting.held_out,
             device: "cpu".to_owned(),
