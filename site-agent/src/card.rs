@@ -1,6 +1,7 @@
 //! The model card that travels with an exported backbone (Mitchell et al. 2019): what it is, how it was made, what not
 //! to do with it.
 
+use common::plan::Exchange;
 use common::{Digest, PlanDraft};
 
 /// Where a backbone is from.
@@ -29,6 +30,11 @@ pub struct Card {
     pub values: usize,
 }
 
+/// The plan's rule for merging, as a person writes it in a plan.
+fn rule(plan: &PlanDraft) -> String {
+    toml::Value::try_from(plan.aggregation.strategy).expect("a rule is a table of a name and numbers").to_string()
+}
+
 /// The card of a backbone of the network of `plan`. It names sites as a count only, and of a run only what that run's
 /// plan says.
 pub fn model_card(plan: &PlanDraft, card: &Card) -> String {
@@ -42,14 +48,23 @@ pub fn model_card(plan: &PlanDraft, card: &Card) -> String {
             format!("CMR foundation model, run `{}`", plan.run),
             format!(
                 "A Vision Transformer backbone, pretrained by self-distillation (DINO, Caron et al. 2021) on cardiac MR \
-                 frames of {}\nsites that never shared an image: federated averaging of student, teacher and center.",
-                plan.rounds.sites.len()
+                 frames of {}\nsites that never shared an image: {} merged after each round.",
+                plan.rounds.sites.len(),
+                match plan.aggregation.exchange {
+                    Exchange::All => "student, teacher and center were",
+                    Exchange::Student => "the student alone was",
+                }
             ),
             "cardiac-mri, self-supervised, dino, federated-learning",
             format!("the {network}'s backbone"),
             format!(
-                "| preprocessing | {preprocessing} |\n| training | {} rounds of {} steps a site, batch {}, {} prototypes |",
-                plan.rounds.count, training.steps_per_round, training.batch_size, model.head.prototypes
+                "| preprocessing | {preprocessing} |\n| training | {} rounds of {} steps a site, batch {}, {} prototypes |\n\
+                 | merging | `{}` |",
+                plan.rounds.count,
+                training.steps_per_round,
+                training.batch_size,
+                model.head.prototypes,
+                rule(plan)
             ),
         ),
         Origin::File(name) => (
@@ -101,4 +116,34 @@ anonymous by themselves; share them as the sites agreed.
         heads = model.heads,
         ratio = model.mlp_ratio,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use common::plan::Strategy;
+
+    use super::*;
+
+    #[test]
+    fn a_runs_card_says_what_was_merged_and_how() {
+        let mut plan: PlanDraft = toml::from_str(include_str!("../../tests/plans/story.toml")).unwrap();
+        let card = Card {
+            origin: Origin::Run("teacher"),
+            layout: "published DINO key names",
+            file: "model.safetensors".to_owned(),
+            digest: Digest::of(b"model"),
+            tensors: 1,
+            values: 2,
+        };
+        let text = model_card(&plan, &card);
+        assert!(
+            text.contains("student, teacher and center were merged") && text.contains("rule = \"fed-avg\""),
+            "{text}"
+        );
+        plan.aggregation.exchange = Exchange::Student;
+        plan.aggregation.strategy = Strategy::Nesterov { learning_rate: 0.7, momentum: 0.9 };
+        let text = model_card(&plan, &card);
+        assert!(text.contains("the student alone was merged"), "{text}");
+        assert!(text.contains("rule = \"nesterov\"") && text.contains("momentum = 0.9"), "{text}");
+    }
 }

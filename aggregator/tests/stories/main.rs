@@ -1,6 +1,8 @@
 //! Stories of one aggregator: what sites send, what dies, what comes out.
 
 #[cfg(test)]
+mod alarms;
+#[cfg(test)]
 mod bench;
 #[cfg(test)]
 mod commands;
