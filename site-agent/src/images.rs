@@ -128,7 +128,7 @@ pub fn index_all(
 }
 
 /// The secret under which subjects are named: made here at first use, 0600, never sent.
-fn secret(home: &Home) -> Result<SiteSecret, ImagesError> {
+pub(crate) fn secret(home: &Home) -> Result<SiteSecret, ImagesError> {
     let path = home.images().join("secret.key");
     let wrong = |why: &str| ImagesError::Secret { path: path.display().to_string(), why: why.to_owned() };
     if !path.exists() {

@@ -12,8 +12,9 @@ use common::Digest;
 use common::ids::DigestBuilder;
 
 use crate::dicom::{Component, FrameHeader, ImageHeader};
+use crate::geometry::Vector;
 use crate::keys::{SeriesKey, StudyKey, SubjectKey};
-use crate::labels::{Level, Line, Plane, Rule, Sequence, Vendor, slice_axis, toward_apex};
+use crate::labels::{Level, Plane, Rule, Sequence, Vendor, slice_axis, toward_apex};
 use crate::skip::SkipReason;
 
 /// Slices nearer than this along their normal are one slice: positions are rounded when they are written.
@@ -68,7 +69,7 @@ pub(crate) struct Series {
     pub slices: Vec<Slice>,
     /// Changes when a frame, its order or its file changes.
     pub content: Digest,
-    axis: Option<Line>,
+    axis: Option<Vector>,
 }
 
 /// One slice position.
@@ -165,7 +166,7 @@ struct Shape {
     component: Component,
     matrix: [u32; 2],
     spacing: [f64; 2],
-    axis: Option<Line>,
+    axis: Option<Vector>,
 }
 
 impl Shape {
@@ -217,7 +218,8 @@ fn parts(images: &[FoundImage], members: &[usize]) -> Vec<Series> {
         .collect()
 }
 
-fn part_key(series: SeriesKey, part: usize) -> SeriesKey {
+/// The key of a part of a series that was cut.
+pub(crate) fn part_key(series: SeriesKey, part: usize) -> SeriesKey {
     let mut digest = DigestBuilder::default();
     digest.update(&series.0);
     digest.update(&(part as u64).to_le_bytes());
@@ -248,7 +250,7 @@ fn series_of(images: &[FoundImage], key: SeriesKey, shape: &Shape, frames: &[Fra
 }
 
 /// Frames by their position along the axis, each slice's in the order of the cardiac cycle.
-fn slices_of(images: &[FoundImage], axis: Option<Line>, frames: &[FrameSource]) -> Vec<Slice> {
+fn slices_of(images: &[FoundImage], axis: Option<Vector>, frames: &[FrameSource]) -> Vec<Slice> {
     let header = |source: &FrameSource| &images[source.image].header.frames[source.frame as usize];
     let along = |source: &FrameSource| {
         let (axis, position) = (axis?, header(source).position?);

@@ -70,7 +70,7 @@ pub fn shown_frame(cache: &FrameCache, frame: FrameRef, side: usize) -> Vec<u8> 
     resized(&cache.pixels(frame), side).iter().map(|value| (value * 255.0).round() as u8).collect()
 }
 
-fn resized(pixels: &FramePixels<'_>, side: usize) -> Vec<f32> {
+pub(crate) fn resized(pixels: &FramePixels<'_>, side: usize) -> Vec<f32> {
     let axis = Axis::covering(Kernel::Cubic, pixels.side(), side);
     let mut values = resample(|row| pixels.row(row), &axis, &axis, 0.0);
     values.iter_mut().for_each(|value| *value = value.clamp(0.0, 1.0));

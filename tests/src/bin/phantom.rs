@@ -8,8 +8,9 @@ use tests::phantom::{self, SiteSpec};
 
 /// Write phantom cardiac MR images as DICOM files, as four unlike hospitals would hold them.
 ///
-/// Below `DIR/SITE/dicom` lie the images; below `DIR/SITE/truth` what is true of them (segmentations, landmarks, scar,
-/// disease, volumes). The same seed writes the same bytes.
+/// Below `DIR/SITE/dicom` lie the images; below `DIR/SITE/labels` what readers would say of them (masks, landmarks,
+/// diagnoses), as a site keeps its labels; below `DIR/SITE/truth` what is true (scar, disease, volumes). The same seed
+/// writes the same bytes.
 #[derive(Debug, Parser)]
 #[command(name = "phantom", version)]
 struct Cli {

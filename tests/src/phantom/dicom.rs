@@ -226,8 +226,8 @@ fn classic(header: &Header<'_>, sop_uid: &str, phase: usize, pixels: &[u16]) -> 
         text(tags::ECHO_TRAIN_LENGTH, VR::IS, "1"),
         number(tags::FLIP_ANGLE, 80.0),
         text(tags::INSTANCE_NUMBER, VR::IS, &instance(acquired, phase).to_string()),
-        numbers(tags::IMAGE_POSITION_PATIENT, &corner),
-        numbers(tags::IMAGE_ORIENTATION_PATIENT, &[plane.row, plane.column].concat()),
+        places(tags::IMAGE_POSITION_PATIENT, &corner),
+        places(tags::IMAGE_ORIENTATION_PATIENT, &[plane.row, plane.column].concat()),
         number(tags::SLICE_LOCATION, planes::dot(plane.normal(), corner)),
         numbers(tags::PIXEL_SPACING, &[header.grid.spacing(); 2]),
         DataElement::new(tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16(pixels.iter().copied().collect())),
@@ -286,9 +286,23 @@ pub(crate) fn numbers(tag: Tag, values: &[f64]) -> InMemElement {
     text(tag, VR::DS, &values.iter().map(|&value| decimal(value)).collect::<Vec<_>>().join("\\"))
 }
 
+/// Places and directions, with the digits that scanners give them: a wide image shows a direction's fifth.
+pub(crate) fn places(tag: Tag, values: &[f64]) -> InMemElement {
+    text(tag, VR::DS, &values.iter().map(|&value| rounded(value, 10)).collect::<Vec<_>>().join("\\"))
+}
+
 /// A decimal string: at most sixteen characters.
 fn decimal(value: f64) -> String {
-    let text = format!("{value:.5}");
+    rounded(value, 5)
+}
+
+/// A number as its decimal string gives it back.
+pub(crate) fn written(value: f64) -> f64 {
+    decimal(value).parse().unwrap_or(value)
+}
+
+fn rounded(value: f64, digits: usize) -> String {
+    let text = format!("{value:.digits$}");
     if text.trim_start_matches('-').chars().all(|c| c == '0' || c == '.') { "0".to_owned() } else { text }
 }
 

@@ -7,7 +7,7 @@ use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
 use dicom_object::mem::InMemElement;
 
-use super::dicom::{BEAT_MS, Header, general, number, numbers, text, uid};
+use super::dicom::{BEAT_MS, Header, general, number, numbers, places, text, uid};
 
 const IMAGE_TYPE: &str = "ORIGINAL\\PRIMARY\\CARDIAC\\NONE";
 
@@ -177,10 +177,10 @@ fn shared(header: &Header<'_>) -> InMemDicomObject {
     ];
     InMemDicomObject::from_element_iter([
         group(tags::PIXEL_MEASURES_SEQUENCE, measures),
-        group(tags::PLANE_POSITION_SEQUENCE, [numbers(tags::IMAGE_POSITION_PATIENT, &header.corner())]),
+        group(tags::PLANE_POSITION_SEQUENCE, [places(tags::IMAGE_POSITION_PATIENT, &header.corner())]),
         group(
             tags::PLANE_ORIENTATION_SEQUENCE,
-            [numbers(tags::IMAGE_ORIENTATION_PATIENT, &[plane.row, plane.column].concat())],
+            [places(tags::IMAGE_ORIENTATION_PATIENT, &[plane.row, plane.column].concat())],
         ),
         group(
             tags::FRAME_ANATOMY_SEQUENCE,

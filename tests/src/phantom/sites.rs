@@ -12,11 +12,12 @@ use rayon::prelude::*;
 
 use super::dicom::{self, Header, Vendor};
 use super::heart::{Disease, Heart};
+use super::labels::{LabelFolder, Rows, Shown};
 use super::planes::{self, Plane, Vector, View};
 use super::scanner::{self, Grid, Look};
 use super::signal::{self, Sequence};
 use super::truth::{SiteTruth, SliceTruth, SubjectTruth};
-use super::{PhantomError, Progress, dicom_folder};
+use super::{PhantomError, Progress, dicom_folder, labels_folder};
 
 /// One hospital's phantom: a size (how many subjects), a look (the scanner's), a mix (what is scanned, of whom).
 ///
@@ -362,7 +363,7 @@ pub(super) fn rng(seed: u64, letter: char, subject: usize, purpose: &str) -> Cha
     ChaCha8Rng::from_seed(digest.finish().0)
 }
 
-/// Writes a site's images below `folder/dicom` and the truth below `folder/truth`.
+/// Writes a site's images below `folder/dicom`, its labels below `folder/labels` and the truth below `folder/truth`.
 pub fn write_site(
     spec: &SiteSpec,
     seed: u64,
@@ -372,16 +373,20 @@ pub fn write_site(
     let (images, truth_folder) = (dicom_folder(folder), folder.join("truth"));
     fs::create_dir_all(&images)?;
     fs::create_dir_all(&truth_folder)?;
+    let label_folder = labels_folder(folder);
+    let labels = LabelFolder::new(&label_folder, spec.vendor)?;
     let done = AtomicUsize::new(0);
-    let subjects: Result<Vec<_>, PhantomError> = (0..spec.subjects)
+    let subjects: Result<Vec<(SubjectTruth, Rows)>, PhantomError> = (0..spec.subjects)
         .into_par_iter()
         .map(|index| {
-            let subject = write_subject(spec, seed, index, &images, &truth_folder)?;
+            let subject = write_subject(spec, seed, index, &images, &labels)?;
             progress(Progress { done: done.fetch_add(1, Ordering::Relaxed) + 1, total: spec.subjects });
             Ok(subject)
         })
         .collect();
-    let truth = SiteTruth { subjects: subjects? };
+    let (subjects, rows): (_, Vec<Rows>) = subjects?.into_iter().unzip();
+    labels.finish(&rows)?;
+    let truth = SiteTruth { subjects };
     fs::write(truth_folder.join("subjects.json"), serde_json::to_vec_pretty(&truth).map_err(std::io::Error::from)?)?;
     Ok(truth)
 }
@@ -391,8 +396,8 @@ fn write_subject(
     seed: u64,
     index: usize,
     images: &Path,
-    truth_folder: &Path,
-) -> Result<SubjectTruth, PhantomError> {
+    labels: &LabelFolder<'_>,
+) -> Result<(SubjectTruth, Rows), PhantomError> {
     let mut rng = rng(seed, spec.letter, index, "subject");
     let heart = spec.draw(index, &mut rng);
     let patient_id = match spec.vendor {
@@ -400,11 +405,8 @@ fn write_subject(
         _ => format!("PHANTOM-{}{index:04}", spec.letter),
     };
     let mut writer = dicom::Writer::new(spec.vendor, images, &patient_id)?;
-    let labels = |name: &str, scan: &scanner::Scan| {
-        write_labels(&truth_folder.join(&patient_id).join(format!("{name}.png")), &scan.labels, spec.grid().stored())
-    };
     let uid = |kind: &str| dicom::uid(&format!("{seed} {} {index} {kind}", spec.letter));
-    let (mut series, mut numbers, mut count) = (Vec::new(), BTreeMap::new(), 0);
+    let (mut series, mut shown, mut numbers, mut count) = (Vec::new(), Vec::new(), BTreeMap::new(), 0);
     for (place, acquired) in spec.acquired(&heart, &mut rng).iter().enumerate() {
         let key = dicom::series_key(spec.vendor, acquired);
         let series_uid = uid(&format!("series {key}"));
@@ -428,36 +430,21 @@ fn write_subject(
             let sop_uid = uid(&format!("image {place}"));
             let frames: Vec<_> = scans.iter().map(|scan| scan.pixels.as_slice()).collect();
             writer.write_enhanced(&header, &sop_uid, &frames)?;
-            for (frame, scan) in scans.iter().enumerate() {
-                labels(&format!("{sop_uid}.{}", frame + 1), scan)?;
-            }
         } else {
             for (phase, scan) in scans.iter().enumerate() {
                 let sop_uid = uid(&format!("image {place} {phase}"));
                 writer.write(&header, &sop_uid, phase, &scan.pixels)?;
-                labels(&sop_uid, scan)?;
             }
         }
         count += scans.len();
+        let named = (series_uid.clone(), header.series_number);
+        shown.push(Shown::of(named, acquired, header.grid, header.corner(), &scans));
         let Acquired { sequence, view, along, breath, .. } = *acquired;
         series.push(SliceTruth { series_uid, sequence, view, along, breath_mm: breath });
     }
     writer.finish()?;
-    Ok(SubjectTruth::of(&heart, patient_id, count, series))
-}
-
-/// A segmentation as an 8-bit PNG: 0 background, 1 LV, 2 myocardium, 3 RV, 4 LA, 5 RA, 6 scar.
-fn write_labels(path: &Path, labels: &[u8], side: usize) -> Result<(), PhantomError> {
-    debug_assert!(labels.iter().all(|&label| usize::from(label) < scanner::LABELS.len()));
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let file = std::io::BufWriter::new(fs::File::create(path)?);
-    let mut encoder = png::Encoder::new(file, side as u32, side as u32);
-    encoder.set_color(png::ColorType::Grayscale);
-    encoder.set_compression(png::Compression::Fastest);
-    encoder.write_header()?.write_image_data(labels)?;
-    Ok(())
+    let rows = labels.subject(&heart, &patient_id, &shown)?;
+    Ok((SubjectTruth::of(&heart, patient_id, count, series), rows))
 }
 
 #[cfg(test)]

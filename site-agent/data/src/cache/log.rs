@@ -8,7 +8,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use common::codec::{self, Kind};
+use common::codec::{self, CodecError, Kind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -24,12 +24,16 @@ pub(crate) struct Log<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> Log<T> {
-    /// Opens a log for appending, drops a torn tail, and gives all records to `each`.
+    /// Opens a log for appending, drops a torn tail, and gives all records to `each`. A log of another version begins
+    /// anew: a cache can be made again.
     pub(crate) fn open(path: &Path, kind: Kind, mut each: impl FnMut(T)) -> Result<Self, CacheError> {
         let disk = || CacheError::disk(path);
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(disk())?;
-        let whole = read_records(path, &mut file, kind, &mut each)?;
+        let whole = match read_records(path, &mut file, kind, &mut each) {
+            Err(CacheError::OtherVersion { .. }) => 0,
+            read => read?,
+        };
         file.set_len(whole).map_err(disk())?;
         file.seek(SeekFrom::Start(whole)).map_err(disk())?;
         Ok(Self { path: path.to_owned(), file, kind, unwritten: Vec::new(), records: PhantomData })
@@ -73,12 +77,18 @@ fn read_records<T: DeserializeOwned>(
     each: &mut impl FnMut(T),
 ) -> Result<u64, CacheError> {
     let disk = || CacheError::disk(path);
+    let folder = || path.parent().unwrap_or(path).to_owned();
     let size = file.metadata().map_err(disk())?.len();
     let mut reader = io::BufReader::with_capacity(1 << 20, file);
-    let mut whole = 0;
+    let (mut whole, mut other_version) = (0, false);
     while let Some(record) = next_record(&mut reader, size - whole).map_err(disk())? {
-        let Ok(value) = codec::decode(kind, &record) else { break };
-        each(value);
+        match codec::decode(kind, &record) {
+            Ok(value) => each(value),
+            Err(error) => {
+                other_version = whole == 0 && matches!(error, CodecError::Version { .. });
+                break;
+            }
+        }
         whole += 4 + record.len() as u64;
     }
     let mut tail = Vec::new();
@@ -86,8 +96,10 @@ fn read_records<T: DeserializeOwned>(
     reader.take(size - whole).read_to_end(&mut tail).map_err(disk())?;
     if holds_record::<T>(kind, &tail) {
         let what = format!("a record at byte {whole} is not whole, although whole ones follow it");
-        let folder = path.parent().unwrap_or(path).to_owned();
-        return Err(CacheError::Damaged { folder, what });
+        return Err(CacheError::Damaged { folder: folder(), what });
+    }
+    if other_version {
+        return Err(CacheError::OtherVersion { folder: folder() });
     }
     Ok(whole)
 }

@@ -52,6 +52,14 @@ pub enum CacheError {
         /// First digits of the image plan that was asked for.
         wanted: String,
     },
+    /// Written by another version of this program, which kept other things of a series.
+    #[error(
+        "the frame cache {folder} was written by another version of the site agent: run `site-agent index` again on the folder with your images"
+    )]
+    OtherVersion {
+        /// The cache's folder.
+        folder: PathBuf,
+    },
     /// Made under another secret, so that its subjects are other pseudonyms.
     #[error(
         "the frame cache {folder} was built under another site secret: restore that secret, or delete the cache and index again"

@@ -4,11 +4,12 @@ use common::Digest;
 use common::codec::Kind;
 use serde::{Deserialize, Serialize};
 
+use crate::geometry::Placement;
 use crate::keys::{PathKey, SeriesKey, StudyKey, SubjectKey};
 use crate::labels::{Level, Plane, Rule, Sequence, Vendor};
 use crate::skip::SkipReason;
 
-pub(super) const SERIES: Kind = Kind { name: *b"series\0\0", version: 2 };
+pub(super) const SERIES: Kind = Kind { name: *b"series\0\0", version: 3 };
 
 /// A line of `series.log`; the last one about a series of a source counts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,7 +61,11 @@ pub struct SeriesRecord {
     pub matrix: [u32; 2],
     /// Distance of rows and of columns as acquired, in mm.
     pub spacing_mm: [f64; 2],
-    /// The modality values that became 0 and 1; milliseconds for a T1 map.
+    /// From the middle of a slice to that of the next as the scanner was told, in mm: SpacingBetweenSlices (0018,0088),
+    /// else SliceThickness (0018,0050).
+    pub slice_step_mm: Option<f64>,
+    /// The modality values that became 0 and 1; milliseconds for a T1 map. Where low values are bright (MONOCHROME1) the
+    /// first is the larger.
     pub window: [f64; 2],
     /// Slices, from base to apex for short-axis stacks. Empty if no image of the series could be used.
     pub slices: Vec<SliceRecord>,
@@ -79,6 +84,8 @@ pub struct SeriesRecord {
 pub struct SliceRecord {
     /// Along the series' normal, in mm.
     pub position_mm: Option<f64>,
+    /// Where its first frame lies in the patient; none if its header does not say.
+    pub placement: Option<Placement>,
     /// The third of the ventricle, for short-axis slices.
     pub level: Option<Level>,
     /// Frames, in the order of the cardiac cycle.
@@ -114,8 +121,28 @@ impl SeriesRecord {
         (self.source, self.key)
     }
 
+    /// The modality value of a fraction of the window, as a cached pixel holds it. What lay outside the window was clipped.
+    pub fn modality_value(&self, fraction: f64) -> f64 {
+        self.window[0] + fraction * (self.window[1] - self.window[0])
+    }
+
     /// How many frames there are.
     pub fn frame_count(&self) -> u64 {
         self.slices.iter().map(|slice| u64::from(slice.phases)).sum()
+    }
+
+    /// SHA-256 of its pixels: the same images under two names have one.
+    pub fn pixels(&self) -> Digest {
+        self.pixels
+    }
+
+    /// From the middle of a slice to that of the next, in mm: as they lie, if there are several, else as the scanner was told.
+    /// None if neither is known.
+    pub fn slice_distance_mm(&self) -> Option<f64> {
+        let places: Option<Vec<f64>> = self.slices.iter().map(|slice| slice.position_mm).collect();
+        match places.as_deref() {
+            Some([first, .., last]) => Some((last - first).abs() / (self.slices.len() - 1) as f64),
+            _ => self.slice_step_mm,
+        }
     }
 }

@@ -98,7 +98,11 @@ impl FrameWriter {
         let folder = frames_folder(cache.path(), images);
         fs::create_dir_all(&folder).map_err(CacheError::disk(&folder))?;
         sync_folder(cache.path()).map_err(CacheError::disk(cache.path()))?;
-        let records = read_series(&folder)?;
+        let records = match read_series(&folder) {
+            // Its frames are made again.
+            Err(CacheError::OtherVersion { .. }) => Records::default(),
+            read => read?,
+        };
         remove_other_frames(&folder, records.file)?;
         let (held, recorded) = (bytes_in(&folder, records.file)?, committed(records.all_frames, images));
         if held < recorded {

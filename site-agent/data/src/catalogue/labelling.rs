@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{FoundImage, FrameSource, SAME_AXIS, Series, Slice};
 use crate::dicom::FrameHeader;
+use crate::geometry::Vector;
 use crate::keys::{StudyKey, SubjectKey};
-use crate::labels::{Evidence, Level, Line, Plane, Rule, Sequence, level_along, long_axis_plane, sequence_of};
+use crate::labels::{Evidence, Level, Plane, Rule, Sequence, level_along, long_axis_plane, sequence_of};
 
 /// Parallel slices, of any series, that make a short-axis stack when no name says so.
 const STACK: usize = 6;
@@ -65,7 +66,7 @@ pub(super) fn label_by_study(series: &mut [Series]) {
 }
 
 /// The axis of the study's short-axis slices: of those named so, or of the largest stack of parallel slices.
-fn short_axis(series: &[Series], members: &[usize]) -> Option<Line> {
+fn short_axis(series: &[Series], members: &[usize]) -> Option<Vector> {
     let named = members
         .iter()
         .filter(|&&member| series[member].plane.0 == Plane::Sax && series[member].axis.is_some())
@@ -85,16 +86,16 @@ fn short_axis(series: &[Series], members: &[usize]) -> Option<Line> {
     stacks.reduce(|best, other| if other.0 > best.0 { other } else { best }).map(|(_, axis)| axis)
 }
 
-fn is_parallel(series: &[Series], member: usize, axis: Line) -> bool {
+fn is_parallel(series: &[Series], member: usize, axis: Vector) -> bool {
     series[member].axis.is_some_and(|own| cosine(own, axis) > SAME_AXIS)
 }
 
-fn cosine(a: Line, b: Line) -> f64 {
+fn cosine(a: Vector, b: Vector) -> f64 {
     (a[0] * b[0] + a[1] * b[1] + a[2] * b[2]).abs()
 }
 
 /// Not along the body's axes: a heart's short axis never is, scouts and axial stacks are.
-fn is_oblique(axis: Line) -> bool {
+fn is_oblique(axis: Vector) -> bool {
     axis.iter().all(|part| part.abs() < 0.95)
 }
 
@@ -111,7 +112,7 @@ fn distinct(values: impl Iterator<Item = f64>) -> usize {
 }
 
 /// The plane of a series of the heart that no name tells.
-fn name_plane(series: &mut Series, short_axis: Line) {
+fn name_plane(series: &mut Series, short_axis: Vector) {
     let Some(axis) = series.axis else { return };
     if series.plane.1 != Rule::Undecided || series.sequence.0 == Sequence::Other {
         return;

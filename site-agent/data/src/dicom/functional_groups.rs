@@ -73,6 +73,11 @@ impl Groups<'_> {
         let spacing = self.fixed::<2>(tags::PIXEL_MEASURES_SEQUENCE, tags::PIXEL_SPACING);
         let spacing =
             spacing.filter(|mm| mm.iter().all(|mm| (0.05..=50.0).contains(mm))).ok_or(SkipReason::NoSpacing)?;
+        // Some write the distance with the sign of the direction in which they scanned.
+        let depth = |tag| {
+            let mm = number(self.holder(tags::PIXEL_MEASURES_SEQUENCE, tag), tag).map(f64::abs);
+            mm.filter(|mm| (0.05..=200.0).contains(mm))
+        };
         let cardiac = self.holder(tags::CARDIAC_SYNCHRONIZATION_SEQUENCE, tags::NOMINAL_CARDIAC_TRIGGER_DELAY_TIME);
         let modifier = self.holder(tags::MR_MODIFIER_SEQUENCE, tags::INVERSION_TIMES);
         let content = self.holder(tags::FRAME_CONTENT_SEQUENCE, tags::TEMPORAL_POSITION_INDEX);
@@ -80,6 +85,8 @@ impl Groups<'_> {
             position: self.fixed(tags::PLANE_POSITION_SEQUENCE, tags::IMAGE_POSITION_PATIENT),
             orientation: self.fixed(tags::PLANE_ORIENTATION_SEQUENCE, tags::IMAGE_ORIENTATION_PATIENT),
             spacing,
+            thickness_mm: depth(tags::SLICE_THICKNESS),
+            between_mm: depth(tags::SPACING_BETWEEN_SLICES),
             trigger_ms: number(cardiac, tags::NOMINAL_CARDIAC_TRIGGER_DELAY_TIME)
                 .or_else(|| number(self.object, tags::TRIGGER_TIME))
                 .or_else(|| self.frame_time()),

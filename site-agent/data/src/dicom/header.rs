@@ -127,6 +127,10 @@ pub(crate) struct FrameHeader {
     pub orientation: Option<[f64; 6]>,
     /// Distance of rows and of columns, in mm.
     pub spacing: [f64; 2],
+    /// SliceThickness, in mm.
+    pub thickness_mm: Option<f64>,
+    /// SpacingBetweenSlices, in mm.
+    pub between_mm: Option<f64>,
     /// TriggerTime or NominalCardiacTriggerDelayTime, in ms.
     pub trigger_ms: Option<f64>,
     /// TemporalPositionIndex.

@@ -10,7 +10,9 @@ use super::walk::WalkedFile;
 use super::workers::Crew;
 use super::{IntakeError, IntakeProgress, Stage};
 use crate::cache::{FrameWriter, SeriesId, SeriesRecord, SkippedImage, SliceRecord};
-use crate::catalogue::{Catalogue, FoundImage, Series, Slice};
+use crate::catalogue::{Catalogue, FoundImage, FrameSource, Series, Slice};
+use crate::dicom::FrameHeader;
+use crate::geometry::Placement;
 use crate::keys::{PathKey, SeriesKey, SiteSecret};
 use crate::limits::IntakeLimits;
 use crate::normalize::{Geometry, Normalized, Normalizer};
@@ -213,15 +215,22 @@ fn record(
     skipped: Vec<SkippedImage>,
 ) -> (SeriesRecord, Vec<Vec<u16>>) {
     let by_place: BTreeMap<usize, Vec<u16>> = places.iter().copied().zip(normalized.frames).collect();
+    let header = |source: &FrameSource| &sources.found.images[source.image].header.frames[source.frame as usize];
     let (mut first, mut slices) = (0, Vec::new());
     for slice in &series.slices {
         let end = first + slice.frames.len();
-        let phases = by_place.range(first..end).count() as u32;
-        if phases > 0 {
-            slices.push(SliceRecord { position_mm: slice.position_mm, level: slice.level, phases });
+        let mut decoded = by_place.range(first..end).map(|(place, _)| header(&slice.frames[place - first]));
+        if let Some(shown) = decoded.next() {
+            slices.push(SliceRecord {
+                position_mm: slice.position_mm,
+                placement: placement(shown),
+                level: slice.level,
+                phases: 1 + decoded.count() as u32,
+            });
         }
         first = end;
     }
+    let told = series.slices.first().and_then(|slice| slice.frames.first()).map(header);
     let record = SeriesRecord {
         key: series.key,
         subject: series.subject,
@@ -234,7 +243,9 @@ fn record(
         plane_rule: series.plane.1,
         matrix: series.matrix,
         spacing_mm: series.spacing_mm,
-        window: normalized.window,
+        slice_step_mm: told.and_then(|frame| frame.between_mm.or(frame.thickness_mm)),
+        // Where low is bright, values were negated before they were normalised.
+        window: if series.inverted_gray { normalized.window.map(|value| -value) } else { normalized.window },
         slices,
         skipped,
         first_frame: 0,
@@ -242,6 +253,10 @@ fn record(
         pixels: Digest([0; 32]),
     };
     (record, by_place.into_values().collect())
+}
+
+fn placement(frame: &FrameHeader) -> Option<Placement> {
+    Placement::new(frame.position?, frame.orientation?)
 }
 
 /// The ledger's lines about images whose pixels could not be read, in this run or in an earlier one.

@@ -15,7 +15,7 @@ use crate::keys::PathKey;
 use crate::skip::{Skip, SkipReason};
 use crate::worker::{Content, Parser};
 
-const FILE: Kind = Kind { name: *b"headers\0", version: 2 };
+const FILE: Kind = Kind { name: *b"headers\0", version: 3 };
 /// Files between two flushes of the log.
 const BATCH: usize = 256;
 

@@ -4,34 +4,19 @@
 //! ventricle's long axis runs from the valves to the apex leftwards, forwards and down: (+, -, -).
 
 use super::{Level, Plane};
-
-/// A direction or a point, in millimetres.
-pub(crate) type Line = [f64; 3];
+use crate::geometry::{Vector, cross, dot, unit};
 
 /// Direction from base to apex in most people; only its sign along a stack is used.
-const TOWARD_APEX: Line = [0.6, -0.5, -0.6];
-
-fn dot(a: Line, b: Line) -> f64 {
-    a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-}
-
-fn cross([a, b, c]: Line, [d, e, f]: Line) -> Line {
-    [b * f - c * e, c * d - a * f, a * e - b * d]
-}
-
-fn unit(a: Line) -> Option<Line> {
-    let length = dot(a, a).sqrt();
-    (length.is_finite() && length > 1e-6).then(|| a.map(|x| x / length))
-}
+const TOWARD_APEX: Vector = [0.6, -0.5, -0.6];
 
 /// The normal of ImageOrientationPatient's row and column directions; none if they do not span a plane.
-pub(crate) fn slice_axis(orientation: &[f64; 6]) -> Option<Line> {
+pub(crate) fn slice_axis(orientation: &[f64; 6]) -> Option<Vector> {
     let [a, b, c, d, e, f] = *orientation;
     unit(cross([a, b, c], [d, e, f]))
 }
 
 /// The axis, turned so that it points from base to apex.
-pub(crate) fn toward_apex(axis: Line) -> Line {
+pub(crate) fn toward_apex(axis: Vector) -> Vector {
     if dot(axis, TOWARD_APEX) < 0.0 { axis.map(|x| -x) } else { axis }
 }
 
@@ -57,7 +42,7 @@ pub(crate) fn level_along(position: f64, stack: [f64; 2]) -> Option<Level> {
 /// A long-axis plane holds the ventricle's axis, so its normal is across it. The four-chamber plane has its normal
 /// nearest to the head. From there, turning as a right-handed screw does on its way to the apex, the two-chamber plane
 /// comes after some 75 degrees and the three-chamber plane after some 125, before the four-chamber plane comes again.
-pub(crate) fn long_axis_plane(normal: Line, short_axis: Line) -> Option<Plane> {
+pub(crate) fn long_axis_plane(normal: Vector, short_axis: Vector) -> Option<Plane> {
     let axis = toward_apex(short_axis);
     if dot(normal, axis).abs() > 0.35 {
         return None;

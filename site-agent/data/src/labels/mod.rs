@@ -14,7 +14,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use geometry::{Line, level_along, long_axis_plane, slice_axis, toward_apex};
+pub(crate) use geometry::{level_along, long_axis_plane, slice_axis, toward_apex};
 pub use names::Vendor;
 pub(crate) use names::{Exclusion, Names, read_names};
 

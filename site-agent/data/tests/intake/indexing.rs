@@ -580,3 +580,85 @@ fn two_indexers_do_not_write_one_cache() {
     .unwrap();
     assert!(matches!(busy, Some(Err(IntakeError::Cache(CacheError::Busy { .. })))));
 }
+
+#[test]
+fn where_each_slice_lies_and_how_far_apart_they_are_is_kept() {
+    let site = Site::new();
+    let template = Image::new().with(tags::SLICE_THICKNESS, VR::DS, "8");
+    let cine = short_axis_cine(&template.clone().with(tags::SPACING_BETWEEN_SLICES, VR::DS, "-10"), 3, 2);
+    site.write_all("cine", &cine);
+    site.write("lone", &Image { series: 2, position: [1.5, -2.0, 3.25], ..template });
+    let measures = item(vec![
+        element(tags::PIXEL_SPACING, VR::DS, "1\\1"),
+        element(tags::SLICE_THICKNESS, VR::DS, "6"),
+        element(tags::SPACING_BETWEEN_SLICES, VR::DS, "7.5"),
+    ]);
+    let groups = vec![item(vec![sequence(tags::PIXEL_MEASURES_SEQUENCE, vec![measures])])];
+    let mut enhanced = Image { series: 3, class: uids::ENHANCED_MR_IMAGE_STORAGE, ..Image::new() };
+    enhanced.extra.push(sequence(tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE, groups));
+    site.write("enhanced", &enhanced);
+    site.index().unwrap();
+    let cache = site.cache();
+    let mut steps: Vec<_> = cache.series().iter().map(|record| record.slice_step_mm).collect();
+    steps.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    assert_eq!(steps, [Some(7.5), Some(8.0), Some(10.0)], "between slices, else their thickness");
+    for record in cache.series() {
+        let origins: Vec<_> = record.slices.iter().map(|slice| slice.placement.unwrap().origin).collect();
+        let expected: Vec<[f64; 3]> = match record.slice_step_mm {
+            Some(10.0) => (0..3).map(|slice| along_axis(f64::from(slice) * 10.0)).collect(),
+            Some(8.0) => vec![[1.5, -2.0, 3.25]],
+            _ => vec![[0.0; 3]],
+        };
+        for (origin, expected) in origins.iter().zip(&expected) {
+            assert!(origin.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9), "{origins:?}");
+        }
+        assert_eq!(origins.len(), expected.len());
+    }
+}
+
+#[test]
+fn a_cached_fraction_goes_back_to_its_modality_value_also_where_low_is_bright() {
+    for photometric in ["MONOCHROME2", "MONOCHROME1"] {
+        let site = Site::new();
+        site.write("1", &Image { photometric, slope: Some("2"), intercept: Some("-50"), ..Image::new().marked(700) });
+        site.index().unwrap();
+        let cache = site.cache();
+        let (record, pixels) = (&cache.series()[0], cache.pixels(cache.frames().next().unwrap()).to_vec());
+        assert!(
+            (record.modality_value(f64::from(pixels[2 * 16 + 8])) - (2.0 * 700.0 - 50.0)).abs() < 0.05,
+            "{photometric}"
+        );
+    }
+}
+
+#[test]
+fn a_cache_of_another_version_says_so_and_indexing_makes_it_again() {
+    let site = Site::new();
+    site.write_all("a", &short_axis_cine(&Image::new(), 3, 4));
+    site.index().unwrap();
+    let frames = |cache: &FrameCache| cache.frames().map(|frame| cache.pixels(frame).to_vec()).collect::<Vec<_>>();
+    let before = frames(&site.cache());
+    let logs = [site.options.cache.join("headers.log"), series_log(&site.options.cache)];
+    for log in &logs {
+        let mut bytes = fs::read(log).unwrap();
+        // u32 length, magic, name, then the version; of every record.
+        let mut at = 0;
+        while at < bytes.len() {
+            bytes[at + 16] -= 1;
+            at += 4 + u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize;
+        }
+        fs::write(log, bytes).unwrap();
+    }
+    let opened = FrameCache::open(&site.options.cache, &site.options.images);
+    let error = opened.err().unwrap();
+    assert!(matches!(error, CacheError::OtherVersion { .. }) && error.to_string().contains("index` again"), "{error}");
+    let report = site.index().unwrap();
+    assert_eq!((report.new_series, report.unchanged_series), (1, 0));
+    assert_eq!(frames(&site.cache()), before);
+    assert_eq!(site.index().unwrap().unchanged_series, 1);
+}
+
+fn series_log(cache: &Path) -> PathBuf {
+    let folders = fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path());
+    folders.filter(|path| path.is_dir()).map(|path| path.join("series.log")).find(|path| path.exists()).unwrap()
+}

@@ -1,0 +1,176 @@
+//! A site's own labels: what doctors say of patients, drew on images, and marked.
+//!
+//! ```text
+//! labels/
+//!   labels.toml      which codes of the masks mean what
+//!   classes.csv      subject,<column>,...                               one row a subject; an empty cell says nothing
+//!   masks.csv        subject,series,phase,file                          file: NIfTI, relative to the folder
+//!   landmarks.csv    subject,series,phase,landmark,x_mm,y_mm,z_mm       DICOM patient coordinates (LPS)
+//! ```
+//!
+//! `subject` is PatientID (0010,0020), or a UK Biobank participant; `series` is SeriesInstanceUID (0020,000E); both become
+//! pseudonyms in the function that reads them. `phase` is the frame of the cardiac cycle, from 0; it may be empty for a
+//! series of a single phase. A mask is on the grid of its images, in whatever order of axes, and is matched to slices by
+//! where it lies in the patient, never by its place in a list. Nothing is guessed: what does not fit is refused by name.
+
+mod codes;
+mod error;
+mod landmarks;
+mod masks;
+mod matching;
+mod order;
+mod projection;
+mod tables;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+pub use error::{LabelError, TableRow};
+pub use landmarks::FrameLandmarks;
+pub use masks::SeriesMask;
+pub use projection::{frame_to_native, mask_on_frame};
+
+use crate::cache::{FrameCache, SeriesRecord};
+use crate::catalogue::part_key;
+use crate::keys::{SeriesKey, SiteSecret, SubjectKey};
+use codes::Codes;
+use tables::{ClassTable, LandmarkRow, MaskRow};
+
+/// An open folder of labels. Its tables are read; its masks are read when they are asked for.
+pub struct Labels {
+    codes: Codes,
+    classes: Option<ClassTable>,
+    masks: Option<Vec<MaskRow>>,
+    landmarks: Option<Vec<LandmarkRow>>,
+    folder: std::path::PathBuf,
+}
+
+impl Labels {
+    /// Opens a folder of labels: each of the three tables may be missing, but not all of them.
+    pub fn open(folder: &Path, secret: &SiteSecret) -> Result<Self, LabelError> {
+        let labels = Self {
+            codes: Codes::read(&folder.join("labels.toml"))?,
+            classes: tables::classes(&folder.join("classes.csv"), secret)?,
+            masks: tables::masks(&folder.join("masks.csv"), secret)?,
+            landmarks: tables::landmarks(&folder.join("landmarks.csv"), secret)?,
+            folder: folder.to_owned(),
+        };
+        if labels.classes.is_none() && labels.masks.is_none() && labels.landmarks.is_none() {
+            return Err(LabelError::NoTables { folder: folder.to_owned() });
+        }
+        Ok(labels)
+    }
+
+    /// The class of each subject that a column says something of, as its place in `classes`.
+    pub fn classes(&self, column: &str, classes: &[String]) -> Result<BTreeMap<SubjectKey, usize>, LabelError> {
+        let table = self.classes.as_ref().ok_or_else(|| self.no_table("classes.csv"))?;
+        table.column(column, classes)
+    }
+
+    /// The masks of all series that are `wanted`, with the places of their classes in `classes`, in the order of the
+    /// cache's series and of phases.
+    pub fn masks(
+        &self,
+        cache: &FrameCache,
+        wanted: impl Fn(&SeriesRecord) -> bool,
+        classes: &[String],
+    ) -> Result<Vec<SeriesMask>, LabelError> {
+        let rows = self.masks.as_ref().ok_or_else(|| self.no_table("masks.csv"))?;
+        masks::read_all(rows, &self.folder, &self.codes, cache, &wanted, classes)
+    }
+
+    /// The landmarks of all series that are `wanted`, by their places in `names`, in the order of the cache's frames.
+    pub fn landmarks(
+        &self,
+        cache: &FrameCache,
+        wanted: impl Fn(&SeriesRecord) -> bool,
+        names: &[String],
+    ) -> Result<Vec<FrameLandmarks>, LabelError> {
+        let rows = self.landmarks.as_ref().ok_or_else(|| self.no_table("landmarks.csv"))?;
+        landmarks::place_all(rows, &self.folder, cache, &wanted, names)
+    }
+
+    /// Whether every subject and every series that the tables name is in the cache, and every mask's file is there.
+    pub fn check(&self, cache: &FrameCache) -> Result<(), LabelError> {
+        let index = SeriesIndex::of(cache);
+        if let Some(table) = &self.classes {
+            for (row, subject) in table.subjects() {
+                index.knows(row, subject)?;
+            }
+        }
+        for row in self.masks.iter().flatten() {
+            index.records(&row.at, row.subject, row.series)?;
+            masks::is_there(&self.folder, row)?;
+        }
+        for row in self.landmarks.iter().flatten() {
+            index.records(&row.at, row.subject, row.series)?;
+        }
+        Ok(())
+    }
+
+    fn no_table(&self, name: &'static str) -> LabelError {
+        LabelError::NoTable { file: self.folder.join(name) }
+    }
+}
+
+/// Parts that a series may have been cut into: by orientation, by magnitude and real part.
+const PARTS: usize = 32;
+
+/// A cache's records by what tables name them.
+struct SeriesIndex<'a> {
+    cache: &'a FrameCache,
+    series: BTreeMap<SeriesKey, Vec<u32>>,
+    subjects: BTreeSet<SubjectKey>,
+}
+
+impl<'a> SeriesIndex<'a> {
+    fn of(cache: &'a FrameCache) -> Self {
+        let mut series: BTreeMap<SeriesKey, Vec<u32>> = BTreeMap::new();
+        for (place, record) in (0_u32..).zip(cache.series()) {
+            series.entry(record.key).or_default().push(place);
+        }
+        Self { cache, series, subjects: cache.subjects().into_iter().collect() }
+    }
+
+    /// Whether a subject has images.
+    fn knows(&self, at: &TableRow, subject: SubjectKey) -> Result<(), LabelError> {
+        if self.subjects.contains(&subject) {
+            return Ok(());
+        }
+        Err(LabelError::UnknownSubject { at: at.clone() })
+    }
+
+    /// The records of a row's series: several if it was cut into parts, or lies in several sources.
+    fn records(
+        &self,
+        at: &TableRow,
+        subject: SubjectKey,
+        series: SeriesKey,
+    ) -> Result<Vec<(u32, &'a SeriesRecord)>, LabelError> {
+        self.knows(at, subject)?;
+        let keys = std::iter::once(series).chain((0..PARTS).map(|part| part_key(series, part)));
+        let places = keys.filter_map(|key| self.series.get(&key)).flatten();
+        let all: Vec<(u32, &SeriesRecord)> =
+            places.map(|place| (*place, &self.cache.series()[*place as usize])).collect();
+        let own: Vec<_> = all.iter().copied().filter(|(_, record)| record.subject == subject).collect();
+        match (all.is_empty(), own.is_empty()) {
+            (true, _) => Err(LabelError::UnknownSeries { at: at.clone() }),
+            (false, true) => Err(LabelError::OtherSubject { at: at.clone() }),
+            (false, false) => Ok(own),
+        }
+    }
+}
+
+/// The phase of a record that a row means.
+fn phase_of(at: &TableRow, phase: Option<u32>, record: &SeriesRecord) -> Result<u32, LabelError> {
+    let phases = record.slices.iter().map(|slice| slice.phases).max().unwrap_or(0);
+    match phase {
+        None if phases == 1 => Ok(0),
+        Some(phase) if phase < phases => Ok(phase),
+        None => Err(LabelError::NoPhase { at: at.clone(), phases }),
+        Some(phase) => Err(LabelError::Phase { at: at.clone(), phase, phases }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

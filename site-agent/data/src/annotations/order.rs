@@ -1,0 +1,173 @@
+//! Whether a map of codes is that of its masks: in a short axis, myocardium is a ring around the left ventricle.
+//!
+//! The right ventricle is a crescent beside it: its border on the ring is shorter than its free one. A class whose
+//! border lies on another for the most part is enclosed by it, and that pair must be LV and myocardium.
+
+use std::path::Path;
+
+use super::codes::Codes;
+use super::{LabelError, TableRow};
+
+/// The classes that are told apart.
+const NAMES: [&str; 3] = ["LV", "myocardium", "RV"];
+/// How they are drawn, after background.
+const LETTERS: [char; 4] = ['.', 'L', 'm', 'R'];
+/// Share of a border on another class from which on it is enclosed.
+const ENCLOSED: f64 = 0.5;
+/// Sides of pixels that a border needs to tell anything.
+const BORDER: u32 = 24;
+/// Columns, and rows, of a drawing; letters are twice as tall as wide.
+const DRAWN: [usize; 2] = [40, 20];
+
+/// A mask whose classes lie in another order.
+#[derive(Debug, PartialEq)]
+pub(super) struct WrongOrder {
+    /// Places in [`NAMES`] of what lies inside, and of what lies around it.
+    inner: usize,
+    ring: usize,
+    picture: String,
+}
+
+impl WrongOrder {
+    /// As an error, with the codes to write.
+    pub(super) fn refused(self, at: TableRow, file: &Path, codes: &Codes) -> LabelError {
+        let other = 3 - self.inner - self.ring;
+        let held = [self.inner, self.ring, other].map(|place| NAMES[place]);
+        let found = format!("{} has {} enclosed by {}", file.display(), held[0], held[1]);
+        let lines: Vec<String> = NAMES.iter().zip(held).map(|(class, held)| codes.line(class, held)).collect();
+        LabelError::Order { at, found, picture: self.picture, remedy: lines.join(", ") }
+    }
+}
+
+/// Checks the slices of a short-axis mask, if LV, myocardium and RV are among its classes. [rows x columns] each
+pub(super) fn check<'a>(
+    slices: impl Iterator<Item = &'a [u8]>,
+    [rows, columns]: [u32; 2],
+    classes: &[String],
+) -> Result<(), WrongOrder> {
+    let places = NAMES.map(|name| classes.iter().position(|class| class == name));
+    let [Some(lv), Some(myocardium), Some(rv)] = places else { return Ok(()) };
+    let (rows, columns) = (rows as usize, columns as usize);
+    // 1 to 3 as in `NAMES`; other classes count as what lies around.
+    let heart = |value: u8| {
+        let place = usize::from(value).checked_sub(1);
+        [lv, myocardium, rv].iter().position(|held| Some(*held) == place).map_or(0, |place| place + 1)
+    };
+    let slices: Vec<Vec<usize>> = slices.map(|slice| slice.iter().map(|value| heart(*value)).collect()).collect();
+    let mut borders = [[0_u32; 4]; 4];
+    for slice in &slices {
+        for (place, &own) in slice.iter().enumerate().filter(|(_, own)| **own > 0) {
+            let (row, column) = (place / columns, place % columns);
+            let neighbours = [
+                (row > 0).then(|| slice[place - columns]),
+                (row + 1 < rows).then(|| slice[place + columns]),
+                (column > 0).then(|| slice[place - 1]),
+                (column + 1 < columns).then(|| slice[place + 1]),
+            ];
+            neighbours.into_iter().map(|other| other.unwrap_or(0)).filter(|other| *other != own).for_each(|other| {
+                borders[own][other] += 1;
+            });
+        }
+    }
+    let enclosed = |inner: usize, ring: usize| {
+        let border: u32 = borders[inner].iter().sum();
+        if border < BORDER { 0.0 } else { f64::from(borders[inner][ring]) / f64::from(border) }
+    };
+    if enclosed(1, 2) >= ENCLOSED {
+        return Ok(());
+    }
+    let pairs = (1..4).flat_map(|inner| (1..4).map(move |ring| (inner, ring))).filter(|(inner, ring)| inner != ring);
+    let wrong = pairs.max_by(|a, b| enclosed(a.0, a.1).total_cmp(&enclosed(b.0, b.1)));
+    match wrong.filter(|(inner, ring)| enclosed(*inner, *ring) >= ENCLOSED) {
+        Some((inner, ring)) => Err(WrongOrder { inner: inner - 1, ring: ring - 1, picture: drawing(&slices, columns) }),
+        None => Ok(()),
+    }
+}
+
+/// The middle one of the slices that show anything, in letters: what the heart takes of it, and a margin.
+fn drawing(slices: &[Vec<usize>], columns: usize) -> String {
+    let shown: Vec<&Vec<usize>> = slices.iter().filter(|slice| slice.iter().any(|class| *class > 0)).collect();
+    let Some(slice) = shown.get(shown.len() / 2) else { return String::new() };
+    let heart = || slice.iter().enumerate().filter(|(_, class)| **class > 0).map(|(place, _)| place);
+    let rows = slice.len() / columns;
+    let span = |along: fn(usize, usize) -> usize, count: usize| {
+        let (low, high) = heart().map(|place| along(place, columns)).fold((count, 0), |(a, b), x| (a.min(x), b.max(x)));
+        (low.saturating_sub(1), (high + 2).min(count))
+    };
+    let (top, bottom) = span(|place, columns| place / columns, rows);
+    let (left, right) = span(|place, columns| place % columns, columns);
+    // Letters are twice as tall as wide: a row for each two columns.
+    let wide = (right - left).div_ceil(DRAWN[0]).max((bottom - top).div_ceil(2 * DRAWN[1])).max(1);
+    let tall = 2 * wide;
+    let mut picture = String::new();
+    for row in (top..bottom).step_by(tall) {
+        picture.push_str("    ");
+        for column in (left..right).step_by(wide) {
+            let (row, column) = ((row + wide).min(bottom - 1), (column + wide / 2).min(right - 1));
+            picture.push(LETTERS[slice[row * columns + column]]);
+        }
+        picture.push('\n');
+    }
+    picture
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIDE: usize = 96;
+
+    /// A short axis: a disc in a ring, a crescent to its left, as the codes that are given for them.
+    fn short_axis([lv, myocardium, rv]: [u8; 3]) -> Vec<u8> {
+        let at = |place: usize| {
+            let (y, x) = ((place / SIDE) as f64 - 48.0, (place % SIDE) as f64 - 54.0);
+            match (y.hypot(x), y.hypot(x + 16.0)) {
+                (r, _) if r < 15.0 => lv,
+                (r, _) if r < 22.0 => myocardium,
+                (_, r) if r < 26.0 && x < 0.0 => rv,
+                _ => 0,
+            }
+        };
+        (0..SIDE * SIDE).map(at).collect()
+    }
+
+    fn checked(slice: &[u8]) -> Result<(), WrongOrder> {
+        let classes = NAMES.map(str::to_owned);
+        check([slice].into_iter(), [SIDE as u32; 2], &classes)
+    }
+
+    #[test]
+    fn the_right_map_is_accepted_and_each_of_the_five_wrong_ones_is_refused_with_what_it_is() {
+        assert_eq!(checked(&short_axis([1, 2, 3])), Ok(()));
+        for codes in [[1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
+            let wrong = checked(&short_axis(codes)).unwrap_err();
+            assert_eq!([wrong.inner, wrong.ring], [codes[0], codes[1]].map(|code| usize::from(code) - 1));
+        }
+    }
+
+    #[test]
+    fn what_shows_no_ring_tells_nothing() {
+        assert_eq!(checked(&[0; SIDE * SIDE]), Ok(()));
+        // A base without myocardium, and an apex of four pixels.
+        let without: Vec<u8> = short_axis([1, 0, 3]);
+        assert_eq!(checked(&without), Ok(()));
+        let mut small = vec![0; SIDE * SIDE];
+        [100, 101, 100 + SIDE, 101 + SIDE].iter().for_each(|place| small[*place] = 3);
+        assert_eq!(checked(&small), Ok(()));
+        // Nor do masks without the three classes.
+        let classes = ["LV", "myocardium"].map(str::to_owned);
+        assert_eq!(check([short_axis([2, 1, 0]).as_slice()].into_iter(), [SIDE as u32; 2], &classes), Ok(()));
+    }
+
+    #[test]
+    fn the_drawing_is_at_most_forty_letters_wide_and_shows_what_the_map_calls_what() {
+        let picture = checked(&short_axis([3, 2, 1])).unwrap_err().picture;
+        let lines: Vec<&str> = picture.lines().map(str::trim_start).collect();
+        assert!(lines.iter().all(|line| line.len() <= 40) && lines.len() <= 20, "{picture}");
+        let middle = lines[lines.len() / 2];
+        // From left to right: crescent, ring, disc, ring.
+        let runs: String =
+            middle.chars().fold(String::new(), |runs, c| if runs.ends_with(c) { runs } else { runs + &c.to_string() });
+        assert_eq!(runs.trim_matches('.'), "LmRm", "{picture}");
+    }
+}
