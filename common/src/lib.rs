@@ -12,6 +12,7 @@ pub mod privacy;
 pub mod refusal;
 pub mod seed;
 pub mod share;
+pub mod task;
 pub mod update;
 pub mod weights;
 
@@ -19,5 +20,6 @@ pub use assignment::{Assignment, Decline, Directive, Phase, Progress};
 pub use ids::{Digest, FederationName, RoundNumber, RunId, SiteId};
 pub use plan::{Plan, PlanDraft};
 pub use refusal::Refusal;
+pub use task::{Task, TaskName};
 pub use update::{Meters, SealedUpdate, Update, UpdateManifest};
 pub use weights::{NamedTensors, Signature, Tensor};

@@ -17,6 +17,8 @@ pub mod images;
 pub mod job;
 pub mod journal;
 pub mod link;
+pub mod metrics;
 pub mod pictures;
+pub mod tasks;
 pub mod trainer;
 pub mod training;

@@ -5,13 +5,14 @@ use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
-use common::NamedTensors;
 use common::plan::{Centering, ModelPlan};
+use common::{NamedTensors, Task};
 
 use crate::dino;
 use crate::fused::Fused;
+use crate::heads::{self, Shown};
 use crate::names::BACKBONE;
-use crate::parameters::{Parameters, host};
+use crate::parameters::{Parameters, host, tensor};
 use crate::vit::{self, Images};
 
 /// What one step needs.
@@ -54,9 +55,34 @@ pub(crate) struct StepOutput {
     pub(crate) student_logits: Vec<f32>,
 }
 
+/// What a step of a task's training needs.
+pub(crate) struct TaskInput<'a> {
+    pub(crate) plan: &'a ModelPlan,
+    pub(crate) task: &'a Task,
+    pub(crate) weights: &'a NamedTensors,
+    pub(crate) shown: Shown<'a>,
+    pub(crate) drop_path: Vec<[Vec<f32>; 2]>,
+    /// Which tensors are trained at all.
+    pub(crate) trained: &'a dyn Fn(&str) -> bool,
+}
+
+/// What it gives.
+pub(crate) struct TaskOutput {
+    pub(crate) loss: f64,
+    /// Gradients by name.
+    pub(crate) gradients: BTreeMap<String, Vec<f32>>,
+}
+
+/// From logits to a loss and its gradient, on the host.
+pub(crate) type Loss<'a> = &'a dyn Fn(&[f32]) -> (f64, Vec<f32>);
+
 /// A device that computes steps and features.
 pub(crate) trait Compute: Send {
     fn step(&self, input: &StepInput<'_>) -> StepOutput;
+    /// A step of a task's training.
+    fn finetune(&self, input: &TaskInput<'_>, loss: Loss<'_>) -> TaskOutput;
+    /// What a task's network says, row-major.
+    fn logits(&self, plan: &ModelPlan, task: &Task, weights: &NamedTensors, shown: Shown<'_>) -> Vec<f32>;
     /// CLS features, `[count, dim]`, of a backbone with published names.
     fn features(&self, plan: &ModelPlan, backbone: &NamedTensors, images: Images<'_>) -> Vec<f32>;
     /// CLS attention of the last block, `[count, heads, patches]`.
@@ -127,6 +153,21 @@ where
             #[cfg(test)]
             student_logits: host(learnt.inner()),
         }
+    }
+
+    fn finetune(&self, input: &TaskInput<'_>, loss: Loss<'_>) -> TaskOutput {
+        let _alone = ONE_GRAPH.lock().unwrap_or_else(PoisonError::into_inner);
+        let weights = Parameters::<B>::new(input.weights, &self.device).trained(input.trained);
+        let logits = heads::logits(input.plan, input.task, &weights, input.shown, &input.drop_path);
+        let (loss, gradient) = loss(&host(logits.clone().inner()));
+        // A sum whose gradient in the logits is the loss's own.
+        let toward = tensor::<B, 2>(gradient, logits.dims(), &self.device);
+        TaskOutput { loss, gradients: weights.gradients(&(logits * toward).sum().backward()) }
+    }
+
+    fn logits(&self, plan: &ModelPlan, task: &Task, weights: &NamedTensors, shown: Shown<'_>) -> Vec<f32> {
+        let weights = Parameters::<B::InnerBackend>::new(weights, &self.device);
+        host(heads::logits(plan, task, &weights, shown, &[]))
     }
 
     fn features(&self, plan: &ModelPlan, backbone: &NamedTensors, images: Images<'_>) -> Vec<f32> {

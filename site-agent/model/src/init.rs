@@ -75,7 +75,7 @@ fn first_values(plan: &ModelPlan, name: &str, shape: &[usize], rng: &mut ChaCha8
 }
 
 /// Truncated normal at ±2 absolute, as published: at these deviations, all but never cut.
-fn normal(rng: &mut impl Rng, count: usize, std: f32) -> Vec<f32> {
+pub(crate) fn normal(rng: &mut impl Rng, count: usize, std: f32) -> Vec<f32> {
     let mut draw = || loop {
         // Box and Muller, 1958.
         let (radius, angle) = (1.0 - rng.random::<f64>(), rng.random::<f64>());

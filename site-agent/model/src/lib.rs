@@ -10,11 +10,14 @@ pub mod device;
 mod dino;
 pub mod export;
 pub mod features;
+mod finetune;
 mod fused;
+mod heads;
 mod hugging_face;
 pub mod import;
 mod init;
 pub mod knn;
+pub mod losses;
 pub mod meters;
 mod names;
 mod optimizer;
@@ -29,6 +32,7 @@ pub mod weights_file;
 
 pub use device::DeviceChoice;
 pub use features::Backbone;
+pub use finetune::{Answers, Finetuner, TaskImages};
 pub use init::{backbone_signature, initial_weights, signature, travelling};
 pub use trainer::{CropBatch, StepReport, Trainer};
 
@@ -55,6 +59,9 @@ pub enum ModelError {
         /// The loss.
         loss: f64,
     },
+    /// Patches that a decoder cannot double to pixels.
+    #[error("tasks that answer for every pixel need patches of 2, 4, 8, 16 ... pixels, but this network's have {0}")]
+    Patch(usize),
     /// A batch that cannot be computed in parts.
     #[error(
         "micro_batch is {images}, but this plan balances or spreads its whole batch (centering = \"sinkhorn-knopp\", or koleo): \

@@ -13,7 +13,6 @@ use crate::fused::wide;
 use crate::schedule::Schedule;
 
 const BETA1: f64 = 0.9;
-const BETA2: f64 = 0.999;
 const EPS: f64 = 1e-8;
 
 /// AdamW's state of one tensor.
@@ -45,7 +44,20 @@ fn is_decayed(name: &str, shape: &[usize]) -> bool {
     shape.len() > 1 && !name.ends_with(".bias")
 }
 
-/// One step of AdamW on every tensor that has a gradient.
+/// How AdamW moves one tensor in one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct AdamW {
+    /// Learning rate.
+    pub(crate) rate: f64,
+    /// Decay of the values, if they are decayed.
+    pub(crate) weight_decay: f64,
+    /// Decay of the second moment.
+    pub(crate) beta2: f64,
+    /// What the gradient is multiplied with: clipping.
+    pub(crate) factor: f32,
+}
+
+/// One step of DINO's AdamW on every tensor that has a gradient.
 pub(crate) fn step(
     student: &mut NamedTensors,
     moments: &mut Moments,
@@ -53,22 +65,43 @@ pub(crate) fn step(
     now: &Schedule,
     clip: f64,
 ) {
+    let (rate, weight_decay) = (now.learning_rate, now.weight_decay);
+    step_with(student, moments, gradients, |_, gradient| AdamW {
+        rate,
+        weight_decay,
+        beta2: 0.999,
+        factor: clip_factor(gradient, clip),
+    });
+}
+
+/// One step of AdamW on every tensor that has a gradient, each as `how` says of its name and gradient.
+pub(crate) fn step_with(
+    weights: &mut NamedTensors,
+    moments: &mut Moments,
+    gradients: &BTreeMap<String, Vec<f32>>,
+    how: impl Fn(&str, &[f32]) -> AdamW + Sync,
+) {
     let decayed: BTreeMap<String, bool> =
-        student.iter().map(|(name, tensor)| (name.to_owned(), is_decayed(name, &tensor.shape))).collect();
+        weights.iter().map(|(name, tensor)| (name.to_owned(), is_decayed(name, &tensor.shape))).collect();
     for name in gradients.keys().filter(|name| decayed.contains_key(*name)) {
         moments.entry(name.clone()).or_default();
     }
     let mut states: BTreeMap<&str, &mut Moment> =
         moments.iter_mut().map(|(name, moment)| (name.as_str(), moment)).collect();
-    let tensors = student.iter_mut();
-    let moving: Vec<_> = tensors
-        .filter_map(|(name, values)| Some((values, gradients.get(name)?, states.remove(name)?, decayed[name])))
-        .collect();
-    moving.into_par_iter().for_each(|(values, gradient, moment, decayed)| {
-        let weight_decay = if decayed { now.weight_decay } else { 0.0 };
-        let factor = clip_factor(gradient, clip);
-        wide(|| update(values, gradient, moment, now.learning_rate, weight_decay, factor));
+    let tensors = weights.iter_mut();
+    let moving: Vec<_> =
+        tensors.filter_map(|(name, values)| Some((name, values, gradients.get(name)?, states.remove(name)?))).collect();
+    moving.into_par_iter().for_each(|(name, values, gradient, moment)| {
+        let how = how(name, gradient);
+        let how = AdamW { weight_decay: if decayed[name] { how.weight_decay } else { 0.0 }, ..how };
+        wide(|| update(values, gradient, moment, how));
     });
+}
+
+/// The factor that holds the gradient of all tensors together to a bound.
+pub(crate) fn global_clip_factor(gradients: &BTreeMap<String, Vec<f32>>, clip: f64) -> f32 {
+    let squares = gradients.values().map(|gradient| gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>());
+    (clip / (squares.sum::<f64>().sqrt() + 1e-6)).min(1.0) as f32
 }
 
 /// The factor that holds a tensor's gradient to the bound: the published clipping is per tensor, not over all.
@@ -81,16 +114,17 @@ fn clip_factor(gradient: &[f32], clip: f64) -> f32 {
 }
 
 #[inline(always)]
-fn update(values: &mut [f32], gradient: &[f32], moment: &mut Moment, rate: f64, weight_decay: f64, factor: f32) {
+fn update(values: &mut [f32], gradient: &[f32], moment: &mut Moment, how: AdamW) {
+    let AdamW { rate, weight_decay, beta2, factor } = how;
     moment.first.resize(values.len(), 0.0);
     moment.second.resize(values.len(), 0.0);
     moment.steps += 1;
     let steps = i32::try_from(moment.steps).unwrap_or(i32::MAX);
     let kept = (1.0 - rate * weight_decay) as f32;
     let step_size = (rate / (1.0 - BETA1.powi(steps))) as f32;
-    let second_scale = (1.0 - BETA2.powi(steps)).sqrt() as f32;
+    let second_scale = (1.0 - beta2.powi(steps)).sqrt() as f32;
     // Subtracted in f64: 1 - 0.999 in f32 is wrong in the fifth digit.
-    let (taken1, beta2, taken2, eps) = ((1.0 - BETA1) as f32, BETA2 as f32, (1.0 - BETA2) as f32, EPS as f32);
+    let (taken1, beta2, taken2, eps) = ((1.0 - BETA1) as f32, beta2 as f32, (1.0 - beta2) as f32, EPS as f32);
     let state = moment.first.iter_mut().zip(&mut moment.second);
     for ((value, gradient), (first, second)) in values.iter_mut().zip(gradient).zip(state) {
         let gradient = gradient * factor;

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use common::plan::{Centering, Exchange, Optimizer};
+use common::plan::{Centering, Exchange, ModelPlan, Optimizer};
 use common::{NamedTensors, PlanDraft};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -163,7 +163,7 @@ impl Trainer {
             }
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let drop_path = [2, local.len()].map(|crops| drop_path(&mut rng, &self.plan, crops * batch));
+        let drop_path = [2, local.len()].map(|crops| drop_path(&mut rng, &self.plan.model, crops * batch));
         let training = &self.plan.training;
         let frozen = now.last_layer_frozen;
         let fixed_length = self.plan.model.head.norm_last_layer;
@@ -273,8 +273,7 @@ fn accumulated(parts: impl Iterator<Item = (f64, StepOutput)>) -> StepOutput {
 }
 
 /// What stochastic depth keeps: the rate rises linearly over the blocks, and a kept sample is divided by its probability.
-fn drop_path(rng: &mut ChaCha8Rng, plan: &PlanDraft, samples: usize) -> Vec<[Vec<f32>; 2]> {
-    let model = &plan.model;
+pub(crate) fn drop_path(rng: &mut ChaCha8Rng, model: &ModelPlan, samples: usize) -> Vec<[Vec<f32>; 2]> {
     if model.drop_path == 0.0 {
         return Vec::new();
     }
@@ -505,7 +504,7 @@ pub(crate) mod tests {
     #[test]
     fn stochastic_depth_keeps_the_mean_and_never_drops_in_the_first_block() {
         let mut rng = ChaCha8Rng::seed_from_u64(4);
-        let kept = drop_path(&mut rng, &plan(), 20_000);
+        let kept = drop_path(&mut rng, &plan().model, 20_000);
         assert!(kept[0].iter().flatten().all(|&factor| factor == 1.0));
         let mean = kept[1][0].iter().map(|&factor| f64::from(factor)).sum::<f64>() / 20_000.0;
         let dropped = kept[1][0].iter().filter(|factor| **factor == 0.0).count() as f64 / 20_000.0;

@@ -33,12 +33,41 @@ pub(crate) fn cls_features<B: Fused>(
     images: Images<'_>,
     drop_path: &DropPath,
 ) -> Tensor<B, 2> {
-    let (mut x, tokens) = embed(plan, weights, prefix, images);
+    let (_, last) = states(plan, weights, prefix, images, drop_path, &[]);
+    cls_of(last, images.count)
+}
+
+/// The CLS token of each image: `[count, dim]`, of `[count * tokens, dim]`.
+pub(crate) fn cls_of<B: Backend>(tokens: Tensor<B, 2>, count: usize) -> Tensor<B, 2> {
+    let [rows, dim] = tokens.dims();
+    tokens.reshape([count, rows / count, dim]).slice([0..count, 0..1]).reshape([count, dim])
+}
+
+/// The patch tokens of each image: `[count * patches, dim]`, of `[count * tokens, dim]`.
+pub(crate) fn patches_of<B: Backend>(tokens: Tensor<B, 2>, count: usize) -> Tensor<B, 2> {
+    let [rows, dim] = tokens.dims();
+    let tokens_each = rows / count;
+    let patches = tokens.reshape([count, tokens_each, dim]).slice([0..count, 1..tokens_each]);
+    patches.reshape([count * (tokens_each - 1), dim])
+}
+
+/// All tokens, `[count * tokens, dim]`: after as many blocks as each of `wanted` says, and after the last one and the final
+/// norm.
+pub(crate) fn states<B: Fused>(
+    plan: &ModelPlan,
+    weights: &Parameters<B>,
+    prefix: &str,
+    images: Images<'_>,
+    drop_path: &DropPath,
+    wanted: &[usize],
+) -> (Vec<Tensor<B, 2>>, Tensor<B, 2>) {
+    let (mut x, _) = embed(plan, weights, prefix, images);
+    let mut between = Vec::with_capacity(wanted.len());
     for block in 0..plan.depth {
         x = transform(plan, weights, &format!("{prefix}blocks.{block}."), x, images.count, drop_path.get(block));
+        between.extend(wanted.iter().filter(|after| **after == block + 1).map(|_| x.clone()));
     }
-    let x = norm(weights, &format!("{prefix}norm"), x);
-    x.reshape([images.count, tokens, plan.dim]).slice([0..images.count, 0..1]).reshape([images.count, plan.dim])
+    (between, norm(weights, &format!("{prefix}norm"), x))
 }
 
 /// Attention of the CLS token to the patches in the last block: `[count, heads, patches]`.
@@ -123,6 +152,6 @@ pub(crate) fn linear<B: Fused>(weights: &Parameters<B>, name: &str, x: Tensor<B,
     B::affine(x, weights.matrix(&format!("{name}.weight")), weights.row(&format!("{name}.bias")))
 }
 
-fn norm<B: Fused>(weights: &Parameters<B>, name: &str, x: Tensor<B, 2>) -> Tensor<B, 2> {
+pub(crate) fn norm<B: Fused>(weights: &Parameters<B>, name: &str, x: Tensor<B, 2>) -> Tensor<B, 2> {
     B::norm(x, weights.row(&format!("{name}.weight")), weights.row(&format!("{name}.bias")))
 }

@@ -5,20 +5,28 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Args;
 
+use super::finetune::open_labels;
 use super::weights::{OfPlan, fitted_backbone, read_weights};
-use super::{Json, print, print_json, read_draft};
+use super::{Json, predict, print, print_json, read_draft};
 use crate::config::Config;
 use crate::evaluate::{self, Question};
 use crate::home::Home;
 use crate::images;
+use crate::tasks::{self, Examples, FinetunedFolder};
 
 #[derive(Debug, Args)]
 pub(super) struct EvaluateArgs {
+    /// The folder of a finetuning: its task is measured, in clinical units.
+    #[arg(long, conflicts_with_all = ["model", "plan"])]
+    finetuned: Option<PathBuf>,
+    /// The folder of this site's labels, for a finetuned task.
+    #[arg(long, requires = "finetuned")]
+    labels: Option<PathBuf>,
     /// A model of a run, or a backbone with the names of DINO, timm or Hugging Face (safetensors).
-    #[arg(long)]
-    model: PathBuf,
+    #[arg(long, required_unless_present = "finetuned")]
+    model: Option<PathBuf>,
     #[command(flatten)]
-    of: OfPlan,
+    of: Option<OfPlan>,
     /// Draw sample frames and attention maps into this folder. They show images: keep them at the site.
     #[arg(long)]
     pictures: Option<PathBuf>,
@@ -27,14 +35,31 @@ pub(super) struct EvaluateArgs {
 }
 
 pub(super) fn evaluate(home: &Home, config: &Config, args: &EvaluateArgs) -> anyhow::Result<()> {
-    let plan = read_draft(&args.of.plan)?;
+    if let Some(folder) = &args.finetuned {
+        return evaluate_task(home, config, folder, args);
+    }
+    let (Some(model), Some(of)) = (&args.model, &args.of) else { bail!("name a model with --model and its --plan") };
+    let plan = read_draft(&of.plan)?;
     let Some(cache) = images::cache_for(home, &plan.images)? else {
-        bail!("no images on this plan's grid: `site-agent index <folder|zip> --plan {}` first", args.of.plan.display());
+        bail!("no images on this plan's grid: `site-agent index <folder|zip> --plan {}` first", of.plan.display());
     };
     let device = config.device.parse()?;
-    let backbone = fitted_backbone(&args.model, &read_weights(&args.model)?, &plan.model, args.of.network(&plan))?;
+    let backbone = fitted_backbone(model, &read_weights(model)?, &plan.model, of.network(&plan))?;
     let question =
         Question { plan: &plan, backbone: &backbone, cache: &cache, held_out: config.held_out, device: &device };
     let found = evaluate::evaluate(&question, args.pictures.as_deref())?;
     if args.json.json { print_json(&found) } else { print(&found) }
+}
+
+/// The bootstrap's seed: intervals are the same whoever computes them.
+const BOOTSTRAP_SEED: u64 = 1;
+
+/// Measures a finetuned task on the held-out subjects, and keeps the result in its folder.
+fn evaluate_task(home: &Home, config: &Config, folder: &std::path::Path, args: &EvaluateArgs) -> anyhow::Result<()> {
+    let (told, cache, network) = predict::open(home, config, folder)?;
+    let labels = open_labels(home, args.labels.as_deref())?;
+    let examples = Examples::of(&told.task, &cache, labels.as_ref())?;
+    let measured = tasks::evaluate(&told, &cache, &examples, config.held_out, &network, BOOTSTRAP_SEED)?;
+    FinetunedFolder::at(folder).write("evaluation.json", &measured)?;
+    if args.json.json { print_json(&measured) } else { print(&measured) }
 }

@@ -3,9 +3,11 @@
 mod enrol;
 mod evaluate;
 mod export;
+mod finetune;
 mod index;
 mod init_model;
 mod plans;
+mod predict;
 mod run;
 mod weights;
 
@@ -60,8 +62,15 @@ enum Verb {
     Run(run::RunArgs),
     /// Make the first model of a run from its plan: the network at its random initialisation, or from a backbone.
     InitModel(init_model::InitModelArgs),
-    /// Measure a model here: k-NN accuracy of sequence and plane on subjects that no training saw.
+    /// Measure a model here on subjects that no training saw: a finetuned task in clinical units, or the k-NN accuracy of
+    /// sequence and plane.
     Evaluate(evaluate::EvaluateArgs),
+    /// List the clinical tasks: what each asks, of which images, with which labels.
+    Tasks(Json),
+    /// Train a clinical task at this site, from a pretrained backbone or a random one.
+    Finetune(finetune::FinetuneArgs),
+    /// Write what a finetuned network says of this site's subjects: masks as NIfTI, classes and landmarks as CSV, pictures.
+    Predict(predict::PredictArgs),
     /// Take a backbone out of a federation's model for other programs, with a model card beside.
     Export(export::ExportArgs),
     /// Train one job folder (started by the agent, or by a batch system).
@@ -126,6 +135,9 @@ fn act(cli: Cli) -> anyhow::Result<()> {
         Verb::Run(args) => run::run(home, config, &args),
         Verb::InitModel(args) => init_model::init_model(&args),
         Verb::Evaluate(args) => evaluate::evaluate(&home, &config, &args),
+        Verb::Tasks(json) => finetune::tasks(&json),
+        Verb::Finetune(args) => finetune::finetune(&home, &config, &args),
+        Verb::Predict(args) => predict::predict(&home, &config, &args),
         Verb::Export(args) => export::export(&args),
         Verb::Train { job, stop_with_parent } => {
             if stop_with_parent {

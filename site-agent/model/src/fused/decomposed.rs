@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::backend::Backend;
 
-use super::{Heads, Pairs};
+use super::{Heads, Pairs, Pixels, Unfolding};
 use crate::vit::NORM_EPS;
 
 pub(super) fn norm<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 2>, bias: Tensor<B, 2>) -> [Tensor<B, 2>; 2] {
@@ -37,6 +37,61 @@ pub(super) fn affine<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 2>, bias: Te
 
 pub(super) fn affine_backward_weight<B: Backend>(gradient: Tensor<B, 2>, x: Tensor<B, 2>) -> [Tensor<B, 2>; 2] {
     [gradient.clone().transpose().matmul(x), gradient.sum_dim(0)]
+}
+
+/// The 3 x 3 pixels around each, zeros outside of the image: `[pixels, 9 * channels]`.
+fn around<B: Backend>(x: Tensor<B, 2>, Pixels { count, height, width }: Pixels) -> Tensor<B, 2> {
+    let [rows, channels] = x.dims();
+    let device = x.device();
+    let zeros = |height: usize, width: usize| Tensor::<B, 4>::zeros([count, height, width, channels], &device);
+    let x = Tensor::cat(vec![zeros(1, width), x.reshape([count, height, width, channels]), zeros(1, width)], 1);
+    let x = Tensor::cat(vec![zeros(height + 2, 1), x, zeros(height + 2, 1)], 2);
+    let tap = |tap: usize| x.clone().slice([0..count, tap / 3..tap / 3 + height, tap % 3..tap % 3 + width]);
+    Tensor::cat((0..9).map(tap).collect(), 3).reshape([rows, 9 * channels])
+}
+
+pub(super) fn convolve<B: Backend>(
+    x: Tensor<B, 2>,
+    weight: Tensor<B, 2>,
+    bias: Tensor<B, 2>,
+    pixels: Pixels,
+) -> Tensor<B, 2> {
+    around(x, pixels).matmul(weight.transpose()) + bias
+}
+
+pub(super) fn convolve_backward_input<B: Backend>(
+    gradient: Tensor<B, 2>,
+    weight: Tensor<B, 2>,
+    pixels: Pixels,
+) -> Tensor<B, 2> {
+    // What a pixel gave to its neighbors comes back from them: the kernel turned by half a circle.
+    let [outputs, columns] = weight.dims();
+    let turned = weight.reshape([outputs, 9, columns / 9]).flip([1]).permute([2, 1, 0]);
+    around(gradient, pixels).matmul(turned.reshape([columns / 9, 9 * outputs]).transpose())
+}
+
+pub(super) fn convolve_backward_weight<B: Backend>(
+    gradient: Tensor<B, 2>,
+    x: Tensor<B, 2>,
+    pixels: Pixels,
+) -> [Tensor<B, 2>; 2] {
+    [gradient.clone().transpose().matmul(around(x, pixels)), gradient.sum_dim(0)]
+}
+
+pub(super) fn unfold<B: Backend>(x: Tensor<B, 2>, Unfolding { pixels, fold }: Unfolding) -> Tensor<B, 2> {
+    let ([rows, values], Pixels { count, height, width }) = (x.dims(), pixels);
+    let channels = values / (fold * fold);
+    let squares = x.reshape([count * height, width, fold, fold, channels]).permute([0, 2, 1, 3, 4]);
+    squares.reshape([rows * fold * fold, channels])
+}
+
+pub(super) fn unfold_backward<B: Backend>(
+    gradient: Tensor<B, 2>,
+    Unfolding { pixels, fold }: Unfolding,
+) -> Tensor<B, 2> {
+    let ([_, channels], Pixels { count, height, width }) = (gradient.dims(), pixels);
+    let squares = gradient.reshape([count * height, fold, width, fold, channels]).permute([0, 2, 1, 3, 4]);
+    squares.reshape([count * height * width, fold * fold * channels])
 }
 
 pub(super) fn gelu<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {

@@ -3,7 +3,10 @@
 use burn::tensor::{Tensor, TensorData};
 use burn_flex::{Flex, FlexTensor};
 
-use super::{Heads, Kernels, Pairs, attention, bare, cross_entropy, gelu, linear, norm, wrap};
+use super::{
+    Heads, Kernels, Pairs, Pixels, Unfolding, attention, bare, convolution, cross_entropy, gelu, linear, norm,
+    unfolding, wrap,
+};
 
 /// A tensor whose values lie in order.
 struct Values(FlexTensor);
@@ -65,6 +68,41 @@ impl Kernels for Flex {
         let [gradient, x] = [gradient, x].map(Values::of);
         let [of_weight, of_bias] = linear::backward_weight(gradient.slice(), x.slice(), outputs);
         [tensor(of_weight, [outputs, inputs]), tensor(of_bias, [1, outputs])]
+    }
+
+    fn convolve_forward(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Tensor<Self, 2>,
+        pixels: Pixels,
+    ) -> Tensor<Self, 2> {
+        let shape = [x.dims()[0], weight.dims()[0]];
+        let [x, weight, bias] = [x, weight, bias].map(Values::of);
+        tensor(convolution::forward(x.slice(), weight.slice(), bias.slice(), pixels), shape)
+    }
+
+    fn convolve_backward_input(gradient: Tensor<Self, 2>, weight: Tensor<Self, 2>, pixels: Pixels) -> Tensor<Self, 2> {
+        let ([rows, _], [outputs, columns]) = (gradient.dims(), weight.dims());
+        let [gradient, weight] = [gradient, weight].map(Values::of);
+        let of_x = convolution::backward_input(gradient.slice(), weight.slice(), outputs, pixels);
+        tensor(of_x, [rows, columns / 9])
+    }
+
+    fn convolve_backward_weight(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>, pixels: Pixels) -> [Tensor<Self, 2>; 2] {
+        let ([_, outputs], [_, inputs]) = (gradient.dims(), x.dims());
+        let [gradient, x] = [gradient, x].map(Values::of);
+        let [of_weight, of_bias] = convolution::backward_weight(gradient.slice(), x.slice(), outputs, pixels);
+        [tensor(of_weight, [outputs, 9 * inputs]), tensor(of_bias, [1, outputs])]
+    }
+
+    fn unfold_forward(x: Tensor<Self, 2>, how: Unfolding) -> Tensor<Self, 2> {
+        let ([rows, values], squares) = (x.dims(), how.fold * how.fold);
+        tensor(unfolding::forward(Values::of(x).slice(), how), [rows * squares, values / squares])
+    }
+
+    fn unfold_backward(gradient: Tensor<Self, 2>, how: Unfolding) -> Tensor<Self, 2> {
+        let ([rows, channels], squares) = (gradient.dims(), how.fold * how.fold);
+        tensor(unfolding::backward(Values::of(gradient).slice(), how), [rows / squares, channels * squares])
     }
 
     fn exact_gelu_forward(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
@@ -168,6 +206,39 @@ mod tests {
     }
 
     #[test]
+    fn a_convolution_and_its_gradients_are_those_of_the_decomposed_form() {
+        // An image of less than one strip, several strips with a remainder, and a single column.
+        for (pixels, inputs, outputs) in [
+            (Pixels { count: 2, height: 3, width: 4 }, 2, 3),
+            (Pixels { count: 2, height: 23, width: 70 }, 5, 4),
+            (Pixels { count: 1, height: 5, width: 1 }, 3, 2),
+        ] {
+            let rows = pixels.count * pixels.height * pixels.width;
+            let (x, weight, bias) = (random(1, rows, inputs), random(2, outputs, 9 * inputs), random(3, 1, outputs));
+            let (weight, gradient) = (weight * 0.1, random(4, rows, outputs) * 0.1);
+            let y = Flex::convolve_forward(x.clone(), weight.clone(), bias.clone(), pixels);
+            close("convolution", y, decomposed::convolve(x.clone(), weight.clone(), bias, pixels));
+            let of_x = Flex::convolve_backward_input(gradient.clone(), weight.clone(), pixels);
+            let expected = decomposed::convolve_backward_input(gradient.clone(), weight, pixels);
+            close("gradient of a convolution's input", of_x, expected);
+            let [found, found_bias] = Flex::convolve_backward_weight(gradient.clone(), x.clone(), pixels);
+            let [expected, expected_bias] = decomposed::convolve_backward_weight(gradient, x, pixels);
+            close("gradient of its weight", found / rows as f64, expected / rows as f64);
+            close("gradient of its bias", found_bias / rows as f64, expected_bias / rows as f64);
+        }
+    }
+
+    #[test]
+    fn an_unfolding_and_its_way_back_are_those_of_the_decomposed_form() {
+        let how = Unfolding { pixels: Pixels { count: 2, height: 3, width: 5 }, fold: 4 };
+        let x = random(1, 30, 16 * 7);
+        let y = Flex::unfold_forward(x.clone(), how);
+        close("unfolding", y.clone(), decomposed::unfold(x.clone(), how));
+        close("its way back", Flex::unfold_backward(y.clone(), how), x);
+        close("its way back", Flex::unfold_backward(y.clone(), how), decomposed::unfold_backward(y, how));
+    }
+
+    #[test]
     fn gelu_and_its_gradient_are_those_of_the_decomposed_form() {
         let (x, gradient) = (random(5, 7, 333) * 3.0, random(6, 7, 333));
         close("gelu", Flex::exact_gelu_forward(x.clone()), decomposed::gelu(x.clone()));
@@ -240,6 +311,15 @@ mod tests {
         let [of_weight, of_bias] = linear::backward_weight(&toward4, &x, 4);
         check("linear's weight", &weight, &of_weight, &|weight| dot(&linear::forward(&x, weight, &[0.5; 4]), &toward4));
         check("linear's bias", &[0.5; 4], &of_bias, &|bias| dot(&linear::forward(&x, &weight, bias), &toward4));
+
+        let pixels = Pixels { count: 1, height: 5, width: 6 };
+        let (weight, toward3) = (values(10, 3 * 9 * 2), values(11, 30 * 3));
+        let of_x = convolution::backward_input(&toward3, &weight, 3, pixels);
+        check("convolution", &x, &of_x, &|x| dot(&convolution::forward(x, &weight, &[0.5; 3], pixels), &toward3));
+        let [of_weight, of_bias] = convolution::backward_weight(&toward3, &x, 3, pixels);
+        let of = |weight: &[f32], bias: &[f32]| dot(&convolution::forward(&x, weight, bias, pixels), &toward3);
+        check("convolution's weight", &weight, &of_weight, &|weight| of(weight, &[0.5; 3]));
+        check("convolution's bias", &[0.5; 3], &of_bias, &|bias| of(&weight, bias));
 
         check("gelu", &x, &gelu::backward(&toward, &x), &|x| dot(&gelu::forward(x), &toward));
 

@@ -1,8 +1,8 @@
 //! The operations that an automatic derivative would take apart: LayerNorm, linear layer, GELU, attention, DINO's
-//! cross-entropy.
+//! cross-entropy, and the convolution and unfolding of task heads.
 //!
 //! Each has its own backward. On the CPU they are loops over slices, written so that the compiler makes vector
-//! instructions of them (`norm`, `linear`, `gelu`, `attention`, `cross_entropy`); any other device gets the same mathematics from
+//! instructions of them (`norm`, `linear`, `gelu`, `attention`, `cross_entropy`, `convolution`, `unfolding`); any other device gets the same mathematics from
 //! burn's own operations (`decomposed`).
 //!
 //! ```text
@@ -12,6 +12,7 @@
 //! ```
 
 mod attention;
+mod convolution;
 mod cross_entropy;
 mod decomposed;
 mod flex;
@@ -19,6 +20,7 @@ mod gelu;
 mod linear;
 mod norm;
 mod product;
+mod unfolding;
 mod vector;
 
 pub(crate) use vector::wide;
@@ -41,6 +43,27 @@ pub(crate) struct Heads {
     pub(crate) heads: usize,
 }
 
+/// How pixels lie in the rows of a convolution, `[count * height * width, channels]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pixels {
+    /// Images.
+    pub(crate) count: usize,
+    /// Rows of pixels.
+    pub(crate) height: usize,
+    /// Columns of pixels.
+    pub(crate) width: usize,
+}
+
+/// How a pixel's values become a square of `fold * fold` pixels: `[pixels, fold * fold * channels]` to
+/// `[fold * fold * pixels, channels]`, the square's rows outermost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unfolding {
+    /// Before it.
+    pub(crate) pixels: Pixels,
+    /// Rows, and columns, of the square.
+    pub(crate) fold: usize,
+}
+
 /// Which rows a cross-entropy compares: crops outermost, `batch` rows each.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Pairs {
@@ -56,6 +79,11 @@ pub(crate) trait Fused: Backend {
     fn norm(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2>;
     /// A linear layer of rows `[rows, inputs]`; `weight` is `[outputs, inputs]`, `bias` `[1, outputs]`.
     fn affine(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2>;
+    /// A convolution of 3 x 3 pixels, zeros around: `[pixels, inputs]` to `[pixels, outputs]`. `weight` is
+    /// `[outputs, 9 * inputs]` with the kernel's rows and columns outside of the inputs, `bias` `[1, outputs]`.
+    fn convolve(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>, pixels: Pixels) -> Tensor<Self, 2>;
+    /// Pixels as squares of pixels.
+    fn unfold(x: Tensor<Self, 2>, how: Unfolding) -> Tensor<Self, 2>;
     /// The exact GELU.
     fn exact_gelu(x: Tensor<Self, 2>) -> Tensor<Self, 2>;
     /// Scaled dot-product attention of a packed `[count * tokens, 3 * dim]`: `[count * tokens, dim]`.
@@ -89,6 +117,29 @@ pub(crate) trait Kernels: Backend {
     /// The gradients of weight and bias.
     fn affine_backward_weight(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>) -> [Tensor<Self, 2>; 2] {
         decomposed::affine_backward_weight(gradient, x)
+    }
+    fn convolve_forward(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Tensor<Self, 2>,
+        pixels: Pixels,
+    ) -> Tensor<Self, 2> {
+        decomposed::convolve(x, weight, bias, pixels)
+    }
+    /// The gradient of the input.
+    fn convolve_backward_input(gradient: Tensor<Self, 2>, weight: Tensor<Self, 2>, pixels: Pixels) -> Tensor<Self, 2> {
+        decomposed::convolve_backward_input(gradient, weight, pixels)
+    }
+    /// The gradients of weight and bias.
+    fn convolve_backward_weight(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>, pixels: Pixels) -> [Tensor<Self, 2>; 2] {
+        decomposed::convolve_backward_weight(gradient, x, pixels)
+    }
+    fn unfold_forward(x: Tensor<Self, 2>, how: Unfolding) -> Tensor<Self, 2> {
+        decomposed::unfold(x, how)
+    }
+    /// The way back.
+    fn unfold_backward(gradient: Tensor<Self, 2>, how: Unfolding) -> Tensor<Self, 2> {
+        decomposed::unfold_backward(gradient, how)
     }
     fn exact_gelu_forward(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
         decomposed::gelu(x)
@@ -128,6 +179,17 @@ macro_rules! without_a_graph {
             }
             fn affine(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2> {
                 Self::affine_forward(x, weight, bias)
+            }
+            fn convolve(
+                x: Tensor<Self, 2>,
+                weight: Tensor<Self, 2>,
+                bias: Tensor<Self, 2>,
+                pixels: Pixels,
+            ) -> Tensor<Self, 2> {
+                Self::convolve_forward(x, weight, bias, pixels)
+            }
+            fn unfold(x: Tensor<Self, 2>, how: Unfolding) -> Tensor<Self, 2> {
+                Self::unfold_forward(x, how)
             }
             fn exact_gelu(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
                 Self::exact_gelu_forward(x)
@@ -216,6 +278,56 @@ impl<B: Kernels, C: CheckpointStrategy> Fused for Autodiff<B, C> {
             bare(B::affine_forward(wrap(x.primitive.clone()), wrap(weight.primitive.clone()), wrap(bias.primitive)));
         wrap(match Linear.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish([x.primitive, weight.primitive], result),
+            OpsKind::UnTracked(prep) => prep.finish(result),
+        })
+    }
+
+    fn convolve(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>, pixels: Pixels) -> Tensor<Self, 2> {
+        #[derive(Debug)]
+        struct Convolution;
+        impl<B: Kernels> Backward<B, 3> for Convolution {
+            type State = ([Primitive<B>; 2], Pixels);
+            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let (kept, pixels) = ops.state;
+                let [x, weight] = kept.map(wrap);
+                let gradient: Tensor<B, 2> = wrap(grads.consume::<B>(&ops.node));
+                let [of_x, of_weight, of_bias] = ops.parents.map(|node| node.map(|node| node.id));
+                if of_x.is_some() {
+                    give(grads, of_x, B::convolve_backward_input(gradient.clone(), weight, pixels));
+                }
+                if of_weight.is_some() || of_bias.is_some() {
+                    let [weight, bias] = B::convolve_backward_weight(gradient, x, pixels);
+                    give(grads, of_weight, weight);
+                    give(grads, of_bias, bias);
+                }
+            }
+        }
+        let [x, weight, bias] = [bare(x), bare(weight), bare(bias)];
+        let nodes = [x.node.clone(), weight.node.clone(), bias.node.clone()];
+        let inputs = [wrap(x.primitive.clone()), wrap(weight.primitive.clone()), wrap(bias.primitive)];
+        let [of_x, of_weight, of_bias] = inputs;
+        let result = bare(B::convolve_forward(of_x, of_weight, of_bias, pixels));
+        wrap(match Convolution.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(([x.primitive, weight.primitive], pixels), result),
+            OpsKind::UnTracked(prep) => prep.finish(result),
+        })
+    }
+
+    fn unfold(x: Tensor<Self, 2>, how: Unfolding) -> Tensor<Self, 2> {
+        #[derive(Debug)]
+        struct Unfold;
+        impl<B: Kernels> Backward<B, 1> for Unfold {
+            type State = Unfolding;
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let gradient = wrap(grads.consume::<B>(&ops.node));
+                let [parent] = &ops.parents;
+                give(grads, parent.as_ref().map(|node| node.id), B::unfold_backward(gradient, ops.state));
+            }
+        }
+        let x = bare(x);
+        let result = bare(B::unfold_forward(wrap(x.primitive), how));
+        wrap(match Unfold.prepare::<C>([x.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(how, result),
             OpsKind::UnTracked(prep) => prep.finish(result),
         })
     }

@@ -1,0 +1,489 @@
+//! A clinical task of the foundation model, as a small declaration: what is asked, of which images, how it is trained and
+//! what is measured. The trainer has no branch for any task: a tenth one is a new file.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A task (TOML; unknown keys refused).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// Its name: of files, tables and tensors.
+    pub name: TaskName,
+    /// One sentence for people.
+    pub about: String,
+    /// What kind of answer is asked.
+    pub kind: TaskKind,
+    /// Where the right answers come from.
+    pub labels: LabelSource,
+    /// What the answers are: classes, structures without the background, or landmarks.
+    pub classes: Vec<String>,
+    /// Which images are shown.
+    pub input: TaskInput,
+    /// What is varied in training.
+    #[serde(default)]
+    pub augmentation: Augmentation,
+    /// How the network is trained.
+    #[serde(default)]
+    pub training: FinetunePlan,
+    /// What is measured.
+    pub metrics: Vec<Metric>,
+    /// By which of them, on the validation subjects, the best model is picked.
+    pub best: Best,
+}
+
+/// What kind of answer a task asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TaskKind {
+    /// A class for each frame: a linear layer on the CLS token.
+    Classification,
+    /// A class for each pixel: a convolutional decoder on the patch tokens.
+    Segmentation,
+    /// A place for each landmark: a heatmap from the same decoder.
+    Localisation,
+    /// A class for each subject: attention over the CLS tokens of its frames.
+    Detection,
+}
+
+/// Where a task's right answers come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LabelSource {
+    /// The frame's sequence, as the DICOM tags tell it.
+    Sequence,
+    /// The frame's plane, and the level of a short-axis slice, as the DICOM tags tell them.
+    View,
+    /// `masks.csv` of the site's labels.
+    Masks,
+    /// `landmarks.csv` of the site's labels.
+    Landmarks,
+    /// A column of `classes.csv` of the site's labels: a class a subject.
+    Column(String),
+}
+
+/// Which images a task is shown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskInput {
+    /// Sequences: `cine`, `lge`, `t1-map`, `other`. Empty: all.
+    #[serde(default)]
+    pub sequences: Vec<String>,
+    /// Planes: `sax`, `two-chamber`, `three-chamber`, `four-chamber`, `other`. Empty: all.
+    #[serde(default)]
+    pub planes: Vec<String>,
+    /// Moments of the cardiac cycle, as fractions of it: the frame nearest to each is shown. Empty: every frame that has a
+    /// label.
+    #[serde(default)]
+    pub phases: Vec<f64>,
+    /// Side of the square that the network sees, in pixels, in multiples of the size it was pretrained at.
+    #[serde(default = "default::scale")]
+    pub scale: usize,
+    /// Frames of a subject in a training step (detection); an evaluation shows all.
+    #[serde(default = "default::frames")]
+    pub frames: usize,
+}
+
+/// What is varied in training. What a network is to tell must not be varied: flips change which chamber is which.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Augmentation {
+    /// Probability of a left-right flip.
+    pub flip: f64,
+    /// Rotation is drawn from ± this, in degrees.
+    pub turn_degrees: f64,
+    /// Magnification is drawn from 1 ± this.
+    pub scale: f64,
+    /// Translation is drawn from ± this fraction of the frame, down and across.
+    pub shift: f64,
+    /// Brightness factor is drawn from 1 ± this.
+    pub brightness: f64,
+    /// Contrast factor is drawn from 1 ± this.
+    pub contrast: f64,
+    /// Gamma is drawn log-uniformly from 1/(1+this) to 1+this.
+    pub gamma: f64,
+    /// Standard deviation of added Gaussian noise is drawn from 0 to this (values in 0..1).
+    pub noise: f64,
+}
+
+/// How a task is trained: AdamW (betas 0.9 and 0.95), a linear warm-up, then a cosine to nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FinetunePlan {
+    /// Most optimizer steps.
+    pub steps: usize,
+    /// Frames in a step; subjects, for detection.
+    pub batch_size: usize,
+    /// Peak learning rate of the head.
+    pub learning_rate: f64,
+    /// The rate of each block, in multiples of that of the next block towards the head.
+    pub layer_decay: f64,
+    /// Decoupled weight decay of matrices.
+    pub weight_decay: f64,
+    /// Bound on the L2 norm of the whole gradient.
+    pub clip_gradient: f64,
+    /// Fraction of the steps that warm up.
+    pub warmup: f64,
+    /// What a class shares with the others (Szegedy et al. 2016).
+    pub label_smoothing: f64,
+    /// Standard deviation of a landmark's target, in pixels of the network's input.
+    pub heatmap_sigma: f64,
+    /// Steps between two looks at the validation subjects.
+    pub validate_every: usize,
+    /// Looks without a better value after which training ends.
+    pub patience: usize,
+}
+
+/// What can be measured of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// Fraction right.
+    Accuracy,
+    /// Mean over classes of the fraction right.
+    BalancedAccuracy,
+    /// Mean over classes of the harmonic mean of precision and recall.
+    F1Macro,
+    /// Area under the receiver operating characteristic; one against the rest, for several classes.
+    Auc,
+    /// Of the last class, against the first.
+    Sensitivity,
+    /// Of the first class, against the last.
+    Specificity,
+    /// Overlap of each structure, 3-D, mean over structures.
+    Dice,
+    /// 95th percentile of the surface distance, mm, mean over structures.
+    Hd95,
+    /// End-diastolic and end-systolic volume of each cavity, mL.
+    Volumes,
+    /// Ejection fraction of the left ventricle, percentage points.
+    EjectionFraction,
+    /// Myocardial mass at end-diastole, g.
+    Mass,
+    /// Scar as a percentage of the myocardium.
+    ScarFraction,
+    /// Mean of the map's values over the myocardium: T1, ms.
+    MeanValue,
+    /// Mean distance to the landmark, mm.
+    Distance,
+    /// Fraction of landmarks within 5 mm.
+    Within5Mm,
+}
+
+/// Which model is the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// By this.
+    pub metric: Metric,
+    /// In this direction.
+    pub direction: Direction,
+}
+
+/// Which values are better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// Higher ones.
+    Higher,
+    /// Lower ones.
+    Lower,
+}
+
+impl Direction {
+    /// Whether `value` is better than `than`.
+    pub fn is_better(self, value: f64, than: f64) -> bool {
+        match self {
+            Self::Higher => value > than,
+            Self::Lower => value < than,
+        }
+    }
+}
+
+/// A task's name: lower-case letters, digits and single hyphens, at most 48; it names files and tensors.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TaskName(String);
+
+impl TryFrom<String> for TaskName {
+    type Error = TaskError;
+    fn try_from(text: String) -> Result<Self, TaskError> {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let sound = !text.is_empty() && text.len() <= 48 && text.bytes().all(plain);
+        if sound && !text.starts_with('-') && !text.ends_with('-') && !text.contains("--") {
+            return Ok(Self(text));
+        }
+        let bound = "1 to 48 lower-case letters, digits and single hyphens between them".to_owned();
+        Err(TaskError::OutOfBounds { key: "name", value: format!("{text:?}"), bound })
+    }
+}
+
+impl From<TaskName> for String {
+    fn from(name: TaskName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for TaskName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl TaskName {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a task cannot be done as it is declared.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// A value outside its bounds.
+    #[error("task: {key} is {value}, but must be {bound}")]
+    OutOfBounds {
+        /// The key as written, with its section.
+        key: &'static str,
+        /// The value as written.
+        value: String,
+        /// What is permitted.
+        bound: String,
+    },
+    /// A metric that this kind of answer, or these classes, do not have.
+    #[error("task: the metric {metric} cannot be measured of {kind} over {classes}: {remedy}")]
+    Metric {
+        /// The metric as written.
+        metric: String,
+        /// The task's kind.
+        kind: String,
+        /// Its classes.
+        classes: String,
+        /// What to do.
+        remedy: String,
+    },
+}
+
+impl Task {
+    /// Holds every value to its bounds, and the parts to each other.
+    pub fn check(&self) -> Result<(), TaskError> {
+        let classes = &self.classes;
+        let least = if matches!(self.kind, TaskKind::Classification | TaskKind::Detection) { 2 } else { 1 };
+        let distinct: BTreeSet<_> = classes.iter().collect();
+        let sound = (least..=32).contains(&classes.len()) && distinct.len() == classes.len();
+        within("classes", format!("{classes:?}"), sound, &format!("{least} to 32 different names"))?;
+        let named = classes.iter().all(|class| !class.trim().is_empty() && class.len() <= 64);
+        within("classes", format!("{classes:?}"), named, "names of 1 to 64 bytes")?;
+        let fits = match (&self.labels, self.kind) {
+            (LabelSource::Sequence | LabelSource::View, TaskKind::Classification)
+            | (LabelSource::Masks, TaskKind::Segmentation)
+            | (LabelSource::Landmarks, TaskKind::Localisation) => true,
+            (LabelSource::Column(column), TaskKind::Detection) => !column.trim().is_empty(),
+            _ => false,
+        };
+        let bound = "sequence or view for classification, masks for segmentation, landmarks for localisation, \
+                     { column = \"...\" } for detection";
+        within("labels", format!("{:?} of kind {:?}", self.labels, self.kind), fits, bound)?;
+        let input = &self.input;
+        within("input.scale", input.scale, (1..=8).contains(&input.scale), "1 to 8")?;
+        within("input.frames", input.frames, (1..=256).contains(&input.frames), "1 to 256")?;
+        let phases = input.phases.iter().all(|phase| (0.0..1.0).contains(phase));
+        within("input.phases", format!("{:?}", input.phases), phases, "fractions of the cycle, 0 or more and below 1")?;
+        self.augmentation.check()?;
+        self.training.check()?;
+        within("metrics", "empty", !self.metrics.is_empty(), "at least one metric")?;
+        for metric in self.metrics.iter().chain([&self.best.metric]) {
+            self.require(*metric)?;
+        }
+        Ok(())
+    }
+
+    /// Where a class is among the task's.
+    pub fn class(&self, name: &str) -> Option<usize> {
+        self.classes.iter().position(|class| class == name)
+    }
+
+    fn require(&self, metric: Metric) -> Result<(), TaskError> {
+        use Metric::*;
+        let (of_kind, needed): (&[TaskKind], &[&str]) = match metric {
+            Accuracy | BalancedAccuracy | F1Macro | Auc => (&[TaskKind::Classification, TaskKind::Detection], &[]),
+            Sensitivity | Specificity => (&[TaskKind::Classification, TaskKind::Detection], &[]),
+            Dice | Hd95 => (&[TaskKind::Segmentation], &[]),
+            Volumes | EjectionFraction => (&[TaskKind::Segmentation], &["LV"]),
+            Mass | MeanValue => (&[TaskKind::Segmentation], &["myocardium"]),
+            ScarFraction => (&[TaskKind::Segmentation], &["myocardium", "scar"]),
+            Distance | Within5Mm => (&[TaskKind::Localisation], &[]),
+        };
+        let refused = |remedy: String| {
+            let (metric, kind) = (format!("{metric:?}"), format!("{:?}", self.kind).to_lowercase());
+            Err(TaskError::Metric { metric, kind, classes: self.classes.join(", "), remedy })
+        };
+        if !of_kind.contains(&self.kind) {
+            return refused("leave it out, or use it with another kind of task".to_owned());
+        }
+        if matches!(metric, Sensitivity | Specificity) && self.classes.len() != 2 {
+            return refused("it is for two classes, the second of which is the finding".to_owned());
+        }
+        match needed.iter().find(|needed| self.class(needed).is_none()) {
+            Some(missing) => refused(format!("it needs the class {missing:?}")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Augmentation {
+    fn check(&self) -> Result<(), TaskError> {
+        for (key, value, most) in [
+            ("augmentation.flip", self.flip, 1.0),
+            ("augmentation.turn_degrees", self.turn_degrees, 180.0),
+            ("augmentation.scale", self.scale, 0.9),
+            ("augmentation.shift", self.shift, 0.5),
+            ("augmentation.brightness", self.brightness, 1.0),
+            ("augmentation.contrast", self.contrast, 1.0),
+            ("augmentation.gamma", self.gamma, 10.0),
+            ("augmentation.noise", self.noise, 1.0),
+        ] {
+            within(key, value, (0.0..=most).contains(&value), &format!("0 to {most}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl FinetunePlan {
+    fn check(&self) -> Result<(), TaskError> {
+        for (key, value) in [
+            ("training.steps", self.steps),
+            ("training.batch_size", self.batch_size),
+            ("training.validate_every", self.validate_every),
+            ("training.patience", self.patience),
+        ] {
+            within(key, value, (1..=1 << 20).contains(&value), "1 to 1048576")?;
+        }
+        for (key, value, most) in [
+            ("training.learning_rate", self.learning_rate, 1.0),
+            ("training.layer_decay", self.layer_decay, 1.0),
+            ("training.clip_gradient", self.clip_gradient, 1e6),
+            ("training.heatmap_sigma", self.heatmap_sigma, 64.0),
+        ] {
+            within(key, value, 0.0 < value && value <= most, &format!("above 0 and at most {most}"))?;
+        }
+        for (key, value) in [("training.warmup", self.warmup), ("training.label_smoothing", self.label_smoothing)] {
+            within(key, value, (0.0..1.0).contains(&value), "0 or more and below 1")?;
+        }
+        let decay = self.weight_decay;
+        within("training.weight_decay", decay, (0.0..=1.0).contains(&decay), "0 to 1")
+    }
+
+    /// The learning rate at a step, as a fraction of its peak.
+    pub fn rate_at(&self, step: u64) -> f64 {
+        let (step, steps) = (step as f64, self.steps as f64);
+        let warmup = (self.warmup * steps).ceil();
+        if step < warmup {
+            return (step + 1.0) / warmup;
+        }
+        0.5 * (1.0 + (std::f64::consts::PI * (step - warmup) / (steps - warmup).max(1.0)).cos())
+    }
+}
+
+fn within(key: &'static str, value: impl fmt::Display, sound: bool, bound: &str) -> Result<(), TaskError> {
+    if sound { Ok(()) } else { Err(TaskError::OutOfBounds { key, value: value.to_string(), bound: bound.to_owned() }) }
+}
+
+impl Default for Augmentation {
+    fn default() -> Self {
+        Self {
+            flip: 0.0,
+            turn_degrees: 15.0,
+            scale: 0.1,
+            shift: 0.05,
+            brightness: 0.2,
+            contrast: 0.2,
+            gamma: 0.2,
+            noise: 0.02,
+        }
+    }
+}
+
+impl Default for FinetunePlan {
+    fn default() -> Self {
+        Self {
+            steps: 2000,
+            batch_size: 32,
+            learning_rate: 1e-3,
+            layer_decay: 0.75,
+            weight_decay: 0.05,
+            clip_gradient: 5.0,
+            warmup: 0.1,
+            label_smoothing: 0.1,
+            heatmap_sigma: 3.0,
+            validate_every: 100,
+            patience: 10,
+        }
+    }
+}
+
+mod default {
+    pub(super) fn scale() -> usize {
+        1
+    }
+    pub(super) fn frames() -> usize {
+        8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task() -> Task {
+        toml::from_str(
+            r#"
+            name = "cine-sax-segmentation"
+            about = "Chambers."
+            kind = "segmentation"
+            labels = "masks"
+            classes = ["LV", "myocardium", "RV"]
+            metrics = ["dice", "ejection-fraction"]
+            best = { metric = "dice", direction = "higher" }
+            [input]
+            sequences = ["cine"]
+            planes = ["sax"]
+            "#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_task_whose_parts_do_not_fit_is_refused_with_the_reason() {
+        task().check().unwrap();
+        let refused = |change: &dyn Fn(&mut Task)| {
+            let mut changed = task();
+            change(&mut changed);
+            changed.check().unwrap_err().to_string()
+        };
+        assert!(refused(&|task| task.classes = vec!["RV".to_owned()]).contains("needs the class \"LV\""));
+        assert!(refused(&|task| task.metrics = vec![Metric::Auc]).contains("leave it out"));
+        assert!(refused(&|task| task.labels = LabelSource::View).contains("labels"));
+        assert!(refused(&|task| task.classes.push("LV".to_owned())).contains("different names"));
+        assert!(refused(&|task| task.input.phases = vec![1.0]).contains("input.phases is [1.0]"));
+        assert!(refused(&|task| task.training.layer_decay = 0.0).contains("training.layer_decay is 0"));
+        assert!(refused(&|task| task.augmentation.flip = 2.0).contains("0 to 1"));
+    }
+
+    #[test]
+    fn a_name_that_could_leave_its_folder_is_no_name() {
+        for name in ["", "../up", "A", "a--b", "-a", "a-", "a b"] {
+            assert!(TaskName::try_from(name.to_owned()).is_err(), "{name}");
+        }
+        assert!(TaskName::try_from("t1-map".to_owned()).is_ok());
+    }
+
+    #[test]
+    fn the_rate_warms_up_to_its_peak_and_falls_to_nothing() {
+        let plan = FinetunePlan { steps: 100, warmup: 0.1, ..FinetunePlan::default() };
+        assert_eq!((plan.rate_at(0), plan.rate_at(9), plan.rate_at(10)), (0.1, 1.0, 1.0));
+        assert!((plan.rate_at(55) - 0.5).abs() < 1e-12 && plan.rate_at(99) < 1e-3);
+    }
+}

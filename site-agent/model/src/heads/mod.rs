@@ -1,0 +1,94 @@
+//! Heads of clinical tasks on the tokens of a backbone: what they are made of, and what they make of the tokens.
+
+mod classifier;
+mod decoder;
+mod pooling;
+
+use burn::tensor::Tensor;
+use common::plan::ModelPlan;
+use common::task::{Task, TaskKind};
+use common::{NamedTensors, TaskName};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::ModelError;
+use crate::fused::Fused;
+use crate::init::normal;
+use crate::names::BACKBONE;
+use crate::parameters::Parameters;
+use crate::vit::{self, DropPath, Images};
+
+/// What a task's network is shown: images, as many for each answer as a subject has.
+#[derive(Clone, Copy)]
+pub(crate) struct Shown<'a> {
+    pub(crate) images: Images<'a>,
+    /// Images of a subject, side by side (detection); 1 otherwise.
+    pub(crate) group: usize,
+}
+
+/// The head's tensors in a finetuned network.
+pub(crate) fn prefix(task: &TaskName) -> String {
+    format!("heads.{task}.")
+}
+
+/// Values that the head gives an image, a subject or a pixel.
+pub(crate) fn outputs(task: &Task) -> usize {
+    match task.kind {
+        // A background beside the structures.
+        TaskKind::Segmentation => task.classes.len() + 1,
+        _ => task.classes.len(),
+    }
+}
+
+/// Names and shapes of a head's tensors.
+pub(crate) fn signature(task: &Task, plan: &ModelPlan) -> Result<Vec<(String, Vec<usize>)>, ModelError> {
+    let own = match task.kind {
+        TaskKind::Classification => classifier::signature(plan.dim, outputs(task)),
+        TaskKind::Detection => pooling::signature(plan.dim, outputs(task)),
+        TaskKind::Segmentation | TaskKind::Localisation => decoder::signature(plan, outputs(task))?,
+    };
+    let prefix = prefix(&task.name);
+    Ok(own.into_iter().map(|(name, shape)| (format!("{prefix}{name}"), shape)).collect())
+}
+
+/// A head's first weights: of matrices normal with `sqrt(2 / fan_in)` (He et al. 2015), 0.01 for the last layer, so that no
+/// answer is preferred; biases 0; norms 1.
+pub(crate) fn initial(task: &Task, plan: &ModelPlan, seed: u64) -> Result<NamedTensors, ModelError> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut head = NamedTensors::new();
+    for (name, shape) in signature(task, plan)? {
+        let count: usize = shape.iter().product();
+        let values = if shape.len() < 2 {
+            vec![if name.contains("norm") && name.ends_with("weight") { 1.0 } else { 0.0 }; count]
+        } else if name.ends_with("last.weight") {
+            normal(&mut rng, count, 0.01)
+        } else {
+            normal(&mut rng, count, (2.0 / shape[1..].iter().product::<usize>() as f32).sqrt())
+        };
+        head.insert(name, shape, values);
+    }
+    Ok(head)
+}
+
+/// What the network says: logits, `[images or subjects, classes]`, or of every pixel, `[images * side * side, outputs]`.
+pub(crate) fn logits<B: Fused>(
+    plan: &ModelPlan,
+    task: &Task,
+    weights: &Parameters<B>,
+    shown: Shown<'_>,
+    drop_path: &DropPath,
+) -> Tensor<B, 2> {
+    let (images, head) = (shown.images, prefix(&task.name));
+    let wanted = match task.kind {
+        TaskKind::Segmentation | TaskKind::Localisation => decoder::blocks(plan),
+        _ => Vec::new(),
+    };
+    let (between, last) = vit::states(plan, weights, BACKBONE, images, drop_path, &wanted);
+    match task.kind {
+        TaskKind::Classification => classifier::logits(weights, &head, vit::cls_of(last, images.count)),
+        TaskKind::Detection => pooling::logits(weights, &head, vit::cls_of(last, images.count), shown.group),
+        TaskKind::Segmentation | TaskKind::Localisation => {
+            decoder::logits(plan, weights, &head, images, &between, last)
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! `site-agent tasks` and `site-agent finetune`: clinical tasks, and training one here.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use common::task::LabelSource;
+use common::{NamedTensors, PlanDraft, Task};
+use data::{FrameCache, Labels};
+use model::initial_weights;
+
+use super::weights::{OfPlan, fitted_backbone, read_weights};
+use super::{Json, print, print_json, read_draft};
+use crate::config::Config;
+use crate::home::Home;
+use crate::images;
+use crate::tasks::{
+    self, Cohort, Examples, FewShot, Finetuned, FinetunedFolder, Finetuning, StepLine, TasksError, built_in, read_task,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct FinetuneArgs {
+    /// The task: a name of `site-agent tasks`, or a file that declares one (.toml).
+    #[arg(long)]
+    task: String,
+    /// What the backbone begins from: `random`, a model of a run, or a backbone with the names of DINO, timm or Hugging Face.
+    #[arg(long)]
+    init: String,
+    #[command(flatten)]
+    of: OfPlan,
+    /// The folder of this site's labels: labels.toml, and classes.csv, masks.csv or landmarks.csv.
+    #[arg(long)]
+    labels: Option<PathBuf>,
+    /// The folder to train in; a training that was stopped there goes on.
+    #[arg(long)]
+    out: PathBuf,
+    /// Hold the backbone as it is, and train the head alone.
+    #[arg(long)]
+    freeze: bool,
+    /// Train on this fraction of the training subjects.
+    #[arg(long, conflicts_with = "subjects")]
+    fraction: Option<f64>,
+    /// Train on so many of the training subjects: the same ones whatever the backbone and the seed.
+    #[arg(long)]
+    subjects: Option<usize>,
+    /// Draws the head and every batch.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Most optimizer steps, instead of the task's.
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Frames (subjects, for detection) in a step, instead of the task's.
+    #[arg(long)]
+    batch_size: Option<usize>,
+    /// Peak learning rate, instead of the task's.
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    /// Fewest subjects that may train; with fewer, nothing starts.
+    #[arg(long, default_value_t = 3)]
+    min_subjects: usize,
+    /// What tables call the backbone; the name of its file without.
+    #[arg(long)]
+    arm: Option<String>,
+    #[command(flatten)]
+    json: Json,
+}
+
+pub(super) fn tasks(json: &Json) -> anyhow::Result<()> {
+    let tasks = built_in();
+    if json.json {
+        return print_json(&tasks);
+    }
+    for Task { name, about, kind, labels, classes, .. } in &tasks {
+        let labels = match labels {
+            LabelSource::Sequence | LabelSource::View => "DICOM tags".to_owned(),
+            LabelSource::Masks => "masks.csv".to_owned(),
+            LabelSource::Landmarks => "landmarks.csv".to_owned(),
+            LabelSource::Column(column) => format!("classes.csv, {column}"),
+        };
+        let kind = format!("{kind:?}").to_lowercase();
+        print(&format!("{name}\n    {about}\n    {kind} of {}; labels: {labels}\n", classes.join(", ")))?;
+    }
+    Ok(())
+}
+
+pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> anyhow::Result<()> {
+    let plan = read_draft(&args.of.plan)?;
+    let mut task = read_task(&args.task)?;
+    task.training.steps = args.steps.unwrap_or(task.training.steps);
+    task.training.batch_size = args.batch_size.unwrap_or(task.training.batch_size);
+    task.training.learning_rate = args.learning_rate.unwrap_or(task.training.learning_rate);
+    task.check()?;
+    let few = match (args.fraction, args.subjects) {
+        (Some(fraction), _) => {
+            ensure!(fraction > 0.0 && fraction <= 1.0, "--fraction is {fraction}, but must be above 0 and at most 1");
+            FewShot::Fraction(fraction)
+        }
+        (_, Some(0)) => bail!("--subjects is 0, but must be at least 1"),
+        (_, Some(subjects)) => FewShot::Subjects(subjects),
+        _ => FewShot::All,
+    };
+    let cache = open_cache(home, &plan, &args.of.plan)?;
+    let labels = open_labels(home, args.labels.as_deref())?;
+    let examples = Examples::of(&task, &cache, labels.as_ref())?;
+    let least = if few == FewShot::All { args.min_subjects } else { 1 };
+    let cohort =
+        Cohort::new(&cache, &examples.all, config.held_out, few, &examples.classes, least).map_err(TasksError::from)?;
+    let backbone = backbone(args, &plan)?;
+    let training = cohort.training();
+    let told = Finetuned {
+        task,
+        model: plan.model.clone(),
+        images: plan.images.clone(),
+        backbone: backbone.digest(),
+        arm: args.arm.clone().unwrap_or_else(|| arm_of(&args.init)),
+        frozen: args.freeze,
+        seed: args.seed,
+        training_subjects: training.len(),
+        validation_subjects: cohort.validation().len(),
+        examples: examples.all.iter().filter(|example| training.binary_search(&example.subject).is_ok()).count(),
+    };
+    tracing::info!(
+        task = %told.task.name,
+        training = told.training_subjects,
+        validation = told.validation_subjects,
+        held_out = cohort.held_out().len(),
+        examples = told.examples,
+        "subjects with labels"
+    );
+    let device = config.device.parse()?;
+    let folder = FinetunedFolder::at(&args.out);
+    let steps = told.task.training.steps as u64;
+    let finetuning = Finetuning { told: &told, cache: &cache, examples: &examples, cohort: &cohort, device: &device };
+    let metric = format!("{:?}", told.task.best.metric).to_lowercase();
+    let course = tasks::finetune(&folder, &finetuning, &backbone, &mut |line: &StepLine| {
+        let left = (steps.saturating_sub(line.step)) as f64 * line.seconds_per_step;
+        let better = if line.better { " (best so far)" } else { "" };
+        tracing::info!(
+            "step {}/{steps}: loss {:.3}, {metric} {}{better}; at most {left:.0} s left",
+            line.step,
+            line.loss,
+            told_value(line.value)
+        );
+    })?;
+    if args.json.json {
+        return print_json(&serde_json::json!({
+            "steps": course.steps, "best_step": course.best_step, "best": course.best,
+            "training_subjects": told.training_subjects, "validation_subjects": told.validation_subjects,
+        }));
+    }
+    print(&format!(
+        "{}: {} steps on {} subjects; best {metric} on {} validation subjects {} at step {}. Weights: {}\n",
+        told.task.name,
+        course.steps,
+        told.training_subjects,
+        told.validation_subjects,
+        told_value(course.best),
+        course.best_step,
+        folder.model().display()
+    ))
+}
+
+/// The site's frames on a plan's grid.
+pub(super) fn open_cache(home: &Home, plan: &PlanDraft, path: &Path) -> anyhow::Result<FrameCache> {
+    let Some(cache) = images::cache_for(home, &plan.images)? else {
+        bail!("no images on this plan's grid: `site-agent index <folder|zip> --plan {}` first", path.display());
+    };
+    Ok(FrameCache::open(&cache, &plan.images)?)
+}
+
+/// The site's labels, if a folder is named.
+pub(super) fn open_labels(home: &Home, folder: Option<&Path>) -> anyhow::Result<Option<Labels>> {
+    let Some(folder) = folder else { return Ok(None) };
+    Ok(Some(Labels::open(folder, &images::secret(home)?).context("in the site's labels")?))
+}
+
+fn backbone(args: &FinetuneArgs, plan: &PlanDraft) -> anyhow::Result<NamedTensors> {
+    if args.init == "random" {
+        // What a run of this plan and seed would begin from.
+        return Ok(initial_weights(&plan.model, args.seed).under("teacher.backbone."));
+    }
+    let path = Path::new(&args.init);
+    fitted_backbone(path, &read_weights(path)?, &plan.model, args.of.network(plan))
+}
+
+fn told_value(value: Option<f64>) -> String {
+    value.map_or_else(|| "not to be told".to_owned(), |value| format!("{value:.3}"))
+}
+
+fn arm_of(init: &str) -> String {
+    Path::new(init).file_stem().map_or_else(|| init.to_owned(), |stem| stem.to_string_lossy().into_owned())
+}

@@ -1,0 +1,112 @@
+//! A task's declaration: the nine that are built in, and files of the same form.
+
+use std::path::Path;
+
+use common::Task;
+use data::{Plane, Sequence};
+use serde::de::DeserializeOwned;
+
+use super::TasksError;
+use crate::durable;
+
+/// The tasks of the foundation model's paper (Jacob et al., JCMR 2025), in its order.
+const BUILT_IN: [&str; 9] = [
+    include_str!("../../tasks/sequence.toml"),
+    include_str!("../../tasks/cine-view.toml"),
+    include_str!("../../tasks/cine-sax-segmentation.toml"),
+    include_str!("../../tasks/cine-lax-segmentation.toml"),
+    include_str!("../../tasks/lge-sax-segmentation.toml"),
+    include_str!("../../tasks/mapping-sax-segmentation.toml"),
+    include_str!("../../tasks/landmarks.toml"),
+    include_str!("../../tasks/lge-hyperenhancement.toml"),
+    include_str!("../../tasks/cardiac-disease.toml"),
+];
+
+/// The built-in tasks.
+///
+/// # Panics
+/// If one is not sound, which a test excludes.
+pub fn built_in() -> Vec<Task> {
+    BUILT_IN.iter().map(|text| toml::from_str(text).expect("a built-in task is sound")).collect()
+}
+
+/// A built-in task by name, or the one that a file declares.
+pub fn read_task(named: &str) -> Result<Task, TasksError> {
+    let task = if named.ends_with(".toml") {
+        let bytes = durable::read(Path::new(named))?;
+        let text = String::from_utf8_lossy(&bytes);
+        toml::from_str(&text).map_err(|error| TasksError::File { path: named.to_owned(), why: error.to_string() })?
+    } else {
+        let known = built_in();
+        let names = || known.iter().map(|task| task.name.to_string()).collect::<Vec<_>>().join(", ");
+        let unknown = TasksError::Unknown { name: named.to_owned(), known: names() };
+        known.into_iter().find(|task| task.name.as_str() == named).ok_or(unknown)?
+    };
+    check(&task)?;
+    Ok(task)
+}
+
+/// Holds a task to its bounds and its words to those that frames have.
+pub(super) fn check(task: &Task) -> Result<(), TasksError> {
+    task.check()?;
+    sequences(task)?;
+    planes(task)?;
+    Ok(())
+}
+
+/// The sequences that a task is shown; all, if it names none.
+pub(super) fn sequences(task: &Task) -> Result<Vec<Sequence>, TasksError> {
+    words(task, "input.sequences", &task.input.sequences, &Sequence::ALL, "cine, lge, t1-map and other")
+}
+
+/// The planes that a task is shown; all, if it names none.
+pub(super) fn planes(task: &Task) -> Result<Vec<Plane>, TasksError> {
+    let known = "sax, two-chamber, three-chamber, four-chamber and other";
+    words(task, "input.planes", &task.input.planes, &Plane::ALL, known)
+}
+
+fn words<T: DeserializeOwned + Copy>(
+    task: &Task,
+    key: &'static str,
+    words: &[String],
+    all: &[T],
+    known: &'static str,
+) -> Result<Vec<T>, TasksError> {
+    if words.is_empty() {
+        return Ok(all.to_vec());
+    }
+    let meant = |word: &String| {
+        let unknown = || TasksError::Word { task: task.name.to_string(), key, word: word.clone(), known };
+        serde_json::from_value(serde_json::Value::String(word.clone())).map_err(|_| unknown())
+    };
+    words.iter().map(meant).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_nine_tasks_are_sound_and_no_two_have_one_name() {
+        let tasks = built_in();
+        tasks.iter().for_each(|task| check(task).unwrap());
+        assert_eq!(tasks.iter().map(|task| task.name.clone()).collect::<BTreeSet<_>>().len(), 9);
+    }
+
+    #[test]
+    fn a_tenth_task_is_a_file_and_a_word_that_names_nothing_is_refused_with_those_that_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tenth.toml");
+        let text = BUILT_IN[2].replace("cine-sax-segmentation", "tenth");
+        std::fs::write(&path, &text).unwrap();
+        assert_eq!(read_task(&path.display().to_string()).unwrap().name.as_str(), "tenth");
+        std::fs::write(&path, text.replace("[\"sax\"]", "[\"short\"]")).unwrap();
+        let refused = read_task(&path.display().to_string()).unwrap_err().to_string();
+        assert!(refused.contains("input.planes holds \"short\"") && refused.contains("four-chamber"), "{refused}");
+        std::fs::write(&path, text.replace("scale = 2", "skale = 2")).unwrap();
+        assert!(read_task(&path.display().to_string()).unwrap_err().to_string().contains("skale"));
+        assert!(read_task("segmentation").unwrap_err().to_string().contains("cine-view"));
+    }
+}

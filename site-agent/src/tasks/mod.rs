@@ -1,0 +1,113 @@
+//! Clinical tasks at this site: declared, finetuned, measured on subjects that no training saw, and used.
+//!
+//! ```text
+//! declared   the task's file            examples   frames of the cache with their right answers
+//! cohort     who trains, who picks, who is measured (by subject)
+//! folder     what a finetuning leaves   training   the loop: batches, validation, checkpoints
+//! asking     what a network says of examples, in the images' own pixels
+//! measuring  answers to clinical numbers, with intervals by subject
+//! ```
+
+mod asking;
+mod cohort;
+mod declared;
+mod examples;
+mod folder;
+mod measuring;
+mod predicting;
+mod training;
+
+pub use asking::{Asked, Said};
+pub use cohort::{Cohort, CohortError, FewShot};
+pub use declared::{built_in, read_task};
+pub use examples::{Answer, Example, Examples};
+pub use folder::{Finetuned, FinetunedFolder, StepLine};
+pub use measuring::{Agreement, Measured, Value, evaluate, measure};
+pub use predicting::{Predicted, predict};
+pub use training::{Course, Finetuning, finetune};
+
+use common::task::TaskError;
+
+use crate::durable::DiskError;
+use crate::metrics::Unusable;
+
+/// Why a task cannot be done here.
+#[derive(Debug, thiserror::Error)]
+pub enum TasksError {
+    /// The declaration is not sound.
+    #[error(transparent)]
+    Declared(#[from] TaskError),
+    /// No such file, or not TOML, or a key that is not ours.
+    #[error("{path}: {why}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong, with its line.
+        why: String,
+    },
+    /// A name that is none of the built-in tasks'.
+    #[error("there is no task {name:?}: name one of {known}, or a file that declares one (its name ends in .toml)")]
+    Unknown {
+        /// The name as typed.
+        name: String,
+        /// Those there are.
+        known: String,
+    },
+    /// A word that names no sequence or no plane.
+    #[error("task {task}: {key} holds {word:?}, but knows only {known}")]
+    Word {
+        /// The task.
+        task: String,
+        /// Which list.
+        key: &'static str,
+        /// The word.
+        word: String,
+        /// The words there are.
+        known: &'static str,
+    },
+    /// The task's answers are the site's own, and no folder was named.
+    #[error("task {task} learns from {what}: name the folder that holds it with --labels")]
+    NoLabels {
+        /// The task.
+        task: String,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// Labels that cannot be used.
+    #[error(transparent)]
+    Labels(#[from] data::LabelError),
+    /// Too few subjects, or subjects in two parts.
+    #[error(transparent)]
+    Cohort(#[from] CohortError),
+    /// The frame cache cannot be used.
+    #[error(transparent)]
+    Cache(#[from] data::CacheError),
+    /// The disk said no.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The network or the device failed.
+    #[error(transparent)]
+    Model(#[from] model::ModelError),
+    /// A file of weights cannot be used.
+    #[error("{what}: {source}")]
+    Weights {
+        /// Which file.
+        what: String,
+        /// What is wrong.
+        source: common::weights::WeightsError,
+    },
+    /// A metric was given something else than answers.
+    #[error("the answers cannot be measured: {0}")]
+    Measuring(#[from] Unusable),
+    /// A folder of another finetuning.
+    #[error("{folder} holds {held}: name another folder with --out, or remove this one to start over")]
+    OtherFinetuning {
+        /// The folder.
+        folder: String,
+        /// What it holds.
+        held: String,
+    },
+    /// A mask that cannot be written.
+    #[error("a mask cannot be written: {0}")]
+    Mask(#[from] data::NiftiError),
+}

@@ -1,0 +1,227 @@
+//! What a finetuned network says of a site's subjects, as files: masks in the patient's space, classes and landmarks as a
+//! table, pictures. For this site's own use: the files name subjects by pseudonym and show images.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use common::Task;
+use common::task::TaskKind;
+use data::{FrameCache, FrameRef, SubjectKey, Volume, stack_affine, write_nifti};
+use model::Finetuner;
+
+use super::{Answer, Asked, Example, Said, TasksError, declared};
+use crate::durable;
+use crate::pictures::Picture;
+
+/// What was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Predicted {
+    /// Subjects.
+    pub subjects: usize,
+    /// Files of masks.
+    pub masks: usize,
+    /// Rows of the table.
+    pub rows: usize,
+    /// Series whose slices are not a stack, so that no file can hold them.
+    pub unplaced: usize,
+}
+
+/// Colors of structures in pictures.
+const COLORS: [[u8; 3]; 6] =
+    [[230, 70, 60], [70, 200, 90], [70, 120, 240], [240, 200, 60], [200, 90, 220], [80, 210, 220]];
+const SHOWN_SIDE: usize = 160;
+
+/// Asks the network of every frame that the task is shown of some subjects, and writes what it says into `folder`.
+pub fn predict(
+    task: &Task,
+    cache: &FrameCache,
+    network: &Finetuner,
+    (side, channels): (usize, usize),
+    subjects: &[SubjectKey],
+    folder: &Path,
+) -> Result<Predicted, TasksError> {
+    let frames = shown_frames(task, cache, subjects)?;
+    let examples: Vec<Example> = match task.kind {
+        TaskKind::Detection => {
+            let mut of: BTreeMap<SubjectKey, Vec<FrameRef>> = BTreeMap::new();
+            for frame in frames {
+                of.entry(cache.series()[frame.series as usize].subject).or_default().push(frame);
+            }
+            let example = |(subject, frames)| Example { subject, frames, answer: Answer::Class(0) };
+            of.into_iter().map(example).collect()
+        }
+        _ => {
+            let subject = |frame: FrameRef| cache.series()[frame.series as usize].subject;
+            let example = |frame| Example { subject: subject(frame), frames: vec![frame], answer: Answer::Class(0) };
+            frames.into_iter().map(example).collect()
+        }
+    };
+    let asked = Asked::new(cache, task, side, channels);
+    let refs: Vec<&Example> = examples.iter().collect();
+    let said = asked.all(network, &refs)?;
+    let mut written = Predicted::default();
+    let mut seen: Vec<SubjectKey> = examples.iter().map(|example| example.subject).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    written.subjects = seen.len();
+    if task.kind == TaskKind::Segmentation {
+        masks(cache, &examples, &said, folder, &mut written)?;
+    } else {
+        let text = table(task, cache, &examples, &said, &mut written);
+        durable::write(&folder.join(format!("{}.csv", task.name)), text.as_bytes())?;
+    }
+    pictures(task, cache, &examples, &said, folder)?;
+    Ok(written)
+}
+
+fn shown_frames(task: &Task, cache: &FrameCache, subjects: &[SubjectKey]) -> Result<Vec<FrameRef>, TasksError> {
+    let (sequences, planes) = (declared::sequences(task)?, declared::planes(task)?);
+    let wanted = |frame: &FrameRef| {
+        let record = &cache.series()[frame.series as usize];
+        sequences.contains(&record.sequence)
+            && planes.contains(&record.plane)
+            && subjects.binary_search(&record.subject).is_ok()
+            && super::examples::is_shown(task, record, *frame)
+    };
+    Ok(cache.frames().filter(wanted).collect())
+}
+
+/// A file for each series and phase: `<subject>/<series>-<phase>.nii.gz`.
+fn masks(
+    cache: &FrameCache,
+    examples: &[Example],
+    said: &[Said],
+    folder: &Path,
+    written: &mut Predicted,
+) -> Result<(), TasksError> {
+    let mut stacks: BTreeMap<(u32, u32), BTreeMap<u32, &Vec<u8>>> = BTreeMap::new();
+    for (example, said) in examples.iter().zip(said) {
+        if let (Some(frame), Said::Pixels(pixels)) = (example.frames.first(), said) {
+            stacks.entry((frame.series, frame.phase)).or_default().insert(frame.slice, pixels);
+        }
+    }
+    for ((series, phase), slices) in stacks {
+        let record = &cache.series()[series as usize];
+        let [rows, columns] = record.matrix.map(|count| count as usize);
+        let Ok(affine) = stack_affine(record) else {
+            written.unplaced += 1;
+            continue;
+        };
+        // A slice that has no such phase is empty.
+        let empty = vec![0; rows * columns];
+        let all = (0..record.slices.len() as u32).flat_map(|slice| slices.get(&slice).copied().unwrap_or(&empty));
+        let volume =
+            Volume { dims: [columns, rows, record.slices.len(), 1], affine, values: all.copied().collect::<Vec<u8>>() };
+        let folder = folder.join(record.subject.to_string());
+        std::fs::create_dir_all(&folder).map_err(durable::told("create", &folder))?;
+        write_nifti(&folder.join(format!("{}-{phase}.nii.gz", record.key)), &volume)?;
+        written.masks += 1;
+    }
+    Ok(())
+}
+
+/// A row for each answer: subject, series, slice and phase, and what was said. Landmarks in the patient's coordinates (LPS).
+fn table(task: &Task, cache: &FrameCache, examples: &[Example], said: &[Said], written: &mut Predicted) -> String {
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let place = |frame: &FrameRef| {
+        let record = &cache.series()[frame.series as usize];
+        format!("{},{},{},{}", record.subject, record.key, frame.slice, frame.phase)
+    };
+    let scores =
+        || task.classes.iter().map(|class| quoted(&format!("probability of {class}"))).collect::<Vec<_>>().join(",");
+    let mut text = match task.kind {
+        TaskKind::Localisation => "subject,series,slice,phase,landmark,x_mm,y_mm,z_mm\n".to_owned(),
+        TaskKind::Detection => format!("subject,class,{}\n", scores()),
+        _ => format!("subject,series,slice,phase,class,{}\n", scores()),
+    };
+    for (example, said) in examples.iter().zip(said) {
+        let Some(frame) = example.frames.first() else { continue };
+        match said {
+            Said::Scores(scores) => {
+                let best = (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap_or_default();
+                let who = if task.kind == TaskKind::Detection { example.subject.to_string() } else { place(frame) };
+                let scores: Vec<String> = scores.iter().map(|score| format!("{score:.4}")).collect();
+                text += &format!("{who},{},{}\n", quoted(&task.classes[best]), scores.join(","));
+                written.rows += 1;
+            }
+            Said::Places(places) => {
+                let record = &cache.series()[frame.series as usize];
+                let Some(placement) = record.slices[frame.slice as usize].placement else { continue };
+                for (name, at) in task.classes.iter().zip(places) {
+                    let [x, y, z] = placement.point(record.spacing_mm, *at);
+                    text += &format!("{},{},{x:.2},{y:.2},{z:.2}\n", place(frame), quoted(name));
+                    written.rows += 1;
+                }
+            }
+            Said::Pixels(_) => {}
+        }
+    }
+    text
+}
+
+/// Up to twelve frames with what was said of them, in one picture.
+fn pictures(
+    task: &Task,
+    cache: &FrameCache,
+    examples: &[Example],
+    said: &[Said],
+    folder: &Path,
+) -> Result<(), TasksError> {
+    if !matches!(task.kind, TaskKind::Segmentation | TaskKind::Localisation) || examples.is_empty() {
+        return Ok(());
+    }
+    let (columns, rows) = (4, 3);
+    let every = examples.len().div_ceil(columns * rows).max(1);
+    let mut picture = Picture::gray(columns, rows, SHOWN_SIDE);
+    for (tile, (example, said)) in examples.iter().zip(said).step_by(every).take(columns * rows).enumerate() {
+        if let Some(frame) = example.frames.first() {
+            picture.place_color(tile % columns, tile / columns, &overlay(cache, *frame, said, SHOWN_SIDE));
+        }
+    }
+    let path = folder.join(format!("{}.png", task.name));
+    Ok(picture.write(&path).map_err(durable::told("write", &path))?)
+}
+
+/// A frame with what was said of it drawn over: structures tinted, landmarks as crosses. [side x side x 3]
+pub(super) fn overlay(cache: &FrameCache, frame: FrameRef, said: &Said, side: usize) -> Vec<u8> {
+    let gray = data::shown_frame(cache, frame, side);
+    let record = &cache.series()[frame.series as usize];
+    let grid = data::FrameGrid::new(record.matrix, record.spacing_mm, cache.images());
+    let step = cache.images().frame_size as f64 / side as f64;
+    let native = |pixel: usize| {
+        let of_frame = |place: usize| (place as f64 + 0.5) * step - 0.5;
+        grid.to_native([of_frame(pixel / side), of_frame(pixel % side)])
+    };
+    let mut color: Vec<u8> = gray.iter().flat_map(|value| [*value; 3]).collect();
+    let mut tint = |pixel: usize, class: usize, strength: f32| {
+        for (value, tint) in color[pixel * 3..pixel * 3 + 3].iter_mut().zip(COLORS[class % COLORS.len()]) {
+            *value = (f32::from(*value) * (1.0 - strength) + f32::from(tint) * strength) as u8;
+        }
+    };
+    let [rows, columns] = record.matrix.map(|count| count as usize);
+    match said {
+        Said::Pixels(pixels) => {
+            for pixel in 0..side * side {
+                let [row, column] = native(pixel).map(f64::round);
+                let inside = row >= 0.0 && column >= 0.0 && (row as usize) < rows && (column as usize) < columns;
+                let class = if inside { pixels[row as usize * columns + column as usize] } else { 0 };
+                if class > 0 {
+                    tint(pixel, usize::from(class) - 1, 0.45);
+                }
+            }
+        }
+        Said::Places(places) => {
+            for (class, place) in places.iter().enumerate() {
+                let [row, column] = grid.to_frame(*place).map(|value| (value + 0.5) / step - 0.5);
+                for pixel in 0..side * side {
+                    let (down, across) = ((pixel / side) as f64 - row, (pixel % side) as f64 - column);
+                    if down.abs().min(across.abs()) < 0.8 && down.abs().max(across.abs()) < 5.0 {
+                        tint(pixel, class, 0.9);
+                    }
+                }
+            }
+        }
+        Said::Scores(_) => {}
+    }
+    color
+}
