@@ -2,6 +2,7 @@
 
 pub mod demo;
 pub mod federation;
+pub mod finetuning;
 pub mod learning;
 pub mod phantom;
 pub mod programs;

@@ -152,6 +152,6 @@ pub(crate) fn linear<B: Fused>(weights: &Parameters<B>, name: &str, x: Tensor<B,
     B::affine(x, weights.matrix(&format!("{name}.weight")), weights.row(&format!("{name}.bias")))
 }
 
-pub(crate) fn norm<B: Fused>(weights: &Parameters<B>, name: &str, x: Tensor<B, 2>) -> Tensor<B, 2> {
+fn norm<B: Fused>(weights: &Parameters<B>, name: &str, x: Tensor<B, 2>) -> Tensor<B, 2> {
     B::norm(x, weights.row(&format!("{name}.weight")), weights.row(&format!("{name}.bias")))
 }

@@ -224,6 +224,12 @@ impl SiteSpec {
         Self { mix: Self::d(0).mix, ..self }
     }
 
+    /// Every sequence and view, and patients of all five diseases in turn: a hospital that can label every task.
+    pub fn all_tasks(self) -> Self {
+        let diseases = vec![Disease::Nor, Disease::Minf, Disease::Dcm, Disease::Hcm, Disease::Arv];
+        Self { mix: Mix { diseases, ..Self::d(0).mix }, ..self }
+    }
+
     /// The same number of subjects everywhere.
     pub fn same_size(self, subjects: usize) -> Self {
         Self { subjects, ..self }

@@ -1,9 +1,8 @@
 //! NIfTI-1 files, as annotation tools read and write them: a strict reader, a writer that states DICOM's geometry twice.
 //!
-//! The format is 348 bytes of header before plain numbers (nifti1.h, Cox et al. 2004). The `nifti` crate was looked at:
-//! it makes room for whatever a header claims before it has read the data, and writes an `ndarray` to a path, neither to
-//! bytes nor atomically. This reader makes room for what is there, up to a limit, refuses what is more or less than the
-//! header says, and names each fault with its remedy.
+//! The format is 348 bytes of header before plain numbers (nifti1.h, Cox et al. 2004), little enough to be strict with: this
+//! reader makes room for what is there, up to a limit, refuses what is more or less than the header says, and names each
+//! fault with its remedy; the writer replaces a file whole or not at all.
 //!
 //! NIfTI's world is RAS (+x to the right, +y to the front, +z to the head), DICOM's LPS: x and y change their sign, here
 //! and nowhere else. Voxel `[i, j, k]` is column, row and slice of the images that a volume was made from.

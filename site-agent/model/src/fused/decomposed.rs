@@ -78,6 +78,46 @@ pub(super) fn convolve_backward_weight<B: Backend>(
     [gradient.clone().transpose().matmul(around(x, pixels)), gradient.sum_dim(0)]
 }
 
+/// Images outermost, pixels in the middle: `[count, pixels of one, channels]`.
+fn by_image<B: Backend>(x: Tensor<B, 2>, pixels: Pixels) -> Tensor<B, 3> {
+    let [_, channels] = x.dims();
+    x.reshape([pixels.count, pixels.height * pixels.width, channels])
+}
+
+pub(super) fn instance_norm<B: Backend>(
+    x: Tensor<B, 2>,
+    weight: Tensor<B, 2>,
+    bias: Tensor<B, 2>,
+    pixels: Pixels,
+) -> [Tensor<B, 2>; 2] {
+    let shape @ [_, channels] = x.dims();
+    let x = by_image(x, pixels);
+    let mean = x.clone().mean_dim(1);
+    let centered = x - mean.clone();
+    let inverse = ((centered.clone() * centered.clone()).mean_dim(1) + NORM_EPS).sqrt().recip();
+    let moments = Tensor::cat(vec![mean, inverse.clone()], 2).reshape([pixels.count, 2 * channels]);
+    [(centered * inverse).reshape(shape) * weight + bias, moments]
+}
+
+pub(super) fn instance_norm_backward<B: Backend>(
+    gradient: Tensor<B, 2>,
+    x: Tensor<B, 2>,
+    weight: Tensor<B, 2>,
+    moments: Tensor<B, 2>,
+    pixels: Pixels,
+) -> [Tensor<B, 2>; 3] {
+    let shape @ [_, channels] = x.dims();
+    let part = |from: usize| moments.clone().narrow(1, from, channels).reshape([pixels.count, 1, channels]);
+    let (mean, inverse) = (part(0), part(channels));
+    let normed = (by_image(x, pixels) - mean) * inverse.clone();
+    let of_weight = (gradient.clone() * normed.clone().reshape(shape)).sum_dim(0);
+    let of_bias = gradient.clone().sum_dim(0);
+    let scaled = by_image(gradient * weight, pixels);
+    let along = (scaled.clone() * normed.clone()).mean_dim(1);
+    let of_x = (scaled.clone() - scaled.mean_dim(1) - normed * along) * inverse;
+    [of_x.reshape(shape), of_weight, of_bias]
+}
+
 pub(super) fn unfold<B: Backend>(x: Tensor<B, 2>, Unfolding { pixels, fold }: Unfolding) -> Tensor<B, 2> {
     let ([rows, values], Pixels { count, height, width }) = (x.dims(), pixels);
     let channels = values / (fold * fold);

@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use burn_flex::{Flex, FlexTensor};
 
 use super::{
-    Heads, Kernels, Pairs, Pixels, Unfolding, attention, bare, convolution, cross_entropy, gelu, linear, norm,
+    Heads, Kernels, Pairs, Pixels, Unfolding, attention, bare, convolution, cross_entropy, gelu, linear, norm, spatial,
     unfolding, wrap,
 };
 
@@ -93,6 +93,32 @@ impl Kernels for Flex {
         let [gradient, x] = [gradient, x].map(Values::of);
         let [of_weight, of_bias] = convolution::backward_weight(gradient.slice(), x.slice(), outputs, pixels);
         [tensor(of_weight, [outputs, 9 * inputs]), tensor(of_bias, [1, outputs])]
+    }
+
+    fn instance_norm_forward(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Tensor<Self, 2>,
+        pixels: Pixels,
+    ) -> [Tensor<Self, 2>; 2] {
+        let shape = x.dims();
+        let [x, weight, bias] = [x, weight, bias].map(Values::of);
+        let (y, moments) = spatial::forward(x.slice(), weight.slice(), bias.slice(), pixels);
+        [tensor(y, shape), tensor(moments, [pixels.count, 2 * shape[1]])]
+    }
+
+    fn instance_norm_backward(
+        gradient: Tensor<Self, 2>,
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        moments: Tensor<Self, 2>,
+        pixels: Pixels,
+    ) -> [Tensor<Self, 2>; 3] {
+        let shape = x.dims();
+        let [gradient, x, weight, moments] = [gradient, x, weight, moments].map(Values::of);
+        let [of_x, of_weight, of_bias] =
+            spatial::backward(gradient.slice(), x.slice(), weight.slice(), moments.slice(), pixels);
+        [tensor(of_x, shape), tensor(of_weight, [1, shape[1]]), tensor(of_bias, [1, shape[1]])]
     }
 
     fn unfold_forward(x: Tensor<Self, 2>, how: Unfolding) -> Tensor<Self, 2> {
@@ -229,6 +255,22 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_norm_and_its_gradients_are_those_of_the_decomposed_form() {
+        let pixels = Pixels { count: 3, height: 9, width: 11 };
+        let (x, weight, bias) = (random(1, 297, 10), random(2, 1, 10), random(3, 1, 10));
+        let [y, moments] = Flex::instance_norm_forward(x.clone(), weight.clone(), bias.clone(), pixels);
+        let [expected, expected_moments] = decomposed::instance_norm(x.clone(), weight.clone(), bias, pixels);
+        close("instance norm", y, expected);
+        close("moments", moments.clone(), expected_moments);
+        let gradient = random(4, 297, 10);
+        let found = Flex::instance_norm_backward(gradient.clone(), x.clone(), weight.clone(), moments.clone(), pixels);
+        let expected = decomposed::instance_norm_backward(gradient, x, weight, moments, pixels);
+        for (found, expected) in found.into_iter().zip(expected) {
+            close("gradient of instance norm", found / 30.0, expected / 30.0);
+        }
+    }
+
+    #[test]
     fn an_unfolding_and_its_way_back_are_those_of_the_decomposed_form() {
         let how = Unfolding { pixels: Pixels { count: 2, height: 3, width: 5 }, fold: 4 };
         let x = random(1, 30, 16 * 7);
@@ -320,6 +362,14 @@ mod tests {
         let of = |weight: &[f32], bias: &[f32]| dot(&convolution::forward(&x, weight, bias, pixels), &toward3);
         check("convolution's weight", &weight, &of_weight, &|weight| of(weight, &[0.5; 3]));
         check("convolution's bias", &[0.5; 3], &of_bias, &|bias| of(&weight, bias));
+
+        let pixels = Pixels { count: 2, height: 3, width: 5 };
+        let (weight, bias) = (values(12, 2), values(13, 2));
+        let (_, moments) = spatial::forward(&x, &weight, &bias, pixels);
+        let [of_x, of_weight, _] = spatial::backward(&toward, &x, &weight, &moments, pixels);
+        check("instance norm", &x, &of_x, &|x| dot(&spatial::forward(x, &weight, &bias, pixels).0, &toward));
+        let of = |weight: &[f32]| dot(&spatial::forward(&x, weight, &bias, pixels).0, &toward);
+        check("instance norm's weight", &weight, &of_weight, &|weight| of(weight));
 
         check("gelu", &x, &gelu::backward(&toward, &x), &|x| dot(&gelu::forward(x), &toward));
 

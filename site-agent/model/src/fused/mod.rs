@@ -1,8 +1,10 @@
 //! The operations that an automatic derivative would take apart: LayerNorm, linear layer, GELU, attention, DINO's
-//! cross-entropy, and the convolution and unfolding of task heads.
+//! cross-entropy, and the convolution, norm and unfolding of
+//! task heads.
 //!
 //! Each has its own backward. On the CPU they are loops over slices, written so that the compiler makes vector
-//! instructions of them (`norm`, `linear`, `gelu`, `attention`, `cross_entropy`, `convolution`, `unfolding`); any other device gets the same mathematics from
+//! instructions of them (`norm`, `linear`, `gelu`, `attention`, `cross_entropy`, `convolution`, `spatial`,
+//! `unfolding`); any other device gets the same mathematics from
 //! burn's own operations (`decomposed`).
 //!
 //! ```text
@@ -20,6 +22,7 @@ mod gelu;
 mod linear;
 mod norm;
 mod product;
+mod spatial;
 mod unfolding;
 mod vector;
 
@@ -82,6 +85,13 @@ pub(crate) trait Fused: Backend {
     /// A convolution of 3 x 3 pixels, zeros around: `[pixels, inputs]` to `[pixels, outputs]`. `weight` is
     /// `[outputs, 9 * inputs]` with the kernel's rows and columns outside of the inputs, `bias` `[1, outputs]`.
     fn convolve(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>, pixels: Pixels) -> Tensor<Self, 2>;
+    /// Each channel of an image normalized over its pixels, `[pixels, channels]`; `weight` and `bias` are `[1, channels]`.
+    fn instance_norm(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Tensor<Self, 2>,
+        pixels: Pixels,
+    ) -> Tensor<Self, 2>;
     /// Pixels as squares of pixels.
     fn unfold(x: Tensor<Self, 2>, how: Unfolding) -> Tensor<Self, 2>;
     /// The exact GELU.
@@ -133,6 +143,24 @@ pub(crate) trait Kernels: Backend {
     /// The gradients of weight and bias.
     fn convolve_backward_weight(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>, pixels: Pixels) -> [Tensor<Self, 2>; 2] {
         decomposed::convolve_backward_weight(gradient, x, pixels)
+    }
+    /// The result, and mean and inverse deviation of each image and channel, `[count, 2 * channels]`.
+    fn instance_norm_forward(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Tensor<Self, 2>,
+        pixels: Pixels,
+    ) -> [Tensor<Self, 2>; 2] {
+        decomposed::instance_norm(x, weight, bias, pixels)
+    }
+    fn instance_norm_backward(
+        gradient: Tensor<Self, 2>,
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        moments: Tensor<Self, 2>,
+        pixels: Pixels,
+    ) -> [Tensor<Self, 2>; 3] {
+        decomposed::instance_norm_backward(gradient, x, weight, moments, pixels)
     }
     fn unfold_forward(x: Tensor<Self, 2>, how: Unfolding) -> Tensor<Self, 2> {
         decomposed::unfold(x, how)
@@ -187,6 +215,15 @@ macro_rules! without_a_graph {
                 pixels: Pixels,
             ) -> Tensor<Self, 2> {
                 Self::convolve_forward(x, weight, bias, pixels)
+            }
+            fn instance_norm(
+                x: Tensor<Self, 2>,
+                weight: Tensor<Self, 2>,
+                bias: Tensor<Self, 2>,
+                pixels: Pixels,
+            ) -> Tensor<Self, 2> {
+                let [result, _] = Self::instance_norm_forward(x, weight, bias, pixels);
+                result
             }
             fn unfold(x: Tensor<Self, 2>, how: Unfolding) -> Tensor<Self, 2> {
                 Self::unfold_forward(x, how)
@@ -309,6 +346,36 @@ impl<B: Kernels, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         let result = bare(B::convolve_forward(of_x, of_weight, of_bias, pixels));
         wrap(match Convolution.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(([x.primitive, weight.primitive], pixels), result),
+            OpsKind::UnTracked(prep) => prep.finish(result),
+        })
+    }
+
+    fn instance_norm(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Tensor<Self, 2>,
+        pixels: Pixels,
+    ) -> Tensor<Self, 2> {
+        #[derive(Debug)]
+        struct Instance;
+        impl<B: Kernels> Backward<B, 3> for Instance {
+            type State = ([Primitive<B>; 3], Pixels);
+            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let (kept, pixels) = ops.state;
+                let [x, weight, moments] = kept.map(wrap);
+                let gradient = wrap(grads.consume::<B>(&ops.node));
+                let of_inputs = B::instance_norm_backward(gradient, x, weight, moments, pixels);
+                for (parent, gradient) in ops.parents.iter().zip(of_inputs) {
+                    give(grads, parent.as_ref().map(|node| node.id), gradient);
+                }
+            }
+        }
+        let [x, weight, bias] = [bare(x), bare(weight), bare(bias)];
+        let nodes = [x.node.clone(), weight.node.clone(), bias.node.clone()];
+        let (of_x, of_weight) = (wrap(x.primitive.clone()), wrap(weight.primitive.clone()));
+        let [result, moments] = B::instance_norm_forward(of_x, of_weight, wrap(bias.primitive), pixels).map(bare);
+        wrap(match Instance.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(([x.primitive, weight.primitive, moments], pixels), result),
             OpsKind::UnTracked(prep) => prep.finish(result),
         })
     }

@@ -2,7 +2,7 @@
 //! twice the resolution again and again, and joined each time by those of an earlier block, and at the end by the image.
 //!
 //! Everything lies in rows, `[images * height * width, channels]`: an unfolding is a linear layer whose outputs become
-//! pixels, and norms are over channels, so that no image of a batch, and of no other site, changes another's.
+//! pixels, and norms are over the pixels of an image, so that no image of a batch, and of no other site, changes another's.
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
@@ -20,7 +20,7 @@ fn levels(plan: &ModelPlan) -> usize {
 
 /// Channels at a level: 0 has the image's resolution, each next one half of it.
 fn width(plan: &ModelPlan, level: usize) -> usize {
-    (plan.dim / 12).next_multiple_of(8) << level
+    (plan.dim / 12).next_multiple_of(8).max(16) << level
 }
 
 /// After how many blocks the tokens for each level are taken: evenly spread, the earliest for the finest.
@@ -48,7 +48,8 @@ pub(super) fn signature(plan: &ModelPlan, outputs: usize) -> Result<Vec<(String,
         layer(format!("levels.{level}.up"), 4 * own, coarser, 0);
         layer(format!("levels.{level}.skip"), fold * fold * own, plan.dim, own);
         let image = if level == 0 { plan.in_channels } else { 0 };
-        layer(format!("levels.{level}.convolution"), own, 9 * (2 * own + image), own);
+        layer(format!("levels.{level}.convolutions.0"), own, 9 * (2 * own + image), own);
+        layer(format!("levels.{level}.convolutions.1"), own, 9 * own, own);
     }
     layer("last".to_owned(), outputs, width(plan, 0), 0);
     Ok(all)
@@ -65,8 +66,12 @@ pub(super) fn logits<B: Fused>(
 ) -> Tensor<B, 2> {
     let (count, levels) = (images.count, levels(plan));
     let mut side = images.side / plan.patch_size;
-    let active = |name: &str, x: Tensor<B, 2>| B::exact_gelu(vit::norm(weights, &format!("{head}{name}.norm"), x));
-    let mut x = active("tokens", linear(weights, &format!("{head}tokens"), vit::patches_of(last, count)));
+    let active = |name: &str, x: Tensor<B, 2>, side: usize| {
+        let norm = |part: &str| weights.row(&format!("{head}{name}.norm.{part}"));
+        let grid = Pixels { count, height: side, width: side };
+        B::exact_gelu(B::instance_norm(x, norm("weight"), norm("bias"), grid))
+    };
+    let mut x = active("tokens", linear(weights, &format!("{head}tokens"), vit::patches_of(last, count)), side);
     for level in (0..levels).rev() {
         let name = |part: &str| format!("levels.{level}.{part}");
         let up = unfolded(linear(weights, &format!("{head}{}", name("up")), x), count, side, 2);
@@ -74,16 +79,18 @@ pub(super) fn logits<B: Fused>(
         let fold = 1 << (levels - level);
         let tokens = vit::patches_of(between[level].clone(), count);
         let skip = linear(weights, &format!("{head}{}", name("skip")), tokens);
-        let skip = active(&name("skip"), unfolded(skip, count, side / fold, fold));
+        let skip = active(&name("skip"), unfolded(skip, count, side / fold, fold), side);
         let mut joined = vec![up, skip];
         if level == 0 {
             joined.push(pixels(plan, images, weights.device()));
         }
-        let convolution = format!("{head}{}", name("convolution"));
-        let (weight, bias) =
-            (weights.matrix(&format!("{convolution}.weight")), weights.row(&format!("{convolution}.bias")));
         let grid = Pixels { count, height: side, width: side };
-        x = active(&name("convolution"), B::convolve(Tensor::cat(joined, 1), weight, bias, grid));
+        let convolved = |part: &str, x: Tensor<B, 2>| {
+            let (layer, name) = (format!("{head}{}", name(part)), name(part));
+            let (weight, bias) = (weights.matrix(&format!("{layer}.weight")), weights.row(&format!("{layer}.bias")));
+            active(&name, B::convolve(x, weight, bias, grid), side)
+        };
+        x = convolved("convolutions.1", convolved("convolutions.0", Tensor::cat(joined, 1)));
     }
     linear(weights, &format!("{head}last"), x)
 }
