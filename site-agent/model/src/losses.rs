@@ -104,8 +104,9 @@ pub fn place_of(logits: &[f32], landmark: usize, landmarks: usize, side: usize) 
     // Wide enough for a landmark's normal distribution, narrow enough that another maximum has no part in it.
     const REACH: usize = 4;
     let at = |row: usize, column: usize| f64::from(logits[(row * side + column) * landmarks + landmark]);
-    let all = (0..side * side).map(|pixel| (pixel / side, pixel % side));
-    let (row, column) = all.max_by(|a, b| at(a.0, a.1).total_cmp(&at(b.0, b.1))).unwrap_or_default();
+    let value = |pixel: usize| at(pixel / side, pixel % side);
+    let top = (1..side * side).fold(0, |top, pixel| if value(pixel) > value(top) { pixel } else { top });
+    let (row, column) = (top / side, top % side);
     let largest = at(row, column);
     let near = |middle: usize| middle.saturating_sub(REACH)..(middle + REACH + 1).min(side);
     let (mut sum, mut place) = (0.0, [0.0, 0.0]);

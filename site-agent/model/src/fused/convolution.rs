@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::Pixels;
 use super::product::{Place, product};
-use super::vector::wide;
+use super::vector::{added, column_sums};
 
 /// Pixels whose neighborhoods one task gathers, about: some image rows.
 const PIXELS: usize = 1024;
@@ -50,7 +50,7 @@ pub(super) fn backward_weight(gradient: &[f32], x: &[f32], outputs: usize, pixel
     let (inputs, rows) = (x.len() / (pixels.count * image), strip(pixels));
     let columns = 9 * inputs;
     // A sum an image, then over images in their order.
-    let of_images: Vec<Vec<f32>> = gradient
+    let of_images: Vec<[Vec<f32>; 1]> = gradient
         .par_chunks(image * outputs)
         .zip(x.par_chunks(image * inputs))
         .map_init(Vec::new, |around, (gradient, x)| {
@@ -63,20 +63,11 @@ pub(super) fn backward_weight(gradient: &[f32], x: &[f32], outputs: usize, pixel
                 let of_around = Place::new(0, count, columns, columns);
                 product((&mut of_weight, into), true, 1.0, (gradient, of_gradient), (around, of_around));
             }
-            of_weight
+            [of_weight]
         })
         .collect();
-    let mut of_weight = vec![0.0; outputs * columns];
-    for image in of_images {
-        of_weight.iter_mut().zip(image).for_each(|(sum, value)| *sum += value);
-    }
-    let mut of_bias = vec![0.0_f64; outputs];
-    wide(|| {
-        for row in gradient.chunks_exact(outputs) {
-            of_bias.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
-        }
-    });
-    [of_weight, of_bias.into_iter().map(|sum| sum as f32).collect()]
+    let [of_weight] = added(&of_images, outputs * columns);
+    [of_weight, column_sums(gradient, outputs)]
 }
 
 /// The neighborhoods of `count` pixels of an image, from row `top` on: `[count, 9 * inputs]`.

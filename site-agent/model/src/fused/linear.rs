@@ -5,7 +5,7 @@
 use rayon::prelude::*;
 
 use super::product::{Place, product};
-use super::vector::wide;
+use super::vector::column_sums;
 
 /// Rows of a part: enough that reading the weight again for each costs little, few enough for all threads.
 const ROWS: usize = 192;
@@ -52,11 +52,5 @@ pub(super) fn backward_weight(gradient: &[f32], x: &[f32], outputs: usize) -> [V
         let into = Place::new(0, some, inputs, inputs);
         product((of_weight, into), false, 1.0, (gradient, of_gradient), (x, of_x));
     });
-    let mut of_bias = vec![0.0_f64; outputs];
-    wide(|| {
-        for row in gradient.chunks_exact(outputs) {
-            of_bias.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
-        }
-    });
-    [of_weight, of_bias.into_iter().map(|sum| sum as f32).collect()]
+    [of_weight, column_sums(gradient, outputs)]
 }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::vector::{sum, wide};
+use super::vector::{added, sum, wide};
 use crate::vit::NORM_EPS;
 
 /// Rows that one task takes: fixed, so that sums over rows do not depend on the number of threads.
@@ -41,13 +41,7 @@ pub(super) fn backward(gradient: &[f32], x: &[f32], weight: &[f32], moments: &[f
         .zip(moments.par_chunks(ROWS * 2))
         .map(|(((of_x, gradient), x), moments)| wide(|| of_rows(of_x, gradient, x, weight, moments)))
         .collect();
-    let mut totals = [vec![0.0; dim], vec![0.0; dim]];
-    for part in &parts {
-        for (total, part) in totals.iter_mut().zip(part) {
-            total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
-        }
-    }
-    let [of_weight, of_bias] = totals;
+    let [of_weight, of_bias] = added(&parts, dim);
     [of_x, of_weight, of_bias]
 }
 

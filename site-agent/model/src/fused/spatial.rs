@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::Pixels;
-use super::vector::wide;
+use super::vector::{added, wide};
 use crate::vit::NORM_EPS;
 
 /// `y = (x - mean) / sqrt(variance + eps) * weight + bias`, of each image and channel, `[pixels, channels]`; and mean and
@@ -54,13 +54,7 @@ pub(super) fn backward(gradient: &[f32], x: &[f32], weight: &[f32], moments: &[f
         .zip(moments.par_chunks(2 * channels))
         .map(|(((of_x, gradient), x), moments)| wide(|| of_image(of_x, gradient, x, weight, moments)))
         .collect();
-    let mut totals = [vec![0.0; channels], vec![0.0; channels]];
-    for part in &parts {
-        for (total, part) in totals.iter_mut().zip(part) {
-            total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
-        }
-    }
-    let [of_weight, of_bias] = totals;
+    let [of_weight, of_bias] = added(&parts, channels);
     [of_x, of_weight, of_bias]
 }
 

@@ -24,6 +24,28 @@ pub(super) fn sum(count: usize, of: impl Fn(usize) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
+/// The sum of each column of some rows, in double precision.
+pub(super) fn column_sums(rows: &[f32], columns: usize) -> Vec<f32> {
+    let mut sums = vec![0.0_f64; columns];
+    wide(|| {
+        for row in rows.chunks_exact(columns) {
+            sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
+        }
+    });
+    sums.into_iter().map(|sum| sum as f32).collect()
+}
+
+/// The sums of parts that were added up beside each other, in the parts' order. Each part is of `N` rows of `width` values.
+pub(super) fn added<const N: usize>(parts: &[[Vec<f32>; N]], width: usize) -> [Vec<f32>; N] {
+    let mut totals: [Vec<f32>; N] = std::array::from_fn(|_| vec![0.0; width]);
+    for part in parts {
+        for (total, part) in totals.iter_mut().zip(part) {
+            total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+        }
+    }
+    totals
+}
+
 /// The largest of the values.
 #[inline(always)]
 pub(super) fn largest(values: &[f32]) -> f32 {

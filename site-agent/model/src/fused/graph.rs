@@ -1,0 +1,228 @@
+//! The operations with a graph: each says what it keeps, and what its backward makes of it; one place ties them to burn's
+//! automatic derivative.
+
+use std::fmt::Debug;
+
+use burn::tensor::Tensor;
+use burn_autodiff::Autodiff;
+use burn_autodiff::checkpoint::base::Checkpointer;
+use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn_autodiff::grads::Gradients;
+use burn_autodiff::ops::{Backward, Ops, OpsKind};
+
+use super::{Fused, Heads, Kernels, Pairs, Pixels, Primitive, Unfolding, bare, wrap};
+
+/// An operation of `N` inputs with a backward of its own.
+trait Operation<B: Kernels, const N: usize>: Debug + Send + 'static {
+    /// What the backward is given again.
+    type Kept: Clone + Debug + Send + 'static;
+
+    /// The result, and what is kept.
+    fn forward(&self, inputs: [Primitive<B>; N]) -> (Primitive<B>, Self::Kept);
+
+    /// The gradients of the inputs; those that are not `wanted` may be none.
+    fn backward(self, gradient: Primitive<B>, kept: Self::Kept, wanted: [bool; N]) -> [Option<Primitive<B>>; N];
+}
+
+/// An operation as burn's graph holds it.
+#[derive(Debug)]
+struct Node<O>(O);
+
+impl<B: Kernels, O: Operation<B, N>, const N: usize> Backward<B, N> for Node<O> {
+    type State = O::Kept;
+
+    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = grads.consume::<B>(&ops.node);
+        let wanted = ops.parents.each_ref().map(Option::is_some);
+        let gradients = self.0.backward(gradient, ops.state, wanted);
+        for (parent, gradient) in ops.parents.iter().zip(gradients) {
+            if let Some((parent, gradient)) = parent.as_ref().zip(gradient) {
+                grads.register::<B>(parent.id, gradient);
+            }
+        }
+    }
+}
+
+/// Runs an operation, and remembers it where a gradient may be asked of an input.
+fn tracked<B: Kernels, C: CheckpointStrategy, O: Operation<B, N>, const N: usize, const D: usize>(
+    operation: O,
+    inputs: [Primitive<Autodiff<B, C>>; N],
+) -> Tensor<Autodiff<B, C>, D> {
+    let nodes = inputs.each_ref().map(|input| input.node.clone());
+    let (result, kept) = operation.forward(inputs.map(|input| input.primitive));
+    wrap(match Node(operation).prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish(kept, result),
+        OpsKind::UnTracked(prep) => prep.finish(result),
+    })
+}
+
+#[derive(Debug)]
+struct Norm;
+
+impl<B: Kernels> Operation<B, 3> for Norm {
+    type Kept = [Primitive<B>; 3];
+
+    fn forward(&self, [x, weight, bias]: [Primitive<B>; 3]) -> (Primitive<B>, Self::Kept) {
+        let [result, moments] = B::norm_forward(wrap(x.clone()), wrap(weight.clone()), wrap(bias)).map(bare);
+        (result, [x, weight, moments])
+    }
+
+    fn backward(self, gradient: Primitive<B>, kept: Self::Kept, _: [bool; 3]) -> [Option<Primitive<B>>; 3] {
+        let [x, weight, moments] = kept.map(wrap);
+        B::norm_backward(wrap(gradient), x, weight, moments).map(|gradient| Some(bare(gradient)))
+    }
+}
+
+#[derive(Debug)]
+struct InstanceNorm(Pixels);
+
+impl<B: Kernels> Operation<B, 3> for InstanceNorm {
+    type Kept = [Primitive<B>; 3];
+
+    fn forward(&self, [x, weight, bias]: [Primitive<B>; 3]) -> (Primitive<B>, Self::Kept) {
+        let of_inputs = B::instance_norm_forward(wrap(x.clone()), wrap(weight.clone()), wrap(bias), self.0);
+        let [result, moments] = of_inputs.map(bare);
+        (result, [x, weight, moments])
+    }
+
+    fn backward(self, gradient: Primitive<B>, kept: Self::Kept, _: [bool; 3]) -> [Option<Primitive<B>>; 3] {
+        let [x, weight, moments] = kept.map(wrap);
+        B::instance_norm_backward(wrap(gradient), x, weight, moments, self.0).map(|gradient| Some(bare(gradient)))
+    }
+}
+
+/// A product with a weight, plus a bias: of rows, or of neighborhoods of pixels.
+#[derive(Debug)]
+enum Product {
+    Rows,
+    Neighborhoods(Pixels),
+}
+
+impl<B: Kernels> Operation<B, 3> for Product {
+    type Kept = [Primitive<B>; 2];
+
+    fn forward(&self, [x, weight, bias]: [Primitive<B>; 3]) -> (Primitive<B>, Self::Kept) {
+        let [of_x, of_weight, of_bias] = [wrap(x.clone()), wrap(weight.clone()), wrap(bias)];
+        let result = match self {
+            Self::Rows => B::affine_forward(of_x, of_weight, of_bias),
+            Self::Neighborhoods(pixels) => B::convolve_forward(of_x, of_weight, of_bias, *pixels),
+        };
+        (bare(result), [x, weight])
+    }
+
+    fn backward(self, gradient: Primitive<B>, kept: Self::Kept, wanted: [bool; 3]) -> [Option<Primitive<B>>; 3] {
+        let ([x, weight], gradient) = (kept.map(wrap), wrap::<B, 2>(gradient));
+        // Images are given, and frozen weights stay: their gradients would cost a product each.
+        let of_x = wanted[0].then(|| match self {
+            Self::Rows => B::affine_backward_input(gradient.clone(), weight),
+            Self::Neighborhoods(pixels) => B::convolve_backward_input(gradient.clone(), weight, pixels),
+        });
+        let of_weight = (wanted[1] || wanted[2]).then(|| match self {
+            Self::Rows => B::affine_backward_weight(gradient, x),
+            Self::Neighborhoods(pixels) => B::convolve_backward_weight(gradient, x, pixels),
+        });
+        let [of_weight, of_bias] = of_weight.map_or([None, None], |both| both.map(Some));
+        [of_x, of_weight, of_bias].map(|gradient| gradient.map(bare))
+    }
+}
+
+#[derive(Debug)]
+struct Gelu;
+
+impl<B: Kernels> Operation<B, 1> for Gelu {
+    type Kept = Primitive<B>;
+
+    fn forward(&self, [x]: [Primitive<B>; 1]) -> (Primitive<B>, Self::Kept) {
+        (bare(B::exact_gelu_forward(wrap(x.clone()))), x)
+    }
+
+    fn backward(self, gradient: Primitive<B>, x: Self::Kept, _: [bool; 1]) -> [Option<Primitive<B>>; 1] {
+        [Some(bare(B::exact_gelu_backward(wrap(gradient), wrap(x))))]
+    }
+}
+
+impl<B: Kernels> Operation<B, 1> for Unfolding {
+    type Kept = ();
+
+    fn forward(&self, [x]: [Primitive<B>; 1]) -> (Primitive<B>, Self::Kept) {
+        (bare(B::unfold_forward(wrap(x), *self)), ())
+    }
+
+    fn backward(self, gradient: Primitive<B>, (): Self::Kept, _: [bool; 1]) -> [Option<Primitive<B>>; 1] {
+        [Some(bare(B::unfold_backward(wrap(gradient), self)))]
+    }
+}
+
+impl<B: Kernels> Operation<B, 1> for Heads {
+    type Kept = [Primitive<B>; 3];
+
+    fn forward(&self, [packed]: [Primitive<B>; 1]) -> (Primitive<B>, Self::Kept) {
+        let [mixed, log_sums] = B::attention_forward(wrap(packed.clone()), *self).map(bare);
+        (mixed.clone(), [packed, mixed, log_sums])
+    }
+
+    fn backward(self, gradient: Primitive<B>, kept: Self::Kept, _: [bool; 1]) -> [Option<Primitive<B>>; 1] {
+        let [packed, mixed, log_sums] = kept.map(wrap);
+        [Some(bare(B::attention_backward(wrap(gradient), packed, mixed, log_sums, self)))]
+    }
+}
+
+/// The teacher's output asks for no gradient: it is part of the operation.
+#[derive(Debug)]
+struct CrossEntropy<B: Kernels> {
+    taught: Primitive<B>,
+    pairs: Pairs,
+}
+
+impl<B: Kernels> Operation<B, 1> for CrossEntropy<B> {
+    type Kept = Primitive<B>;
+
+    fn forward(&self, [learnt]: [Primitive<B>; 1]) -> (Primitive<B>, Self::Kept) {
+        (bare(B::cross_entropy_forward(wrap(learnt.clone()), wrap(self.taught.clone()), self.pairs)), learnt)
+    }
+
+    fn backward(self, gradient: Primitive<B>, learnt: Self::Kept, _: [bool; 1]) -> [Option<Primitive<B>>; 1] {
+        let of_loss: Tensor<B, 1> = wrap(gradient);
+        let of_logits = B::cross_entropy_backward(wrap(learnt), wrap(self.taught), self.pairs);
+        [Some(bare(of_logits * of_loss.reshape([1, 1])))]
+    }
+}
+
+impl<B: Kernels, C: CheckpointStrategy> Fused for Autodiff<B, C> {
+    fn norm(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        tracked(Norm, [x, weight, bias].map(bare))
+    }
+
+    fn affine(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        tracked(Product::Rows, [x, weight, bias].map(bare))
+    }
+
+    fn convolve(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>, pixels: Pixels) -> Tensor<Self, 2> {
+        tracked(Product::Neighborhoods(pixels), [x, weight, bias].map(bare))
+    }
+
+    fn instance_norm(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Tensor<Self, 2>,
+        pixels: Pixels,
+    ) -> Tensor<Self, 2> {
+        tracked(InstanceNorm(pixels), [x, weight, bias].map(bare))
+    }
+
+    fn unfold(x: Tensor<Self, 2>, how: Unfolding) -> Tensor<Self, 2> {
+        tracked(how, [bare(x)])
+    }
+
+    fn exact_gelu(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        tracked(Gelu, [bare(x)])
+    }
+
+    fn attend(packed: Tensor<Self, 2>, heads: Heads) -> Tensor<Self, 2> {
+        tracked(heads, [bare(packed)])
+    }
+
+    fn cross_entropy(learnt: Tensor<Self, 2>, taught: Tensor<Self, 2>, pairs: Pairs) -> Tensor<Self, 1> {
+        tracked(CrossEntropy::<B> { taught: bare(taught).primitive, pairs }, [bare(learnt)])
+    }
+}
