@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use crate::cache::{FrameCache, FramePixels, FrameRef};
-use crate::photometry::{blur, brightness, contrast, gamma, noise};
+use crate::photometry::{between, blur, jitter, noise};
 use crate::resample::{Axis, Kernel, Scratch, resample_into};
 
 /// Makes crops as a plan says.
@@ -113,10 +113,7 @@ impl CropMaker {
             values.chunks_exact_mut(side).for_each(<[f32]>::reverse);
         }
         if rng.random_bool(plan.jitter) {
-            brightness(values, around_one(plan.brightness, rng));
-            contrast(values, around_one(plan.contrast, rng));
-            let width = (1.0 + plan.gamma).ln();
-            gamma(values, between(-width, width, rng).exp() as f32);
+            jitter(values, [plan.brightness, plan.contrast, plan.gamma], rng);
         }
         if rng.random_bool(plan.blur[crop.min(2)]) {
             let sigma = between(plan.blur_sigma[0], plan.blur_sigma[1], rng);
@@ -158,16 +155,6 @@ fn take_part(values: &mut [f32], pixels: &FramePixels<'_>, part: Part, side: usi
     resample_into(values, row, &vertical, &horizontal, scratch);
     // A cubic kernel overshoots at edges.
     values.iter_mut().for_each(|value| *value = value.clamp(0.0, 1.0));
-}
-
-/// Uniform in `low..=high`; `low` if they are equal.
-fn between(low: f64, high: f64, rng: &mut impl Rng) -> f64 {
-    low + (high - low) * rng.random::<f64>()
-}
-
-/// Uniform in 1 ± `width`, never below 0.
-fn around_one(width: f64, rng: &mut impl Rng) -> f32 {
-    between((1.0 - width).max(0.0), 1.0 + width, rng) as f32
 }
 
 #[cfg(test)]

@@ -4,13 +4,32 @@ use std::sync::LazyLock;
 
 use rand::{Rng, RngExt};
 
+/// Uniform in `low..=high`; `low` if they are equal.
+pub(crate) fn between(low: f64, high: f64, rng: &mut impl Rng) -> f64 {
+    low + (high - low) * rng.random::<f64>()
+}
+
+/// Uniform in 1 ± `width`, never below 0.
+pub(crate) fn around_one(width: f64, rng: &mut impl Rng) -> f32 {
+    between((1.0 - width).max(0.0), 1.0 + width, rng) as f32
+}
+
+/// Brightness and contrast by factors from 1 ± the first two widths, then gamma log-uniformly from 1/(1 + the third) to
+/// 1 + the third.
+pub(crate) fn jitter(values: &mut [f32], widths: [f64; 3], rng: &mut impl Rng) {
+    brightness(values, around_one(widths[0], rng));
+    contrast(values, around_one(widths[1], rng));
+    let width = (1.0 + widths[2]).ln();
+    gamma(values, between(-width, width, rng).exp() as f32);
+}
+
 /// Multiplies, as torchvision's brightness does.
-pub(crate) fn brightness(values: &mut [f32], factor: f32) {
+fn brightness(values: &mut [f32], factor: f32) {
     values.iter_mut().for_each(|value| *value = (*value * factor).clamp(0.0, 1.0));
 }
 
 /// Moves values from (or to) their mean, as torchvision's contrast does.
-pub(crate) fn contrast(values: &mut [f32], factor: f32) {
+fn contrast(values: &mut [f32], factor: f32) {
     let mean = (sum(values) / values.len().max(1) as f64) as f32;
     values.iter_mut().for_each(|value| *value = (mean + (*value - mean) * factor).clamp(0.0, 1.0));
 }
@@ -27,7 +46,7 @@ fn sum(values: &[f32]) -> f64 {
 }
 
 /// Raises to a power.
-pub(crate) fn gamma(values: &mut [f32], exponent: f32) {
+fn gamma(values: &mut [f32], exponent: f32) {
     values.iter_mut().for_each(|value| *value = power(*value, exponent));
 }
 

@@ -6,7 +6,7 @@ use rand::{Rng, RngExt};
 
 use crate::cache::{FrameCache, FrameRef};
 use crate::evaluation::resized;
-use crate::photometry::{brightness, contrast, gamma, noise};
+use crate::photometry::{between, jitter, noise};
 
 /// Makes views of frames.
 #[derive(Clone, Debug)]
@@ -60,21 +60,15 @@ impl ViewMaker {
     /// the frame ends. `values` is [channels x side x side]
     pub fn varied(&self, cache: &FrameCache, frame: FrameRef, rng: &mut impl Rng, values: &mut [f32]) -> Warp {
         let plan = &self.augmentation;
-        let mut upto = |most: f64| most * (2.0 * rng.random::<f64>() - 1.0);
-        let (turn, scale) = (upto(plan.turn_degrees).to_radians(), 1.0 / (1.0 + upto(plan.scale)));
-        let shift = [upto(plan.shift), upto(plan.shift)];
+        let (turn, scale) = (upto(plan.turn_degrees, rng).to_radians(), 1.0 / (1.0 + upto(plan.scale, rng)));
+        let shift = [upto(plan.shift, rng), upto(plan.shift, rng)];
         let mirror = if rng.random_bool(plan.flip) { -1.0 } else { 1.0 };
         let (sin, cos) = turn.sin_cos();
         let matrix = [[scale * cos, -scale * sin * mirror], [scale * sin, scale * cos * mirror]];
         let whole = resized(&cache.pixels(frame), self.side);
         let mut seen = self.moved(&whole, matrix, shift);
-        let mut around_one = |width: f64| 1.0 + width * (2.0 * rng.random::<f64>() - 1.0);
-        brightness(&mut seen, around_one(plan.brightness) as f32);
-        contrast(&mut seen, around_one(plan.contrast) as f32);
-        let width = (1.0 + plan.gamma).ln();
-        gamma(&mut seen, (width * (around_one(1.0) - 1.0)).exp() as f32);
-        let deviation = rng.random::<f64>() * plan.noise;
-        noise(&mut seen, deviation as f32, rng);
+        jitter(&mut seen, [plan.brightness, plan.contrast, plan.gamma], rng);
+        noise(&mut seen, between(0.0, plan.noise, rng) as f32, rng);
         self.fill(&seen, values);
         self.placed(matrix, shift)
     }
@@ -127,6 +121,11 @@ impl ViewMaker {
             channel.iter_mut().zip(seen).for_each(|(to, value)| *to = (value - self.mean) / self.std);
         }
     }
+}
+
+/// Uniform in ± `most`.
+fn upto(most: f64, rng: &mut impl Rng) -> f64 {
+    between(-most, most, rng)
 }
 
 #[cfg(test)]

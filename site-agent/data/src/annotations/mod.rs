@@ -28,7 +28,7 @@ use std::path::Path;
 pub use error::{LabelError, TableRow};
 pub use landmarks::FrameLandmarks;
 pub use masks::SeriesMask;
-pub use projection::{frame_to_native, mask_on_frame};
+pub use projection::mask_on_frame;
 
 use crate::cache::{FrameCache, SeriesRecord};
 use crate::catalogue::part_key;

@@ -1,4 +1,4 @@
-//! Between an image as acquired and its cached frame.
+//! From an image as acquired to its cached frame.
 
 use common::plan::ImagePlan;
 
@@ -28,36 +28,4 @@ pub fn mask_on_frame(record: &SeriesRecord, images: &ImagePlan, native: &[u8]) -
         along.iter().map(at).collect()
     };
     down.iter().flat_map(row).collect()
-}
-
-/// Values on the grid of the cached frames on the image as acquired: linear interpolation, and 0 where the frame does not
-/// reach. [rows x columns]
-///
-/// # Panics
-/// If `values` is not [frame_size x frame_size].
-pub fn frame_to_native(record: &SeriesRecord, images: &ImagePlan, values: &[f32]) -> Vec<f32> {
-    let side = images.frame_size;
-    assert_eq!(values.len(), side * side, "a frame of other than {side} x {side} pixels");
-    let grid = FrameGrid::new(record.matrix, record.spacing_mm, images);
-    // The two pixels around each place and the weight of the second; at the edge they are one.
-    let taps = |axis: usize, count: usize| -> Vec<Option<(usize, usize, f32)>> {
-        let on = |i: usize| Some(grid.to_frame([i as f64; 2])[axis]).filter(|place| is_on(*place, side));
-        let tap = |place: f64| {
-            let place = place.clamp(0.0, side as f64 - 1.0);
-            let first = place.floor() as usize;
-            (first, (first + 1).min(side - 1), (place - first as f64) as f32)
-        };
-        (0..count).map(|i| on(i).map(tap)).collect()
-    };
-    let [rows, columns] = record.matrix.map(|side| side as usize);
-    let (down, along) = (taps(0, rows), taps(1, columns));
-    let between = |a: f32, b: f32, weight: f32| a + weight * (b - a);
-    let pixel = |down: &Option<(usize, usize, f32)>, along: &Option<(usize, usize, f32)>| match (down, along) {
-        (Some((top, bottom, below)), Some((left, right, beside))) => {
-            let row = |row: usize| between(values[row * side + left], values[row * side + right], *beside);
-            between(row(*top), row(*bottom), *below)
-        }
-        _ => 0.0,
-    };
-    down.iter().flat_map(|down| along.iter().map(move |along| (down, along))).map(|(d, a)| pixel(d, a)).collect()
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::kolmogorov::{follows, normal, uniform};
+use crate::photometry::around_one;
 
 const SIDE: usize = 64;
 

@@ -7,4 +7,8 @@ mod hostile;
 #[cfg(test)]
 mod indexing;
 #[cfg(test)]
+mod records;
+#[cfg(test)]
+mod site;
+#[cfg(test)]
 mod support;
