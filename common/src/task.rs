@@ -172,6 +172,40 @@ pub enum Metric {
     Within5Mm,
 }
 
+impl fmt::Display for Metric {
+    /// As tables call it, with its unit; of a clinical quantity, the mean absolute error is what is told.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Accuracy => "accuracy",
+            Self::BalancedAccuracy => "balanced accuracy",
+            Self::F1Macro => "F1 (macro)",
+            Self::Auc => "AUC",
+            Self::Sensitivity => "sensitivity",
+            Self::Specificity => "specificity",
+            Self::Dice => "Dice",
+            Self::Hd95 => "HD95, mm",
+            Self::Volumes => "volume error, mL",
+            Self::EjectionFraction => "EF error, points",
+            Self::Mass => "mass error, g",
+            Self::ScarFraction => "scar error, points",
+            Self::MeanValue => "error of the mean",
+            Self::Distance => "distance, mm",
+            Self::Within5Mm => "within 5 mm",
+        })
+    }
+}
+
+impl fmt::Display for TaskKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Classification => "classification",
+            Self::Segmentation => "segmentation",
+            Self::Localisation => "localisation",
+            Self::Detection => "detection",
+        })
+    }
+}
+
 /// Which model is the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -255,10 +289,10 @@ pub enum TaskError {
     /// A metric that this kind of answer, or these classes, do not have.
     #[error("task: the metric {metric} cannot be measured of {kind} over {classes}: {remedy}")]
     Metric {
-        /// The metric as written.
-        metric: String,
+        /// The metric.
+        metric: Metric,
         /// The task's kind.
-        kind: String,
+        kind: TaskKind,
         /// Its classes.
         classes: String,
         /// What to do.
@@ -285,7 +319,7 @@ impl Task {
         };
         let bound = "sequence or view for classification, masks for segmentation, landmarks for localisation, \
                      { column = \"...\" } for detection";
-        within("labels", format!("{:?} of kind {:?}", self.labels, self.kind), fits, bound)?;
+        within("labels", format!("{:?} of kind {}", self.labels, self.kind), fits, bound)?;
         let input = &self.input;
         within("input.scale", input.scale, (1..=8).contains(&input.scale), "1 to 8")?;
         within("input.frames", input.frames, (1..=256).contains(&input.frames), "1 to 256")?;
@@ -317,8 +351,7 @@ impl Task {
             Distance | Within5Mm => (&[TaskKind::Localisation], &[]),
         };
         let refused = |remedy: String| {
-            let (metric, kind) = (format!("{metric:?}"), format!("{:?}", self.kind).to_lowercase());
-            Err(TaskError::Metric { metric, kind, classes: self.classes.join(", "), remedy })
+            Err(TaskError::Metric { metric, kind: self.kind, classes: self.classes.join(", "), remedy })
         };
         if !of_kind.contains(&self.kind) {
             return refused("leave it out, or use it with another kind of task".to_owned());
@@ -477,7 +510,7 @@ mod tests {
         for name in ["", "../up", "A", "a--b", "-a", "a-", "a b"] {
             assert!(TaskName::try_from(name.to_owned()).is_err(), "{name}");
         }
-        assert!(TaskName::try_from("t1-map".to_owned()).is_ok());
+        assert_eq!(TaskName::try_from("t1-map-2".to_owned()).unwrap().as_str(), "t1-map-2");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
-use common::task::{Direction, Metric};
+use common::task::Direction;
 use common::{PlanDraft, Task};
 use serde_json::Value;
 
@@ -150,7 +150,7 @@ pub fn table(tasks: &[Task], found: &BTreeMap<Cell, Option<f64>>, seeds: &[u64])
         let told = |values: &Vec<f64>| format!("{:.3} ± {:.3}", mean(values), deviation(values));
         let gains: Vec<String> = gains.iter().map(|gain| format!("{gain:+.3}")).collect();
         let [a, b, c, d] = columns.each_ref().map(told);
-        let metric = metric_name(task.best.metric);
+        let metric = task.best.metric;
         text += &format!("| {} | {metric} | {a} | {b} | {c} | {d} | {} |\n", task.name, gains.join(", "));
     }
     text + &format!(
@@ -158,16 +158,6 @@ pub fn table(tasks: &[Task], found: &BTreeMap<Cell, Option<f64>>, seeds: &[u64])
          than the seeds' deviation.\n",
         tasks.len()
     )
-}
-
-fn metric_name(metric: Metric) -> &'static str {
-    match metric {
-        Metric::BalancedAccuracy => "balanced accuracy",
-        Metric::Dice => "Dice",
-        Metric::Distance => "distance, mm",
-        Metric::Auc => "AUC",
-        _ => "its best metric",
-    }
 }
 
 fn mean(values: &[f64]) -> f64 {

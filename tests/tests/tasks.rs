@@ -80,22 +80,12 @@ fn finetune(task: &str, out: &str) -> String {
     )
 }
 
-const TASKS: [&str; 9] = [
-    "sequence",
-    "cine-view",
-    "cine-sax-segmentation",
-    "cine-lax-segmentation",
-    "lge-sax-segmentation",
-    "mapping-sax-segmentation",
-    "landmarks",
-    "lge-hyperenhancement",
-    "cardiac-disease",
-];
-
 #[test]
 fn all_nine_tasks_are_finetuned_measured_and_used_by_their_own_commands() {
     let hospital = Hospital::with(SiteSpec::b(12).same_mix());
-    for task in TASKS {
+    let tasks = site_agent::tasks::built_in();
+    assert_eq!(tasks.len(), 9);
+    for task in tasks.iter().map(|task| task.name.as_str()) {
         hospital.done(&finetune(task, task));
         let told = hospital.done(&format!("evaluate --finetuned {{}}/{task} --labels {{}}/labels --json"));
         let measured: serde_json::Value = serde_json::from_str(&told).unwrap();
@@ -148,6 +138,12 @@ fn a_finetuning_that_is_killed_goes_on_to_the_same_bits() {
 
     let bytes = |out: &str| fs::read(hospital.path(out).join("model.safetensors")).unwrap();
     assert!(bytes("killed") == bytes("unbroken"));
+
+    // Typed once more, a finetuning that has ended says what came of it and touches nothing.
+    let touched = || fs::metadata(hospital.path("killed/model.safetensors")).unwrap().modified().unwrap();
+    let before = touched();
+    assert_eq!(hospital.done(&verb("killed")), hospital.done(&verb("unbroken")));
+    assert_eq!(touched(), before);
 }
 
 #[test]
@@ -193,6 +189,17 @@ fn a_training_never_starts_on_labels_that_are_missing_or_too_few() {
     hospital.refused(&finetune("mapping-sax-segmentation", "out"), &["only 0"]);
     hospital.refused(&finetune("no-such-task", "out"), &["cardiac-disease"]);
     hospital.refused("evaluate --finetuned {}/out --labels {}/labels", &["no finetuning that has ended"]);
+    // A diagnosis of somebody whose images are not here, and a map that calls the right ventricle left.
+    let table = hospital.path("labels/classes.csv");
+    let sound = fs::read_to_string(&table).unwrap();
+    fs::write(&table, format!("{sound}NOBODY,NOR,no\n")).unwrap();
+    hospital.refused(&finetune("cardiac-disease", "out"), &["classes.csv, line 8"]);
+    fs::write(&table, sound).unwrap();
+    let codes = hospital.path("labels/labels.toml");
+    let swapped = fs::read_to_string(&codes).unwrap().replace("LV = 500", "LV = 600").replace("RV = 600", "RV = 500");
+    let swapped = swapped.replacen("RV = 500", "RV = 500 ", 1);
+    fs::write(&codes, swapped).unwrap();
+    hospital.refused(&verb, &["RV enclosed by myocardium", "LV = 500, myocardium = 200, RV = 600"]);
     assert!(!hospital.path("out").exists(), "nothing was begun");
 }
 

@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Args;
 
-use super::finetune::open_labels;
 use super::weights::{OfPlan, fitted_backbone, read_weights};
-use super::{Json, predict, print, print_json, read_draft};
+use super::{Json, finetuned, print, print_json, read_draft};
 use crate::config::Config;
 use crate::evaluate::{self, Question};
 use crate::home::Home;
@@ -56,8 +55,8 @@ const BOOTSTRAP_SEED: u64 = 1;
 
 /// Measures a finetuned task on the held-out subjects, and keeps the result in its folder.
 fn evaluate_task(home: &Home, config: &Config, folder: &std::path::Path, args: &EvaluateArgs) -> anyhow::Result<()> {
-    let (told, cache, network) = predict::open(home, config, folder)?;
-    let labels = open_labels(home, args.labels.as_deref())?;
+    let (told, cache, network) = finetuned::open(home, config, folder)?;
+    let labels = finetuned::open_labels(home, &cache, args.labels.as_deref())?;
     let examples = Examples::of(&told.task, &cache, labels.as_ref())?;
     let measured = tasks::evaluate(&told, &cache, &examples, config.held_out, &network, BOOTSTRAP_SEED)?;
     FinetunedFolder::at(folder).write("evaluation.json", &measured)?;

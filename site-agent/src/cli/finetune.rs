@@ -2,20 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use clap::Args;
 use common::task::LabelSource;
 use common::{NamedTensors, PlanDraft, Task};
-use data::{FrameCache, Labels};
 use model::initial_weights;
 
 use super::weights::{OfPlan, fitted_backbone, read_weights};
-use super::{Json, print, print_json, read_draft};
+use super::{Json, finetuned, print, print_json, read_draft};
 use crate::config::Config;
 use crate::home::Home;
-use crate::images;
 use crate::tasks::{
-    self, Cohort, Examples, FewShot, Finetuned, FinetunedFolder, Finetuning, StepLine, TasksError, built_in, read_task,
+    self, Cohort, Examples, FewShot, Finetuned, FinetunedFolder, Finetuning, Look, TasksError, built_in, read_task,
 };
 
 #[derive(Debug, Args)]
@@ -77,7 +75,6 @@ pub(super) fn tasks(json: &Json) -> anyhow::Result<()> {
             LabelSource::Landmarks => "landmarks.csv".to_owned(),
             LabelSource::Column(column) => format!("classes.csv, {column}"),
         };
-        let kind = format!("{kind:?}").to_lowercase();
         print(&format!("{name}\n    {about}\n    {kind} of {}; labels: {labels}\n", classes.join(", ")))?;
     }
     Ok(())
@@ -99,8 +96,8 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
         (_, Some(subjects)) => FewShot::Subjects(subjects),
         _ => FewShot::All,
     };
-    let cache = open_cache(home, &plan, &args.of.plan)?;
-    let labels = open_labels(home, args.labels.as_deref())?;
+    let cache = finetuned::open_cache(home, &plan.images, &args.of.plan.display().to_string())?;
+    let labels = finetuned::open_labels(home, &cache, args.labels.as_deref())?;
     let examples = Examples::of(&task, &cache, labels.as_ref())?;
     let least = if few == FewShot::All { args.min_subjects } else { 1 };
     let cohort =
@@ -119,6 +116,12 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
         validation_subjects: cohort.validation().len(),
         examples: examples.all.iter().filter(|example| training.binary_search(&example.subject).is_ok()).count(),
     };
+    if examples.unseen > 0 {
+        tracing::warn!(
+            subjects = examples.unseen,
+            "with a label, but without an image that the task is shown: left out"
+        );
+    }
     tracing::info!(
         task = %told.task.name,
         training = told.training_subjects,
@@ -131,15 +134,15 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
     let folder = FinetunedFolder::at(&args.out);
     let steps = told.task.training.steps as u64;
     let finetuning = Finetuning { told: &told, cache: &cache, examples: &examples, cohort: &cohort, device: &device };
-    let metric = format!("{:?}", told.task.best.metric).to_lowercase();
-    let course = tasks::finetune(&folder, &finetuning, &backbone, &mut |line: &StepLine| {
-        let left = (steps.saturating_sub(line.step)) as f64 * line.seconds_per_step;
-        let better = if line.better { " (best so far)" } else { "" };
+    let metric = told.task.best.metric;
+    let course = tasks::finetune(&folder, &finetuning, &backbone, &mut |look: &Look| {
+        let left = (steps.saturating_sub(look.step)) as f64 * look.seconds_per_step;
+        let better = if look.better { " (best so far)" } else { "" };
         tracing::info!(
             "step {}/{steps}: loss {:.3}, {metric} {}{better}; at most {left:.0} s left",
-            line.step,
-            line.loss,
-            told_value(line.value)
+            look.step,
+            look.loss,
+            told_value(look.value)
         );
     })?;
     if args.json.json {
@@ -158,20 +161,6 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
         course.best_step,
         folder.model().display()
     ))
-}
-
-/// The site's frames on a plan's grid.
-pub(super) fn open_cache(home: &Home, plan: &PlanDraft, path: &Path) -> anyhow::Result<FrameCache> {
-    let Some(cache) = images::cache_for(home, &plan.images)? else {
-        bail!("no images on this plan's grid: `site-agent index <folder|zip> --plan {}` first", path.display());
-    };
-    Ok(FrameCache::open(&cache, &plan.images)?)
-}
-
-/// The site's labels, if a folder is named.
-pub(super) fn open_labels(home: &Home, folder: Option<&Path>) -> anyhow::Result<Option<Labels>> {
-    let Some(folder) = folder else { return Ok(None) };
-    Ok(Some(Labels::open(folder, &images::secret(home)?).context("in the site's labels")?))
 }
 
 fn backbone(args: &FinetuneArgs, plan: &PlanDraft) -> anyhow::Result<NamedTensors> {

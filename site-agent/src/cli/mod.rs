@@ -4,6 +4,7 @@ mod enrol;
 mod evaluate;
 mod export;
 mod finetune;
+mod finetuned;
 mod index;
 mod init_model;
 mod plans;

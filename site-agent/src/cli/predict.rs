@@ -2,16 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
 use clap::{Args, ValueEnum};
-use data::{FrameCache, Split};
-use model::Finetuner;
+use data::Split;
 
-use super::{Json, print, print_json};
+use super::{Json, finetuned, print, print_json};
 use crate::config::Config;
 use crate::home::Home;
-use crate::images;
-use crate::tasks::{self, Finetuned, FinetunedFolder};
+use crate::tasks;
 
 #[derive(Debug, Args)]
 pub(super) struct PredictArgs {
@@ -37,7 +34,7 @@ enum Whom {
 }
 
 pub(super) fn predict(home: &Home, config: &Config, args: &PredictArgs) -> anyhow::Result<()> {
-    let (told, cache, network) = open(home, config, &args.finetuned)?;
+    let (told, cache, network) = finetuned::open(home, config, &args.finetuned)?;
     let split = Split::new(&cache.subjects(), config.held_out);
     let all = cache.subjects();
     let subjects = match args.of {
@@ -62,26 +59,4 @@ pub(super) fn predict(home: &Home, config: &Config, args: &PredictArgs) -> anyho
         written.rows,
         args.out.display()
     ))
-}
-
-/// A finetuning that has ended, the frames of its grid, and its network.
-pub(super) fn open(
-    home: &Home,
-    config: &Config,
-    folder: &std::path::Path,
-) -> anyhow::Result<(Finetuned, FrameCache, Finetuner)> {
-    let finetuned = FinetunedFolder::at(folder);
-    let Some(told) = finetuned.finetuned()? else {
-        bail!(
-            "{} holds no finetuning that has ended: run `site-agent finetune --out` on it to its end",
-            folder.display()
-        );
-    };
-    let Some(cache) = images::cache_for(home, &told.images)? else {
-        bail!("no images on this finetuning's grid: `site-agent index <folder|zip> --plan <its plan>` first");
-    };
-    let cache = FrameCache::open(&cache, &told.images)?;
-    let device = config.device.parse()?;
-    let network = Finetuner::new(&told.model, &told.task, &device, finetuned.weights()?, true)?;
-    Ok((told, cache, network))
 }

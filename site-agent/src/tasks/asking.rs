@@ -78,25 +78,12 @@ impl<'a> Asked<'a> {
 
     /// The likeliest class of each pixel of a slice as acquired, between the pixels of what the network saw.
     fn pixels(&self, frame: FrameRef, warp: &Warp, said: &[f32], outputs: usize) -> Vec<u8> {
-        let (grid, side) = (self.grid(frame), self.side);
+        let grid = self.grid(frame);
         let [rows, columns] = self.cache.series()[frame.series as usize].matrix;
-        let at = |row: usize, column: usize| &said[(row * side + column) * outputs..][..outputs];
-        let mut scores = vec![0.0; outputs];
-        let mut class = |row: u32, column: u32| {
+        let class = |row: u32, column: u32| {
             let place = warp.to_view(grid.to_frame([f64::from(row), f64::from(column)]));
-            if !place.iter().all(|value| (-0.5..=side as f64 - 0.5).contains(value)) {
-                return 0;
-            }
-            let [down, across] = place.map(|value| value.clamp(0.0, (side - 1) as f64));
-            let (top, left) = (down as usize, across as usize);
-            let (bottom, right) = ((top + 1).min(side - 1), (left + 1).min(side - 1));
-            let (down, across) = (down.fract() as f32, across.fract() as f32);
-            for (class, score) in scores.iter_mut().enumerate() {
-                let line = |row| at(row, left)[class] * (1.0 - across) + at(row, right)[class] * across;
-                *score = line(top) * (1.0 - down) + line(bottom) * down;
-            }
-            let likeliest = (0..outputs).max_by(|a, b| scores[*a].total_cmp(&scores[*b]).then(b.cmp(a)));
-            likeliest.and_then(|class| u8::try_from(class).ok()).unwrap_or(0)
+            // What the network did not see is background. A task has at most 32 classes.
+            between(said, outputs, self.side, place).map_or(0, |scores| likeliest(&scores) as u8)
         };
         (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))).map(|(r, c)| class(r, c)).collect()
     }
@@ -115,6 +102,50 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// The place of the largest score; of equal ones, the first.
+pub(super) fn likeliest<T: PartialOrd>(scores: &[T]) -> usize {
+    (1..scores.len()).fold(0, |best, place| if scores[place] > scores[best] { place } else { best })
+}
+
+/// The values between the pixels around a (row, column), of `[side, side, outputs]`; up to half a pixel beyond the edge those
+/// of the edge, farther out none.
+fn between(values: &[f32], outputs: usize, side: usize, place: [f64; 2]) -> Option<Vec<f32>> {
+    let last = side as f64 - 1.0;
+    if !place.iter().all(|value| (-0.5..=last + 0.5).contains(value)) {
+        return None;
+    }
+    let [down, across] = place.map(|value| value.clamp(0.0, last));
+    let (top, left) = (down as usize, across as usize);
+    let (bottom, right) = ((top + 1).min(side - 1), (left + 1).min(side - 1));
+    let (below, beside) = (down.fract() as f32, across.fract() as f32);
+    let at = |row: usize, column: usize, output: usize| values[(row * side + column) * outputs + output];
+    let line = |row, output| at(row, left, output) * (1.0 - beside) + at(row, right, output) * beside;
+    Some((0..outputs).map(|output| line(top, output) * (1.0 - below) + line(bottom, output) * below).collect())
+}
+
 fn probabilities(logits: &[f32], outputs: usize) -> Vec<f64> {
     losses::softmax(logits, outputs).into_iter().map(f64::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn between_pixels_a_plane_is_a_plane_and_beyond_the_edge_is_nothing() {
+        let plane = |row: f64, column: f64| [2.0 * row - column, 0.5 * column + 1.0];
+        let values: Vec<f32> =
+            (0..36).flat_map(|i| plane((i / 6) as f64, (i % 6) as f64).map(|value| value as f32)).collect();
+        for place in [[0.0, 0.0], [1.25, 3.5], [4.9, 0.1], [5.0, 5.0]] {
+            let found = between(&values, 2, 6, place).unwrap();
+            assert!(found.iter().zip(plane(place[0], place[1])).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5));
+        }
+        assert_eq!(between(&values, 2, 6, [-0.4, 5.4]), between(&values, 2, 6, [0.0, 5.0]));
+        assert_eq!(between(&values, 2, 6, [2.0, 5.6]), None);
+    }
+
+    #[test]
+    fn of_equal_scores_the_first_is_the_likeliest() {
+        assert_eq!((likeliest(&[0.2, 0.4, 0.4]), likeliest(&[0.5, 0.5]), likeliest(&[1.0])), (1, 0, 0));
+    }
 }

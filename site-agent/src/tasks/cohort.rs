@@ -85,12 +85,12 @@ impl Cohort {
             FewShot::Fraction(fraction) => (training.len() as f64 * fraction).ceil() as usize,
             FewShot::Subjects(count) => count,
         };
-        for (found, what) in [(training.len(), "can be trained on"), (held_out.len(), "are held out to be measured")] {
-            let least = if what.starts_with("can") { least.max(wanted) } else { 1 };
-            if found < least {
-                return Err(CohortError::TooFew { what, found, least, subjects: labelled.len() });
-            }
-        }
+        let enough = |what, found: usize, least: usize| {
+            let subjects = labelled.len();
+            if found < least { Err(CohortError::TooFew { what, found, least, subjects }) } else { Ok(()) }
+        };
+        enough("can be trained on", training.len(), least.max(wanted))?;
+        enough("are held out to be measured", held_out.len(), 1)?;
         if wanted < training.len() {
             training.truncate(wanted);
             // Few shots of which many more pick the best model would not be few.

@@ -39,6 +39,8 @@ pub struct Examples {
     pub masks: Vec<SeriesMask>,
     /// The class of each subject, for a detection.
     pub classes: BTreeMap<SubjectKey, usize>,
+    /// Subjects with a label but without an image that the task is shown: they are left out.
+    pub unseen: usize,
 }
 
 impl Examples {
@@ -48,7 +50,7 @@ impl Examples {
         let wanted = |record: &SeriesRecord| sequences.contains(&record.sequence) && planes.contains(&record.plane);
         let needed =
             |what: &'static str| labels.ok_or_else(|| TasksError::NoLabels { task: task.name.to_string(), what });
-        let mut examples = Self { all: Vec::new(), masks: Vec::new(), classes: BTreeMap::new() };
+        let mut examples = Self { all: Vec::new(), masks: Vec::new(), classes: BTreeMap::new(), unseen: 0 };
         match &task.labels {
             LabelSource::Sequence | LabelSource::View => {
                 for frame in cache.frames() {
@@ -98,10 +100,11 @@ impl Examples {
                         frames.entry(record.subject).or_default().push(frame);
                     }
                 }
-                examples.classes.retain(|subject, _| frames.contains_key(subject));
-                for (subject, class) in &examples.classes {
-                    let frames = frames.remove(subject).unwrap_or_default();
-                    examples.all.push(Example { subject: *subject, frames, answer: Answer::Class(*class) });
+                examples.unseen = examples.classes.keys().filter(|subject| !frames.contains_key(subject)).count();
+                for (subject, frames) in frames {
+                    if let Some(class) = examples.classes.get(&subject) {
+                        examples.all.push(Example { subject, frames, answer: Answer::Class(*class) });
+                    }
                 }
             }
         }

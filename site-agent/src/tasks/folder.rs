@@ -52,7 +52,7 @@ pub struct Finetuned {
 /// How far a training is: one line of `progress.jsonl`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct StepLine {
+pub struct Look {
     /// Steps done.
     pub step: u64,
     /// Mean loss since the line before, in nats.
@@ -99,7 +99,7 @@ impl FinetunedFolder {
     }
 
     /// The looks so far; a torn last line is not believed.
-    pub fn lines(&self) -> Result<Vec<StepLine>, TasksError> {
+    pub fn looks(&self) -> Result<Vec<Look>, TasksError> {
         let text = durable::read_if_there(&self.progress())?.unwrap_or_default();
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let lines = text[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
@@ -107,8 +107,8 @@ impl FinetunedFolder {
     }
 
     /// Replaces the looks.
-    pub fn write_lines(&self, lines: &[StepLine]) -> Result<(), TasksError> {
-        let text = lines.iter().filter_map(|line| serde_json::to_string(line).ok()).map(|line| line + "\n");
+    pub fn write_looks(&self, looks: &[Look]) -> Result<(), TasksError> {
+        let text = looks.iter().filter_map(|line| serde_json::to_string(line).ok()).map(|line| line + "\n");
         Ok(durable::write(&self.progress(), text.collect::<String>().as_bytes())?)
     }
 

@@ -9,6 +9,7 @@ use common::task::TaskKind;
 use data::{FrameCache, FrameRef, SubjectKey, Volume, stack_affine, write_nifti};
 use model::Finetuner;
 
+use super::asking::likeliest;
 use super::{Answer, Asked, Example, Said, TasksError, declared};
 use crate::durable;
 use crate::pictures::Picture;
@@ -138,7 +139,7 @@ fn table(task: &Task, cache: &FrameCache, examples: &[Example], said: &[Said], w
         let Some(frame) = example.frames.first() else { continue };
         match said {
             Said::Scores(scores) => {
-                let best = (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap_or_default();
+                let best = likeliest(scores);
                 let who = if task.kind == TaskKind::Detection { example.subject.to_string() } else { place(frame) };
                 let scores: Vec<String> = scores.iter().map(|score| format!("{score:.4}")).collect();
                 text += &format!("{who},{},{}\n", quoted(&task.classes[best]), scores.join(","));

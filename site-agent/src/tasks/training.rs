@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::folder::{Finetuned, FinetunedFolder, StepLine};
+use super::folder::{Finetuned, FinetunedFolder, Look};
 use super::{Answer, Asked, Cohort, Example, Examples, TasksError, measure};
 use crate::durable;
 
@@ -49,23 +49,26 @@ pub fn finetune(
     folder: &FinetunedFolder,
     finetuning: &Finetuning<'_>,
     backbone: &common::NamedTensors,
-    progress: &mut dyn FnMut(&StepLine),
+    progress: &mut dyn FnMut(&Look),
 ) -> Result<Course, TasksError> {
     let Finetuning { told, cache, examples, cohort, device } = *finetuning;
     folder.begin(told)?;
     let (task, plan) = (&told.task, &told.model);
-    let mut lines = folder.lines()?;
+    let mut looks = folder.looks()?;
+    if folder.finetuned()?.is_some() {
+        return Ok(course_of(&looks));
+    }
     let resumed = durable::read_if_there(&folder.checkpoint())?;
     let mut network = match &resumed {
         Some(file) => Finetuner::resume(plan, task, device, file, told.frozen)?,
         None => {
-            lines.clear();
+            looks.clear();
             let weights = Finetuner::first_weights(plan, task, backbone, told.seed)?;
             Finetuner::new(plan, task, device, weights, told.frozen)?
         }
     };
     // A look is written before its checkpoint: after a crash between them it is looked at again, with the same bits.
-    lines.retain(|line| line.step <= network.step_count());
+    looks.retain(|look| look.step <= network.step_count());
     let (began, first) = (Instant::now(), network.step_count());
     let side = plan.image_size * task.input.scale;
     let batches = Batches::new(told, cache, examples, cohort.training(), side);
@@ -73,7 +76,7 @@ pub fn finetune(
     let picking = thinned(cohort.validation(), task, cache, examples);
     let training = &task.training;
     let mut losses = Vec::new();
-    while !is_over(task, &lines) {
+    while !is_over(task, &looks) {
         let step = network.step_count();
         let (images, answers) = batches.at(step);
         losses.push(network.step(&images, &answers, seed_of(told, step, "drop-path"))?);
@@ -83,7 +86,7 @@ pub fn finetune(
             let measured = measure(task, cache, examples, &picking, &said, None)?;
             // What cannot be measured at all (no structure found, one class alone) is no better than anything.
             let value = measured.value(task.best.metric);
-            let best = best_of(&lines).and_then(|line| line.value);
+            let best = best_of(&looks).and_then(|look| look.value);
             let better = match (value, best) {
                 (Some(value), Some(best)) => task.best.direction.is_better(value, best),
                 (value, None) => value.is_some() || taken == training.steps as u64,
@@ -92,33 +95,37 @@ pub fn finetune(
             let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
             losses.clear();
             let seconds_per_step = began.elapsed().as_secs_f64() / (taken - first) as f64;
-            let line = StepLine { step: taken, loss, value, better, seconds_per_step };
+            let look = Look { step: taken, loss, value, better, seconds_per_step };
             if better {
                 durable::write(&folder.model(), &network.weights().to_safetensors())?;
             }
-            lines.push(line);
-            folder.write_lines(&lines)?;
+            looks.push(look);
+            folder.write_looks(&looks)?;
             durable::write(&folder.checkpoint(), &network.checkpoint())?;
-            progress(&line);
+            progress(&look);
         }
     }
     folder.end(told)?;
     durable::remove(&folder.checkpoint())?;
-    let best = best_of(&lines);
-    let steps = lines.last().map_or(0, |line| line.step);
-    Ok(Course { steps, best_step: best.map_or(0, |line| line.step), best: best.and_then(|line| line.value) })
+    Ok(course_of(&looks))
+}
+
+fn course_of(looks: &[Look]) -> Course {
+    let best = best_of(looks);
+    let steps = looks.last().map_or(0, |look| look.step);
+    Course { steps, best_step: best.map_or(0, |look| look.step), best: best.and_then(|look| look.value) }
 }
 
 /// The last look that was better than all before.
-fn best_of(lines: &[StepLine]) -> Option<&StepLine> {
-    lines.iter().rfind(|line| line.better)
+fn best_of(looks: &[Look]) -> Option<&Look> {
+    looks.iter().rfind(|look| look.better)
 }
 
 /// Whether all steps are taken, or too many looks were no better.
-fn is_over(task: &Task, lines: &[StepLine]) -> bool {
-    let worse = lines.iter().rev().take_while(|line| !line.better).count();
-    let done = lines.last().is_some_and(|line| line.step >= task.training.steps as u64);
-    done || worse >= task.training.patience && lines.len() > worse
+fn is_over(task: &Task, looks: &[Look]) -> bool {
+    let worse = looks.iter().rev().take_while(|look| !look.better).count();
+    let done = looks.last().is_some_and(|look| look.step >= task.training.steps as u64);
+    done || worse >= task.training.patience && looks.len() > worse
 }
 
 /// The examples of some subjects that a look or a measurement asks: of a classification, four frames a slice are enough,
@@ -141,7 +148,8 @@ pub(super) fn thinned<'a>(
 fn seed_of(told: &Finetuned, step: u64, purpose: &str) -> u64 {
     let mut digest = DigestBuilder::default();
     digest.update(format!("{} {} {step} {purpose}", told.seed, told.task.name).as_bytes());
-    u64::from_le_bytes(std::array::from_fn(|i| digest.clone().finish().0[i]))
+    let full = digest.finish().0;
+    u64::from_le_bytes(std::array::from_fn(|i| full[i]))
 }
 
 /// Draws batches: a subject, then one of its answers, then an example of it, each uniformly.

@@ -1,0 +1,44 @@
+//! What the verbs of clinical tasks open: frames, labels, a finetuning that has ended.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use common::plan::ImagePlan;
+use data::{FrameCache, Labels};
+use model::Finetuner;
+
+use crate::config::Config;
+use crate::home::Home;
+use crate::images;
+use crate::tasks::{Finetuned, FinetunedFolder};
+
+/// The site's frames on a grid; `plan` is how a person names the plan that has it.
+pub(super) fn open_cache(home: &Home, grid: &ImagePlan, plan: &str) -> anyhow::Result<FrameCache> {
+    let Some(cache) = images::cache_for(home, grid)? else {
+        bail!("no images on this plan's grid: `site-agent index <folder|zip> --plan {plan}` first");
+    };
+    Ok(FrameCache::open(&cache, grid)?)
+}
+
+/// The site's labels, if a folder is named: every subject and series that they name is among the images.
+pub(super) fn open_labels(home: &Home, cache: &FrameCache, folder: Option<&Path>) -> anyhow::Result<Option<Labels>> {
+    let Some(folder) = folder else { return Ok(None) };
+    let labels = Labels::open(folder, &images::secret(home)?).context("in the site's labels")?;
+    labels.check(cache).context("in the site's labels")?;
+    Ok(Some(labels))
+}
+
+/// A finetuning that has ended, the frames of its grid, and its network.
+pub(super) fn open(home: &Home, config: &Config, folder: &Path) -> anyhow::Result<(Finetuned, FrameCache, Finetuner)> {
+    let finetuned = FinetunedFolder::at(folder);
+    let Some(told) = finetuned.finetuned()? else {
+        bail!(
+            "{} holds no finetuning that has ended: run `site-agent finetune --out` on it to its end",
+            folder.display()
+        );
+    };
+    let cache = open_cache(home, &told.images, "<the finetuning's plan>")?;
+    let device = config.device.parse()?;
+    let network = Finetuner::new(&told.model, &told.task, &device, finetuned.weights()?, true)?;
+    Ok((told, cache, network))
+}

@@ -1,0 +1,74 @@
+//! Classes of frames or of subjects.
+
+use common::task::Metric;
+
+use super::{Sheet, mean};
+use crate::metrics::classification::{Confusion, Roc, RocPoint, auc_one_vs_rest};
+use crate::tasks::asking::likeliest;
+use crate::tasks::{Answer, Example, Said, TasksError};
+
+/// A right class, and a probability a class.
+type Sample<'a> = (usize, &'a [f64]);
+
+impl Sheet<'_> {
+    /// Measures classes, with the table of all samples and a curve a class.
+    pub(super) fn classes(&mut self, asked: &[&Example], said: &[Said]) -> Result<(), TasksError> {
+        let samples = asked.iter().zip(said).filter_map(|(example, said)| match (&example.answer, said) {
+            (Answer::Class(class), Said::Scores(scores)) => Some((example.subject, (*class, scores.as_slice()))),
+            _ => None,
+        });
+        let samples: Vec<Vec<Sample<'_>>> = self.by_subject(samples);
+        let (names, classes) = (self.task.classes.clone(), self.task.classes.len());
+        let rows = |some: &[usize]| some.iter().flat_map(|subject| &samples[*subject]).copied().collect::<Vec<_>>();
+        let confusion = |some: &[usize]| {
+            let (truth, found): (Vec<_>, Vec<_>) =
+                rows(some).into_iter().map(|(truth, scores)| (truth, likeliest(scores))).unzip();
+            Confusion::new(&truth, &found, classes).ok()
+        };
+        let auc = |some: &[usize]| {
+            let rows = rows(some);
+            if classes == 2 {
+                return roc(&rows, 1).ok()?.auc();
+            }
+            let truth: Vec<usize> = rows.iter().map(|(truth, _)| *truth).collect();
+            let scores: Vec<f64> = rows.iter().flat_map(|(_, scores)| scores.iter().copied()).collect();
+            auc_one_vs_rest(&truth, &scores, classes).ok().flatten()
+        };
+        let told = (samples.iter().filter(|own| !own.is_empty()).count(), 0);
+        type OfTable = fn(&Confusion) -> Option<f64>;
+        let of_table: [(Metric, OfTable); 5] = [
+            (Metric::Accuracy, Confusion::accuracy),
+            (Metric::BalancedAccuracy, Confusion::balanced_accuracy),
+            (Metric::F1Macro, Confusion::f1_macro),
+            (Metric::Sensitivity, |table| table.sensitivity(1)),
+            (Metric::Specificity, |table| table.specificity(1)),
+        ];
+        for (metric, of) in of_table {
+            if self.has(metric) {
+                self.add(metric, None, told, |some| of(&confusion(some)?));
+            }
+        }
+        if self.has(Metric::Auc) {
+            self.add(Metric::Auc, None, told, auc);
+        }
+        let all: Vec<usize> = (0..samples.len()).collect();
+        self.measured.confusion = confusion(&all).map(|table| table.counts().to_vec()).unwrap_or_default();
+        // Of two classes the second is the finding, and the first's curve is the same one mirrored.
+        for (class, name) in names.iter().enumerate().skip(usize::from(classes == 2)) {
+            if let Some(points) = roc(&rows(&all), class)?.points() {
+                let pair = |point: RocPoint| [point.false_positive_rate, point.true_positive_rate];
+                self.measured.curves.insert(name.clone(), points.into_iter().map(pair).collect());
+            }
+        }
+        let right = |(truth, scores): &Sample<'_>| f64::from(u8::from(likeliest(scores) == *truth));
+        self.measured.each = samples.iter().map(|own| mean(own.iter().map(right))).collect();
+        Ok(())
+    }
+}
+
+/// The curve of a class against the others.
+fn roc(rows: &[Sample<'_>], class: usize) -> Result<Roc, crate::metrics::Unusable> {
+    let truth: Vec<bool> = rows.iter().map(|(truth, _)| *truth == class).collect();
+    let scores: Vec<f64> = rows.iter().map(|(_, scores)| scores[class]).collect();
+    Roc::new(&truth, &scores)
+}

@@ -1,0 +1,216 @@
+//! From answers to the numbers that clinicians use, each with an interval by subject: a file for each kind of answer.
+
+mod classes;
+mod places;
+mod segmentation;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use common::Task;
+use common::task::{Metric, TaskKind};
+use data::{FrameCache, Split, SubjectKey};
+use model::Finetuner;
+use serde::{Deserialize, Serialize};
+
+use super::training::thinned;
+use super::{Asked, CohortError, Example, Examples, Finetuned, Said, TasksError};
+use crate::metrics::bootstrap;
+
+/// Rounds of the bootstrap.
+const ROUNDS: usize = 500;
+
+/// What was measured of a task on some subjects. Subjects are told apart by their place alone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// Subjects.
+    pub subjects: usize,
+    /// Frames that were asked.
+    pub frames: usize,
+    /// Each metric, and its parts by structure or landmark.
+    pub values: Vec<Value>,
+    /// Clinical quantities against the truth.
+    pub agreements: Vec<Agreement>,
+    /// Samples by class, `[truth][said]`.
+    pub confusion: Vec<Vec<u64>>,
+    /// A curve a class (the second alone, of two): (false positive rate, true positive rate).
+    pub curves: BTreeMap<String, Vec<[f64; 2]>>,
+    /// The task's best metric of each subject, in the order of their keys; none where it cannot be told of one subject.
+    pub each: Vec<Option<f64>>,
+}
+
+/// A measured number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Value {
+    /// Which.
+    pub metric: Metric,
+    /// Of which structure, class or landmark; none for the whole task.
+    pub of: Option<String>,
+    /// The number.
+    pub value: f64,
+    /// The 95 % interval by subject.
+    pub interval: Option<[f64; 2]>,
+    /// Subjects it is the mean of.
+    pub subjects: usize,
+    /// Structures that were there and were not found, or the other way round: no distance can be told of them.
+    pub missed: usize,
+}
+
+/// A clinical quantity as it was found, against the truth (Bland and Altman 1986).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agreement {
+    /// Which quantity, with its unit.
+    pub quantity: String,
+    /// (truth, found), one a subject.
+    pub pairs: Vec<[f64; 2]>,
+    /// Mean of found minus truth.
+    pub bias: f64,
+    /// Bias ± 1.96 standard deviations; none for a single subject.
+    pub limits: Option<[f64; 2]>,
+    /// Mean of the absolute difference.
+    pub mean_absolute_error: f64,
+}
+
+impl Measured {
+    /// A metric of the whole task.
+    pub fn value(&self, metric: Metric) -> Option<f64> {
+        self.values.iter().find(|value| value.metric == metric && value.of.is_none()).map(|value| value.value)
+    }
+}
+
+/// Asks a finetuned network of the site's held-out subjects, and measures what it says.
+pub fn evaluate(
+    told: &Finetuned,
+    cache: &FrameCache,
+    examples: &Examples,
+    held_out: f64,
+    network: &Finetuner,
+    seed: u64,
+) -> Result<Measured, TasksError> {
+    let split = Split::new(&cache.subjects(), held_out);
+    let asked = thinned(split.held_out(), &told.task, cache, examples);
+    if asked.is_empty() {
+        let subjects = examples.all.iter().map(|example| example.subject).collect::<BTreeSet<_>>().len();
+        return Err(CohortError::TooFew { what: "are held out to be measured", found: 0, least: 1, subjects }.into());
+    }
+    let side = told.model.image_size * told.task.input.scale;
+    let said = Asked::new(cache, &told.task, side, told.model.in_channels).all(network, &asked)?;
+    measure(&told.task, cache, examples, &asked, &said, Some(seed))
+}
+
+/// Measures what was said of examples. `seed` draws the bootstrap; without one no interval is computed, and of a
+/// segmentation no distance unless it picks the model.
+pub fn measure(
+    task: &Task,
+    cache: &FrameCache,
+    examples: &Examples,
+    asked: &[&Example],
+    said: &[Said],
+    seed: Option<u64>,
+) -> Result<Measured, TasksError> {
+    let subjects: BTreeSet<SubjectKey> = asked.iter().map(|example| example.subject).collect();
+    let frames = asked.iter().map(|example| example.frames.len()).sum();
+    let measured = Measured { subjects: subjects.len(), frames, ..Measured::default() };
+    let mut sheet = Sheet { task, cache, subjects, seed, measured };
+    match task.kind {
+        TaskKind::Classification | TaskKind::Detection => sheet.classes(asked, said)?,
+        TaskKind::Segmentation => sheet.segmentations(&examples.masks, asked, said)?,
+        TaskKind::Localisation => sheet.places(asked, said),
+    }
+    Ok(sheet.measured)
+}
+
+/// What is measured so far, and of whom.
+struct Sheet<'a> {
+    task: &'a Task,
+    cache: &'a FrameCache,
+    subjects: BTreeSet<SubjectKey>,
+    seed: Option<u64>,
+    measured: Measured,
+}
+
+impl Sheet<'_> {
+    /// Whether the task names a metric, or picks its model by it.
+    fn has(&self, metric: Metric) -> bool {
+        self.task.metrics.contains(&metric) || self.task.best.metric == metric
+    }
+
+    /// What there is of each subject, in the order of their keys; nothing of a subject that was not asked.
+    fn by_subject<T>(&self, rows: impl IntoIterator<Item = (SubjectKey, T)>) -> Vec<Vec<T>> {
+        let mut all: BTreeMap<SubjectKey, Vec<T>> = self.subjects.iter().map(|key| (*key, Vec::new())).collect();
+        for (subject, row) in rows {
+            if let Some(own) = all.get_mut(&subject) {
+                own.push(row);
+            }
+        }
+        all.into_values().collect()
+    }
+
+    /// Adds a number that is defined over subjects.
+    fn add(
+        &mut self,
+        metric: Metric,
+        of: Option<&str>,
+        (subjects, missed): (usize, usize),
+        statistic: impl Fn(&[usize]) -> Option<f64>,
+    ) {
+        let all: Vec<usize> = (0..self.subjects.len()).collect();
+        let Some(value) = statistic(&all) else { return };
+        let interval = self.seed.and_then(|seed| bootstrap::interval(all.len(), seed, ROUNDS, &statistic));
+        let of = of.map(str::to_owned);
+        self.measured.values.push(Value { metric, of, value, interval, subjects, missed });
+    }
+
+    /// Adds the mean over subjects of a number that each of them may have.
+    fn add_mean(&mut self, metric: Metric, of: Option<&str>, each: &[Option<f64>], missed: usize) {
+        let told = (each.iter().flatten().count(), missed);
+        self.add(metric, of, told, |some| mean(some.iter().filter_map(|subject| each[*subject])));
+    }
+
+    /// Adds a metric's mean over the whole task, then over each structure or landmark.
+    fn add_parts<T>(
+        &mut self,
+        metric: Metric,
+        by_subject: &[T],
+        missed: impl Fn(Option<usize>) -> usize,
+        of: impl Fn(&T, Option<usize>) -> Option<f64>,
+    ) {
+        let names = self.task.classes.iter().map(String::as_str).enumerate();
+        for (place, name) in [(None, None)].into_iter().chain(names.map(|(place, name)| (Some(place), Some(name)))) {
+            let each: Vec<_> = by_subject.iter().map(|own| of(own, place)).collect();
+            self.add_mean(metric, name, &each, missed(place));
+        }
+    }
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
+    (count > 0).then(|| sum / f64::from(count))
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} held-out subjects, {} frames", self.subjects, self.frames)?;
+        for value in &self.values {
+            let interval = value.interval.map_or_else(String::new, |[low, high]| format!("   [{low:.3}, {high:.3}]"));
+            let missed = if value.missed > 0 { format!("   {} not told", value.missed) } else { String::new() };
+            let of = value.of.as_deref().unwrap_or("all");
+            writeln!(f, "  {:<26} {of:<26} {:>9.3}{interval}{missed}", value.metric, value.value)?;
+        }
+        for agreement in &self.agreements {
+            let limits =
+                agreement.limits.map_or_else(String::new, |[l, h]| format!(", limits of agreement {l:.1} to {h:.1}"));
+            writeln!(
+                f,
+                "  {}: bias {:+.1}{limits} (n = {})",
+                agreement.quantity,
+                agreement.bias,
+                agreement.pairs.len()
+            )?;
+        }
+        Ok(())
+    }
+}

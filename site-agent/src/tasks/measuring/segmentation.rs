@@ -1,0 +1,200 @@
+//! Masks: overlap and surface distance of each volume, and what cardiologists read from a subject's.
+
+use std::collections::BTreeMap;
+
+use common::task::Metric;
+use data::{FrameRef, SeriesMask, SeriesRecord, mask_on_frame};
+
+use super::{Agreement, Sheet, mean};
+use crate::metrics::agreement::Pairs;
+use crate::metrics::cardiac::{ejection_fraction_percent, mean_under_mask, myocardial_mass_g, scar_percent, volume_ml};
+use crate::metrics::overlap::dice;
+use crate::metrics::surface::{Hausdorff, hausdorff_95};
+use crate::tasks::{Example, Said, TasksError};
+
+/// A slice as it was drawn and as it was found, as acquired.
+struct Slice<'a> {
+    frame: FrameRef,
+    truth: &'a Vec<u8>,
+    found: &'a Vec<u8>,
+}
+
+/// A volume of masks: what was measured of it.
+#[derive(Clone, Debug)]
+struct Volume {
+    phase: u32,
+    /// By structure.
+    dice: Vec<Option<f64>>,
+    hd95: Vec<Hausdorff>,
+    /// Voxels by structure: truth, found.
+    voxels: Vec<[usize; 2]>,
+    /// None if slices are not a stack.
+    voxel_mm3: Option<f64>,
+    /// Mean of the image's values over the myocardium: by the true mask, by the found one.
+    means: [Option<f64>; 2],
+}
+
+impl Sheet<'_> {
+    fn volume(&self, record: &SeriesRecord, phase: u32, slices: &[Slice<'_>]) -> Result<Volume, TasksError> {
+        let structures = self.task.classes.len();
+        let truth: Vec<u8> = slices.iter().flat_map(|slice| slice.truth).copied().collect();
+        let found: Vec<u8> = slices.iter().flat_map(|slice| slice.found).copied().collect();
+        let [rows, columns] = record.matrix.map(|count| count as usize);
+        let step = record.slice_distance_mm();
+        let dice = dice(&truth, &found, structures + 1)?.split_off(1);
+        let far = self.seed.is_some() && self.has(Metric::Hd95) || self.task.best.metric == Metric::Hd95;
+        let mut hd95 = Vec::new();
+        for structure in 1..=structures as u8 {
+            let only = |values: &[u8]| values.iter().map(|value| *value == structure).collect::<Vec<bool>>();
+            let spacing = [step.unwrap_or(1.0), record.spacing_mm[0], record.spacing_mm[1]];
+            hd95.push(match far {
+                true => hausdorff_95(&only(&truth), &only(&found), [slices.len(), rows, columns], spacing)?,
+                false => Hausdorff::BothEmpty,
+            });
+        }
+        let count =
+            |values: &[u8], structure: usize| values.iter().filter(|value| usize::from(**value) == structure).count();
+        let voxels = (1..=structures).map(|structure| [count(&truth, structure), count(&found, structure)]).collect();
+        let area = record.spacing_mm[0] * record.spacing_mm[1];
+        let means = match self.task.class("myocardium").filter(|_| self.has(Metric::MeanValue)) {
+            Some(class) => self.means(record, slices, class + 1)?,
+            None => [None; 2],
+        };
+        Ok(Volume { phase, dice, hd95, voxels, voxel_mm3: step.map(|step| step * area), means })
+    }
+
+    /// Mean of the values under the true and the found mask, on the cached frames.
+    fn means(&self, record: &SeriesRecord, slices: &[Slice<'_>], class: usize) -> Result<[Option<f64>; 2], TasksError> {
+        let mut values = Vec::new();
+        let mut under = [Vec::new(), Vec::new()];
+        for slice in slices {
+            let pixels = self.cache.pixels(slice.frame).to_vec();
+            values.extend(pixels.iter().map(|value| record.modality_value(f64::from(*value)) as f32));
+            for (under, native) in under.iter_mut().zip([slice.truth, slice.found]) {
+                let mask = mask_on_frame(record, self.cache.images(), native);
+                under.extend(mask.into_iter().map(|value| usize::from(value) == class));
+            }
+        }
+        Ok([mean_under_mask(&values, &under[0])?, mean_under_mask(&values, &under[1])?])
+    }
+
+    /// Measures masks: a volume for each series and moment that is labelled, then what a subject's volumes tell.
+    pub(super) fn segmentations(
+        &mut self,
+        masks: &[SeriesMask],
+        asked: &[&Example],
+        said: &[Said],
+    ) -> Result<(), TasksError> {
+        let found = asked.iter().zip(said).filter_map(|(example, said)| match (&example.frames[..], said) {
+            ([frame], Said::Pixels(pixels)) => Some((*frame, pixels)),
+            _ => None,
+        });
+        let found: BTreeMap<FrameRef, &Vec<u8>> = found.collect();
+        let mut volumes = Vec::new();
+        for mask in masks {
+            let record = &self.cache.series()[mask.series as usize];
+            let drawn = (0_u32..).zip(&mask.slices).filter_map(|(slice, drawn)| Some((slice, drawn.as_ref()?)));
+            let both = drawn.filter_map(|(slice, truth)| {
+                let frame = FrameRef { series: mask.series, slice, phase: mask.phase };
+                Some(Slice { frame, truth, found: found.get(&frame)? })
+            });
+            let slices: Vec<Slice<'_>> = both.collect();
+            if !slices.is_empty() {
+                volumes.push((record.subject, self.volume(record, mask.phase, &slices)?));
+            }
+        }
+        let volumes: Vec<Vec<Volume>> = self.by_subject(volumes);
+        let structures = self.task.classes.len();
+        // Of the whole task: the mean over the structures that the subject has.
+        let over = |own: &Vec<Volume>, structure: Option<usize>, of: fn(&Volume, usize) -> Option<f64>| {
+            let told = |structure| mean(own.iter().filter_map(|volume| of(volume, structure)));
+            structure.map_or_else(|| mean((0..structures).filter_map(told)), told)
+        };
+        self.measured.each = volumes.iter().map(|own| over(own, None, |volume, s| volume.dice[s])).collect();
+        if self.has(Metric::Dice) {
+            self.add_parts(Metric::Dice, &volumes, |_| 0, |own, s| over(own, s, |volume, s| volume.dice[s]));
+        }
+        if self.has(Metric::Hd95) {
+            let missed = |structure: Option<usize>| {
+                let told = |volume: &Volume| match structure {
+                    Some(structure) => usize::from(volume.hd95[structure] == Hausdorff::OneEmpty),
+                    None => volume.hd95.iter().filter(|hd95| **hd95 == Hausdorff::OneEmpty).count(),
+                };
+                volumes.iter().flatten().map(told).sum()
+            };
+            self.add_parts(Metric::Hd95, &volumes, missed, |own, s| over(own, s, |volume, s| volume.hd95[s].mm()));
+        }
+        self.quantities(&volumes);
+        Ok(())
+    }
+
+    /// Clinical quantities against the truth.
+    fn quantities(&mut self, volumes: &[Vec<Volume>]) {
+        let of_class = |name: &str| self.task.class(name);
+        let (lv, rv, wall, scar) = (of_class("LV"), of_class("RV"), of_class("myocardium"), of_class("scar"));
+        for (name, structure) in [("LV", lv), ("RV", rv)] {
+            let Some(structure) = structure.filter(|_| self.has(Metric::Volumes)) else { continue };
+            for (moment, which) in [("EDV", 0), ("ESV", 1)] {
+                let of = |own: &[Volume]| Some(cycle(own, structure)?.map(|volumes| volumes.map(|all| all[which])));
+                self.agree(Metric::Volumes, &format!("{name} {moment}, mL"), volumes, of);
+            }
+        }
+        if let Some(lv) = lv.filter(|_| self.has(Metric::EjectionFraction)) {
+            let of_volumes = |[diastolic, systolic]: [f64; 2]| ejection_fraction_percent(diastolic, systolic);
+            let of = |own: &[Volume]| Some(cycle(own, lv)?.map(|volumes| volumes.and_then(of_volumes)));
+            self.agree(Metric::EjectionFraction, "LV EF, %", volumes, of);
+        }
+        if let Some(wall) = wall.filter(|_| self.has(Metric::Mass)) {
+            let of_volumes = |[diastolic, _]: [f64; 2]| myocardial_mass_g(diastolic);
+            let of = |own: &[Volume]| Some(cycle(own, wall)?.map(|volumes| volumes.map(of_volumes)));
+            self.agree(Metric::Mass, "LV mass, g", volumes, of);
+        }
+        if let Some((wall, scar)) = wall.zip(scar).filter(|_| self.has(Metric::ScarFraction)) {
+            let sum =
+                |own: &[Volume], structure: usize, which: usize| own.iter().map(|v| v.voxels[structure][which]).sum();
+            let of =
+                |own: &[Volume]| Some([0, 1].map(|which| scar_percent(sum(own, scar, which), sum(own, wall, which))));
+            self.agree(Metric::ScarFraction, "scar, % of myocardium", volumes, of);
+        }
+        if self.has(Metric::MeanValue) {
+            let of =
+                |own: &[Volume]| Some([0, 1].map(|which| mean(own.iter().filter_map(|volume| volume.means[which]))));
+            self.agree(Metric::MeanValue, "mean of the myocardium", volumes, of);
+        }
+    }
+
+    /// Adds a clinical quantity: the mean absolute difference, and what agreement there is.
+    fn agree(
+        &mut self,
+        metric: Metric,
+        quantity: &str,
+        volumes: &[Vec<Volume>],
+        of: impl Fn(&[Volume]) -> Option<[Option<f64>; 2]>,
+    ) {
+        let pair = |own: &Vec<Volume>| of(own).and_then(|[truth, found]| Some([truth?, found?]));
+        let each: Vec<Option<[f64; 2]>> = volumes.iter().map(pair).collect();
+        let pairs: Vec<[f64; 2]> = each.iter().flatten().copied().collect();
+        let lost = each.len() - pairs.len();
+        let off: Vec<Option<f64>> = each.iter().map(|pair| pair.map(|[truth, found]| (found - truth).abs())).collect();
+        self.add_mean(metric, Some(quantity), &off, lost);
+        let side = |i: usize| pairs.iter().map(|pair| pair[i]).collect::<Vec<f64>>();
+        let Ok(both) = Pairs::new(&side(0), &side(1)) else { return };
+        if let (Some(bias), Some(mean_absolute_error)) = (both.bias(), both.mean_absolute_error()) {
+            let (quantity, limits) = (quantity.to_owned(), both.limits());
+            self.measured.agreements.push(Agreement { quantity, pairs, bias, limits, mean_absolute_error });
+        }
+    }
+}
+
+/// End-diastolic and end-systolic volume of a structure, mL: by the true masks, and by the found ones. None where fewer than
+/// two moments are labelled, or the slices are not a stack. End-diastole is the first frame; end-systole is where the
+/// structure is smallest, of each by its own masks.
+fn cycle(own: &[Volume], structure: usize) -> Option<[Option<[f64; 2]>; 2]> {
+    let first = own.iter().find(|volume| volume.phase == 0)?;
+    let later: Vec<&Volume> = own.iter().filter(|volume| volume.phase > 0).collect();
+    let ml = |volume: &Volume, which: usize| Some(volume_ml(volume.voxels[structure][which], volume.voxel_mm3?));
+    Some([0, 1].map(|which| {
+        let least = later.iter().filter_map(|volume| ml(volume, which)).min_by(f64::total_cmp)?;
+        Some([ml(first, which)?, least])
+    }))
+}
