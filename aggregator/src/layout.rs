@@ -36,6 +36,11 @@ impl Layout {
         Ok(Self { signature: signature.clone(), header })
     }
 
+    /// Names and shapes.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
     /// Length and text of the header: how every file of this signature begins.
     pub fn header(&self) -> &[u8] {
         &self.header

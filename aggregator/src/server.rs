@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use certs::authority::Authority;
 use common::{Digest, Directive, Progress, Refusal, RoundNumber, RunId, SiteId, UpdateManifest};
-use proto::convert::{self, Announced, digest_bytes};
+use proto::convert::{self, Announced, ModelScores, digest_bytes};
 use proto::refusal::{malformed, status};
 use proto::wire::enrolment_server::Enrolment;
 use proto::wire::federation_server::Federation as Wire;
@@ -154,6 +154,18 @@ impl Wire for SiteCalls {
         let (key, blob) = upload("FinishUploadRequest", caller, &run, round, &blob)?;
         let stored = self.ask(move |federation| federation.finish_upload(&key, blob)).await?;
         Ok(Response::new(wire::FinishUploadReply { blob: digest_bytes(stored) }))
+    }
+
+    async fn report_scores(
+        &self,
+        request: Request<wire::ScoresRequest>,
+    ) -> Result<Response<wire::ScoresReply>, Status> {
+        let caller = self.caller(&request)?;
+        let Announced { site, value } = Announced::<ModelScores>::try_from(request.into_inner()).map_err(unclear)?;
+        require_itself(&caller, site)?;
+        let ModelScores { run, model, scores } = value;
+        self.ask(move |federation| federation.report_scores(&caller, &run, model, &scores)).await?;
+        Ok(Response::new(wire::ScoresReply {}))
     }
 }
 

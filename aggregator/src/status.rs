@@ -5,15 +5,19 @@
 
 use std::collections::BTreeMap;
 
+use common::score::{self, Scores};
 use common::share::Share;
-use common::{Decline, Digest, FederationName, Meters, Phase, RoundNumber, RunId, SiteId};
+use common::task::{Direction, Metric};
+use common::{Decline, Digest, FederationName, Meters, Phase, Plan, RoundNumber, RunId, Score, SiteId, TaskName};
 use serde::{Deserialize, Serialize};
 
 use crate::aggregation::Merged;
 use crate::alarms::{self, Alarm, Measured};
 use crate::clock::Stamp;
 use crate::round::{Outcome, Word};
-use crate::store::{ProgressRecord, RoundRecord, RoundState, RunRecord, RunState, Store, StoreError, UpdateRecord};
+use crate::store::{
+    ProgressRecord, RoundRecord, RoundState, RunRecord, RunState, ScoresRecord, Store, StoreError, UpdateRecord,
+};
 
 /// The federation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +77,37 @@ pub struct RunStatus {
     pub sites: BTreeMap<SiteId, Option<SiteProgress>>,
     /// Rounds that ended, in order; an abandoned try at a round has no model.
     pub rounds: Vec<RoundStatus>,
+    /// Tasks of a run that finetunes: which of its models is the best.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskStatus>,
+    /// What each site measured of each model, in the order of the rounds that made them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<ModelScores>,
+}
+
+/// A task of a run that finetunes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskStatus {
+    /// The task.
+    pub task: TaskName,
+    /// What picks its best model.
+    pub metric: Metric,
+    /// Which values are better.
+    pub direction: Direction,
+    /// The round that made the best model, 0 for the first, and the metric's mean over the sites' validation subjects; null
+    /// while no model was measured by every site that measures.
+    pub best: Option<(RoundNumber, f64)>,
+}
+
+/// What the sites measured of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelScores {
+    /// The round that made it; 0 for the first model.
+    pub round: RoundNumber,
+    /// The model.
+    pub model: Digest,
+    /// Each site's scores.
+    pub sites: BTreeMap<SiteId, Vec<Score>>,
 }
 
 /// How a run stands.
@@ -182,6 +217,9 @@ pub struct SitePart {
     pub share_parts: Option<Share>,
     /// Subjects trained on, rounded down to a multiple of 5.
     pub subjects: u32,
+    /// The heads in its update, each with the subjects of its task.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub heads: BTreeMap<TaskName, u32>,
     /// Optimizer steps.
     pub steps: u32,
     /// How training went: loss, teacher_entropy, batch_entropy, rank_me.
@@ -238,7 +276,7 @@ fn run_status(
     let mut ended = Vec::new();
     for round in &rounds {
         let updates = store.updates(run, round.attempt.round)?;
-        ended.extend(ended_round(round, &updates));
+        ended.extend(ended_round(round, &updates, plan.draft.finetuning.is_none()));
     }
     let model = rounds.iter().rev().find_map(|round| match &round.state {
         RoundState::Closed(_, merged) => Some(merged.model),
@@ -256,6 +294,7 @@ fn run_status(
         };
         progress.iter().find(of_this_run).map(|said| site_progress(said, now))
     };
+    let (tasks, scores) = cross_site(plan, &rounds, store.scores(run)?);
     let layout = crate::layout::Layout::of(&plan.signature);
     Ok(RunStatus {
         run: run.clone(),
@@ -271,7 +310,37 @@ fn run_status(
         open,
         sites: plan.draft.rounds.sites.iter().map(|site| (site.clone(), said(site))).collect(),
         rounds: ended,
+        tasks,
+        scores,
     })
+}
+
+/// The models of a run, each with the round that made it: 0 is the first model's.
+pub(crate) fn models<'a>(
+    plan: &Plan,
+    rounds: &'a [RoundRecord],
+) -> impl Iterator<Item = (RoundNumber, Digest)> + use<'a> {
+    let closed = rounds.iter().filter_map(|round| match &round.state {
+        RoundState::Closed(_, merged) => Some((round.attempt.round, merged.model)),
+        _ => None,
+    });
+    [(RoundNumber(0), plan.first_model)].into_iter().chain(closed)
+}
+
+fn cross_site(plan: &Plan, rounds: &[RoundRecord], noted: Vec<ScoresRecord>) -> (Vec<TaskStatus>, Vec<ModelScores>) {
+    let mut of: BTreeMap<Digest, BTreeMap<SiteId, Vec<Score>>> = BTreeMap::new();
+    noted.into_iter().for_each(|record| drop(of.entry(record.model).or_default().insert(record.site, record.scores)));
+    let scores: Vec<ModelScores> = models(plan, rounds)
+        .filter_map(|(round, model)| Some(ModelScores { round, model, sites: of.get(&model)?.clone() }))
+        .collect();
+    let by_round: Scores = scores.iter().map(|model| (model.round, model.sites.clone())).collect();
+    let tasks = plan.draft.finetuning.iter().flat_map(|finetuning| &finetuning.tasks).map(|task| TaskStatus {
+        task: task.name.clone(),
+        metric: task.best.metric,
+        direction: task.best.direction,
+        best: score::best_model(&by_round, &task.name, task.best),
+    });
+    (tasks.collect(), scores)
 }
 
 fn open_round(store: &dyn Store, run: &RunId, last: &RoundRecord) -> Result<Option<OpenRound>, StoreError> {
@@ -301,7 +370,7 @@ fn open_round(store: &dyn Store, run: &RunId, last: &RoundRecord) -> Result<Opti
     Ok(Some(open))
 }
 
-fn ended_round(round: &RoundRecord, updates: &BTreeMap<SiteId, UpdateRecord>) -> Option<RoundStatus> {
+fn ended_round(round: &RoundRecord, updates: &BTreeMap<SiteId, UpdateRecord>, pretrains: bool) -> Option<RoundStatus> {
     let (outcome, merged): (&Outcome, Option<&Merged>) = match &round.state {
         RoundState::Closed(outcome, merged) => (outcome, Some(merged)),
         RoundState::Abandoned(outcome) => (outcome, None),
@@ -315,6 +384,7 @@ fn ended_round(round: &RoundRecord, updates: &BTreeMap<SiteId, UpdateRecord>) ->
             share: drift.map(|drift| drift.fraction),
             share_parts: drift.map(|drift| drift.share),
             subjects: manifest.subjects,
+            heads: manifest.heads.clone(),
             steps: manifest.steps,
             meters: manifest.meters,
             delta_norm: drift.map(|drift| drift.norm),
@@ -343,7 +413,8 @@ fn ended_round(round: &RoundRecord, updates: &BTreeMap<SiteId, UpdateRecord>) ->
         left_out: left_out
             .map(|(site, reason)| LeftOutSite { site: site.clone(), reason: reason.to_string() })
             .collect(),
-        alarms: alarms::alarms(&measured),
+        // What tells a collapse, and that sites pull one way, holds for DINO: of heads for different tasks neither does.
+        alarms: if pretrains { alarms::alarms(&measured) } else { Vec::new() },
     })
 }
 

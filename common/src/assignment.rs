@@ -114,6 +114,8 @@ pub enum Decline {
     Withheld,
     /// The site's disk is full.
     DiskFull,
+    /// The site has labels for none of the run's tasks, or they cannot be used.
+    NoLabels,
 }
 
 impl fmt::Display for Decline {
@@ -126,6 +128,7 @@ impl fmt::Display for Decline {
             Self::TrainingFailed => "training failed",
             Self::Withheld => "the site's privacy pipeline withheld the update",
             Self::DiskFull => "the site's disk is full",
+            Self::NoLabels => "no usable labels for any task of the run",
         })
     }
 }

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::fixed_point::MAX_MAGNITUDE;
 use crate::ids::Digest;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlanError};
 use crate::update::{SealedUpdate, Update, UpdateManifest};
-use crate::weights::{Signature, WeightsError};
+use crate::weights::WeightsError;
 
 /// Subject counts leave a site rounded down to a multiple of this.
 pub const SUBJECTS_ROUNDED_TO: u32 = 5;
@@ -25,23 +25,28 @@ pub struct SitePolicy {
     pub min_steps: u32,
     /// Bound on the delta's L2 norm; the plan's bound holds as well.
     pub max_delta_norm: f64,
+    /// Whether what this site measures of a model may leave, as scalars and rounded counts, in a run that finetunes.
+    pub scores: bool,
 }
 
 impl Default for SitePolicy {
     fn default() -> Self {
-        Self { min_subjects: SUBJECTS_ROUNDED_TO, min_steps: 1, max_delta_norm: 1000.0 }
+        Self { min_subjects: SUBJECTS_ROUNDED_TO, min_steps: 1, max_delta_norm: 1000.0, scores: true }
     }
 }
 
 /// Why an update stays at the site.
-#[derive(Debug, thiserror::Error, PartialEq)]
+#[derive(Debug, thiserror::Error)]
 pub enum Withheld {
+    /// Heads that the plan does not have.
+    #[error("update withheld: {0}")]
+    Heads(PlanError),
     /// Other tensors than the plan says may travel, or values that are not finite.
     #[error("update withheld: {0}")]
     Tensors(#[from] WeightsError),
-    /// Too few subjects.
+    /// Too few subjects, in all or behind one head.
     #[error(
-        "update withheld: it comes from fewer subjects than this site's minimum of {minimum}; index more images or change `policy.min_subjects`"
+        "update withheld: it, or a head of it, comes from fewer subjects than this site's minimum of {minimum}; index more images or change `policy.min_subjects`"
     )]
     TooFewSubjects {
         /// The site's minimum.
@@ -73,7 +78,7 @@ pub enum Withheld {
 /// The filters that every update passes, in order.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
-    signature: Signature,
+    plan: Plan,
     max_delta_norm: f64,
     policy: SitePolicy,
 }
@@ -82,7 +87,7 @@ impl Pipeline {
     /// The pipeline of a plan under a site's policy: the stricter of both bounds holds.
     pub fn new(plan: &Plan, policy: SitePolicy) -> Self {
         let max_delta_norm = plan.draft.privacy.max_delta_norm.min(policy.max_delta_norm);
-        Self { signature: plan.signature.clone(), max_delta_norm, policy }
+        Self { plan: plan.clone(), max_delta_norm, policy }
     }
 
     /// The only door out of a site.
@@ -101,7 +106,8 @@ impl Pipeline {
             base: update.base,
             blob: Digest::of(&blob),
             bytes: blob.len() as u64,
-            subjects: update.subjects / SUBJECTS_ROUNDED_TO * SUBJECTS_ROUNDED_TO,
+            subjects: rounded(update.subjects),
+            heads: update.heads.into_iter().map(|(task, subjects)| (task, rounded(subjects))).collect(),
             steps: update.steps,
             meters: update.meters,
         };
@@ -109,14 +115,17 @@ impl Pipeline {
     }
 
     fn only_the_plans_tensors(&self, update: Update) -> Result<Update, Withheld> {
-        self.signature.require(&update.delta.signature())?;
+        let heads = update.heads.keys().cloned().collect();
+        let expected = self.plan.update_signature(&heads).map_err(Withheld::Heads)?;
+        expected.require(&update.delta.signature())?;
         Ok(update)
     }
 
     fn enough_subjects_and_steps(&self, update: Update) -> Result<Update, Withheld> {
         // The rounded count must not be 0: it would tell that there are fewer than the rounding.
         let minimum = self.policy.min_subjects.max(SUBJECTS_ROUNDED_TO);
-        if update.subjects < minimum {
+        let fewest = update.heads.values().copied().fold(update.subjects, u32::min);
+        if fewest < minimum {
             return Err(Withheld::TooFewSubjects { minimum });
         }
         let minimum = self.policy.min_steps;
@@ -125,6 +134,10 @@ impl Pipeline {
         }
         Ok(update)
     }
+}
+
+fn rounded(subjects: u32) -> u32 {
+    subjects / SUBJECTS_ROUNDED_TO * SUBJECTS_ROUNDED_TO
 }
 
 fn finite(update: Update) -> Result<Update, Withheld> {
@@ -154,13 +167,17 @@ fn mergeable(update: Update) -> Result<Update, Withheld> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::TaskName;
     use crate::ids::RoundNumber;
     use crate::update::Meters;
     use crate::weights::NamedTensors;
 
     fn pipeline(policy: SitePolicy, max_delta_norm: f64) -> Pipeline {
-        Pipeline { signature: delta(&[0.0; 2]).signature(), max_delta_norm, policy }
+        let plan = crate::plan::tests::draft().with_first_model(delta(&[0.0; 2]).signature(), Digest::of(b"model"));
+        Pipeline { max_delta_norm, ..Pipeline::new(&plan, policy) }
     }
 
     fn delta(values: &[f32]) -> NamedTensors {
@@ -177,6 +194,7 @@ mod tests {
             plan: Digest::of(b"plan"),
             base: Digest::of(b"base"),
             subjects: 13,
+            heads: BTreeMap::new(),
             steps: 10,
             meters: Meters::default(),
             delta: delta(values),
@@ -203,10 +221,8 @@ mod tests {
         assert!(matches!(normal.seal(update(&[1.0])), Err(Withheld::Tensors(_))));
         assert!(matches!(normal.seal(update(&[1.0, f32::NAN])), Err(Withheld::Tensors(_))));
         assert!(matches!(normal.seal(update(&[1.0, 8.5])), Err(Withheld::TooLarge { .. })));
-        assert_eq!(
-            normal.seal(Update { subjects: 4, ..update(&[1.0, 1.0]) }),
-            Err(Withheld::TooFewSubjects { minimum: 5 })
-        );
+        let few = normal.seal(Update { subjects: 4, ..update(&[1.0, 1.0]) });
+        assert!(matches!(few, Err(Withheld::TooFewSubjects { minimum: 5 })));
         let lax = pipeline(SitePolicy { min_subjects: 0, ..SitePolicy::default() }, 1e9);
         assert!(
             lax.seal(Update { subjects: 4, ..update(&[1.0, 1.0]) }).is_err(),
@@ -215,6 +231,29 @@ mod tests {
         let strict = pipeline(SitePolicy { min_steps: 11, ..SitePolicy::default() }, 1e9);
         assert!(matches!(strict.seal(update(&[1.0, 1.0])), Err(Withheld::TooFewSteps { .. })));
         let meters = Meters { loss: f64::INFINITY, ..Meters::default() };
-        assert_eq!(normal.seal(Update { meters, ..update(&[1.0, 1.0]) }), Err(Withheld::Meters));
+        assert!(matches!(normal.seal(Update { meters, ..update(&[1.0, 1.0]) }), Err(Withheld::Meters)));
+    }
+
+    #[test]
+    fn a_head_of_few_subjects_stays_and_one_that_the_delta_lacks_is_no_update() {
+        let mut draft = crate::plan::tests::draft();
+        draft.finetuning = Some(crate::plan::tests::finetuning(&["lge", "cine"]));
+        let of = |names: &[&str]| {
+            let mut tensors = NamedTensors::new();
+            names.iter().for_each(|name| tensors.insert(*name, vec![1], vec![0.5]));
+            tensors
+        };
+        let all = ["backbone.norm.bias", "heads.lge.last.weight", "heads.cine.last.weight"];
+        let plan = draft.with_first_model(of(&all).signature(), Digest::of(b"model"));
+        let pipeline = Pipeline::new(&plan, SitePolicy::default());
+        let heads = |subjects| BTreeMap::from([(TaskName::try_from("lge".to_owned()).unwrap(), subjects)]);
+        let update = Update { heads: heads(9), delta: of(&all[..2]), ..update(&[]) };
+        let sealed = pipeline.seal(update.clone()).unwrap();
+        assert_eq!(sealed.manifest().heads, heads(5));
+        let few = pipeline.seal(Update { heads: heads(4), ..update.clone() });
+        assert!(matches!(few, Err(Withheld::TooFewSubjects { .. })));
+        let more = pipeline.seal(Update { delta: of(&all), ..update.clone() });
+        assert!(matches!(more, Err(Withheld::Tensors(_))), "the head of a task that the site has no labels for");
+        assert!(pipeline.seal(Update { heads: BTreeMap::new(), ..update }).is_err());
     }
 }

@@ -65,6 +65,9 @@ pub enum Refusal {
     /// An update that cannot be one of this plan.
     #[error("the update is refused: {0}; the round goes on without it, and the site takes part in the next one")]
     Update(String),
+    /// Scores that cannot be of the run's tasks.
+    #[error("the scores are refused: {0}; use the same version of agent and aggregator")]
+    Scores(String),
     /// A chunk out of place.
     #[error("chunk at offset {found}, but {expected} is next: ask for the upload's state and go on from there")]
     Offset {
@@ -115,6 +118,7 @@ impl Refusal {
             Self::BaseDiffers { .. } => "base-differs",
             Self::Conflict { .. } => "conflict",
             Self::Update(_) => "update",
+            Self::Scores(_) => "scores",
             Self::Offset { .. } => "offset",
             Self::Corrupt { .. } => "corrupt",
             Self::Token(_) => "token",

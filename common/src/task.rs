@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::str::FromStr;
 
+use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
 /// A task (TOML; unknown keys refused).
@@ -172,6 +174,36 @@ pub enum Metric {
     Within5Mm,
 }
 
+impl Metric {
+    /// Its name in declarations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::BalancedAccuracy => "balanced-accuracy",
+            Self::F1Macro => "f1-macro",
+            Self::Auc => "auc",
+            Self::Sensitivity => "sensitivity",
+            Self::Specificity => "specificity",
+            Self::Dice => "dice",
+            Self::Hd95 => "hd95",
+            Self::Volumes => "volumes",
+            Self::EjectionFraction => "ejection-fraction",
+            Self::Mass => "mass",
+            Self::ScarFraction => "scar-fraction",
+            Self::MeanValue => "mean-value",
+            Self::Distance => "distance",
+            Self::Within5Mm => "within5-mm",
+        }
+    }
+}
+
+impl FromStr for Metric {
+    type Err = serde::de::value::Error;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::deserialize(text.into_deserializer())
+    }
+}
+
 impl fmt::Display for Metric {
     /// As tables call it, with its unit; of a clinical quantity, the mean absolute error is what is told.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -270,6 +302,11 @@ impl TaskName {
     /// As text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What the names of its head's tensors begin with.
+    pub fn head_prefix(&self) -> String {
+        format!("heads.{}.", self.0)
     }
 }
 

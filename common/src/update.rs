@@ -1,8 +1,11 @@
 //! One site's contribution to one round, before and after the privacy pipeline.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, RoundNumber, RunId, SiteId};
+use crate::task::TaskName;
 use crate::weights::NamedTensors;
 
 /// What local training made: the delta and the scalars beside it. It has not passed the pipeline, and no type of the
@@ -21,6 +24,8 @@ pub struct Update {
     pub base: Digest,
     /// Subjects trained on.
     pub subjects: u32,
+    /// The heads in the delta, each with the subjects that its task was trained on; none in a run that pretrains.
+    pub heads: BTreeMap<TaskName, u32>,
     /// Optimizer steps taken.
     pub steps: u32,
     /// How training went.
@@ -33,7 +38,8 @@ pub struct Update {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Meters {
-    /// DINO loss. ln K means the uniform solution.
+    /// DINO loss, where ln K means the uniform solution; of a run that finetunes, the mean loss of its tasks, and the others
+    /// are 0.
     pub loss: f64,
     /// Entropy of the teacher's sharpened output, in nats, at most ln K.
     pub teacher_entropy: f64,
@@ -70,10 +76,21 @@ pub struct UpdateManifest {
     pub bytes: u64,
     /// Subjects trained on, rounded down to a multiple of [`SUBJECTS_ROUNDED_TO`](crate::privacy::SUBJECTS_ROUNDED_TO).
     pub subjects: u32,
+    /// The heads in the delta, each with the subjects that its task was trained on, rounded likewise; none in a run that
+    /// pretrains.
+    #[serde(default)]
+    pub heads: BTreeMap<TaskName, u32>,
     /// Optimizer steps taken.
     pub steps: u32,
     /// How training went.
     pub meters: Meters,
+}
+
+impl UpdateManifest {
+    /// The tasks whose heads are in the delta.
+    pub fn tasks(&self) -> BTreeSet<TaskName> {
+        self.heads.keys().cloned().collect()
+    }
 }
 
 /// An update that passed the privacy pipeline. Only [`crate::privacy::Pipeline::seal`] builds one.

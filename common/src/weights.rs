@@ -102,6 +102,12 @@ impl Signature {
         self.0.get(name).map(Vec::as_slice)
     }
 
+    /// The tensors whose name is `wanted`.
+    pub fn filtered(&self, wanted: impl Fn(&str) -> bool) -> Self {
+        let some = self.0.iter().filter(|(name, _)| wanted(name));
+        Self(some.map(|(name, shape)| (name.clone(), shape.clone())).collect())
+    }
+
     /// Values in all tensors together.
     pub fn value_count(&self) -> usize {
         self.0.values().map(|shape| shape.iter().product::<usize>()).sum()

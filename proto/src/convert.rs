@@ -1,10 +1,13 @@
 //! Wire to domain, refusing what is malformed; domain to wire, which cannot fail.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::score::MeasuredOn;
 use common::{
-    Assignment, Decline, Digest, Directive, Meters, Phase, Progress, RoundNumber, RunId, SiteId, UpdateManifest,
+    Assignment, Decline, Digest, Directive, Meters, Phase, Progress, RoundNumber, RunId, Score, SiteId, TaskName,
+    UpdateManifest,
 };
 
 use crate::wire;
@@ -146,6 +149,7 @@ fn decline(reason: wire::Decline) -> Option<Decline> {
         wire::Decline::TrainingFailed => Decline::TrainingFailed,
         wire::Decline::Withheld => Decline::Withheld,
         wire::Decline::DiskFull => Decline::DiskFull,
+        wire::Decline::NoLabels => Decline::NoLabels,
     })
 }
 
@@ -158,6 +162,7 @@ fn wire_decline(reason: Decline) -> wire::Decline {
         Decline::TrainingFailed => wire::Decline::TrainingFailed,
         Decline::Withheld => wire::Decline::Withheld,
         Decline::DiskFull => wire::Decline::DiskFull,
+        Decline::NoLabels => wire::Decline::NoLabels,
     }
 }
 
@@ -245,6 +250,7 @@ impl TryFrom<wire::UpdateManifest> for UpdateManifest {
             blob: digest(MESSAGE, "blob", &manifest.blob)?,
             bytes: manifest.blob_bytes,
             subjects: manifest.subjects,
+            heads: heads(MESSAGE, manifest.heads)?,
             steps: manifest.steps,
             meters: Meters {
                 loss: finite(MESSAGE, "meters.loss", meters.loss)?,
@@ -274,12 +280,87 @@ impl From<&UpdateManifest> for wire::UpdateManifest {
                 batch_entropy: manifest.meters.batch_entropy,
                 rank_me: manifest.meters.rank_me,
             }),
+            heads: manifest.heads.iter().map(|(task, subjects)| wire_head(task, *subjects)).collect(),
+        }
+    }
+}
+
+fn task(message: &'static str, value: &str) -> Result<TaskName, Malformed> {
+    TaskName::try_from(value.to_owned()).map_err(|error| Malformed { message, field: "task", why: error.to_string() })
+}
+
+fn heads(message: &'static str, heads: Vec<wire::Head>) -> Result<BTreeMap<TaskName, u32>, Malformed> {
+    let mut all = BTreeMap::new();
+    for head in heads {
+        let task = task(message, &head.task)?;
+        if all.last_key_value().is_some_and(|(before, _)| *before >= task) {
+            let why = format!("{task} is out of order, or named twice");
+            return Err(Malformed { message, field: "heads", why });
+        }
+        all.insert(task, head.subjects);
+    }
+    Ok(all)
+}
+
+fn wire_head(task: &TaskName, subjects: u32) -> wire::Head {
+    wire::Head { task: task.to_string(), subjects }
+}
+
+/// What a site measured of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelScores {
+    /// The run.
+    pub run: RunId,
+    /// The model.
+    pub model: Digest,
+    /// What was measured.
+    pub scores: Vec<Score>,
+}
+
+impl TryFrom<wire::ScoresRequest> for Announced<ModelScores> {
+    type Error = Malformed;
+    fn try_from(request: wire::ScoresRequest) -> Result<Self, Malformed> {
+        const MESSAGE: &str = "ScoresRequest";
+        let score = |score: wire::Score| {
+            Ok(Score {
+                task: task(MESSAGE, &score.task)?,
+                metric: text(MESSAGE, "metric", &score.metric)?,
+                on: if score.held_out { MeasuredOn::HeldOut } else { MeasuredOn::Validation },
+                value: finite(MESSAGE, "value", score.value)?,
+                subjects: score.subjects,
+            })
+        };
+        let value = ModelScores {
+            run: run(MESSAGE, &request.run)?,
+            model: digest(MESSAGE, "model", &request.model)?,
+            scores: request.scores.into_iter().map(score).collect::<Result<_, _>>()?,
+        };
+        Ok(Self { site: site(MESSAGE, &request.site)?, value })
+    }
+}
+
+impl From<Announced<ModelScores>> for wire::ScoresRequest {
+    fn from(Announced { site, value }: Announced<ModelScores>) -> Self {
+        let score = |score: Score| wire::Score {
+            task: score.task.into(),
+            metric: score.metric.name().to_owned(),
+            held_out: score.on == MeasuredOn::HeldOut,
+            value: score.value,
+            subjects: score.subjects,
+        };
+        Self {
+            run: value.run.into(),
+            site: site.into(),
+            model: digest_bytes(value.model),
+            scores: value.scores.into_iter().map(score).collect(),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use common::task::Metric;
+
     use super::*;
 
     fn manifest() -> UpdateManifest {
@@ -292,6 +373,7 @@ mod tests {
             blob: Digest::of(b"blob"),
             bytes: 9,
             subjects: 10,
+            heads: BTreeMap::from([(task("", "cine").unwrap(), 5), (task("", "lge").unwrap(), 10)]),
             steps: 7,
             meters: Meters { loss: 5.5, teacher_entropy: 1.0, batch_entropy: 2.0, rank_me: 20.0 },
         }
@@ -309,7 +391,7 @@ mod tests {
             Phase::Sending,
             Phase::Reported,
         ];
-        let declines = (1..=7).map(|code| Phase::Declined(decline(code.try_into().unwrap()).unwrap()));
+        let declines = (1..=8).map(|code| Phase::Declined(decline(code.try_into().unwrap()).unwrap()));
         for phase in phases.into_iter().chain(declines) {
             let progress = Progress {
                 work: Some(("run".parse().unwrap(), RoundNumber(2))),
@@ -341,6 +423,26 @@ mod tests {
     }
 
     #[test]
+    fn scores_come_back_as_they_were_sent() {
+        let metrics = [Metric::Dice, Metric::Within5Mm, Metric::F1Macro, Metric::EjectionFraction, Metric::Hd95];
+        let score = |metric| Score {
+            task: task("", "cine-sax").unwrap(),
+            metric,
+            on: MeasuredOn::HeldOut,
+            value: 0.5,
+            subjects: 15,
+        };
+        let run = "run".parse().unwrap();
+        let value = ModelScores { run, model: Digest::of(b"m"), scores: metrics.map(score).to_vec() };
+        let sent = Announced { site: "aalst".parse().unwrap(), value };
+        let mut wire = wire::ScoresRequest::from(sent.clone());
+        assert_eq!(wire.scores[1].metric, "within5-mm");
+        assert_eq!(Announced::<ModelScores>::try_from(wire.clone()).unwrap(), sent);
+        wire.scores[0].metric = "beauty".to_owned();
+        assert_eq!(Announced::<ModelScores>::try_from(wire).unwrap_err().field, "metric");
+    }
+
+    #[test]
     fn a_malformed_field_is_named() {
         let refused = |change: fn(&mut wire::UpdateManifest)| {
             let mut wire = wire::UpdateManifest::from(&manifest());
@@ -351,6 +453,8 @@ mod tests {
         assert_eq!(refused(|wire| wire.site.clear()), "site");
         assert_eq!(refused(|wire| wire.blob = Bytes::from_static(b"short")), "blob");
         assert_eq!(refused(|wire| wire.meters = None), "meters");
+        assert_eq!(refused(|wire| wire.heads.reverse()), "heads");
+        assert_eq!(refused(|wire| wire.heads[0].task = "../etc".to_owned()), "task");
         assert_eq!(refused(|wire| wire.meters.as_mut().unwrap().loss = f64::NAN), "meters.loss");
     }
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use common::privacy::Pipeline;
+use common::privacy::{Pipeline, SUBJECTS_ROUNDED_TO};
 use common::{
     Assignment, Decline, Digest, Directive, NamedTensors, Phase, Plan, Progress, RoundNumber, RunId, SiteId, Update,
 };
@@ -18,7 +18,7 @@ use crate::decide::{self, Here, Kills, Step, Trainer};
 use crate::durable::{self, DiskError};
 use crate::home::Home;
 use crate::images::{self, ImagesError};
-use crate::job::{Job, JobError, JobFolder};
+use crate::job::{Job, JobError, JobFolder, JobLabels};
 use crate::journal::{Journal, JournalError};
 use crate::link::{Link, LinkError};
 use crate::training::{State, TrainerProgram, Training};
@@ -190,6 +190,8 @@ impl Agent {
             Directive::Finished { run, model, .. } => {
                 here.model = self.home.model(*model).exists();
                 here.done = self.journal.run(run).is_some_and(|run| run.finished == Some(*model));
+                here.measured = here.done || self.plan_to_measure_by(run, *model)?.is_none();
+                self.look_for_result(&mut here, run, decide::AFTER_THE_LAST, *model);
             }
             Directive::Train(assignment) => {
                 let (run, round, base) = (&assignment.run, assignment.round, assignment.base);
@@ -206,15 +208,32 @@ impl Agent {
                     here.images =
                         images::cache_for(&self.home, &plan.draft.images)?.is_some() && self.indexing.is_none();
                 }
-                if here.trainer == Trainer::Absent {
-                    let result = JobFolder::at(self.home.job(run, round, base)).result();
-                    if matches!(result, Ok(Some(_))) {
-                        here.trainer = Trainer::Finished;
-                    }
-                }
+                self.look_for_result(&mut here, run, round, base);
             }
         }
         Ok(here)
+    }
+
+    /// A trainer of an earlier life of this agent may have ended.
+    fn look_for_result(&self, here: &mut Here, run: &RunId, round: RoundNumber, base: Digest) {
+        let result = || JobFolder::at(self.home.job(run, round, base)).result();
+        if here.trainer == Trainer::Absent && matches!(result(), Ok(Some(_))) {
+            here.trainer = Trainer::Finished;
+        }
+    }
+
+    /// The plan to measure a run's last model by: of a run that finetuned, in which this site took part, and whose last model
+    /// the aggregator has no scores of.
+    fn plan_to_measure_by(&self, run: &RunId, model: Digest) -> Result<Option<Plan>, AgentError> {
+        let record = self.journal.run(run);
+        let scored = record.is_some_and(|record| record.scored == Some(model));
+        let plan = record.and_then(|record| Some(record.sealed.as_ref()?.plan));
+        let Some(plan) = plan.filter(|plan| !scored && self.config.policy.scores && self.approves(*plan)) else {
+            return Ok(None);
+        };
+        let plan = self.read_plan(plan)?;
+        let has_images = images::cache_for(&self.home, &plan.draft.images)?.is_some();
+        Ok((plan.draft.finetuning.is_some() && has_images).then_some(plan))
     }
 
     /// What the trainer is doing, seen from the round `wanted`. One that has ended without being of use is let go.
@@ -267,6 +286,19 @@ impl Agent {
             }
             (Step::Index, Directive::Train(assignment)) => return self.index(assignment).await,
             (Step::Train, Directive::Train(assignment)) => self.train(assignment)?,
+            (Step::Measure, Directive::Finished { run, model, .. }) => {
+                if let Some(plan) = self.plan_to_measure_by(run, *model)? {
+                    tracing::info!(%run, "measuring the last model");
+                    self.start_trainer(plan, (run.clone(), decide::AFTER_THE_LAST, *model), 0, true)?;
+                }
+            }
+            (Step::SendScores, Directive::Finished { run, model, .. }) => {
+                self.training = None;
+                self.send_scores(run, decide::AFTER_THE_LAST, *model).await?;
+                // Whatever was there to send, it is sent once.
+                self.journal.score(run, *model).map_err(AgentError::from)?;
+                return Ok(Then::AtOnce);
+            }
             (Step::Seal, Directive::Train(assignment)) => {
                 self.seal(assignment)?;
                 return Ok(Then::AtOnce);
@@ -282,12 +314,13 @@ impl Agent {
                 return if said { Ok(Then::Later) } else { Err(Failure::Decline(reason, words)) };
             }
             (Step::Finish(run, model), _) => {
+                self.training = None;
                 self.journal.finish(&run, model).map_err(AgentError::from)?;
                 self.forget_models(model);
                 tracing::info!(%run, %model, path = %self.home.model(model).display(), "the run is over; its last model is here");
                 return Ok(Then::AtOnce);
             }
-            (Step::Index | Step::Train | Step::Seal | Step::Send, _) => {}
+            (Step::Index | Step::Train | Step::Seal | Step::Send | Step::Measure | Step::SendScores, _) => {}
         }
         Ok(Then::Later)
     }
@@ -323,13 +356,21 @@ impl Agent {
 
     fn train(&mut self, assignment: &Assignment) -> Result<(), Failure> {
         let plan = self.read_plan(assignment.plan)?;
-        let (run, round, base) = (&assignment.run, assignment.round, assignment.base);
+        let work = (assignment.run.clone(), assignment.round, assignment.base);
+        tracing::info!(run = %work.0, round = %work.1, "training");
+        self.start_trainer(plan, work, assignment.first_step, false)
+    }
+
+    fn start_trainer(&mut self, plan: Plan, work: Work, first_step: u64, measure_only: bool) -> Result<(), Failure> {
+        let (run, round, base) = (&work.0, work.1, work.2);
         let Some(cache) = images::cache_for(&self.home, &plan.draft.images)? else { return Ok(()) };
+        let secret = images::secret_path(&self.home);
+        let labels = self.config.labels.clone().map(|folder| JobLabels { folder, secret });
         let job = Job {
             plan: plan.draft,
             round,
             site: self.site.clone(),
-            first_step: assignment.first_step,
+            first_step,
             base: self.home.model(base),
             base_digest: base,
             kept: self.kept_before(run, round),
@@ -337,11 +378,13 @@ impl Agent {
             held_out: self.config.held_out,
             device: self.config.device.clone(),
             micro_batch: self.config.micro_batch,
+            labels,
+            min_subjects: self.config.policy.min_subjects.max(SUBJECTS_ROUNDED_TO),
+            measure_only,
         };
         let folder = JobFolder::at(self.home.job(run, round, base));
-        tracing::info!(%run, %round, "training");
         let program = TrainerProgram::of(self.program.clone(), &self.config);
-        let training = program.start((run.clone(), round, base), folder, &job).map_err(AgentError::from)?;
+        let training = program.start(work, folder, &job).map_err(AgentError::from)?;
         self.training = Some(training);
         Ok(())
     }
@@ -373,6 +416,7 @@ impl Agent {
             plan: assignment.plan,
             base: assignment.base,
             subjects: result.subjects,
+            heads: result.heads,
             steps: result.steps,
             meters: result.meters,
             delta,
@@ -387,12 +431,28 @@ impl Agent {
     async fn send(&mut self, assignment: &Assignment) -> Result<(), Failure> {
         let sealed = self.journal.sealed(&assignment.run, assignment.round, assignment.base).cloned();
         let Some(manifest) = sealed else { return Ok(()) };
+        self.send_scores(&manifest.run, manifest.round, manifest.base).await?;
         let folder = JobFolder::at(self.home.job(&assignment.run, assignment.round, assignment.base));
         self.link.send(&manifest, &folder.sealed()).await?;
         self.journal.acknowledge(&manifest).map_err(AgentError::from)?;
         tracing::info!(run = %manifest.run, round = %manifest.round, bytes = manifest.bytes, "update acknowledged");
         self.forget_older_than(&manifest.run, manifest.round);
         self.forget_models(manifest.base);
+        Ok(())
+    }
+
+    /// Sends what the trainer measured of a round's first model, if it did, unless the aggregator has it.
+    async fn send_scores(&mut self, run: &RunId, round: RoundNumber, model: Digest) -> Result<(), Failure> {
+        let scored = self.journal.run(run).is_some_and(|record| record.scored == Some(model));
+        let scores = JobFolder::at(self.home.job(run, round, model)).scores().map_err(AgentError::from)?;
+        let Some(scores) = scores.filter(|_| !scored && self.config.policy.scores) else { return Ok(()) };
+        match self.link.scores(run, model, scores).await {
+            Err(error) if !error.is_transient() && !is_final(&error) => {
+                tracing::warn!(%run, %round, %error, "the scores do not count; the update does");
+            }
+            sent => sent?,
+        }
+        self.journal.score(run, model).map_err(AgentError::from)?;
         Ok(())
     }
 

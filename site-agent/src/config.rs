@@ -26,6 +26,8 @@ pub struct Config {
     pub report_every_s: f64,
     /// Fraction of subjects kept out of training, for evaluation.
     pub held_out: f64,
+    /// The folder of this site's labels (labels.toml and its tables), for runs that finetune; none if it has no labels.
+    pub labels: Option<PathBuf>,
     /// Settings of the DICOM intake.
     pub intake: IntakeConfig,
     /// What may leave this site.
@@ -53,6 +55,7 @@ impl Default for Config {
             nice: 0,
             report_every_s: 1.0,
             held_out: 0.25,
+            labels: None,
             intake: IntakeConfig::default(),
             policy: SitePolicy::default(),
         }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Train ─▶ plan here? ─▶ approved? ─▶ model here? ─▶ images on the plan's grid? ─▶ trained? ─▶ sealed? ─▶ sent
+//! Finished ─▶ model here? ─▶ measured, if the run finetuned? ─▶ recorded
 //! ```
 
 use common::{Assignment, Decline, Digest, Directive, RoundNumber, RunId};
@@ -23,6 +24,8 @@ pub struct Here {
     pub sealed: bool,
     /// The round's update is acknowledged, or the finished run is recorded.
     pub done: bool,
+    /// What the last model is worth here need not be measured, or the aggregator has it already.
+    pub measured: bool,
     /// This round was declined before.
     pub declined: Option<Decline>,
 }
@@ -94,6 +97,10 @@ pub enum Step {
     Seal,
     /// Send the sealed update.
     Send,
+    /// Start the trainer on the last model, which it measures.
+    Measure,
+    /// Send what it measured.
+    SendScores,
     /// Say that this site will not take part in this round.
     Decline(Decline),
     /// Record that the run is over.
@@ -108,7 +115,14 @@ pub fn next(directive: &Directive, here: &Here) -> Step {
         Directive::Finished { .. } if here.done => Step::Rest,
         Directive::Finished { .. } if here.trainer == Trainer::RunningAnother => Step::StopTraining,
         Directive::Finished { model, bytes, .. } if !here.model => Step::FetchModel { model: *model, bytes: *bytes },
-        Directive::Finished { run, model, .. } => Step::Finish(run.clone(), *model),
+        Directive::Finished { run, model, .. } => match &here.trainer {
+            _ if here.measured => Step::Finish(run.clone(), *model),
+            Trainer::Absent => Step::Measure,
+            Trainer::Finished => Step::SendScores,
+            Trainer::Running | Trainer::RunningAnother => Step::KeepTraining,
+            // The run is over: a measurement that cannot be made keeps nobody from going on.
+            Trainer::Failed(_) => Step::Finish(run.clone(), *model),
+        },
         Directive::Train(assignment) => round(assignment, here),
     }
 }
@@ -130,11 +144,15 @@ fn round(assignment: &Assignment, here: &Here) -> Step {
     }
 }
 
+/// Stands for the time after the last round, when the last model is measured.
+pub const AFTER_THE_LAST: RoundNumber = RoundNumber(u32::MAX);
+
 /// The round a directive is about, with the model it starts from.
 pub fn work(directive: &Directive) -> Option<(RunId, RoundNumber, Digest)> {
     match directive {
         Directive::Train(assignment) => Some((assignment.run.clone(), assignment.round, assignment.base)),
-        Directive::Wait { .. } | Directive::Finished { .. } => None,
+        Directive::Finished { run, model, .. } => Some((run.clone(), AFTER_THE_LAST, *model)),
+        Directive::Wait { .. } => None,
     }
 }
 
@@ -219,11 +237,23 @@ mod tests {
     }
 
     #[test]
+    fn the_last_model_of_a_finetuning_is_measured_and_a_measurement_that_fails_ends_the_run_as_well() {
+        let (run, model): (RunId, _) = ("run".parse().unwrap(), Digest::of(b"last"));
+        let finished = Directive::Finished { run: run.clone(), model, bytes: 9 };
+        let step = |trainer| next(&finished, &Here { model: true, trainer, ..Here::default() });
+        assert_eq!(step(Trainer::Absent), Step::Measure);
+        assert_eq!(step(Trainer::Running), Step::KeepTraining);
+        assert_eq!(step(Trainer::Finished), Step::SendScores);
+        assert_eq!(step(Trainer::Failed(Decline::NoLabels)), Step::Finish(run, model));
+    }
+
+    #[test]
     fn a_finished_run_leaves_its_last_model_here() {
         let (run, model): (RunId, _) = ("run".parse().unwrap(), Digest::of(b"last"));
         let finished = Directive::Finished { run: run.clone(), model, bytes: 9 };
         assert_eq!(next(&finished, &Here::default()), Step::FetchModel { model, bytes: 9 });
-        assert_eq!(next(&finished, &Here { model: true, ..Here::default() }), Step::Finish(run, model));
+        let measured = Here { model: true, measured: true, ..Here::default() };
+        assert_eq!(next(&finished, &measured), Step::Finish(run, model));
         assert_eq!(next(&finished, &Here { model: true, done: true, ..Here::default() }), Step::Rest);
     }
 }

@@ -127,10 +127,14 @@ pub fn index_all(
     Ok(Indexed { frames, reports })
 }
 
+/// Where that secret is.
+pub(crate) fn secret_path(home: &Home) -> PathBuf {
+    home.images().join("secret.key")
+}
+
 /// The secret under which subjects are named: made here at first use, 0600, never sent.
 pub(crate) fn secret(home: &Home) -> Result<SiteSecret, ImagesError> {
-    let path = home.images().join("secret.key");
-    let wrong = |why: &str| ImagesError::Secret { path: path.display().to_string(), why: why.to_owned() };
+    let path = secret_path(home);
     if !path.exists() {
         fs::create_dir_all(home.images()).map_err(durable::told("create", &home.images()))?;
         let mut bytes = [0; 32];
@@ -145,11 +149,17 @@ pub(crate) fn secret(home: &Home) -> Result<SiteSecret, ImagesError> {
         written.map_err(durable::told("write", &path))?;
         durable::publish(&beside, &path)?;
     }
-    let mode = fs::metadata(&path).map_err(durable::told("read", &path))?.permissions().mode() & 0o777;
+    read_secret(&path)
+}
+
+/// Reads a secret that is there.
+pub(crate) fn read_secret(path: &Path) -> Result<SiteSecret, ImagesError> {
+    let wrong = |why: &str| ImagesError::Secret { path: path.display().to_string(), why: why.to_owned() };
+    let mode = fs::metadata(path).map_err(durable::told("read", path))?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(wrong(&format!("mode {mode:o} lets others read this secret: chmod 600 it")));
     }
-    let text = String::from_utf8(durable::read(&path)?).unwrap_or_default();
+    let text = String::from_utf8(durable::read(path)?).unwrap_or_default();
     SiteSecret::from_hex(text.trim()).ok_or_else(|| {
         wrong("this is not a secret of 64 hexadecimal digits; remove it, and the caches beside it, to start over")
     })

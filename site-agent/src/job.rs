@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! job.json                 written by the agent: what to train, from what
+//! scores.json              of a run that finetunes: what the round's model is worth on subjects that train nothing
 //! progress.jsonl           appended by the trainer, a line a step
 //! checkpoint.safetensors   the trainer's own, replaced every few steps
 //! delta.safetensors        the result: trained weights minus the round's start
@@ -13,9 +14,10 @@
 //! sealed.safetensors       written by the agent: what passed the privacy pipeline
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use common::{Digest, Meters, PlanDraft, RoundNumber, SiteId};
+use common::{Digest, Meters, PlanDraft, RoundNumber, Score, SiteId, TaskName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +49,22 @@ pub struct Job {
     pub device: String,
     /// Images at a time; 0 for a whole batch.
     pub micro_batch: usize,
+    /// The site's labels, for a run that finetunes.
+    pub labels: Option<JobLabels>,
+    /// Fewest subjects that may shape a head.
+    pub min_subjects: u32,
+    /// The model is measured alone: the run is over, and nothing is trained.
+    pub measure_only: bool,
+}
+
+/// Where a site's labels are, and the secret that its pseudonyms are made with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobLabels {
+    /// The folder of labels.toml and its tables.
+    pub folder: PathBuf,
+    /// The secret's file.
+    pub secret: PathBuf,
 }
 
 /// How far the trainer is: one line of `progress.jsonl`.
@@ -57,7 +75,7 @@ pub struct StepLine {
     pub step: u64,
     /// Loss of the step, in nats.
     pub loss: f64,
-    /// Entropy of the teacher's output, in nats.
+    /// Entropy of the teacher's output, in nats; 0 in a run that finetunes.
     pub teacher_entropy: f64,
     /// Entropy of its batch mean, in nats.
     pub batch_entropy: f64,
@@ -73,6 +91,8 @@ pub struct JobResult {
     pub steps: u32,
     /// Subjects trained on.
     pub subjects: u32,
+    /// The heads that were trained, each with the subjects of its task; none in a run that pretrains.
+    pub heads: BTreeMap<TaskName, u32>,
     /// Images (before cropping) seen.
     pub images: u64,
     /// Seconds of the last run of the trainer.
@@ -161,6 +181,16 @@ impl JobFolder {
     /// The result, once the trainer has finished.
     pub fn result(&self) -> Result<Option<JobResult>, JobError> {
         self.read_json("result.json")
+    }
+
+    /// Writes what the round's model is worth here.
+    pub fn write_scores(&self, scores: &[Score]) -> Result<(), JobError> {
+        self.write_json("scores.json", &scores)
+    }
+
+    /// What the round's model is worth here, once that is measured.
+    pub fn scores(&self) -> Result<Option<Vec<Score>>, JobError> {
+        self.read_json("scores.json")
     }
 
     /// The last whole line of the progress.

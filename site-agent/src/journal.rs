@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, DiskError};
 
-const KIND: Kind = Kind { name: *b"journal\0", version: 1 };
+const KIND: Kind = Kind { name: *b"journal\0", version: 2 };
 
 /// The journal of one agent.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub struct RunRecord {
     pub sealed: Option<UpdateManifest>,
     /// The last round that was acknowledged.
     pub acknowledged: Option<Acknowledged>,
+    /// The last model that this site measured, once the aggregator has what was measured.
+    pub scored: Option<Digest>,
     /// The last model, once the run has finished and it is here.
     pub finished: Option<Digest>,
 }
@@ -105,6 +107,11 @@ impl Journal {
         self.change(&manifest.run, |run| run.acknowledged = Some(done))
     }
 
+    /// Records that the aggregator has what this site measured of a model.
+    pub fn score(&mut self, run: &RunId, model: Digest) -> Result<(), JournalError> {
+        self.change(run, |run| run.scored = Some(model))
+    }
+
     /// Records that the run's last model is here.
     pub fn finish(&mut self, run: &RunId, model: Digest) -> Result<(), JournalError> {
         self.change(run, |run| run.finished = Some(model))
@@ -134,6 +141,7 @@ mod tests {
             blob: Digest::of(b"blob"),
             bytes: 4,
             subjects: 5,
+            heads: BTreeMap::new(),
             steps: 1,
             meters: Meters::default(),
         }

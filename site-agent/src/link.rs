@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::ids::DigestBuilder;
-use common::{Digest, Directive, Plan, Progress, SiteId, UpdateManifest};
+use common::{Digest, Directive, Plan, Progress, RunId, Score, SiteId, UpdateManifest};
 use hyper_util::rt::TokioIo;
-use proto::convert::{Announced, digest_bytes};
+use proto::convert::{Announced, ModelScores, digest_bytes};
 use proto::wire::federation_client::FederationClient;
 use proto::{CHUNK_BYTES, MESSAGE_BYTES, Malformed, wire};
 use rustls::ClientConfig;
@@ -182,6 +182,14 @@ impl Link {
             return Err(LinkError::DigestDiffers { what: "the model", expected: model, found });
         }
         Ok(durable::publish(&beside, path)?)
+    }
+
+    /// Says what this site measured of a model.
+    pub async fn scores(&mut self, run: &RunId, model: Digest, scores: Vec<Score>) -> Result<(), LinkError> {
+        let value = ModelScores { run: run.clone(), model, scores };
+        let announced = Announced { site: self.site.clone(), value };
+        self.client.report_scores(wire::ScoresRequest::from(announced)).await?;
+        Ok(())
     }
 
     /// Sends a sealed update from where an earlier attempt stopped, until the aggregator has acknowledged it.

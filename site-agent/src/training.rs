@@ -20,6 +20,8 @@ pub struct Training {
     /// Its folder.
     pub folder: JobFolder,
     steps: u64,
+    pretrains: bool,
+    measures: bool,
     child: Child,
 }
 
@@ -38,6 +40,9 @@ pub enum State {
 
 /// Exit code of a trainer that met a full disk.
 pub const DISK_FULL: u8 = 3;
+
+/// Exit code of a trainer whose site has no usable labels.
+pub const NO_LABELS: u8 = 4;
 
 /// Which program trains, and how it is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +86,8 @@ impl TrainerProgram {
         command.arg("train").arg("--job").arg(folder.path()).arg("--stop-with-parent");
         let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).kill_on_drop(true).spawn();
         let child = child.map_err(durable::told("start", &self.program))?;
-        Ok(Training { work, folder, steps: job.plan.training.steps_per_round as u64, child })
+        let (steps, pretrains) = (job.plan.training.steps_per_round as u64, job.plan.finetuning.is_none());
+        Ok(Training { work, folder, steps, pretrains, measures: job.measure_only, child })
     }
 }
 
@@ -92,6 +98,7 @@ impl Training {
             Ok(None) => State::Running,
             Ok(Some((true, _))) => State::Finished,
             Ok(Some((false, Some(code)))) if code == i32::from(DISK_FULL) => State::Failed(Decline::DiskFull),
+            Ok(Some((false, Some(code)))) if code == i32::from(NO_LABELS) => State::Failed(Decline::NoLabels),
             Ok(Some((false, Some(_)))) | Err(_) => State::Failed(Decline::TrainingFailed),
             Ok(Some((false, None))) => State::Killed,
         }
@@ -104,6 +111,9 @@ impl Training {
 
     /// How far it is, for the report to the aggregator.
     pub fn progress(&self) -> Progress {
+        if self.measures {
+            return Progress::idle();
+        }
         let last = self.folder.last_step().ok().flatten();
         let (run, round, _) = self.work.clone();
         let work = Some((run, round));
@@ -115,7 +125,7 @@ impl Training {
                 let eta = Duration::try_from_secs_f64(left * line.seconds_per_step).ok();
                 // Three digits tell a person how it goes; more would tell more about the images than that.
                 let told = |value: f64| Some((value * 1000.0).round() / 1000.0);
-                let (loss, teacher_entropy) = (told(line.loss), told(line.teacher_entropy));
+                let (loss, teacher_entropy) = (told(line.loss), told(line.teacher_entropy).filter(|_| self.pretrains));
                 Progress { done: line.step, loss, teacher_entropy, eta, ..idle }
             }
         }

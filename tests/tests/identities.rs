@@ -59,7 +59,8 @@ fn merged(plan: &PlanDraft, base: &NamedTensors, trained: &[NamedTensors]) -> Na
     let layout = Layout::of(&base.signature()).unwrap();
     let delta = |(site, trained): (usize, &NamedTensors)| {
         let bytes = trained.clone().minus(base).unwrap().to_safetensors();
-        let contribution = Contribution { file: stored(&bytes), digest: Digest::of(&bytes), share: Share(1) };
+        let (file, digest) = (stored(&bytes), Digest::of(&bytes));
+        let contribution = Contribution { file, digest, share: Share(1), partial: None };
         (format!("site-{site}").parse().unwrap(), contribution)
     };
     let contributions: BTreeMap<_, _> = trained.iter().enumerate().map(delta).collect();

@@ -15,13 +15,15 @@ impl Distances {
     pub(super) fn of(merge: &Merge<'_>) -> Result<Self, MergeError> {
         let sources = merge.contributions.iter();
         let mut sources: Vec<_> = sources
-            .map(|(name, part)| Source::new(Whose::Site(name), &part.file, part.digest, merge.layout, TILE))
+            .map(|(name, part)| {
+                Source::new(Whose::Site(name), &part.file, part.digest, part.layout(merge.layout), TILE)
+            })
             .collect();
         let mut squares = vec![vec![0.0; sources.len()]; sources.len()];
         // All files are of one length, so all end together.
         while !sources
             .iter_mut()
-            .map(|source| Ok(source.next_tile()?.is_empty()))
+            .map(|source| Ok(source.next_tile(TILE)?.is_empty()))
             .collect::<Result<Vec<_>, _>>()?
             .contains(&true)
         {

@@ -11,6 +11,7 @@ use common::fixed_point;
 use common::share::Share;
 use common::{Digest, SiteId};
 
+use super::segments::{Segment, segments};
 use super::server::Server;
 use super::tiles::{Sink, Source, Whose};
 use super::{Contribution, Drift, Merge, MergeError, Merged};
@@ -62,6 +63,7 @@ fn in_tiles_of(
         How::EachCoordinate(_) => vec![Share(1); contributions.len()],
     };
     let total: u64 = shares.iter().map(|share| u64::from(share.0)).sum();
+    let segments = segments(layout, &contributions.values().collect::<Vec<_>>(), &shares);
     let sites = contributions.iter().zip(&shares);
     let mut sites: Vec<_> = sites.map(|((site, part), share)| Site::new(site, part, *share, layout, values)).collect();
     let mut base = Source::new(Whose::Model, base, *base_digest, layout, values);
@@ -80,42 +82,43 @@ fn in_tiles_of(
     let mut sums = vec![0_i64; values];
     let (mut means, mut at_sites) = (Vec::with_capacity(values), Vec::with_capacity(sites.len()));
     let mut mean_squares = 0.0;
-    let (mut begin, mut now) = (0_u64, vec![Vec::with_capacity(values); first.len()]);
-    loop {
-        let width = base.next_tile()?.len();
-        if width == 0 {
-            break;
-        }
+    let mut now = vec![Vec::with_capacity(values); first.len()];
+    for (Segment { shares, .. }, total, begin, width) in tiles_of(&segments, values) {
+        base.next_tile(width)?;
         let sums = &mut sums[..width];
         sums.fill(0);
-        for site in &mut sites {
-            let delta = site.source.next_tile()?;
-            if let Err(source) = fixed_point::accumulate(sums, delta, site.share) {
+        let having = || shares.iter().enumerate().filter_map(|(place, share)| Some((place, (*share)?)));
+        for (place, share) in having() {
+            let site = &mut sites[place];
+            let delta = site.source.next_tile(width)?;
+            if let Err(source) = fixed_point::accumulate(sums, delta, share) {
                 // Such a value was refused when the update came in: most likely the disk has changed it since.
-                while !site.source.next_tile()?.is_empty() {}
+                while !site.source.next_tile(values)?.is_empty() {}
                 site.source.require_digest()?;
                 return Err(MergeError::Value { site: site.name.clone(), source });
             }
         }
         means.clear();
         match how {
+            // No update holds these tensors.
+            _ if total == 0 => means.resize(width, 0.0),
             How::Shares(_) => means.extend(sums.iter().map(|&sum| f64::from(fixed_point::mean(sum, total)))),
-            How::EachCoordinate(rule) => means.extend((0..width).map(|place| {
+            How::EachCoordinate(rule) => means.extend((0..width).map(|value| {
                 at_sites.clear();
-                at_sites.extend(sites.iter().map(|site| f64::from(site.source.tile[place])));
+                at_sites.extend(having().map(|(place, _)| f64::from(sites[place].source.tile[value])));
                 rule(&mut at_sites)
             })),
         }
         for run in measured.iter().map(|run| within(run, begin, width)) {
             mean_squares = means[run.clone()].iter().fold(mean_squares, |squares, mean| squares + mean * mean);
-            sites.iter_mut().for_each(|site| site.measure(&means, run.clone()));
+            having().for_each(|(place, _)| sites[place].measure(&means, run.clone()));
         }
         for (state, first) in now.iter_mut().zip(&first) {
             state.clear();
             state.resize(width, *first);
         }
         for (state, source) in now.iter_mut().zip(&mut before) {
-            state.copy_from_slice(source.next_tile()?);
+            state.copy_from_slice(source.next_tile(width)?);
         }
         if !first.is_empty() {
             for run in students.iter().map(|run| within(run, begin, width)) {
@@ -124,11 +127,13 @@ fn in_tiles_of(
             }
         }
         for (weight, change) in base.tile.iter_mut().zip(&means) {
-            *weight = (f64::from(*weight) + change) as f32;
+            // What does not change stays as it is to the bit, a negative zero as well.
+            if *change != 0.0 {
+                *weight = (f64::from(*weight) + change) as f32;
+            }
         }
         out.write_values(&base.tile)?;
         after.iter_mut().zip(&now).try_for_each(|(sink, state)| sink.write_values(state))?;
-        begin += width as u64;
     }
     base.require_digest()?;
     before.iter().try_for_each(Source::require_digest)?;
@@ -142,6 +147,15 @@ fn in_tiles_of(
     let sites = sites.into_iter().map(drift).collect::<Result<_, MergeError>>()?;
     let states: Vec<Digest> = after.into_iter().map(Sink::finish).collect();
     Ok(Merged { model: out.finish(), norm, sites, states })
+}
+
+/// The tiles of all segments: each with its segment, the sum of the shares there, its first value, and its width.
+fn tiles_of(segments: &[Segment], values: usize) -> impl Iterator<Item = (&Segment, u64, u64, usize)> {
+    segments.iter().flat_map(move |segment| {
+        let (total, end) = (segment.total(), segment.values.end);
+        let width = move |begin: u64| usize::try_from(end - begin).map_or(values, |left| left.min(values));
+        segment.values.clone().step_by(values).map(move |begin| (segment, total, begin, width(begin)))
+    })
 }
 
 /// What the names of the student's tensors begin with.
@@ -164,7 +178,7 @@ struct Site<'a> {
 
 impl<'a> Site<'a> {
     fn new(name: &'a SiteId, part: &'a Contribution, share: Share, layout: &'a Layout, values: usize) -> Self {
-        let source = Source::new(Whose::Site(name), &part.file, part.digest, layout, values);
+        let source = Source::new(Whose::Site(name), &part.file, part.digest, part.layout(layout), values);
         Self { name, share, source, squares: 0.0, product: 0.0 }
     }
 
@@ -189,8 +203,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::aggregation::Damage;
     use crate::aggregation::fedavg::FedAvg;
+    use crate::aggregation::{Damage, Partial};
 
     fn weights(values: &[f32]) -> NamedTensors {
         let mut weights = NamedTensors::new();
@@ -207,7 +221,7 @@ mod tests {
     }
 
     fn contribution(delta: &NamedTensors, share: u32) -> Contribution {
-        Contribution { file: file(delta), digest: delta.digest(), share: Share(share) }
+        Contribution { file: file(delta), digest: delta.digest(), share: Share(share), partial: None }
     }
 
     fn merged(
@@ -268,6 +282,36 @@ mod tests {
             for (found, wanted) in found.iter().flat_map(|(_, t)| t.values.clone()).zip(oracle) {
                 prop_assert!((found - wanted).abs() <= wanted.abs() * f32::EPSILON, "{} {}", found, wanted);
             }
+        }
+    }
+
+    #[test]
+    fn a_head_is_the_mean_over_the_sites_that_sent_it_and_what_nobody_sent_stays_to_the_bit() {
+        let tensors = |all: &[(&str, f32)]| {
+            let mut weights = NamedTensors::new();
+            all.iter().for_each(|(name, value)| weights.insert(*name, vec![5], vec![*value; 5]));
+            weights
+        };
+        let names = ["backbone.w", "heads.cine.w", "heads.lge.w", "heads.views.w"];
+        let base = tensors(&names.map(|name| (name, -0.0)));
+        let part = |all: &[(&str, f32)], share, heads: &[(&str, u32)]| {
+            let delta = tensors(all);
+            let heads = heads.iter().map(|(prefix, share)| ((*prefix).to_owned(), Share(*share))).collect();
+            let partial = Some(Partial { layout: Layout::of(&delta.signature()).unwrap(), heads });
+            Contribution { partial, ..contribution(&delta, share) }
+        };
+        let parts = BTreeMap::from([
+            (site(0), part(&[(names[0], 1.0), (names[1], 4.0)], 3, &[("heads.cine.", 1)])),
+            (site(1), part(&[(names[0], -1.0), (names[2], 2.0)], 1, &[("heads.lge.", 3)])),
+            (site(2), part(&[(names[1], 8.0), (names[2], 6.0)], 9, &[("heads.cine.", 3), ("heads.lge.", 1)])),
+        ]);
+        for tile in [1, 4, 7, 1000] {
+            let (_, bytes) = merged(&base, &parts, tile).unwrap();
+            let next = NamedTensors::from_safetensors(&bytes).unwrap();
+            let bits =
+                |name: &str| next.get(name).unwrap().values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            let all = |value: f32| vec![value.to_bits(); 5];
+            assert_eq!(names.map(bits), [all(0.5), all(7.0), all(3.0), all(-0.0)], "tiles of {tile}");
         }
     }
 

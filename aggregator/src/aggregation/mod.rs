@@ -1,6 +1,6 @@
 //! Merging a round's updates into the next model, from files to a file.
 //!
-//! Updates and models are files of one [`Layout`]; they are read a tile at a time, the same tile of
+//! Updates and models are files of one [`Layout`], or of a part of it; they are read a tile at a time, the same tile of
 //! every site, so that memory does not grow with the model or with the sites. Which rule merges is the plan's choice.
 
 use std::collections::BTreeMap;
@@ -29,6 +29,7 @@ mod krum;
 mod mean;
 mod median;
 mod nesterov;
+mod segments;
 mod server;
 mod tiles;
 mod trimmed_mean;
@@ -40,8 +41,26 @@ pub struct Contribution {
     pub file: File,
     /// The digest that its bytes had when they were acknowledged.
     pub digest: Digest,
-    /// How much it counts.
+    /// How much it counts; in tensors of no head, if it is partial.
     pub share: Share,
+    /// What it holds, if that is not every tensor of the model.
+    pub partial: Option<Partial>,
+}
+
+/// A delta of some of the model's tensors: a site sends the heads it has labels for.
+#[derive(Debug)]
+pub struct Partial {
+    /// Layout of its file.
+    pub layout: Layout,
+    /// What the names of each head's tensors begin with, and how much the site counts in them.
+    pub heads: BTreeMap<String, Share>,
+}
+
+impl Contribution {
+    /// Layout of its file, in a merge of models of `whole`.
+    fn layout<'a>(&'a self, whole: &'a Layout) -> &'a Layout {
+        self.partial.as_ref().map_or(whole, |partial| &partial.layout)
+    }
 }
 
 /// A state of the server's optimizer after the last round, as it is stored.
@@ -85,11 +104,11 @@ pub struct Merged {
 /// How far one site moved, and whether with the others.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Drift {
-    /// Its share.
+    /// Its share; in tensors of no head, if its delta is partial.
     pub share: Share,
     /// Its share as a fraction of all.
     pub fraction: f64,
-    /// L2 norm of its delta, over the student's tensors.
+    /// L2 norm of its delta, over the student's tensors, or over all that it holds where none is called so.
     pub norm: f64,
     /// Cosine of its delta to the merged delta, over the same; 0 if either is 0.
     pub cosine: f64,
@@ -258,7 +277,7 @@ mod tests {
         let part = |(site, (name_of_site, share)): (usize, (&str, u32))| {
             let bytes = weights(name, delta(site)).to_safetensors();
             let (file, digest) = (stored(&bytes), Digest::of(&bytes));
-            (name_of_site.parse().unwrap(), Contribution { file, digest, share: Share(share) })
+            (name_of_site.parse().unwrap(), Contribution { file, digest, share: Share(share), partial: None })
         };
         let contributions = SITES.into_iter().enumerate().map(part).collect();
         let before: Vec<_> =
@@ -332,7 +351,8 @@ mod tests {
         let layout = Layout::of(&base.signature()).unwrap();
         let part = |(site, delta): (&str, NamedTensors)| {
             let bytes = delta.to_safetensors();
-            let contribution = Contribution { file: stored(&bytes), digest: Digest::of(&bytes), share: Share(1) };
+            let (file, digest) = (stored(&bytes), Digest::of(&bytes));
+            let contribution = Contribution { file, digest, share: Share(1), partial: None };
             (site.parse().unwrap(), contribution)
         };
         let contributions = [("a", delta(0.5, 3.0)), ("b", delta(0.5, -3.0))].map(part).into();

@@ -39,15 +39,16 @@ impl<'a> Source<'a> {
         Self { whose, file, expected, layout, digest, next: 0, bytes: vec![0; values * 4], tile: vec![0.0; values] }
     }
 
-    /// The next tile; empty after the last.
-    pub(super) fn next_tile(&mut self) -> Result<&[f32], MergeError> {
+    /// The next tile, of so many values or as many as there are left; empty after the last.
+    pub(super) fn next_tile(&mut self, values: usize) -> Result<&[f32], MergeError> {
         if self.next == 0 {
             let mut header = vec![0; self.layout.header().len()];
             self.file.read_exact_at(&mut header, 0).map_err(|source| self.told(source))?;
             self.digest.update(&header);
         }
         let left = self.layout.values() - self.next;
-        let width = usize::try_from(left).map_or(self.bytes.len() / 4, |left| left.min(self.bytes.len() / 4));
+        let most = values.min(self.bytes.len() / 4);
+        let width = usize::try_from(left).map_or(most, |left| left.min(most));
         let bytes = &mut self.bytes[..width * 4];
         let read = self.file.read_exact_at(bytes, self.layout.offset(self.next));
         read.map_err(|source| self.told(source))?;

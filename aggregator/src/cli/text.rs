@@ -2,9 +2,12 @@
 
 use std::fmt::Write;
 
-use common::Digest;
+use common::score::{self, MeasuredOn};
+use common::{Digest, SiteId};
 
-use crate::status::{OpenRound, OpenState, RoundStatus, RunPhase, RunStatus, SiteProgress, Status};
+use crate::status::{
+    ModelScores, OpenRound, OpenState, RoundStatus, RunPhase, RunStatus, SiteProgress, Status, TaskStatus,
+};
 
 /// The whole status.
 pub(super) fn status(status: &Status) -> String {
@@ -53,7 +56,34 @@ fn run_status(text: &mut String, run: &RunStatus) {
                 head[0], head[1], head[2], head[3], head[4], head[5]
             ),
         );
-        run.rounds.iter().for_each(|round| ended_round(text, round));
+        run.rounds.iter().for_each(|round| ended_round(text, round, run.tasks.is_empty()));
+    }
+    run.tasks.iter().for_each(|task| task_scores(text, run, task));
+}
+
+/// A task's metric at every site: of each model on validation subjects, and of the best model on those held out.
+fn task_scores(text: &mut String, run: &RunStatus, task: &TaskStatus) {
+    let TaskStatus { task: name, metric, best, .. } = task;
+    let sites: Vec<&SiteId> = run.sites.keys().collect();
+    let row = |text: &mut String, what: &str, scores: &ModelScores, on: MeasuredOn| {
+        let each = sites.iter().map(|site| {
+            let told = scores.sites.get(*site).and_then(|scores| score::value(scores, name, *metric, on));
+            told.map_or_else(|| format!("{:>12}", "-"), |value| format!("{value:>12.3}"))
+        });
+        line(text, format_args!("  {what:<22}{}", each.collect::<String>()));
+    };
+    line(text, format_args!("  {name}: {metric}"));
+    let names: String = sites.iter().map(|site| format!("{:>12}", site.as_str())).collect();
+    line(text, format_args!("  {:<22}{names}", "model of round"));
+    for scores in &run.scores {
+        row(text, &format!("{}, {}", scores.round, MeasuredOn::Validation), scores, MeasuredOn::Validation);
+    }
+    let Some((round, value)) = best else {
+        return line(text, format_args!("  no model was measured by every site yet"));
+    };
+    line(text, format_args!("  best model: that of round {round}, {value:.3} on average over the sites"));
+    if let Some(scores) = run.scores.iter().find(|scores| scores.round == *round) {
+        row(text, &format!("{round}, {}", MeasuredOn::HeldOut), scores, MeasuredOn::HeldOut);
     }
 }
 
@@ -108,32 +138,35 @@ fn site_progress(progress: &SiteProgress) -> String {
     text
 }
 
-fn ended_round(text: &mut String, round: &RoundStatus) {
+fn ended_round(text: &mut String, round: &RoundStatus, pretrains: bool) {
     match (&round.meters, round.model) {
         (Some(meters), Some(model)) => {
             let norm = round.delta_norm.unwrap_or_default();
             let (number, model) = (round.round.to_string(), Digest::short(&model));
-            line(
-                text,
-                format_args!(
-                    "  {number:>5}  {:>7.3}  {:>7.3}  {:>7.1}  {norm:>8.3}  {model}",
-                    meters.loss, meters.teacher_entropy, meters.rank_me
-                ),
-            );
+            let meter = |value: f64, digits: usize| match pretrains {
+                true => format!("{value:>7.digits$}"),
+                false => format!("{:>7}", "-"),
+            };
+            let (entropy, rank_me) = (meter(meters.teacher_entropy, 3), meter(meters.rank_me, 1));
+            line(text, format_args!("  {number:>5}  {:>7.3}  {entropy}  {rank_me}  {norm:>8.3}  {model}", meters.loss));
         }
         _ => line(text, format_args!("  {:>5}  abandoned (attempt {})", round.round.to_string(), round.attempt)),
     }
     for part in &round.sites {
         let share = part.share.map_or(String::new(), |share| format!("share {share:.2}  "));
         let cosine = part.cosine.map_or(String::new(), |cosine| format!("  cosine {cosine:.2}"));
+        let heads = part.heads.iter().map(|(task, subjects)| format!("  {task} {subjects}")).collect::<String>();
+        let told = match pretrains {
+            true => format!("  entropy {:.3}{cosine}", part.meters.teacher_entropy),
+            false => heads,
+        };
         line(
             text,
             format_args!(
-                "           {:<12} {share}{} subjects  loss {:.3}  entropy {:.3}{cosine}",
+                "           {:<12} {share}{} subjects  loss {:.3}{told}",
                 part.site.as_str(),
                 part.subjects,
                 part.meters.loss,
-                part.meters.teacher_entropy
             ),
         );
     }

@@ -5,11 +5,11 @@ use std::io;
 use std::sync::Arc;
 
 use common::plan::Plan;
-use common::share::shares;
-use common::{Digest, RunId, SiteId};
+use common::share::{Share, shares};
+use common::{Digest, RunId, SiteId, TaskName, UpdateManifest};
 
 use super::{Federation, Undecided};
-use crate::aggregation::{Contribution, Damage, Merge, MergeError, Merged, ServerState, merge, state_count};
+use crate::aggregation::{Contribution, Damage, Merge, MergeError, Merged, Partial, ServerState, merge, state_count};
 use crate::layout::Layout;
 use crate::round::Outcome;
 use crate::run::{Attempt, Run, RunEvent};
@@ -32,6 +32,39 @@ struct Job {
     layout: Arc<Layout>,
     attempt: Attempt,
     outcome: Outcome,
+}
+
+/// The shares of a round: over all its sites, and for each head over the sites that sent it.
+struct Shared {
+    whole: BTreeMap<SiteId, Share>,
+    heads: BTreeMap<TaskName, BTreeMap<SiteId, Share>>,
+}
+
+impl Shared {
+    fn of(plan: &Plan, manifests: &BTreeMap<SiteId, UpdateManifest>) -> Self {
+        let rule = &plan.draft.aggregation;
+        let of = |subjects: BTreeMap<SiteId, u32>| shares(&subjects, rule.share_alpha, rule.share_cap);
+        let with = |task: &TaskName| {
+            let own = |(site, manifest): (&SiteId, &UpdateManifest)| Some((site.clone(), *manifest.heads.get(task)?));
+            of(manifests.iter().filter_map(own).collect())
+        };
+        Self {
+            whole: of(manifests.iter().map(|(site, manifest)| (site.clone(), manifest.subjects)).collect()),
+            heads: plan.tasks().map(|task| (task.clone(), with(task))).collect(),
+        }
+    }
+}
+
+/// What an update holds of the model, unless it is all of it.
+fn partial(job: &Job, manifest: &UpdateManifest, shared: &Shared) -> Result<Option<Partial>, String> {
+    if job.plan.draft.finetuning.is_none() {
+        return Ok(None);
+    }
+    let signature = job.plan.update_signature(&manifest.tasks()).map_err(|error| error.to_string())?;
+    let layout = Layout::of(&signature).map_err(|error| error.to_string())?;
+    let share = |task: &TaskName| shared.heads.get(task)?.get(&manifest.site).copied();
+    let heads = manifest.heads.keys().filter_map(|task| Some((task.head_prefix(), share(task)?))).collect();
+    Ok(Some(Partial { layout, heads }))
 }
 
 impl Federation {
@@ -69,19 +102,23 @@ impl Federation {
     fn merged(&self, job: &Job) -> Result<Merged, NotMerged> {
         let updates = self.store.updates(&job.run, job.attempt.round)?;
         let counted = updates.into_iter().filter(|(site, _)| job.outcome.reports.contains_key(site));
-        let subjects: BTreeMap<SiteId, u32> = counted.map(|(site, update)| (site, update.manifest.subjects)).collect();
+        let manifests: BTreeMap<SiteId, UpdateManifest> =
+            counted.map(|(site, update)| (site, update.manifest)).collect();
         let rule = &job.plan.draft.aggregation;
-        let shares = shares(&subjects, rule.share_alpha, rule.share_cap);
+        let shared = Shared::of(&job.plan, &manifests);
         let mut contributions = BTreeMap::new();
         for (site, &digest) in &job.outcome.reports {
-            let share = *shares
-                .get(site)
-                .ok_or_else(|| StoreError::Damaged(format!("{site} reported, but its update is not written down")))?;
+            let missing = || StoreError::Damaged(format!("{site} reported, but its update is not written down"));
+            let manifest = manifests.get(site).ok_or_else(missing)?;
+            let share = *shared.whole.get(site).ok_or_else(missing)?;
+            let partial = partial(job, manifest, &shared).map_err(|why| {
+                StoreError::Damaged(format!("the update of {site} for round {}: {why}", manifest.round))
+            })?;
             let file = self.blobs.open_blob(digest).map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound => MergeError::Update { site: site.clone(), damage: Damage::Gone(digest) },
                 _ => MergeError::Io { what: format!("the update of {site}"), source },
             })?;
-            contributions.insert(site.clone(), Contribution { file, digest, share });
+            contributions.insert(site.clone(), Contribution { file, digest, share, partial });
         }
         let told = |what: &'static str| move |source| StoreError::io(what, source);
         let base = self.blobs.open_blob(job.attempt.base).map_err(|source| match source.kind() {

@@ -26,6 +26,7 @@ mod downloads;
 mod enrolment;
 mod merging;
 mod reports;
+mod scores;
 mod uploads;
 
 pub use downloads::Blob;

@@ -77,9 +77,9 @@ impl Federation {
             require_same(&key, stored, manifest.blob)?;
             return Ok(UploadState { next_offset: manifest.bytes, acknowledged: true });
         }
-        require_acceptable(run, &manifest)?;
-        let layout = Arc::clone(&run.layout);
-        let max_norm = run.record.plan.draft.privacy.max_delta_norm;
+        let layout = update_layout(run, &manifest)?;
+        require_acceptable(run, &manifest, &layout)?;
+        let max_norm = max_norm(run);
         drop(live);
         let upload = self.announce(&key, manifest, layout, max_norm)?;
         let next_offset = self.held(&key, &upload)?.count;
@@ -147,11 +147,12 @@ impl Federation {
         let mut uploads = self.uploads();
         for record in self.store.uploads()? {
             let key = UpdateKey::of(&record.manifest);
-            let Some(run) = live.run(&key.run).filter(|run| takes(run, key.round)) else {
+            let run = live.run(&key.run).filter(|run| takes(run, key.round));
+            let layout = run.and_then(|run| Some((update_layout(run, &record.manifest).ok()?, max_norm(run))));
+            let Some((layout, max_norm)) = layout else {
                 self.store.forget_upload(&key, &mut |blob| self.remove_blob(blob))?;
                 continue;
             };
-            let (layout, max_norm) = (Arc::clone(&run.layout), run.record.plan.draft.privacy.max_delta_norm);
             let received = if self.is_stored_whole(&record.manifest) {
                 Received::whole(&record.manifest)
             } else {
@@ -381,8 +382,26 @@ fn require_same(key: &UpdateKey, stored: Digest, asked: Digest) -> Result<Digest
     Err(Refusal::Conflict { site: key.site.clone(), round: key.round })
 }
 
+fn is_count(subjects: u32) -> bool {
+    (1..=MAX_SUBJECTS).contains(&subjects) && subjects.is_multiple_of(SUBJECTS_ROUNDED_TO)
+}
+
+fn max_norm(run: &LiveRun) -> f64 {
+    run.record.plan.draft.privacy.max_delta_norm
+}
+
+/// The layout of an announced update: the model's, or of the part that its heads name.
+fn update_layout(run: &LiveRun, manifest: &UpdateManifest) -> Result<Arc<Layout>, Refusal> {
+    let told = |error: &dyn std::fmt::Display| Refusal::Update(error.to_string());
+    let signature = run.record.plan.update_signature(&manifest.tasks()).map_err(|error| told(&error))?;
+    if signature == run.record.plan.signature {
+        return Ok(Arc::clone(&run.layout));
+    }
+    Layout::of(&signature).map(Arc::new).map_err(|error| told(&error))
+}
+
 /// Whether an update of this announcement could be one of the open round.
-fn require_acceptable(run: &LiveRun, manifest: &UpdateManifest) -> Result<(), Refusal> {
+fn require_acceptable(run: &LiveRun, manifest: &UpdateManifest, layout: &Layout) -> Result<(), Refusal> {
     let Some((attempt, _)) = run.open().filter(|(attempt, _)| attempt.round == manifest.round) else {
         return Err(not_open(run, manifest.round));
     };
@@ -392,11 +411,12 @@ fn require_acceptable(run: &LiveRun, manifest: &UpdateManifest) -> Result<(), Re
     if manifest.base != attempt.base {
         return Err(Refusal::BaseDiffers { expected: attempt.base, found: manifest.base });
     }
-    let UpdateManifest { bytes, subjects, steps, meters, .. } = manifest;
-    let (expected, most) = (run.layout.bytes(), run.record.plan.draft.training.steps_per_round);
+    let UpdateManifest { bytes, subjects, heads, steps, meters, .. } = manifest;
+    let (expected, most) = (layout.bytes(), run.record.plan.draft.training.steps_per_round);
+    let miscounted = [*subjects].into_iter().chain(heads.values().copied()).find(|count| !is_count(*count));
     let why = if *bytes != expected {
         format!("{bytes} bytes were announced, but the plan's tensors take {expected}")
-    } else if *subjects == 0 || *subjects > MAX_SUBJECTS || subjects % SUBJECTS_ROUNDED_TO != 0 {
+    } else if let Some(subjects) = miscounted {
         format!("{subjects} subjects: a multiple of {SUBJECTS_ROUNDED_TO} from {SUBJECTS_ROUNDED_TO} to {MAX_SUBJECTS}")
     } else if *steps == 0 || *steps as usize > most {
         format!("{steps} steps, but a round has 1 to {most}")
@@ -448,6 +468,7 @@ mod tests {
             blob: weights(value).digest(),
             bytes: weights(value).to_safetensors().len() as u64,
             subjects: 10,
+            heads: BTreeMap::new(),
             steps: 1,
             meters: Meters::default(),
         };

@@ -9,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{Digest, FederationName, Plan, Progress, RoundNumber, RunId, SiteId, UpdateManifest};
+use common::{Digest, FederationName, Plan, Progress, RoundNumber, RunId, Score, SiteId, UpdateManifest};
 
 use crate::aggregation::Merged;
 use crate::clock::Stamp;
@@ -220,6 +220,17 @@ pub struct ProgressRecord {
     pub heard_at: Stamp,
 }
 
+/// What a site measured of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoresRecord {
+    /// The model.
+    pub model: Digest,
+    /// Who measured.
+    pub site: SiteId,
+    /// What.
+    pub scores: Vec<Score>,
+}
+
 /// An upload on its way.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UploadRecord {
@@ -341,6 +352,19 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Notes what a site says of how it goes. The one thing that may be lost in a power cut.
     fn note_progress(&self, site: &SiteId, progress: &Progress, now: Stamp) -> Result<(), StoreError>;
+
+    /// Writes down what a site measured of a model, in the place of what it said before.
+    fn note_scores(
+        &self,
+        run: &RunId,
+        model: Digest,
+        site: &SiteId,
+        scores: &[Score],
+        now: Stamp,
+    ) -> Result<(), StoreError>;
+
+    /// What was measured of a run's models.
+    fn scores(&self, run: &RunId) -> Result<Vec<ScoresRecord>, StoreError>;
 
     /// What the sites last said, for each run they said it of.
     fn progress(&self) -> Result<Vec<ProgressRecord>, StoreError>;

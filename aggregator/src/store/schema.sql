@@ -85,6 +85,16 @@ CREATE TABLE uploads (
     PRIMARY KEY (run, round, site)
 ) STRICT;
 
+-- What a site measured of a model: scalars and counts.
+CREATE TABLE scores (
+    run            TEXT NOT NULL,
+    model          TEXT NOT NULL,
+    site           TEXT NOT NULL,
+    scores         TEXT NOT NULL,
+    received_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (run, model, site)
+) STRICT;
+
 CREATE TABLE progress (
     site        TEXT NOT NULL,
     run         TEXT NOT NULL,    -- empty when idle

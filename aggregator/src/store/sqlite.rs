@@ -8,21 +8,21 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::{Digest, Plan, Progress, RoundNumber, RunId, SiteId, UpdateManifest};
+use common::{Digest, Plan, Progress, RoundNumber, RunId, Score, SiteId, UpdateManifest};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, ffi, params};
 
 use super::decisions::{forget_upload, names, upload_blob, write_action};
 use super::rows::{from_json, int, json, maybe_number, number, parsed, small, stamp};
 use super::{
     Details, FederationRecord, Issued, ProgressRecord, Revoked, RoundRecord, RoundState, RunRecord, RunState,
-    SiteRecord, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, durable,
+    ScoresRecord, SiteRecord, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, durable,
 };
 use crate::clock::Stamp;
 use crate::round::{Roll, Word};
 use crate::run::{Attempt, RunAction};
 
 /// Raised with every change of the tables.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 const SCHEMA: &str = include_str!("schema.sql");
 /// Longest wait for another program's write.
 const BUSY: Duration = Duration::from_secs(10);
@@ -430,6 +430,26 @@ impl Store for SqliteStore {
             params![site.as_str(), run, json(progress)?, int(now.0)],
         )?;
         Ok(())
+    }
+
+    fn note_scores(&self, run: &RunId, model: Digest, site: &SiteId, scores: &[Score], now: Stamp) -> Result<()> {
+        self.write(|transaction| {
+            transaction.execute(
+                "INSERT OR REPLACE INTO scores (run, model, site, scores, received_at_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![run.as_str(), model.to_string(), site.as_str(), json(&scores)?, int(now.0)],
+            )?;
+            Ok(())
+        })
+    }
+
+    fn scores(&self, run: &RunId) -> Result<Vec<ScoresRecord>> {
+        self.all("SELECT model, site, scores FROM scores WHERE run = ?1 ORDER BY model, site", [run.as_str()], |row| {
+            Ok(ScoresRecord {
+                model: parsed("scores.model", &row.get::<_, String>("model")?)?,
+                site: parsed("scores.site", &row.get::<_, String>("site")?)?,
+                scores: from_json("scores.scores", &row.get::<_, String>("scores")?)?,
+            })
+        })
     }
 
     fn progress(&self) -> Result<Vec<ProgressRecord>> {

@@ -1,5 +1,6 @@
 //! A federation in a temporary folder, with a clock that a test moves by hand.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -155,6 +156,7 @@ impl Bench {
             blob: Digest::of(&bytes),
             bytes: bytes.len() as u64,
             subjects: 10,
+            heads: BTreeMap::new(),
             steps: 10,
             meters: Meters { loss: 5.0, teacher_entropy: 1.5, batch_entropy: 3.0, rank_me: 12.0 },
         }

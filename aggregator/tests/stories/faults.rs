@@ -13,10 +13,10 @@ use aggregator::federation::Federation;
 use aggregator::run::{Attempt, RunAction};
 use aggregator::status::{self, RunPhase};
 use aggregator::store::{
-    Details, FederationRecord, Issued, ProgressRecord, Revoked, RoundRecord, RunRecord, SiteRecord, SqliteStore, Store,
-    StoreError, UpdateKey, UpdateRecord, UploadRecord,
+    Details, FederationRecord, Issued, ProgressRecord, Revoked, RoundRecord, RunRecord, ScoresRecord, SiteRecord,
+    SqliteStore, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord,
 };
-use common::{Digest, Directive, Phase, Plan, Progress, RoundNumber, RunId, SiteId, UpdateManifest};
+use common::{Digest, Directive, Phase, Plan, Progress, RoundNumber, RunId, Score, SiteId, UpdateManifest};
 
 use crate::bench::{Bench, ROOMY, run_id, site_id, weights};
 
@@ -115,6 +115,19 @@ impl Store for Faulty {
     }
     fn note_durable(&self, key: &UpdateKey, bytes: u64) -> Result<(), StoreError> {
         self.write(|store| store.note_durable(key, bytes))
+    }
+    fn note_scores(
+        &self,
+        run: &RunId,
+        model: Digest,
+        site: &SiteId,
+        scores: &[Score],
+        now: Stamp,
+    ) -> Result<(), StoreError> {
+        self.write(|store| store.note_scores(run, model, site, scores, now))
+    }
+    fn scores(&self, run: &RunId) -> Result<Vec<ScoresRecord>, StoreError> {
+        self.store.scores(run)
     }
     fn forget_upload(
         &self,

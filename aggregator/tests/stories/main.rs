@@ -13,6 +13,8 @@ mod exactly_once;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod finetuning;
+#[cfg(test)]
 mod invitations;
 #[cfg(test)]
 mod refusals;

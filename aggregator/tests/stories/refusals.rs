@@ -155,7 +155,7 @@ fn theirs_header(plan: &common::Plan) -> u64 {
 }
 
 impl Bench {
-    fn store_is_untouched(&self) -> bool {
+    pub(crate) fn store_is_untouched(&self) -> bool {
         let run = self.run();
         let open = run.open.as_ref().unwrap();
         run.model == run.first_model && open.reported.is_empty() && run.rounds.is_empty()

@@ -1,5 +1,6 @@
 //! The same over real mutual TLS on loopback: enrolment, identity, a whole run, a server that is started again.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -214,6 +215,7 @@ impl Site {
             blob: Digest::of(&bytes),
             bytes: bytes.len() as u64,
             subjects: 10,
+            heads: BTreeMap::new(),
             steps: 10,
             meters: Meters { loss: 5.0, teacher_entropy: 1.0, batch_entropy: 2.0, rank_me: 9.0 },
         }

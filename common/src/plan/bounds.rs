@@ -1,6 +1,8 @@
 //! What every value of a plan may be. A value out of its bounds is named as it is written, with the bound.
 
-use super::{CropPlan, ImagePlan, ModelPlan, PlanDraft, PlanError, RoundPlan, Strategy, TrainingPlan};
+use super::{
+    CropPlan, Exchange, FinetuningPlan, ImagePlan, ModelPlan, PlanDraft, PlanError, RoundPlan, Strategy, TrainingPlan,
+};
 use crate::weights::MAX_VALUES;
 
 /// Sizes and counts that are multiplied with each other stay below this.
@@ -20,6 +22,7 @@ impl PlanDraft {
         rounds(&self.rounds)?;
         positive("privacy.max_delta_norm", self.privacy.max_delta_norm)?;
         strategy(&self.aggregation.strategy, &self.rounds)?;
+        self.finetuning.as_ref().map_or(Ok(()), |tasks| finetuning(tasks, self))?;
         fraction("aggregation.share_alpha", self.aggregation.share_alpha)?;
         let cap = self.aggregation.share_cap;
         within("aggregation.share_cap", cap, cap > 0.0 && cap <= 1.0, "above 0 and at most 1")
@@ -56,6 +59,33 @@ fn strategy(strategy: &Strategy, rounds: &RoundPlan) -> Bounded {
             within("aggregation.strategy.tau", tau, (1e-9..=1.0).contains(&tau), "1e-9 to 1")
         }
     }
+}
+
+/// Most tasks of a run.
+const MAX_TASKS: usize = 16;
+
+fn finetuning(finetuning: &FinetuningPlan, plan: &PlanDraft) -> Bounded {
+    let tasks = &finetuning.tasks;
+    let mut names: Vec<_> = tasks.iter().map(|task| &task.name).collect();
+    names.sort();
+    names.dedup();
+    let distinct = (1..=MAX_TASKS).contains(&tasks.len()) && names.len() == tasks.len();
+    within("finetuning.tasks", tasks.len(), distinct, &format!("1 to {MAX_TASKS} tasks of different names"))?;
+    for task in tasks {
+        task.check().map_err(|source| PlanError::Task { name: task.name.clone(), source })?;
+    }
+    let exchange = plan.aggregation.exchange;
+    within(
+        "aggregation.exchange",
+        "student",
+        exchange == Exchange::All,
+        "\"all\": a finetuned network has no teacher",
+    )?;
+    let rule = &plan.aggregation.strategy;
+    let by_value = matches!(rule, Strategy::FedAvg {} | Strategy::CoordinateMedian {} | Strategy::TrimmedMean { .. });
+    let bound = "fed-avg, coordinate-median or trimmed-mean in a run that finetunes: the others need every tensor from every \
+                 site";
+    within("aggregation.strategy", format!("{rule:?}"), by_value, bound)
 }
 
 /// Krum's guarantee needs more than twice the wrong sites and two, in the smallest round that is merged.
@@ -249,6 +279,25 @@ mod tests {
         draft.crops.local_size = 96;
         draft.training.learning_rate = f64::NAN;
         assert!(draft.check().unwrap_err().to_string().contains("NaN"));
+    }
+
+    #[test]
+    fn a_finetuning_that_could_not_be_merged_or_trained_is_refused_by_name() {
+        use super::super::tests::finetuning;
+        let refused = |change: fn(&mut PlanDraft)| {
+            let mut plan = PlanDraft { finetuning: Some(finetuning(&["lge", "cine"])), ..draft() };
+            plan.check().unwrap();
+            change(&mut plan);
+            plan.check().unwrap_err().to_string()
+        };
+        let told = refused(|plan| plan.aggregation.strategy = Strategy::FedAvgM { learning_rate: 1.0, momentum: 0.9 });
+        assert!(told.contains("the others need every tensor from every site"), "{told}");
+        let told = refused(|plan| plan.aggregation.exchange = Exchange::Student);
+        assert!(told.contains("a finetuned network has no teacher"), "{told}");
+        let told = refused(|plan| plan.finetuning = Some(finetuning(&["lge", "lge"])));
+        assert!(told.contains("finetuning.tasks is 2, but must be 1 to 16 tasks of different names"), "{told}");
+        let told = refused(|plan| plan.finetuning.as_mut().unwrap().tasks[1].metrics.clear());
+        assert!(told.contains("finetuning, task cine: task: metrics is empty"), "{told}");
     }
 
     #[test]

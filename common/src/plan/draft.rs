@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Plan;
 use crate::ids::{Digest, RunId};
+use crate::task::Task;
 use crate::weights::Signature;
 
 /// What a coordinator writes. Every section but `run`, `rounds` and `training` has defaults: the published DINO ViT-S/8, but for
@@ -29,6 +30,9 @@ pub struct PlanDraft {
     pub training: TrainingPlan,
     /// How many rounds, and when one closes.
     pub rounds: RoundPlan,
+    /// Which clinical tasks are finetuned; without it, the run pretrains by DINO.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finetuning: Option<FinetuningPlan>,
     /// How updates are merged.
     #[serde(default)]
     pub aggregation: AggregationPlan,
@@ -225,6 +229,19 @@ pub enum Centering {
     Center,
     /// Three iterations of Sinkhorn and Knopp over the batch (Caron et al. 2020; DINOv2, Oquab et al. 2023).
     SinkhornKnopp,
+}
+
+/// A run that finetunes clinical tasks: the backbone is merged over all sites, each task's head over the sites that have its
+/// labels. Of `training`, `steps_per_round` and `checkpoint_every_steps` count: a site's tasks take turns, a step each, and a
+/// task's own `training.steps` gives way to the steps of the whole run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FinetuningPlan {
+    /// Holds the backbone as the first model has it: it is neither trained nor sent.
+    #[serde(default)]
+    pub frozen_backbone: bool,
+    /// The tasks, as declared: `site-agent tasks --declare <name>...` prints those that are built in.
+    pub tasks: Vec<Task>,
 }
 
 /// How many rounds, and when one closes.

@@ -7,14 +7,17 @@
 mod bounds;
 mod draft;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, RunId};
+use crate::task::{TaskError, TaskName};
 use crate::weights::Signature;
 
 pub use draft::{
-    Adaptive, AggregationPlan, Centering, CropPlan, Exchange, HeadPlan, ImagePlan, Init, ModelPlan, Optimizer,
-    PlanDraft, PrivacyPlan, RoundPlan, Strategy, TrainingPlan,
+    Adaptive, AggregationPlan, Centering, CropPlan, Exchange, FinetuningPlan, HeadPlan, ImagePlan, Init, ModelPlan,
+    Optimizer, PlanDraft, PrivacyPlan, RoundPlan, Strategy, TrainingPlan,
 };
 
 /// A run, agreed: the draft plus the first model.
@@ -42,6 +45,17 @@ pub enum PlanError {
         /// What is permitted.
         bound: String,
     },
+    /// A task that cannot be done as it is declared.
+    #[error("plan: finetuning, task {name}: {source}")]
+    Task {
+        /// The task.
+        name: TaskName,
+        /// What is wrong.
+        source: TaskError,
+    },
+    /// The first model has no head for a task, or one that no task asks.
+    #[error("plan: {0}: make the first model of this very plan with `site-agent init-model`")]
+    Heads(String),
     /// Not a plan's canonical bytes.
     #[error("these bytes are not a plan: {0}")]
     NotAPlan(#[from] serde_json::Error),
@@ -75,6 +89,7 @@ impl Plan {
         }
         let plan: Self = serde_json::from_slice(bytes)?;
         plan.draft.check()?;
+        plan.check_heads()?;
         Ok(plan)
     }
 
@@ -82,13 +97,63 @@ impl Plan {
     pub fn run(&self) -> &RunId {
         &self.draft.run
     }
+
+    /// The tasks whose heads are finetuned; none in a run that pretrains.
+    pub fn tasks(&self) -> impl Iterator<Item = &TaskName> {
+        self.draft.finetuning.iter().flat_map(|finetuning| &finetuning.tasks).map(|task| &task.name)
+    }
+
+    /// Names and shapes of the tensors of an update that holds these heads: all of the signature but for the heads of other
+    /// tasks, and without a backbone that is frozen. In a run that pretrains there is no head to name, and an update holds
+    /// every tensor.
+    pub fn update_signature(&self, heads: &BTreeSet<TaskName>) -> Result<Signature, PlanError> {
+        let Some(finetuning) = &self.draft.finetuning else {
+            return match heads.first() {
+                None => Ok(self.signature.clone()),
+                Some(head) => Err(PlanError::Heads(format!("the run pretrains, and has no head {head}"))),
+            };
+        };
+        if let Some(unknown) = heads.iter().find(|head| !self.tasks().any(|task| task == *head)) {
+            return Err(PlanError::Heads(format!("the run has no task {unknown}")));
+        }
+        if heads.is_empty() {
+            return Err(PlanError::Heads("an update of a finetuning run holds one head or more".to_owned()));
+        }
+        let prefixes: Vec<String> = heads.iter().map(TaskName::head_prefix).collect();
+        let in_head = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        Ok(self.signature.filtered(|name| match name.starts_with(HEADS) {
+            true => in_head(name),
+            false => !finetuning.frozen_backbone,
+        }))
+    }
+
+    /// Whether the first model has a head for each task of the plan, and no other.
+    pub fn check_heads(&self) -> Result<(), PlanError> {
+        if self.draft.finetuning.is_none() {
+            return Ok(());
+        }
+        let prefixes: Vec<String> = self.tasks().map(TaskName::head_prefix).collect();
+        let names: Vec<&str> =
+            self.signature.iter().map(|(name, _)| name).filter(|name| name.starts_with(HEADS)).collect();
+        let of = |prefix: &String| names.iter().any(|name| name.starts_with(prefix));
+        if let Some(missing) = prefixes.iter().find(|prefix| !of(prefix)) {
+            return Err(PlanError::Heads(format!("the first model has no tensor {missing}*")));
+        }
+        match names.iter().find(|name| !prefixes.iter().any(|prefix| name.starts_with(prefix))) {
+            Some(other) => Err(PlanError::Heads(format!("the first model has the tensor {other}, of no task"))),
+            None => Ok(()),
+        }
+    }
 }
+
+/// What the names of all heads' tensors begin with.
+const HEADS: &str = "heads.";
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
 
-    pub(super) fn draft() -> PlanDraft {
+    pub(crate) fn draft() -> PlanDraft {
         toml::from_str(
             r#"
             run = "pretrain"
@@ -120,6 +185,51 @@ pub(crate) mod tests {
         let written = "run = \"a\"\ntypo = 1\n[training]\nsteps_per_round = 1\nepoch_steps = 1\nbatch_size = 2\n[rounds]\ncount = 1\nsites = [\"a\"]\nquorum = 1\ndeadline_s = 1";
         let error = toml::from_str::<PlanDraft>(written).unwrap_err();
         assert!(error.to_string().contains("typo"), "{error}");
+    }
+
+    #[test]
+    fn an_update_of_a_finetuning_run_holds_the_heads_it_names_and_the_backbone_unless_that_is_frozen() {
+        let mut draft = draft();
+        draft.finetuning = Some(finetuning(&["lge", "lge-b"]));
+        draft.check().unwrap();
+        let names = ["backbone.norm.bias", "heads.lge.last.weight", "heads.lge-b.last.weight"];
+        let signature = Signature::new(names.map(|name| (name.to_owned(), vec![2]))).unwrap();
+        let mut plan = draft.with_first_model(signature, Digest::of(b"model"));
+        plan.check_heads().unwrap();
+        let names = |plan: &Plan, heads: &[&str]| -> Result<Vec<String>, PlanError> {
+            let heads = heads.iter().map(|head| TaskName::try_from((*head).to_owned()).unwrap()).collect();
+            Ok(plan.update_signature(&heads)?.iter().map(|(name, _)| name.to_owned()).collect())
+        };
+        assert_eq!(names(&plan, &["lge"]).unwrap(), ["backbone.norm.bias", "heads.lge.last.weight"]);
+        assert!(names(&plan, &[]).is_err() && names(&plan, &["cine"]).is_err());
+        plan.draft.finetuning.as_mut().unwrap().frozen_backbone = true;
+        assert_eq!(names(&plan, &["lge-b"]).unwrap(), ["heads.lge-b.last.weight"]);
+        plan.draft.finetuning = Some(finetuning(&["lge"]));
+        assert!(plan.check_heads().unwrap_err().to_string().contains("heads.lge-b.last.weight, of no task"));
+        plan.draft.finetuning = Some(finetuning(&["lge", "lge-b", "cine"]));
+        assert!(plan.check_heads().unwrap_err().to_string().contains("no tensor heads.cine.*"));
+        let pretrains = super::tests::draft().with_first_model(plan.signature.clone(), plan.first_model);
+        pretrains.check_heads().unwrap();
+        assert_eq!(names(&pretrains, &[]).unwrap().len(), 3);
+        assert!(names(&pretrains, &["lge"]).is_err());
+    }
+
+    #[test]
+    fn a_plan_without_finetuning_has_the_bytes_it_always_had() {
+        let signature = Signature::new([("center".to_owned(), vec![1, 4])]).unwrap();
+        let plan = draft().with_first_model(signature, Digest::of(b"model"));
+        assert!(!String::from_utf8(plan.canonical_bytes()).unwrap().contains("finetuning"));
+    }
+
+    pub(crate) fn finetuning(names: &[&str]) -> FinetuningPlan {
+        let task = |name: &&str| {
+            serde_json::from_value(serde_json::json!({
+                "name": name, "about": "", "kind": "segmentation", "labels": "masks", "classes": ["LV"], "input": {},
+                "metrics": ["dice"], "best": { "metric": "dice", "direction": "higher" },
+            }))
+            .unwrap()
+        };
+        FinetuningPlan { frozen_backbone: false, tasks: names.iter().map(task).collect() }
     }
 
     #[test]

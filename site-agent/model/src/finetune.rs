@@ -1,4 +1,4 @@
-//! Finetuning of one task: a backbone and a head, AdamW with layer-wise learning rates, and the step that moves them.
+//! Finetuning of tasks: a backbone, a head for each task, AdamW with layer-wise learning rates, and the step that moves them.
 
 use common::plan::ModelPlan;
 use common::task::{Task, TaskKind};
@@ -39,10 +39,9 @@ pub enum Answers {
     Places(Vec<Option<[f64; 2]>>),
 }
 
-/// A network for one task, with published names under `backbone.` and the head's under `heads.<task>.`.
+/// A network for one task or more, with published names under `backbone.` and a head's under `heads.<task>.`.
 pub struct Finetuner {
     plan: ModelPlan,
-    task: Task,
     device: Box<dyn Compute>,
     weights: NamedTensors,
     moments: Moments,
@@ -51,42 +50,58 @@ pub struct Finetuner {
 }
 
 impl Finetuner {
-    /// The first weights: a backbone with published names, and a new head drawn from `seed`.
+    /// The first weights: a backbone with published names, and for each task a new head drawn from `seed`.
     pub fn first_weights(
         plan: &ModelPlan,
-        task: &Task,
+        tasks: &[Task],
         backbone: &NamedTensors,
         seed: u64,
     ) -> Result<NamedTensors, ModelError> {
         Signature::new(names::backbone(plan))?.require(&backbone.signature())?;
-        Ok(backbone.clone().prefixed(BACKBONE).joined(heads::initial(task, plan, seed)?))
+        let first = backbone.clone().prefixed(BACKBONE);
+        tasks.iter().try_fold(first, |weights, task| Ok(weights.joined(heads::initial(task, plan, seed)?)))
     }
 
-    /// A network with these weights. `frozen`: the head alone is trained.
+    /// A network for these tasks with these weights. `frozen`: the heads alone are trained.
     pub fn new(
         plan: &ModelPlan,
-        task: &Task,
+        tasks: &[Task],
         device: &DeviceChoice,
         weights: NamedTensors,
         frozen: bool,
     ) -> Result<Self, ModelError> {
-        let backbone = names::backbone(plan).into_iter().map(|(name, shape)| (format!("{BACKBONE}{name}"), shape));
-        Signature::new(backbone.chain(heads::signature(task, plan)?))?.require(&weights.signature())?;
+        let mut tensors: Vec<_> =
+            names::backbone(plan).into_iter().map(|(name, shape)| (format!("{BACKBONE}{name}"), shape)).collect();
+        for task in tasks {
+            tensors.extend(heads::signature(task, plan)?);
+        }
+        Signature::new(tensors)?.require(&weights.signature())?;
         let device = device.open()?;
-        let (plan, task, moments) = (plan.clone(), task.clone(), Moments::new());
-        Ok(Self { plan, task, device, weights, moments, steps: 0, frozen })
+        Ok(Self { plan: plan.clone(), device, weights, moments: Moments::new(), steps: 0, frozen })
+    }
+
+    /// The same, with the clock at a step of a longer training, and the moments that an earlier part of it left.
+    pub fn going_on(mut self, step: u64, kept: Option<&[u8]>) -> Result<Self, ModelError> {
+        self.steps = step;
+        if let Some(kept) = kept {
+            let (_, mut moments) = checkpoint::read_kept(kept)?;
+            // Of a head that is no longer trained here.
+            moments.retain(|name, _| self.weights.get(name).is_some());
+            self.moments = checkpoint::checked(moments, &self.weights)?;
+        }
+        Ok(self)
     }
 
     /// A network from a checkpoint.
     pub fn resume(
         plan: &ModelPlan,
-        task: &Task,
+        tasks: &[Task],
         device: &DeviceChoice,
         file: &[u8],
         frozen: bool,
     ) -> Result<Self, ModelError> {
         let (weights, moments, steps) = checkpoint::read(file)?;
-        let mut resumed = Self::new(plan, task, device, weights, frozen)?;
+        let mut resumed = Self::new(plan, tasks, device, weights, frozen)?;
         resumed.moments = checkpoint::checked(moments, &resumed.weights)?;
         resumed.steps = steps;
         Ok(resumed)
@@ -97,7 +112,12 @@ impl Finetuner {
         checkpoint::write(&self.weights, &self.moments, self.steps)
     }
 
-    /// Backbone and head.
+    /// What stays at a site between two parts of a training: AdamW's moments.
+    pub fn kept(&self) -> Vec<u8> {
+        checkpoint::write_kept(NamedTensors::new(), &self.moments)
+    }
+
+    /// Backbone and heads.
     pub fn weights(&self) -> &NamedTensors {
         &self.weights
     }
@@ -107,21 +127,21 @@ impl Finetuner {
         self.steps
     }
 
-    /// Takes one step, and returns its loss in nats. `seed` draws what stochastic depth drops.
-    pub fn step(&mut self, images: &TaskImages, answers: &Answers, seed: u64) -> Result<f64, ModelError> {
+    /// Takes one step of one of its tasks, and returns its loss in nats. `seed` draws what stochastic depth drops.
+    pub fn step(&mut self, task: &Task, images: &TaskImages, answers: &Answers, seed: u64) -> Result<f64, ModelError> {
         let shown = self.checked(images)?;
-        self.require(images, answers)?;
-        let training = &self.task.training;
-        let (outputs, side) = (heads::outputs(&self.task), images.side);
-        let frozen = self.frozen;
+        require(task, images, answers)?;
+        let training = &task.training;
+        let (outputs, side) = (heads::outputs(task), images.side);
+        let (frozen, head) = (self.frozen, task.name.head_prefix());
         let output = self.device.finetune(
             &TaskInput {
                 plan: &self.plan,
-                task: &self.task,
+                task,
                 weights: &self.weights,
                 shown,
                 drop_path: drop_path(&mut ChaCha8Rng::seed_from_u64(seed), &self.plan, images.count),
-                trained: &move |name| !(frozen && name.starts_with(BACKBONE)),
+                trained: &move |name| name.starts_with(&head) || (!frozen && name.starts_with(BACKBONE)),
             },
             &|logits| match answers {
                 Answers::Classes(classes) => losses::classes(logits, classes, outputs, training.label_smoothing),
@@ -145,15 +165,10 @@ impl Finetuner {
         Ok(output.loss)
     }
 
-    /// What the network says of images: logits, `[images or subjects, classes]`, or of every pixel,
+    /// What one of its heads says of images: logits, `[images or subjects, classes]`, or of every pixel,
     /// `[count * side * side, outputs]`, class 0 being the background of a segmentation.
-    pub fn logits(&self, images: &TaskImages) -> Result<Vec<f32>, ModelError> {
-        Ok(self.device.logits(&self.plan, &self.task, &self.weights, self.checked(images)?))
-    }
-
-    /// Values that the network gives an image, a subject or a pixel.
-    pub fn outputs(&self) -> usize {
-        heads::outputs(&self.task)
+    pub fn logits(&self, task: &Task, images: &TaskImages) -> Result<Vec<f32>, ModelError> {
+        Ok(self.device.logits(&self.plan, task, &self.weights, self.checked(images)?))
     }
 
     fn checked<'a>(&self, images: &'a TaskImages) -> Result<Shown<'a>, ModelError> {
@@ -166,25 +181,30 @@ impl Finetuner {
             Err(ModelError::Crops { what: "a batch of images", expected, found: values.len() })
         }
     }
+}
 
-    /// Refuses answers that are not those of the images.
-    fn require(&self, images: &TaskImages, answers: &Answers) -> Result<(), ModelError> {
-        let outputs = heads::outputs(&self.task);
-        let (expected, found, sound) = match (self.task.kind, answers) {
-            (TaskKind::Classification | TaskKind::Detection, Answers::Classes(all)) => {
-                (images.count / images.group, all.len(), all.iter().all(|class| *class < outputs))
-            }
-            (TaskKind::Segmentation, Answers::Masks(all)) => {
-                (images.count * images.side.pow(2), all.len(), all.iter().all(|class| usize::from(*class) < outputs))
-            }
-            (TaskKind::Localisation, Answers::Places(all)) => (images.count * outputs, all.len(), true),
-            _ => (0, 1, false),
-        };
-        if expected == found && sound {
-            return Ok(());
+/// Values that a task's network gives an image, a subject or a pixel.
+pub fn outputs(task: &Task) -> usize {
+    heads::outputs(task)
+}
+
+/// Refuses answers that are not those of the images.
+fn require(task: &Task, images: &TaskImages, answers: &Answers) -> Result<(), ModelError> {
+    let outputs = heads::outputs(task);
+    let (expected, found, sound) = match (task.kind, answers) {
+        (TaskKind::Classification | TaskKind::Detection, Answers::Classes(all)) => {
+            (images.count / images.group, all.len(), all.iter().all(|class| *class < outputs))
         }
-        Err(ModelError::Crops { what: "a batch of answers", expected, found })
+        (TaskKind::Segmentation, Answers::Masks(all)) => {
+            (images.count * images.side.pow(2), all.len(), all.iter().all(|class| usize::from(*class) < outputs))
+        }
+        (TaskKind::Localisation, Answers::Places(all)) => (images.count * outputs, all.len(), true),
+        _ => (0, 1, false),
+    };
+    if expected == found && sound {
+        return Ok(());
     }
+    Err(ModelError::Crops { what: "a batch of answers", expected, found })
 }
 
 /// How many steps towards the images a tensor lies from the head, as BEiT counts layers (Bao et al. 2022): the head and the
@@ -221,8 +241,9 @@ mod tests {
 
     fn finetuner(task: &Task, frozen: bool) -> Finetuner {
         let backbone = init::initial_weights(&plan(), 1).under("teacher.backbone.");
-        let weights = Finetuner::first_weights(&plan(), task, &backbone, 2).unwrap();
-        Finetuner::new(&plan(), task, &DeviceChoice::Cpu, weights, frozen).unwrap()
+        let tasks = std::slice::from_ref(task);
+        let weights = Finetuner::first_weights(&plan(), tasks, &backbone, 2).unwrap();
+        Finetuner::new(&plan(), tasks, &DeviceChoice::Cpu, weights, frozen).unwrap()
     }
 
     /// Images with a bright square of four pixels, where it is, and which half of the image it is in.
@@ -247,9 +268,9 @@ mod tests {
         let segmentation = task("segmentation", "\"masks\"", &["square"], "dice");
         let mut network = finetuner(&segmentation, false);
         (0..60).for_each(|seed| {
-            network.step(&images, &Answers::Masks(masks.clone()), seed).unwrap();
+            network.step(&segmentation, &images, &Answers::Masks(masks.clone()), seed).unwrap();
         });
-        let said = network.logits(&images).unwrap();
+        let said = network.logits(&segmentation, &images).unwrap();
         let found: Vec<u8> = said.chunks_exact(2).map(|row| u8::from(row[1] > row[0])).collect();
         let wrong = found.iter().zip(&masks).filter(|(found, mask)| found != mask).count();
         assert!(wrong < 8, "{wrong} pixels");
@@ -258,9 +279,9 @@ mod tests {
         let mut network = finetuner(&localisation, false);
         let answers = Answers::Places(places.iter().flat_map(|place| [Some(*place), None]).collect());
         (0..60).for_each(|seed| {
-            network.step(&images, &answers, seed).unwrap();
+            network.step(&localisation, &images, &answers, seed).unwrap();
         });
-        let said = network.logits(&images).unwrap();
+        let said = network.logits(&localisation, &images).unwrap();
         for (said, place) in said.chunks_exact(512).zip(&places) {
             let found = losses::place_of(said, 0, 2, 16);
             assert!((found[0] - place[0]).hypot(found[1] - place[1]) < 1.5, "{found:?} {place:?}");
@@ -269,9 +290,9 @@ mod tests {
         let classification = task("classification", "\"view\"", &["left", "right"], "accuracy");
         let mut network = finetuner(&classification, false);
         (0..60).for_each(|seed| {
-            network.step(&images, &Answers::Classes(halves.clone()), seed).unwrap();
+            network.step(&classification, &images, &Answers::Classes(halves.clone()), seed).unwrap();
         });
-        let said = network.logits(&images).unwrap();
+        let said = network.logits(&classification, &images).unwrap();
         assert!(said.chunks_exact(2).zip(&halves).all(|(row, half)| usize::from(row[1] > row[0]) == *half));
 
         let (images, _, _, halves) = squares(12, 3);
@@ -279,9 +300,9 @@ mod tests {
         let mut network = finetuner(&detection, false);
         let halves: Vec<usize> = halves.into_iter().step_by(3).collect();
         (0..60).for_each(|seed| {
-            network.step(&images, &Answers::Classes(halves.clone()), seed).unwrap();
+            network.step(&detection, &images, &Answers::Classes(halves.clone()), seed).unwrap();
         });
-        let said = network.logits(&images).unwrap();
+        let said = network.logits(&detection, &images).unwrap();
         assert!(said.chunks_exact(2).zip(&halves).all(|(row, half)| usize::from(row[1] > row[0]) == *half));
     }
 
@@ -291,13 +312,14 @@ mod tests {
         let task = task("segmentation", "\"masks\"", &["square"], "dice");
         let trained = |mut network: Finetuner, steps: std::ops::Range<u64>| {
             steps.for_each(|seed| {
-                network.step(&images, &Answers::Masks(masks.clone()), seed).unwrap();
+                network.step(&task, &images, &Answers::Masks(masks.clone()), seed).unwrap();
             });
             network
         };
         let unbroken = trained(finetuner(&task, false), 0..6).checkpoint();
         let file = trained(finetuner(&task, false), 0..3).checkpoint();
-        let resumed = Finetuner::resume(&plan(), &task, &DeviceChoice::Cpu, &file, false).unwrap();
+        let resumed =
+            Finetuner::resume(&plan(), std::slice::from_ref(&task), &DeviceChoice::Cpu, &file, false).unwrap();
         assert_eq!(resumed.step_count(), 3);
         assert_eq!(trained(resumed, 3..6).checkpoint(), unbroken);
     }
@@ -308,9 +330,27 @@ mod tests {
         let task = task("classification", "\"view\"", &["left", "right"], "accuracy");
         let mut network = finetuner(&task, true);
         let before = network.weights().clone();
-        network.step(&images, &Answers::Classes(halves), 1).unwrap();
+        network.step(&task, &images, &Answers::Classes(halves), 1).unwrap();
         assert_eq!(network.weights().under(BACKBONE), before.under(BACKBONE));
         assert_ne!(network.weights().under("heads."), before.under("heads."));
+    }
+
+    #[test]
+    fn a_step_of_one_task_moves_the_backbone_and_its_own_head_alone() {
+        let (images, masks, _, halves) = squares(4, 1);
+        let classification = task("classification", "\"view\"", &["left", "right"], "accuracy");
+        let mut segmentation = task("segmentation", "\"masks\"", &["square"], "dice");
+        segmentation.name = String::from("masks").try_into().unwrap();
+        let tasks = [classification.clone(), segmentation.clone()];
+        let backbone = init::initial_weights(&plan(), 1).under("teacher.backbone.");
+        let first = Finetuner::first_weights(&plan(), &tasks, &backbone, 2).unwrap();
+        let mut network = Finetuner::new(&plan(), &tasks, &DeviceChoice::Cpu, first.clone(), false).unwrap();
+        network.step(&classification, &images, &Answers::Classes(halves), 1).unwrap();
+        let moved = |network: &Finetuner, prefix: &str| network.weights().under(prefix) != first.under(prefix);
+        assert!(moved(&network, BACKBONE) && moved(&network, "heads.task."));
+        assert!(!moved(&network, "heads.masks."));
+        network.step(&segmentation, &images, &Answers::Masks(masks), 2).unwrap();
+        assert!(moved(&network, "heads.masks."));
     }
 
     #[test]
@@ -326,8 +366,8 @@ mod tests {
         let (images, masks, _, halves) = squares(4, 1);
         let task = task("segmentation", "\"masks\"", &["square"], "dice");
         let mut network = finetuner(&task, false);
-        assert!(network.step(&images, &Answers::Masks(masks[1..].to_vec()), 0).is_err());
-        assert!(network.step(&images, &Answers::Masks(vec![2; masks.len()]), 0).is_err());
-        assert!(network.step(&images, &Answers::Classes(halves), 0).is_err());
+        assert!(network.step(&task, &images, &Answers::Masks(masks[1..].to_vec()), 0).is_err());
+        assert!(network.step(&task, &images, &Answers::Masks(vec![2; masks.len()]), 0).is_err());
+        assert!(network.step(&task, &images, &Answers::Classes(halves), 0).is_err());
     }
 }

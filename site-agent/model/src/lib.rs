@@ -32,8 +32,9 @@ pub mod weights_file;
 
 pub use device::DeviceChoice;
 pub use features::Backbone;
-pub use finetune::{Answers, Finetuner, TaskImages};
+pub use finetune::{Answers, Finetuner, TaskImages, outputs};
 pub use init::{backbone_signature, initial_weights, signature, travelling};
+pub use names::BACKBONE;
 pub use trainer::{CropBatch, StepReport, Trainer};
 
 /// Why a model cannot be built, trained or read.

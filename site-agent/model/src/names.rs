@@ -8,8 +8,8 @@ pub(crate) const STUDENT: &str = "student.";
 pub(crate) const TEACHER: &str = "teacher.";
 /// The center, `[1, K]`.
 pub(crate) const CENTER: &str = "center";
-/// The backbone's tensors in a network.
-pub(crate) const BACKBONE: &str = "backbone.";
+/// What the names of the backbone's tensors begin with, in a network.
+pub const BACKBONE: &str = "backbone.";
 
 /// Whether a tensor of a run's weights leaves its site.
 pub(crate) fn travels(exchange: Exchange, name: &str) -> bool {

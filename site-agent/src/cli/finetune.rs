@@ -1,9 +1,11 @@
 //! `site-agent tasks` and `site-agent finetune`: clinical tasks, and training one here.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure};
 use clap::Args;
+use common::plan::FinetuningPlan;
 use common::task::LabelSource;
 use common::{NamedTensors, PlanDraft, Task};
 use model::initial_weights;
@@ -63,9 +65,23 @@ pub(super) struct FinetuneArgs {
     json: Json,
 }
 
-pub(super) fn tasks(json: &Json) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub(super) struct TasksArgs {
+    /// Print the declarations of these tasks as a plan takes them up, to be put at its end: the run then finetunes.
+    #[arg(long, value_name = "TASK", num_args = 1..)]
+    declare: Vec<String>,
+    #[command(flatten)]
+    json: Json,
+}
+
+pub(super) fn tasks(args: &TasksArgs) -> anyhow::Result<()> {
     let tasks = built_in();
-    if json.json {
+    if !args.declare.is_empty() {
+        let tasks = args.declare.iter().map(|task| read_task(task)).collect::<Result<_, _>>()?;
+        let finetuning = FinetuningPlan { frozen_backbone: false, tasks };
+        return print(&toml::to_string(&BTreeMap::from([("finetuning", finetuning)]))?);
+    }
+    if args.json.json {
         return print_json(&tasks);
     }
     for Task { name, about, kind, labels, classes, .. } in &tasks {

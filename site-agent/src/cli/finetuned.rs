@@ -39,6 +39,6 @@ pub(super) fn open(home: &Home, config: &Config, folder: &Path) -> anyhow::Resul
     };
     let cache = open_cache(home, &told.images, "<the finetuning's plan>")?;
     let device = config.device.parse()?;
-    let network = Finetuner::new(&told.model, &told.task, &device, finetuned.weights()?, true)?;
+    let network = Finetuner::new(&told.model, std::slice::from_ref(&told.task), &device, finetuned.weights()?, true)?;
     Ok((told, cache, network))
 }

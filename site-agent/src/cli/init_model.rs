@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use model::import;
 
 use super::weights::{Which, fitted_backbone, read_weights};
 use super::{Json, print, print_json, read_draft};
@@ -13,8 +12,8 @@ use crate::trainer;
 pub(super) struct InitModelArgs {
     /// The plan, as the coordinator wrote it (TOML).
     plan: PathBuf,
-    /// Start student and teacher from the backbone in this file (safetensors, or a .pth of PyTorch 1.6 or later, with the
-    /// names of DINO, timm or Hugging Face); the head stays at its random initialisation.
+    /// Start from the backbone in this file (safetensors, or a .pth of PyTorch 1.6 or later, with the names of DINO, timm or
+    /// Hugging Face, or a model of a run); the heads stay at their random initialisation.
     #[arg(long)]
     from: Option<PathBuf>,
     /// Whose backbone, if the file of --from holds both.
@@ -29,13 +28,9 @@ pub(super) struct InitModelArgs {
 
 pub(super) fn init_model(args: &InitModelArgs) -> anyhow::Result<()> {
     let draft = read_draft(&args.plan)?;
-    let digest = match &args.from {
-        None => trainer::first_model(&draft, &args.out)?,
-        Some(from) => {
-            let backbone = fitted_backbone(from, &read_weights(from)?, &draft.model, args.network)?;
-            trainer::write_first_model(&draft, import::first_weights(&draft.model, draft.seed, &backbone)?, &args.out)?
-        }
-    };
+    let fitted = |from: &PathBuf| fitted_backbone(from, &read_weights(from)?, &draft.model, args.network);
+    let backbone = args.from.as_ref().map(fitted).transpose()?;
+    let digest = trainer::first_model(&draft, backbone.as_ref(), &args.out)?;
     if args.json.json {
         return print_json(&serde_json::json!({ "model": digest, "path": args.out }));
     }

@@ -1,5 +1,6 @@
 //! The agent's command line: what was typed, and which verb does it. Exit codes are in one place.
 
+mod adopt;
 mod enrol;
 mod evaluate;
 mod export;
@@ -26,7 +27,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::home::Home;
 use crate::job::JobFolder;
-use crate::training::DISK_FULL;
+use crate::training::{DISK_FULL, NO_LABELS};
 use crate::{durable, trainer};
 
 /// The agent of one hospital: reads DICOM, trains on this machine, sends weight updates, never images.
@@ -67,9 +68,11 @@ enum Verb {
     /// sequence and plane.
     Evaluate(evaluate::EvaluateArgs),
     /// List the clinical tasks: what each asks, of which images, with which labels.
-    Tasks(Json),
+    Tasks(finetune::TasksArgs),
     /// Train a clinical task at this site, from a pretrained backbone or a random one.
     Finetune(finetune::FinetuneArgs),
+    /// Take a task out of a model that a run finetuned, to measure and use it here.
+    Adopt(adopt::AdoptArgs),
     /// Write what a finetuned network says of this site's subjects: masks as NIfTI, classes and landmarks as CSV, pictures.
     Predict(predict::PredictArgs),
     /// Take a backbone out of a federation's model for other programs, with a model card beside.
@@ -96,7 +99,7 @@ struct Json {
 }
 
 /// Reads the command line, does what it says, and returns the exit code: 0 done, 1 failed, 2 not understood, 3 the disk
-/// is full.
+/// is full, 4 no usable labels.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Verb::IntakeWorker = cli.verb {
@@ -109,7 +112,12 @@ pub fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             // By the system's own answer, which every error of a disk holds innermost.
             let full = error.chain().filter_map(|cause| cause.downcast_ref()).any(durable::is_full);
-            if full { ExitCode::from(DISK_FULL) } else { ExitCode::FAILURE }
+            let no_labels = matches!(error.downcast_ref(), Some(trainer::TrainerError::NoLabels(_)));
+            match (full, no_labels) {
+                (true, _) => ExitCode::from(DISK_FULL),
+                (_, true) => ExitCode::from(NO_LABELS),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -136,8 +144,9 @@ fn act(cli: Cli) -> anyhow::Result<()> {
         Verb::Run(args) => run::run(home, config, &args),
         Verb::InitModel(args) => init_model::init_model(&args),
         Verb::Evaluate(args) => evaluate::evaluate(&home, &config, &args),
-        Verb::Tasks(json) => finetune::tasks(&json),
+        Verb::Tasks(args) => finetune::tasks(&args),
         Verb::Finetune(args) => finetune::finetune(&home, &config, &args),
+        Verb::Adopt(args) => adopt::adopt(&args),
         Verb::Predict(args) => predict::predict(&home, &config, &args),
         Verb::Export(args) => export::export(&args),
         Verb::Train { job, stop_with_parent } => {

@@ -3,7 +3,7 @@
 use common::Task;
 use common::task::TaskKind;
 use data::{FrameCache, FrameGrid, FrameRef, ViewMaker, Warp};
-use model::{Finetuner, ModelError, TaskImages, losses};
+use model::{Finetuner, ModelError, TaskImages, losses, outputs};
 
 use super::Example;
 
@@ -53,14 +53,14 @@ impl<'a> Asked<'a> {
     fn of_subject(&self, network: &Finetuner, frames: &[FrameRef]) -> Result<Said, ModelError> {
         let (values, _) = self.shown(frames);
         let (count, side) = (frames.len(), self.side);
-        let logits = network.logits(&TaskImages { values, count, side, group: count })?;
-        Ok(Said::Scores(probabilities(&logits, network.outputs())))
+        let logits = network.logits(self.task, &TaskImages { values, count, side, group: count })?;
+        Ok(Said::Scores(probabilities(&logits, outputs(self.task))))
     }
 
     fn of_frames(&self, network: &Finetuner, frames: &[FrameRef]) -> Result<Vec<Said>, ModelError> {
         let (values, warps) = self.shown(frames);
-        let (side, outputs) = (self.side, network.outputs());
-        let logits = network.logits(&TaskImages { values, count: frames.len(), side, group: 1 })?;
+        let (side, outputs) = (self.side, outputs(self.task));
+        let logits = network.logits(self.task, &TaskImages { values, count: frames.len(), side, group: 1 })?;
         let each = logits.chunks_exact(logits.len() / frames.len().max(1)).zip(frames.iter().zip(&warps));
         let said = each.map(|(logits, (frame, warp))| match self.task.kind {
             TaskKind::Classification | TaskKind::Detection => Said::Scores(probabilities(logits, outputs)),

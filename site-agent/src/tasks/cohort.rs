@@ -110,6 +110,12 @@ impl Cohort {
         &self.training
     }
 
+    /// Without some subjects among those to train on: they pick a model by another task of the same network.
+    pub fn without(mut self, subjects: &BTreeSet<SubjectKey>) -> Self {
+        self.training.retain(|subject| !subjects.contains(subject));
+        self
+    }
+
     /// Subjects that pick the best model.
     pub fn validation(&self) -> &[SubjectKey] {
         &self.validation

@@ -4,11 +4,13 @@
 //! declared   the task's file            examples   frames of the cache with their right answers
 //! cohort     who trains, who picks, who is measured (by subject)
 //! folder     what a finetuning leaves   training   the loop: batches, validation, checkpoints
+//! batches    what a step is shown
 //! asking     what a network says of examples, in the images' own pixels
 //! measuring  answers to clinical numbers, with intervals by subject
 //! ```
 
 mod asking;
+mod batches;
 mod cohort;
 mod declared;
 mod examples;
@@ -18,13 +20,14 @@ mod predicting;
 mod training;
 
 pub use asking::{Asked, Said};
+pub use batches::Batches;
 pub use cohort::{Cohort, CohortError, FewShot};
 pub use declared::{built_in, read_task};
 pub use examples::{Answer, Example, Examples};
 pub use folder::{Finetuned, FinetunedFolder, Look};
 pub use measuring::{Agreement, Measured, Value, evaluate, measure};
 pub use predicting::{Predicted, predict};
-pub use training::{Course, Finetuning, finetune};
+pub use training::{Course, Finetuning, finetune, thinned};
 
 use common::task::TaskError;
 

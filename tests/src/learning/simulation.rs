@@ -78,7 +78,7 @@ pub fn run(arm: &Arm, plan: &PlanDraft, setting: &Setting, folder: &Path) -> any
     }
     let base = |round: u32| folder.join(format!("model-{round}.safetensors"));
     if course.points.is_empty() {
-        trainer::first_model(&plan, &base(0))?;
+        trainer::first_model(&plan, None, &base(0))?;
     }
     let read = |round: u32| -> anyhow::Result<NamedTensors> {
         Ok(NamedTensors::from_safetensors(&durable::read(&base(round))?)?)
@@ -147,6 +147,9 @@ fn train_round(
             held_out: setting.held_out,
             device: "cpu".to_owned(),
             micro_batch: 0,
+            labels: None,
+            min_subjects: 5,
+            measure_only: false,
         })?;
         trainer::train(&job)?;
         let result = job.result()?.context("a trainer that ended well left no result")?;
@@ -161,7 +164,7 @@ fn train_round(
     for (site, share) in shares {
         let path = JobFolder::at(jobs(round).join(site.as_str())).delta();
         let digest = Digest::of(&durable::read(&path)?);
-        contributions.insert(site, Contribution { file: File::open(path)?, digest, share });
+        contributions.insert(site, Contribution { file: File::open(path)?, digest, share, partial: None });
     }
     let (from, next) = (File::open(base(round))?, base(round + 1));
     let state = |round: u32, index: usize| folder.join(format!("state-{index}-{round}.safetensors"));

@@ -61,6 +61,21 @@ impl Labels {
         Ok(labels)
     }
 
+    /// Whether there are masks.
+    pub fn has_masks(&self) -> bool {
+        self.masks.is_some()
+    }
+
+    /// Whether there are landmarks.
+    pub fn has_landmarks(&self) -> bool {
+        self.landmarks.is_some()
+    }
+
+    /// Whether a column of classes has that name.
+    pub fn has_column(&self, column: &str) -> bool {
+        self.classes.as_ref().is_some_and(|table| table.has_column(column))
+    }
+
     /// The class of each subject that a column says something of, as its place in `classes`.
     pub fn classes(&self, column: &str, classes: &[String]) -> Result<BTreeMap<SubjectKey, usize>, LabelError> {
         let table = self.classes.as_ref().ok_or_else(|| self.no_table("classes.csv"))?;

@@ -48,6 +48,11 @@ pub(super) struct LandmarkRow {
 }
 
 impl ClassTable {
+    /// Whether a column has that name.
+    pub(super) fn has_column(&self, column: &str) -> bool {
+        self.columns.iter().any(|held| held == column)
+    }
+
     /// The subjects that a column says something of, with their classes' places.
     pub(super) fn column(&self, column: &str, classes: &[String]) -> Result<BTreeMap<SubjectKey, usize>, LabelError> {
         let place = self.columns.iter().position(|held| held == column).ok_or_else(|| LabelError::NoColumn {

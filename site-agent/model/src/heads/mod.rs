@@ -5,9 +5,9 @@ mod decoder;
 mod pooling;
 
 use burn::tensor::Tensor;
+use common::NamedTensors;
 use common::plan::ModelPlan;
 use common::task::{Task, TaskKind};
-use common::{NamedTensors, TaskName};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -26,11 +26,6 @@ pub(crate) struct Shown<'a> {
     pub(crate) group: usize,
 }
 
-/// The head's tensors in a finetuned network.
-pub(crate) fn prefix(task: &TaskName) -> String {
-    format!("heads.{task}.")
-}
-
 /// Values that the head gives an image, a subject or a pixel.
 pub(crate) fn outputs(task: &Task) -> usize {
     match task.kind {
@@ -47,7 +42,7 @@ pub(crate) fn signature(task: &Task, plan: &ModelPlan) -> Result<Vec<(String, Ve
         TaskKind::Detection => pooling::signature(plan.dim, outputs(task)),
         TaskKind::Segmentation | TaskKind::Localisation => decoder::signature(plan, outputs(task))?,
     };
-    let prefix = prefix(&task.name);
+    let prefix = task.name.head_prefix();
     Ok(own.into_iter().map(|(name, shape)| (format!("{prefix}{name}"), shape)).collect())
 }
 
@@ -78,7 +73,7 @@ pub(crate) fn logits<B: Fused>(
     shown: Shown<'_>,
     drop_path: &DropPath,
 ) -> Tensor<B, 2> {
-    let (images, head) = (shown.images, prefix(&task.name));
+    let (images, head) = (shown.images, task.name.head_prefix());
     let wanted = match task.kind {
         TaskKind::Segmentation | TaskKind::Localisation => decoder::blocks(plan),
         _ => Vec::new(),

@@ -13,8 +13,7 @@ use data::{FrameCache, Split, SubjectKey};
 use model::Finetuner;
 use serde::{Deserialize, Serialize};
 
-use super::training::thinned;
-use super::{Asked, CohortError, Example, Examples, Finetuned, Said, TasksError};
+use super::{Asked, CohortError, Example, Examples, Finetuned, Said, TasksError, thinned};
 use crate::metrics::bootstrap;
 
 /// Rounds of the bootstrap.

@@ -1,0 +1,191 @@
+//! A round of finetuning: the heads of the tasks that the site has labels for, and the backbone under them unless that is
+//! frozen. The tasks take turns, a step each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use common::plan::FinetuningPlan;
+use common::task::LabelSource;
+use common::{Meters, NamedTensors, Task, TaskName};
+use data::{FrameCache, Labels, SubjectKey};
+use model::{BACKBONE, DeviceChoice, Finetuner};
+
+use super::progress::Progress;
+use super::{TrainerError, base, scoring, seeds, told};
+use crate::job::{Job, JobFolder, JobResult, StepLine};
+use crate::tasks::{Batches, Cohort, CohortError, Examples, FewShot, TasksError};
+use crate::{durable, images};
+
+/// A task that this site takes part in.
+pub(super) struct SiteTask {
+    pub(super) task: Task,
+    pub(super) examples: Examples,
+    pub(super) cohort: Cohort,
+}
+
+/// Trains a round of a site's tasks, and measures the model that it starts from.
+pub(super) fn train(folder: &JobFolder, job: &Job, plan: &FinetuningPlan) -> Result<JobResult, TrainerError> {
+    let cache = FrameCache::open(&job.cache, &job.plan.images)?;
+    let labels = labels(job, &cache)?;
+    let tasks = site_tasks(job, plan, &cache, labels.as_ref())?;
+    let base = of_tasks(base(job)?, &tasks);
+    let device: DeviceChoice = job.device.parse()?;
+    let (model, declared) = (&job.plan.model, tasks.iter().map(|own| own.task.clone()).collect::<Vec<_>>());
+    if folder.scores()?.is_none() {
+        let network = Finetuner::new(model, &declared, &device, base.clone(), true)?;
+        folder.write_scores(&scoring::scores(model, &cache, &tasks, &network)?)?;
+    }
+    if job.measure_only {
+        return Ok(JobResult {
+            steps: 0,
+            subjects: 0,
+            heads: BTreeMap::new(),
+            images: 0,
+            seconds: 0.0,
+            meters: Meters::default(),
+        });
+    }
+
+    let frozen = plan.frozen_backbone;
+    let mut network = match durable::read_if_there(&folder.checkpoint())? {
+        Some(checkpoint) => Finetuner::resume(model, &declared, &device, &checkpoint, frozen)?,
+        None => {
+            let kept = job.kept.as_ref().map(|kept| durable::read(kept)).transpose()?;
+            let network = Finetuner::new(model, &declared, &device, base.clone(), frozen)?;
+            network.going_on(job.first_step, kept.as_deref())?
+        }
+    };
+    let steps = job.plan.training.steps_per_round as u64;
+    let done = network.step_count().saturating_sub(job.first_step).min(steps);
+    let mut progress = Progress::from_step(folder, done)?;
+    let batches: Vec<Batches<'_>> = tasks
+        .iter()
+        .map(|SiteTask { task, examples, cohort }| {
+            let side = model.image_size * task.input.scale;
+            Batches::new(task, &cache, examples, cohort.training(), side, model.in_channels)
+        })
+        .collect();
+    let turn = |clock: u64| (clock % tasks.len() as u64) as usize;
+    let seed =
+        |clock: u64, purpose: &str| seeds(job).seed(clock, &format!("{purpose} of {}", tasks[turn(clock)].task.name));
+    let began = Instant::now();
+    for step in done..steps {
+        let clock = job.first_step + step;
+        let (images, answers) = batches[turn(clock)].at(seed(clock, "batch"));
+        let loss = network.step(&tasks[turn(clock)].task, &images, &answers, seed(clock, "drop-path"))?;
+        let taken = step + 1;
+        progress.append(StepLine {
+            step: taken,
+            loss,
+            teacher_entropy: 0.0,
+            batch_entropy: 0.0,
+            seconds_per_step: began.elapsed().as_secs_f64() / (taken - done) as f64,
+        })?;
+        if taken < steps && taken % job.plan.training.checkpoint_every_steps as u64 == 0 {
+            durable::write(&folder.checkpoint(), &network.checkpoint())?;
+        }
+    }
+
+    let travels = |name: &str| !(frozen && name.starts_with(BACKBONE));
+    let delta = network.weights().clone().minus(&base).map_err(told("the trained model"))?.filtered(travels);
+    durable::write(&folder.delta(), &delta.to_safetensors())?;
+    durable::write(&folder.kept(), &network.kept())?;
+    let drawn = |place: usize| -> BTreeSet<SubjectKey> {
+        let clocks = (0..steps).map(|step| job.first_step + step).filter(|clock| turn(*clock) == place);
+        clocks.flat_map(|clock| batches[place].subjects_at(seed(clock, "batch"))).collect()
+    };
+    let subjects: Vec<(TaskName, BTreeSet<SubjectKey>)> =
+        tasks.iter().enumerate().map(|(place, own)| (own.task.name.clone(), drawn(place))).collect();
+    let shown: usize = (0..steps).map(|step| tasks[turn(job.first_step + step)].task.training.batch_size).sum();
+    Ok(JobResult {
+        steps: steps as u32,
+        subjects: count(&subjects.iter().flat_map(|(_, own)| own).collect::<BTreeSet<_>>()),
+        heads: subjects.iter().map(|(task, own)| (task.clone(), count(own))).collect(),
+        images: shown as u64,
+        seconds: progress.seconds(),
+        meters: progress.meters(),
+    })
+}
+
+fn count<T>(subjects: &BTreeSet<T>) -> u32 {
+    u32::try_from(subjects.len()).unwrap_or(u32::MAX)
+}
+
+/// The backbone and the heads of these tasks.
+fn of_tasks(model: NamedTensors, tasks: &[SiteTask]) -> NamedTensors {
+    let prefixes: Vec<String> = tasks.iter().map(|own| own.task.name.head_prefix()).collect();
+    model.filtered(|name| name.starts_with(BACKBONE) || prefixes.iter().any(|prefix| name.starts_with(prefix)))
+}
+
+fn labels(job: &Job, cache: &FrameCache) -> Result<Option<Labels>, TrainerError> {
+    let Some(labels) = &job.labels else { return Ok(None) };
+    let unusable = |error: &dyn std::fmt::Display| TrainerError::NoLabels(error.to_string());
+    let secret = images::read_secret(&labels.secret).map_err(|error| unusable(&error))?;
+    let opened = Labels::open(&labels.folder, &secret).map_err(|error| unusable(&error))?;
+    opened.check(cache).map_err(|error| unusable(&error))?;
+    Ok(Some(opened))
+}
+
+/// The tasks of the run that this site has labels of enough subjects for. What is left out is said; labels that are there and
+/// cannot be used are an error, never fewer labels.
+fn site_tasks(
+    job: &Job,
+    plan: &FinetuningPlan,
+    cache: &FrameCache,
+    labels: Option<&Labels>,
+) -> Result<Vec<SiteTask>, TrainerError> {
+    let (mut own, mut without) = (Vec::new(), Vec::new());
+    for declared in &plan.tasks {
+        let mut task = declared.clone();
+        task.training.steps = job.plan.total_steps();
+        let name = &task.name;
+        if let Some(missing) = missing(&task.labels, labels) {
+            tracing::info!(task = %name, missing, "this site does not take part in the task");
+            without.push(format!("{name}: no {missing}"));
+            continue;
+        }
+        let unusable = |error: TasksError| TrainerError::NoLabels(format!("{name}: {error}"));
+        let examples = Examples::of(&task, cache, labels).map_err(unusable)?;
+        if examples.unseen > 0 {
+            tracing::warn!(task = %name, subjects = examples.unseen, "with a label, but without an image that the task is shown");
+        }
+        let least = job.min_subjects as usize;
+        match Cohort::new(cache, &examples.all, job.held_out, FewShot::All, &examples.classes, least) {
+            Ok(cohort) => own.push(SiteTask { task, examples, cohort }),
+            Err(error @ CohortError::TooFew { .. }) => {
+                tracing::warn!(task = %name, %error, "this site does not take part in the task");
+                without.push(format!("{name}: {error}"));
+            }
+            Err(error) => return Err(unusable(error.into())),
+        }
+    }
+    // One network for all tasks: whoever picks a model by one of them must not train it by another.
+    let picking: BTreeSet<SubjectKey> = own.iter().flat_map(|own| own.cohort.validation().to_vec()).collect();
+    let mut all = Vec::new();
+    for SiteTask { task, examples, cohort } in own {
+        let cohort = cohort.without(&picking);
+        let (training, least) = (cohort.training().len(), job.min_subjects as usize);
+        if training < least {
+            tracing::warn!(task = %task.name, training, least, "too few subjects to train on: this site does not take part in the task");
+            without.push(format!("{}: {training} subjects to train on, but at least {least} must be there", task.name));
+            continue;
+        }
+        let (validation, held_out) = (cohort.validation().len(), cohort.held_out().len());
+        tracing::info!(task = %task.name, training, validation, held_out, "subjects with labels");
+        all.push(SiteTask { task, examples, cohort });
+    }
+    if all.is_empty() { Err(TrainerError::NoLabels(without.join("; "))) } else { Ok(all) }
+}
+
+/// What a task learns from and this site lacks.
+fn missing(source: &LabelSource, labels: Option<&Labels>) -> Option<&'static str> {
+    let has = |held: fn(&Labels) -> bool| labels.is_some_and(held);
+    match source {
+        LabelSource::Sequence | LabelSource::View => None,
+        LabelSource::Masks => (!has(Labels::has_masks)).then_some("masks.csv"),
+        LabelSource::Landmarks => (!has(Labels::has_landmarks)).then_some("landmarks.csv"),
+        LabelSource::Column(column) => {
+            (!labels.is_some_and(|labels| labels.has_column(column))).then_some("column of classes.csv")
+        }
+    }
+}

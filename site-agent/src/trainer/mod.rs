@@ -1,0 +1,161 @@
+//! The trainer: one job folder in, one delta out. It runs as a child process and knows no network and no key.
+//!
+//! Every draw is seeded by (run, round, site, step), so a trainer that was killed and goes on from its checkpoint ends with
+//! the same bits.
+//!
+//! ```text
+//! pretraining   DINO on the site's frames            finetuning   the heads that the site has labels for
+//! progress      a line a step, and their means       scoring      what the round's model is worth here
+//! ```
+
+mod finetuning;
+mod pretraining;
+mod progress;
+mod scoring;
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read};
+use std::path::Path;
+use std::thread;
+
+use common::plan::FinetuningPlan;
+use common::seed::SeedScope;
+use common::{Digest, NamedTensors, PlanDraft};
+use model::{Finetuner, import};
+
+use crate::durable::{self, DiskError};
+use crate::job::{Job, JobError, JobFolder};
+use crate::tasks::TasksError;
+
+/// Why a round was not trained.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainerError {
+    /// A job's file cannot be used.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// The disk said no.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The frame cache cannot be used.
+    #[error(transparent)]
+    Cache(#[from] data::CacheError),
+    /// Nothing to train on.
+    #[error(transparent)]
+    Nothing(#[from] data::NothingToSample),
+    /// The network or the device failed.
+    #[error(transparent)]
+    Model(#[from] model::ModelError),
+    /// A file of weights cannot be used.
+    #[error("{what}: {source}")]
+    Weights {
+        /// Which file.
+        what: &'static str,
+        /// What is wrong.
+        source: common::weights::WeightsError,
+    },
+    /// The model is not the one the round starts from.
+    #[error(
+        "the model on disk has digest {found}, but the round starts from {expected}: remove the file, and it is fetched again"
+    )]
+    OtherModel {
+        /// What the round starts from.
+        expected: Digest,
+        /// What is on disk.
+        found: Digest,
+    },
+    /// Nothing to ask.
+    #[error(
+        "none of the {subjects} subjects here is held out with an image, at held_out = {fraction}: index more subjects, or raise `held_out` in site-agent.toml"
+    )]
+    NothingHeldOut {
+        /// Subjects in the cache.
+        subjects: usize,
+        /// The fraction to hold out.
+        fraction: f64,
+    },
+    /// A clinical task cannot be trained or measured.
+    #[error(transparent)]
+    Tasks(#[from] TasksError),
+    /// No task of the run can be trained here, or the labels of one cannot be used.
+    #[error("the run's tasks cannot be trained here: {0}")]
+    NoLabels(String),
+    /// The thread that makes crops ended early.
+    #[error("the thread that makes crops ended before the last step")]
+    Crops,
+}
+
+/// Trains the job in `folder` to its end, from its checkpoint if there is one.
+pub fn train(folder: &JobFolder) -> Result<(), TrainerError> {
+    let _lock = lock(folder)?;
+    if folder.result()?.is_some() {
+        return Ok(());
+    }
+    let job = folder.job()?;
+    let result = match &job.plan.finetuning {
+        None => pretraining::train(folder, &job)?,
+        Some(plan) => finetuning::train(folder, &job, plan)?,
+    };
+    Ok(folder.write_result(&result)?)
+}
+
+/// The model that the round starts from.
+fn base(job: &Job) -> Result<NamedTensors, TrainerError> {
+    let file = durable::read(&job.base)?;
+    let found = Digest::of(&file);
+    if found != job.base_digest {
+        return Err(TrainerError::OtherModel { expected: job.base_digest, found });
+    }
+    NamedTensors::from_safetensors(&file).map_err(told("the round's model"))
+}
+
+fn told(what: &'static str) -> impl Fn(common::weights::WeightsError) -> TrainerError {
+    move |source| TrainerError::Weights { what, source }
+}
+
+fn seeds(job: &Job) -> SeedScope<'_> {
+    SeedScope { plan_seed: job.plan.seed, run: &job.plan.run, round: job.round, site: &job.site }
+}
+
+/// Ends this process when its parent has: the parent holds the other end of standard input for as long as it lives.
+pub fn stop_with_parent() {
+    thread::spawn(|| {
+        let mut byte = [0];
+        let ended = io::stdin().read(&mut byte);
+        drop(ended);
+        std::process::exit(143);
+    });
+}
+
+/// One trainer a folder: an orphan of a killed agent is waited for.
+fn lock(folder: &JobFolder) -> Result<File, DiskError> {
+    let path = folder.path().join("lock");
+    let told = |error| durable::told("lock", &path)(error);
+    let file = OpenOptions::new().create(true).append(true).open(&path).map_err(told)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => file.lock().map_err(told)?,
+        Err(TryLockError::Error(error)) => return Err(told(error)),
+    }
+    Ok(file)
+}
+
+/// The first model of a run: from a backbone with published names, or as the plan's network starts.
+pub fn first_model(plan: &PlanDraft, backbone: Option<&NamedTensors>, path: &Path) -> Result<Digest, TrainerError> {
+    let file = first_weights(plan, backbone)?.to_safetensors();
+    durable::write(path, &file)?;
+    Ok(Digest::of(&file))
+}
+
+fn first_weights(plan: &PlanDraft, backbone: Option<&NamedTensors>) -> Result<NamedTensors, TrainerError> {
+    let random = || model::initial_weights(&plan.model, plan.seed);
+    if let Some(FinetuningPlan { tasks, .. }) = &plan.finetuning {
+        let random = || random().under("teacher.backbone.");
+        let backbone = backbone.cloned().unwrap_or_else(random);
+        return Ok(Finetuner::first_weights(&plan.model, tasks, &backbone, plan.seed)?);
+    }
+    let all = match backbone {
+        None => random(),
+        Some(backbone) => import::first_weights(&plan.model, plan.seed, backbone)?,
+    };
+    Ok(model::travelling(all, plan.aggregation.exchange))
+}

@@ -1,0 +1,150 @@
+//! A round of DINO. Crops are made one step ahead by a thread of their own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Instant;
+
+use common::{Meters, NamedTensors};
+use data::{CropMaker, FrameCache, FrameRef, Sampler, Split};
+use model::{Backbone, CropBatch, DeviceChoice, Trainer};
+
+use super::progress::Progress;
+use super::{TrainerError, base, seeds, told};
+use crate::durable;
+use crate::job::{Job, JobFolder, JobResult, StepLine};
+
+/// Frames behind the RankMe meter.
+const RANK_ME_FRAMES: usize = 256;
+
+/// Trains a round of DINO.
+pub(super) fn train(folder: &JobFolder, job: &Job) -> Result<JobResult, TrainerError> {
+    let cache = FrameCache::open(&job.cache, &job.plan.images)?;
+    let split = Split::new(&cache.subjects(), job.held_out);
+    let sampler = Sampler::new(&cache, split.training())?;
+    let base = base(job)?;
+    let device: DeviceChoice = job.device.parse()?;
+
+    let steps = job.plan.training.steps_per_round as u64;
+    let mut trainer = match durable::read_if_there(&folder.checkpoint())? {
+        Some(checkpoint) => Trainer::resume(&job.plan, &device, &checkpoint)?,
+        None => match &job.kept {
+            Some(kept) => Trainer::with_kept(&job.plan, &device, &base, &durable::read(kept)?)?,
+            None => Trainer::new(&job.plan, &device, &base)?,
+        },
+    }
+    .in_micro_batches(job.micro_batch)?;
+    let done = trainer.step_count().saturating_sub(job.first_step).min(steps);
+    if done > 0 {
+        tracing::info!(step = done, "going on from the checkpoint");
+    }
+    let mut progress = Progress::from_step(folder, done)?;
+
+    let maker =
+        CropMaker::new(&job.plan.crops, &job.plan.images, job.plan.model.image_size, job.plan.model.in_channels);
+    let subjects = subjects_drawn(job, &cache, &sampler);
+    thread::scope(|scope| {
+        let crops = crops_ahead(scope, job, &cache, &sampler, &maker, done..steps);
+        let began = Instant::now();
+        for step in done..steps {
+            let batch = crops.recv().map_err(|_| TrainerError::Crops)?;
+            let clock = job.first_step + step;
+            let report = trainer.step(&batch, clock, seeds(job).seed(clock, "drop-path"))?;
+            let taken = step + 1;
+            progress.append(StepLine {
+                step: taken,
+                loss: report.loss,
+                teacher_entropy: report.teacher_entropy,
+                batch_entropy: report.batch_entropy,
+                seconds_per_step: began.elapsed().as_secs_f64() / (taken - done) as f64,
+            })?;
+            if taken < steps && taken % job.plan.training.checkpoint_every_steps as u64 == 0 {
+                durable::write(&folder.checkpoint(), &trainer.checkpoint())?;
+            }
+        }
+        Ok::<_, TrainerError>(())
+    })?;
+
+    let trained = trainer.weights();
+    let teacher = trained.under("teacher.backbone.");
+    let rank_me = rank_me(job, &device, &teacher, &cache, &sampler)?;
+    let delta =
+        model::travelling(trained, job.plan.aggregation.exchange).minus(&base).map_err(told("the trained model"))?;
+    durable::write(&folder.delta(), &delta.to_safetensors())?;
+    durable::write(&folder.kept(), &trainer.kept())?;
+    let images = steps * job.plan.training.batch_size as u64;
+    Ok(JobResult {
+        steps: steps as u32,
+        heads: BTreeMap::new(),
+        subjects: u32::try_from(subjects).unwrap_or(u32::MAX),
+        images,
+        seconds: progress.seconds(),
+        meters: Meters { rank_me, ..progress.meters() },
+    })
+}
+
+/// Subjects whose images the round's batches hold: those who shape the delta, which may be fewer than are here.
+fn subjects_drawn(job: &Job, cache: &FrameCache, sampler: &Sampler) -> usize {
+    let training = &job.plan.training;
+    let clocks = (0..training.steps_per_round as u64).map(|step| job.first_step + step);
+    let frames = clocks.flat_map(|clock| sampler.batch(seeds(job).seed(clock, "sampler"), training.batch_size));
+    frames.map(|frame| cache.series()[frame.series as usize].subject).collect::<BTreeSet<_>>().len()
+}
+
+/// Crops of each step, made by a thread that stays at most two steps ahead.
+fn crops_ahead<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    job: &'scope Job,
+    cache: &'scope FrameCache,
+    sampler: &'scope Sampler,
+    maker: &'scope CropMaker,
+    steps: std::ops::Range<u64>,
+) -> Receiver<CropBatch> {
+    let (send, receive) = mpsc::sync_channel(2);
+    scope.spawn(move || {
+        for step in steps {
+            let clock = job.first_step + step;
+            let frames = sampler.batch(seeds(job).seed(clock, "sampler"), job.plan.training.batch_size);
+            let crops = maker.batch(cache, &frames, seeds(job).seed(clock, "crops"));
+            // The other end is dropped when training has failed; there is nobody left to make crops for.
+            if send.send(stacked(crops, job)).is_err() {
+                return;
+            }
+        }
+    });
+    receive
+}
+
+fn stacked(crops: data::CropBatch, job: &Job) -> CropBatch {
+    let mut crops = crops.crops.into_iter().map(|crops| crops.values);
+    let mut next = || crops.next().unwrap_or_default();
+    let global = [next(), next()];
+    CropBatch {
+        batch: job.plan.training.batch_size,
+        channels: job.plan.model.in_channels,
+        global_side: job.plan.model.image_size,
+        local_side: job.plan.crops.local_size,
+        global,
+        local: crops.collect(),
+    }
+}
+
+fn rank_me(
+    job: &Job,
+    device: &DeviceChoice,
+    teacher: &NamedTensors,
+    cache: &FrameCache,
+    sampler: &Sampler,
+) -> Result<f64, TrainerError> {
+    let backbone = Backbone::load(&job.plan.model, device, teacher)?;
+    let mut frames: Vec<FrameRef> = sampler.batch(seeds(job).seed(0, "rank-me"), RANK_ME_FRAMES);
+    let distinct: BTreeSet<_> = frames.iter().copied().collect();
+    frames = distinct.into_iter().collect();
+    let (side, channels) = (job.plan.model.image_size, job.plan.model.in_channels);
+    let mut features = Vec::with_capacity(frames.len());
+    for some in frames.chunks(64) {
+        let pixels = data::whole_frames(cache, some, side, channels);
+        features.extend(backbone.features(&pixels, some.len(), side)?);
+    }
+    Ok(model::meters::rank_me(&features))
+}

@@ -1,0 +1,35 @@
+//! What a model is worth at this site: each task's metrics, on subjects that train nothing.
+
+use common::Score;
+use common::plan::ModelPlan;
+use common::score::MeasuredOn;
+use data::FrameCache;
+use model::Finetuner;
+
+use super::TrainerError;
+use super::finetuning::SiteTask;
+use crate::tasks::{Asked, measure, thinned};
+
+/// The scores that may leave. Nothing of a metric that only a bootstrap or much time would tell.
+pub(super) fn scores(
+    model: &ModelPlan,
+    cache: &FrameCache,
+    tasks: &[SiteTask],
+    network: &Finetuner,
+) -> Result<Vec<Score>, TrainerError> {
+    let mut scores = Vec::new();
+    for SiteTask { task, examples, cohort } in tasks {
+        let asked = Asked::new(cache, task, model.image_size * task.input.scale, model.in_channels);
+        for (on, subjects) in [(MeasuredOn::Validation, cohort.validation()), (MeasuredOn::HeldOut, cohort.held_out())]
+        {
+            let some = thinned(subjects, task, cache, examples);
+            let said = asked.all(network, &some).map_err(TrainerError::Model)?;
+            let measured = measure(task, cache, examples, &some, &said, None)?;
+            let whole = measured.values.iter().filter(|value| value.of.is_none());
+            scores.extend(
+                whole.filter_map(|value| Score::reportable(&task.name, value.metric, on, value.value, value.subjects)),
+            );
+        }
+    }
+    Ok(scores)
+}

@@ -1,0 +1,213 @@
+//! A run that finetunes: three hospitals with different labels, real processes, real DICOM.
+
+#![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::fixed_point;
+use common::share::shares;
+use common::{NamedTensors, SiteId};
+use serde_json::Value;
+use tests::federation::Federation;
+use tests::phantom::{self, SiteSpec};
+use tests::programs::{ProgramError, Programs, run};
+
+const CINE: &str = "cine-sax-segmentation";
+const DISEASE: &str = "cardiac-disease";
+/// The labels that each hospital has.
+const SITES: [(&str, &[&str]); 3] =
+    [("site-a", &["masks.csv"]), ("site-b", &["masks.csv", "classes.csv"]), ("site-c", &["classes.csv"])];
+
+type Hospital = (&'static str, &'static [&'static str]);
+
+/// A plan of two tasks, declared by the program itself.
+fn plan(frozen: bool, sites: &[Hospital], quorum: i64, steps: i64) -> String {
+    let program = Programs::build().unwrap().site_agent;
+    let declared = run(&program, &["tasks", "--declare", CINE, DISEASE]).unwrap();
+    let mut plan: toml::Table = include_str!("../plans/story.toml").parse().unwrap();
+    let mut finetuning: toml::Table = declared.parse().unwrap();
+    let finetuning = finetuning.remove("finetuning").unwrap();
+    plan.insert("finetuning".to_owned(), finetuning);
+    plan["finetuning"].as_table_mut().unwrap().insert("frozen_backbone".to_owned(), frozen.into());
+    for task in plan["finetuning"]["tasks"].as_array_mut().unwrap() {
+        task["training"].as_table_mut().unwrap().insert("batch_size".to_owned(), 8.into());
+    }
+    plan["training"].as_table_mut().unwrap().insert("steps_per_round".to_owned(), steps.into());
+    let rounds = plan["rounds"].as_table_mut().unwrap();
+    rounds.insert("count".to_owned(), 2.into());
+    rounds.insert("sites".to_owned(), sites.iter().map(|(site, _)| *site).collect::<Vec<_>>().into());
+    rounds.insert("quorum".to_owned(), quorum.into());
+    plan.to_string()
+}
+
+/// A federation whose hospitals have indexed images and approved the plan.
+fn house(root: &Path, plan: &str, sites: &[Hospital]) -> Federation {
+    let mut federation = Federation::create(&root.join("federation")).unwrap();
+    let path = root.join("plan.toml");
+    fs::write(&path, plan).unwrap();
+    federation.start_aggregator().unwrap();
+    for (site, tables) in sites {
+        let folder = root.join("phantom").join(site);
+        let spec = SiteSpec::b(36).same_mix().small();
+        phantom::write_site(&spec, 11, &folder, &|_| {}).unwrap();
+        let labels = phantom::labels_folder(&folder);
+        for table in ["masks.csv", "classes.csv", "landmarks.csv"] {
+            if !tables.contains(&table) {
+                fs::remove_file(labels.join(table)).unwrap();
+            }
+        }
+        federation.seed_secret(site, 5).unwrap();
+        let settings = format!("held_out = 0.3\nthreads = 1\nreport_every_s = 0.1\nlabels = {labels:?}\n");
+        fs::write(federation.site_state(site).join("site-agent.toml"), settings).unwrap();
+        federation.enrol(site).unwrap();
+        let dicom = phantom::dicom_folder(&folder).display().to_string();
+        federation.at_site(site, &["index", &dicom, "--plan", &path.display().to_string()]).unwrap();
+    }
+    let digest = federation.start_run(sites[0].0, &path).unwrap();
+    for (site, _) in sites {
+        federation.at_site(site, &["approve", &digest]).unwrap();
+    }
+    federation
+}
+
+/// Waits for the end of the run, and for what was measured of its last model at so many sites.
+fn finished(federation: &mut Federation, sites: usize) -> Value {
+    let done = |federation: &Federation| Ok(federation.status()?["runs"][0]["state"] == "finished");
+    federation.wait_until("the run finished", Duration::from_secs(300), done).unwrap();
+    let scored = |federation: &Federation| {
+        let scores = federation.status()?["runs"][0]["scores"].clone();
+        Ok(scores[2]["sites"].as_object().is_some_and(|held| held.len() == sites))
+    };
+    federation.wait_until("the last model measured by all", Duration::from_secs(60), scored).unwrap();
+    federation.status().unwrap()["runs"][0].clone()
+}
+
+fn model(federation: &Federation, root: &Path, round: u32) -> (PathBuf, NamedTensors) {
+    let path = root.join(format!("model-{round}.safetensors"));
+    let (out, round) = (path.display().to_string(), round.to_string());
+    federation.coordinator(&["model", "--run", "story", "--round", &round, "--out", &out]).unwrap();
+    let weights = NamedTensors::from_safetensors(&fs::read(&path).unwrap()).unwrap();
+    (path, weights)
+}
+
+/// What a site sent in the last round.
+fn sent(federation: &Federation, site: &str) -> NamedTensors {
+    let jobs = fs::read_dir(federation.site_state(site).join("jobs/story")).unwrap().flatten();
+    let last = jobs.map(|job| job.path()).find(|job| job.to_string_lossy().contains("/00002-")).unwrap();
+    NamedTensors::from_safetensors(&fs::read(last.join("sealed.safetensors")).unwrap()).unwrap()
+}
+
+#[test]
+fn each_head_is_the_mean_over_the_sites_that_have_its_labels_and_no_other_site_sends_it() {
+    let root = tempfile::tempdir().unwrap();
+    let mut federation = house(root.path(), &plan(false, &SITES, 3, 8), &SITES);
+    SITES.iter().for_each(|(site, _)| federation.start_agent(site).unwrap());
+    let run = finished(&mut federation, 3);
+
+    let part =
+        |site: &str| run["rounds"][1]["sites"].as_array().unwrap().iter().find(|part| part["site"] == site).unwrap();
+    let heads = |site: &str| -> BTreeMap<String, u32> {
+        let heads = part(site)["heads"].as_object().unwrap().iter();
+        heads.map(|(task, subjects)| (task.clone(), subjects.as_u64().unwrap() as u32)).collect()
+    };
+    let names = |site: &str| heads(site).into_keys().collect::<Vec<_>>();
+    assert_eq!(SITES.map(|(site, _)| names(site)), [vec![CINE], vec![DISEASE, CINE], vec![DISEASE]]);
+
+    // From what the sites sent to what was published, to the bit.
+    let ((_, base), (path, last)) = (model(&federation, root.path(), 1), model(&federation, root.path(), 2));
+    let updates: BTreeMap<SiteId, NamedTensors> =
+        SITES.iter().map(|(site, _)| (site.parse().unwrap(), sent(&federation, site))).collect();
+    let (mut moved, mut of_heads) = (0, BTreeMap::<&str, usize>::new());
+    for (name, before) in base.iter() {
+        let task = [CINE, DISEASE].into_iter().find(|task| name.starts_with(&format!("heads.{task}.")));
+        let subjects = |site: &SiteId| match task {
+            Some(task) => heads(site.as_str())[task],
+            None => part(site.as_str())["subjects"].as_u64().unwrap() as u32,
+        };
+        let having: Vec<&SiteId> = updates.keys().filter(|site| updates[*site].get(name).is_some()).collect();
+        let expected = SITES.iter().filter(|(site, _)| task.is_none_or(|task| heads(site).contains_key(task))).count();
+        assert_eq!(having.len(), expected, "{name}");
+        let shares = shares(&having.iter().map(|site| ((*site).clone(), subjects(site))).collect(), 0.5, 0.5);
+        let mut sums = vec![0; before.values.len()];
+        for site in &having {
+            fixed_point::accumulate(&mut sums, &updates[*site].get(name).unwrap().values, shares[*site]).unwrap();
+        }
+        let total = shares.values().map(|share| u64::from(share.0)).sum();
+        let next = sums
+            .iter()
+            .zip(&before.values)
+            .map(|(sum, before)| (f64::from(*before) + f64::from(fixed_point::mean(*sum, total))) as f32);
+        let after = &last.get(name).unwrap().values;
+        assert!(next.zip(after).all(|(next, after)| next == *after), "{name}");
+        moved += usize::from(*after != before.values);
+        *of_heads.entry(task.unwrap_or("backbone")).or_default() += 1;
+    }
+    assert!(of_heads.len() == 3 && moved * 10 > base.iter().count() * 9, "{of_heads:?}, {moved} moved");
+
+    // Every site measured every model of its own tasks, in scalars and rounded counts.
+    let scores = run["scores"].as_array().unwrap();
+    assert_eq!(scores.iter().map(|model| model["round"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
+    for (site, tables) in SITES {
+        for model in scores {
+            let own = model["sites"][site].as_array().unwrap();
+            let tasks =
+                own.iter().map(|score| score["task"].as_str().unwrap()).collect::<std::collections::BTreeSet<_>>();
+            assert_eq!(tasks.contains(CINE), tables.contains(&"masks.csv"), "{site}: {own:?}");
+            assert_eq!(tasks.contains(DISEASE), tables.contains(&"classes.csv"), "{site}: {own:?}");
+            assert!(own.iter().all(|score| score["subjects"].as_u64().unwrap() % 5 == 0));
+        }
+    }
+    assert!(run["tasks"].as_array().unwrap().iter().all(|task| task["best"].is_array()), "{}", run["tasks"]);
+    let text = federation.coordinator(&["status"]).unwrap();
+    assert!(text.contains("best model: that of round") && text.contains("model of round"), "{text}");
+
+    // What came of it is used at a site without labels of its own.
+    let (file, plan) = (path.display().to_string(), root.path().join("plan.toml").display().to_string());
+    let adopted = root.path().join("adopted").display().to_string();
+    federation.at_site("site-c", &["adopt", &file, "--plan", &plan, "--task", CINE, "--out", &adopted]).unwrap();
+    let said = root.path().join("said").display().to_string();
+    let told = federation.at_site("site-c", &["predict", "--finetuned", &adopted, "--out", &said, "--json"]).unwrap();
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert!(told["masks"].as_u64().unwrap() > 0, "{told}");
+    let unknown = federation.at_site("site-c", &["adopt", &file, "--plan", &plan, "--task", "lge", "--out", &adopted]);
+    let Err(ProgramError::Failed { words, .. }) = unknown else { panic!("adopted a task that the run does not have") };
+    assert!(words.contains("has no task \"lge\": cine-sax-segmentation, cardiac-disease"), "{words}");
+}
+
+#[test]
+fn a_frozen_backbone_is_neither_sent_nor_moved_and_a_killed_trainer_and_a_site_of_wrong_labels_hold_nobody_up() {
+    let root = tempfile::tempdir().unwrap();
+    let sites = &SITES[1..];
+    let mut federation = house(root.path(), &plan(true, sites, 1, 60), sites);
+    // A slip of the pen at one hospital.
+    let classes = phantom::labels_folder(&root.path().join("phantom/site-c")).join("classes.csv");
+    let text = fs::read_to_string(&classes).unwrap().replacen("MINF", "MINFARCT", 1);
+    fs::write(&classes, text).unwrap();
+    sites.iter().for_each(|(site, _)| federation.start_agent(site).unwrap());
+    let started = federation.site_state("site-b").join("jobs/story");
+    let at_work = |folder: &Path| {
+        let jobs = fs::read_dir(folder).into_iter().flatten().flatten();
+        jobs.filter_map(|job| fs::read_to_string(job.path().join("progress.jsonl")).ok())
+            .any(|lines| lines.lines().count() > 25)
+    };
+    federation
+        .wait_until("a trainer past its first checkpoint", Duration::from_secs(120), |_| Ok(at_work(&started)))
+        .unwrap();
+    assert!(federation.kill_trainer("site-b").unwrap());
+    let run = finished(&mut federation, 1);
+
+    let left_out = &run["rounds"][0]["left_out"][0];
+    assert_eq!(left_out["site"], "site-c", "{run}");
+    assert!(left_out["reason"].as_str().unwrap().contains("no usable labels for any task of the run"), "{left_out}");
+    let log = fs::read_to_string(federation.log("site-c")).unwrap();
+    assert!(log.contains("classes.csv, line"), "the person at the site hears which line: {log}");
+    assert!(fs::read_to_string(federation.log("site-b")).unwrap().contains("the trainer was killed"));
+    let sent = sent(&federation, "site-b");
+    assert!(sent.iter().all(|(name, _)| name.starts_with("heads.")), "{:?}", sent.signature());
+    let ((_, first), (_, last)) = (model(&federation, root.path(), 0), model(&federation, root.path(), 2));
+    assert_eq!(first.under("backbone."), last.under("backbone."));
+    assert!(last.iter().any(|(name, tensor)| tensor != first.get(name).unwrap()));
+}
