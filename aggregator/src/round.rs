@@ -164,6 +164,14 @@ impl Round {
         }
     }
 
+    /// How the round stands, if it ends here and now without a merge.
+    pub fn given_up(&self, rules: &RoundRules) -> Outcome {
+        match self {
+            Self::Gathering(roll) | Self::Training(roll) => outcome(roll, rules),
+            Self::Closed(outcome) | Self::Abandoned(outcome) => outcome.clone(),
+        }
+    }
+
     /// Everybody's last word, while the round is open.
     pub fn roll(&self) -> Option<&Roll> {
         match self {

@@ -7,6 +7,7 @@
 //!    │ └── abandoned, attempts left: same round, same model; reports already stored still count
 //!    └──── abandoned, none left ──▶ Failed
 //!
+//!   Open, Merging ── the coordinator aborts ──▶ Failed
 //!   Merging ── an update turns out damaged ──▶ Merging without it; abandoned if that is below the quorum
 //! ```
 //!
@@ -90,6 +91,11 @@ pub enum RunEvent {
         /// Whose.
         site: SiteId,
     },
+    /// The coordinator ends the run.
+    Aborted {
+        /// What to tell people.
+        because: String,
+    },
 }
 
 /// What is to be done, in this order.
@@ -149,6 +155,11 @@ impl Run {
             }
             (Self::Merging(attempt, _), RunEvent::Merged { model }) => publish(attempt, model, rules),
             (Self::Merging(attempt, outcome), RunEvent::Damaged { site }) => without(attempt, outcome, site, rules),
+            (Self::Open(attempt, round), RunEvent::Aborted { because }) => {
+                let outcome = round.given_up(&rules.at(attempt.round));
+                aborted(attempt, outcome, because)
+            }
+            (Self::Merging(attempt, outcome), RunEvent::Aborted { because }) => aborted(attempt, outcome, because),
             (closed, RunEvent::Heard(heard)) => {
                 let refusal = match rules.round.cohort.contains(&heard.site) {
                     true => Refusal::RoundNotOpen { asked: heard.round, open: RoundNumber(0) },
@@ -156,8 +167,10 @@ impl Run {
                 };
                 (closed, vec![RunAction::Refuse(refusal)])
             }
-            // A deadline that fires while the round is being merged, or a merge told twice.
-            (run, RunEvent::TimeUp | RunEvent::Merged { .. } | RunEvent::Damaged { .. }) => (run, Vec::new()),
+            // A deadline that fires while the round is being merged, a merge told twice, a run that is over.
+            (run, RunEvent::TimeUp | RunEvent::Merged { .. } | RunEvent::Damaged { .. } | RunEvent::Aborted { .. }) => {
+                (run, Vec::new())
+            }
         }
     }
 
@@ -199,6 +212,12 @@ fn follow(attempt: Attempt, round: Round, actions: Vec<round::Action>, rules: &R
         }
     }
     (Run::Open(attempt, round), run_actions)
+}
+
+/// The end of a run whose last attempt is not merged.
+fn aborted(last: Attempt, outcome: Outcome, because: String) -> (Run, Vec<RunAction>) {
+    let actions = vec![RunAction::Abandon(last, outcome), RunAction::Fail { because: because.clone() }];
+    (Run::Failed { because, model: last.base }, actions)
 }
 
 /// The merge without an update that is damaged, if the others are a quorum.
@@ -293,6 +312,22 @@ mod tests {
             assert_eq!(run.model(), model);
         }
         assert_eq!(run, Run::Finished { model: Digest::of(&[2]) });
+    }
+
+    #[test]
+    fn an_aborted_run_keeps_its_last_model_whatever_its_round_was_at_and_one_that_is_over_stays_over() {
+        let rules = rules(2, 1);
+        let abort = || RunEvent::Aborted { because: "the scanner's software changed".to_owned() };
+        let (begun, _) = Run::begin(Digest::of(b"first"));
+        let (open, _) = after(begun.clone(), &rules, [reports("a", 1)]);
+        let (merging, _) = after(begun, &rules, ["a", "b", "c"].map(|site| reports(site, 1)));
+        for (run, reported) in [(open, 1), (merging, 3)] {
+            let (ended, actions) = run.on(abort(), &rules);
+            assert!(ended.is_over() && ended.model() == Digest::of(b"first"));
+            let [RunAction::Abandon(_, outcome), RunAction::Fail { .. }] = &actions[..] else { panic!("{actions:?}") };
+            assert_eq!((outcome.reports.len(), outcome.left_out.len()), (reported, 3 - reported));
+            assert_eq!(ended.clone().on(abort(), &rules), (ended, vec![]));
+        }
     }
 
     #[test]

@@ -57,6 +57,9 @@ pub struct RunStatus {
     pub plan: Digest,
     /// `running`, `finished` or `failed`.
     pub state: RunPhase,
+    /// Whether its rounds stand still, as the coordinator asked.
+    #[serde(default)]
+    pub paused: bool,
     /// Why it failed, or what keeps it from going on just now.
     pub because: Option<String>,
     /// The model before any training.
@@ -248,10 +251,15 @@ pub struct LeftOutSite {
 pub fn read(store: &dyn Store, now: Stamp) -> Result<Status, StoreError> {
     let federation = store.federation()?;
     let progress = store.progress()?;
+    let wishes = store.wishes()?;
     let (mut runs, mut damaged_runs) = (Vec::new(), Vec::new());
     for found in store.runs(0)? {
         match found.and_then(|record| run_status(store, &record, &progress, now)) {
-            Ok(run) => runs.push(run),
+            Ok(run) => {
+                let wish = wishes.get(&run.run);
+                let paused = run.state == RunPhase::Running && wish.is_some_and(|wish| wish.paused);
+                runs.push(RunStatus { paused, ..run });
+            }
             Err(error @ StoreError::Damaged(_)) => damaged_runs.push(error.to_string()),
             Err(error) => return Err(error),
         }
@@ -300,6 +308,7 @@ fn run_status(
         run: run.clone(),
         plan: record.plan_digest,
         state,
+        paused: false,
         because,
         first_model: plan.first_model,
         model: model.unwrap_or(plan.first_model),

@@ -197,6 +197,11 @@ impl Federation {
         programs::kill_child(agent.id(), "train")
     }
 
+    /// Whether a site has a trainer at work.
+    pub fn has_trainer(&self, site: &str) -> bool {
+        self.agents.get(site).is_some_and(|agent| programs::child(agent.id(), "train").is_some())
+    }
+
     /// Process ids of all programs at work, by name.
     pub fn processes(&self) -> Vec<(String, u32)> {
         let agents = self.agents.iter().map(|(site, agent)| (site.clone(), agent.id()));

@@ -87,8 +87,8 @@ impl Bench {
         (0..self.tasks.len()).flat_map(each).collect()
     }
 
-    /// Trains and measures one, unless it was done before; the value of the task's best metric on the held-out subjects.
-    pub fn measure(&self, cell: &Cell, pretrained: &Path) -> anyhow::Result<Option<f64>> {
+    /// Trains and measures one, unless it was done before, with so many steps if it answers for every pixel; the value of the task's best metric on the held-out subjects.
+    pub fn measure(&self, cell: &Cell, pretrained: &Path, dense_steps: usize) -> anyhow::Result<Option<f64>> {
         let task = &self.tasks[cell.task];
         let (arm, budget) =
             (if cell.pretrained { "pretrained" } else { "random" }, if cell.few { "few" } else { "all" });
@@ -103,7 +103,8 @@ impl Bench {
             let (init, few) = (if cell.pretrained { init.as_str() } else { "random" }, FEW.to_string());
             let mut words = vec!["finetune", "--task", task.name.as_str(), "--init", init, "--plan", "{}/plan.toml"];
             words.extend(["--labels", "{}/hospital/labels", "--out", &out, "--seed", &seed, "--arm", arm, "--json"]);
-            words.extend(["--steps", "200", "--batch-size", batch, "--learning-rate", rate]);
+            let steps = if dense { dense_steps.to_string() } else { "200".to_owned() };
+            words.extend(["--steps", &steps, "--batch-size", batch, "--learning-rate", rate]);
             if cell.few {
                 words.extend(["--subjects", &few]);
             }

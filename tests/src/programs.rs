@@ -157,9 +157,9 @@ impl Drop for Process {
     }
 }
 
-/// Kills a child of the process `parent` that was started with the verb `verb`. False if there is none.
-pub fn kill_child(parent: u32, verb: &str) -> io::Result<bool> {
-    for entry in fs::read_dir("/proc")?.flatten() {
+/// A child of the process `parent` that was started with the verb `verb`.
+pub fn child(parent: u32, verb: &str) -> Option<u32> {
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         // A process may end while it is looked at.
         let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
@@ -168,8 +168,14 @@ pub fn kill_child(parent: u32, verb: &str) -> io::Result<bool> {
             .any(|line| line.strip_prefix("PPid:").is_some_and(|found| found.trim().parse() == Ok(parent)));
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         if of_parent && line.split(|&byte| byte == 0).nth(1) == Some(verb.as_bytes()) {
-            return Ok(Command::new("kill").arg("-9").arg(id.to_string()).status()?.success());
+            return Some(id);
         }
     }
-    Ok(false)
+    None
+}
+
+/// Kills a child of the process `parent` that was started with the verb `verb`. False if there is none.
+pub fn kill_child(parent: u32, verb: &str) -> io::Result<bool> {
+    let Some(id) = child(parent, verb) else { return Ok(false) };
+    Ok(Command::new("kill").arg("-9").arg(id.to_string()).status()?.success())
 }

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tests::federation::{Federation, FederationError};
 use tests::story::{self, SITES, WITHIN};
@@ -63,6 +64,20 @@ fn a_killed_aggregator_and_a_killed_agent_go_on_to_the_same_model() {
         goes_on(federation)
     });
     assert_eq!(trainer_killed, undisturbed, "a trainer was killed under its agent");
+
+    let paused = told(&prepared, "paused", |federation| {
+        in_mid_training(federation, |federation| {
+            federation.coordinator(&["run", "pause", "story"])?;
+            Ok(true)
+        })?;
+        let within = Duration::from_secs(10);
+        federation.wait_until("every site freed", within, |federation| {
+            Ok(!SITES.iter().any(|site| federation.has_trainer(site)))
+        })?;
+        federation.coordinator(&["run", "resume", "story"])?;
+        Ok(())
+    });
+    assert_eq!(paused, undisturbed, "the coordinator let the run stand still");
 }
 
 /// Waits until a trainer has a checkpoint and is not done, and does `harm` then.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use common::fixed_point::MAX_SITES;
-use common::{NamedTensors, Plan, PlanDraft, SiteId};
+use common::{NamedTensors, Plan, PlanDraft, RunId, SiteId};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use super::{Failure, Json, State, print_json, text};
 use crate::clock::wall;
 use crate::layout::Layout;
 use crate::status;
-use crate::store::{Blobs, SqliteStore, Store, StoreError};
+use crate::store::{Blobs, RunState, SqliteStore, Store, StoreError, Wish};
 
 /// What to do with runs.
 #[derive(Debug, Subcommand)]
@@ -25,6 +25,29 @@ pub(super) enum RunVerb {
     Start(Start),
     /// List the runs.
     List(List),
+    /// Let a run's rounds stand still: sites stop training within seconds, the deadline waits, and nothing is lost.
+    Pause(OfRun),
+    /// Let a paused run go on.
+    Resume(OfRun),
+    /// End a run for good; its last model stays.
+    Abort(Abort),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OfRun {
+    /// The run.
+    run: RunId,
+    #[command(flatten)]
+    state: State,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Abort {
+    #[command(flatten)]
+    of: OfRun,
+    /// Why, for the people at the sites; names no patient.
+    #[arg(long, value_name = "TEXT")]
+    because: String,
 }
 
 #[derive(Debug, Args)]
@@ -62,12 +85,36 @@ struct Started {
 pub(super) fn run(verb: RunVerb) -> Result<(), Failure> {
     match verb {
         RunVerb::Start(arguments) => start(arguments),
+        RunVerb::Pause(of) => wish(&of, "pauses", |wish| wish.paused = true),
+        RunVerb::Resume(of) => wish(&of, "goes on", |wish| wish.paused = false),
+        RunVerb::Abort(Abort { of, because }) => {
+            if !(1..=200).contains(&because.trim().len()) {
+                return Err(Failure::refused("--because must be 1 to 200 bytes"));
+            }
+            wish(&of, "ends", |wish| wish.abort = Some(because.trim().to_owned()))
+        }
         RunVerb::List(List { state, json }) => {
             let store = SqliteStore::open(&state.folder)?;
             let status = status::read(&store, wall())?;
             if json.json { print_json(&status.runs) } else { super::print(&text::runs(&status)) }
         }
     }
+}
+
+/// Writes down what is asked of a run that goes on; a running server heeds it within a second, another one when it starts.
+fn wish(OfRun { run, state }: &OfRun, told: &str, change: impl FnOnce(&mut Wish)) -> Result<(), Failure> {
+    let store = SqliteStore::open(&state.folder)?;
+    let runs = store.runs(0)?.into_iter().flatten();
+    let found = runs.into_iter().find(|record| record.plan.run() == run);
+    match found.map(|record| record.state) {
+        None => return Err(Failure::refused(format!("there is no run {run}: `aggregator run list`"))),
+        Some(RunState::Running) => {}
+        Some(_) => return Err(Failure::refused(format!("run {run} is over"))),
+    }
+    let mut wished = store.wishes()?.remove(run).unwrap_or_default();
+    change(&mut wished);
+    store.wish(run, &wished)?;
+    super::print(&format!("run {run} {told}: a running server sees to it within a second\n"))
 }
 
 fn start(Start { plan, first_model, state, json }: Start) -> Result<(), Failure> {

@@ -91,6 +91,7 @@ fn standing(run: &RunStatus) -> String {
     let closed = run.rounds.iter().filter(|round| round.merged).count();
     let of = format!("{closed} of {} rounds", run.rounds_planned);
     match run.state {
+        RunPhase::Running if run.paused => format!("PAUSED, {of} done: `aggregator run resume {}`", run.run),
         RunPhase::Running => format!("running, {of} done"),
         RunPhase::Finished => format!("finished, {of}"),
         RunPhase::Failed => format!("FAILED, {of}"),

@@ -19,6 +19,7 @@ use crate::run::{Attempt, Run, RunAction, RunEvent, RunRules};
 use crate::store::lock::LockError;
 use crate::store::{
     Blobs, Details, RoundState, RunRecord, RunState, SiteRecord, SqliteStore, StateLock, Store, StoreError, UpdateKey,
+    Wish,
 };
 use uploads::Upload;
 
@@ -106,8 +107,11 @@ struct LiveRun {
     rules: RunRules,
     layout: Arc<Layout>,
     run: Run,
-    /// When the open round's time is up, on the clock that never goes back.
+    /// When the open round's time is up, on the clock that never goes back; none while the run is paused.
     deadline: Option<Duration>,
+    /// Whether the coordinator paused it, and what the open round has left meanwhile.
+    paused: bool,
+    held: Option<Duration>,
     /// Why the round's end could not be written, when that was tried last.
     trouble: Option<String>,
 }
@@ -168,7 +172,37 @@ impl Federation {
             }
             live.read += 1;
         }
+        let wishes = self.store.wishes()?;
+        for run in &mut live.runs {
+            if let Some(wish) = wishes.get(run.id()) {
+                self.heed(run, wish);
+            }
+        }
         Ok(())
+    }
+
+    /// Does what the coordinator asked of a run.
+    fn heed(&self, live: &mut LiveRun, wish: &Wish) {
+        if wish.paused != live.paused && !live.run.is_over() {
+            tracing::info!(run = %live.id(), paused = wish.paused, "as the coordinator asks");
+            self.pause(live, wish.paused);
+        }
+        if let Some(because) = wish.abort.as_ref().filter(|_| !live.run.is_over()) {
+            let aborted = RunEvent::Aborted { because: format!("aborted by the coordinator: {because}") };
+            if let Err(error) = self.decide(live, aborted, Details::None) {
+                tracing::error!(run = %live.id(), %error, "the run could not be aborted; it is tried again");
+            }
+        }
+    }
+
+    /// Lets the time of the open round stand still, or go on.
+    fn pause(&self, live: &mut LiveRun, paused: bool) {
+        let now = self.clock.elapsed();
+        match paused {
+            true => live.held = live.deadline.take().map(|deadline| deadline.saturating_sub(now)).or(live.held),
+            false => live.deadline = live.held.take().map(|held| now + held).or(live.deadline),
+        }
+        live.paused = paused;
     }
 
     /// Ends rounds whose time is up, notes the time left of the others, and forgets uploads that came too late.
@@ -258,7 +292,8 @@ impl Federation {
             }
             _ => return Err(damaged("its last round does not fit its state")),
         };
-        let mut live = LiveRun { record, rules, layout: Arc::new(layout), run, deadline, trouble: None };
+        let (layout, paused, held) = (Arc::new(layout), false, None);
+        let mut live = LiveRun { record, rules, layout, run, deadline, paused, held, trouble: None };
         if !undone.is_empty() {
             self.store.record(live.id(), &undone, Details::None, self.clock.wall())?;
             self.carry_out(&mut live, &undone);
@@ -301,7 +336,9 @@ impl Federation {
             Ok(found) => {
                 let same = live.run.attempt() == found.run.attempt() && live.deadline.is_some();
                 let deadline = if same && found.deadline.is_some() { live.deadline } else { found.deadline };
+                let paused = live.paused;
                 *live = LiveRun { deadline, ..found };
+                self.pause(live, paused);
             }
             Err(error) => tracing::error!(run = %live.id(), %error, "the run cannot be read again"),
         }
@@ -317,10 +354,13 @@ impl Federation {
                 RunAction::ArmDeadline(Attempt { round, attempt, .. }) => {
                     let allowed = deadline_of(&live.record);
                     tracing::info!(%run, %round, attempt, seconds = allowed.as_secs(), "quorum has joined; the deadline runs");
-                    live.deadline = Some(self.clock.elapsed() + allowed);
+                    match live.paused {
+                        true => live.held = Some(allowed),
+                        false => live.deadline = Some(self.clock.elapsed() + allowed),
+                    }
                 }
                 RunAction::Freeze(Attempt { round, .. }, outcome) => {
-                    live.deadline = None;
+                    (live.deadline, live.held) = (None, None);
                     let left_out = told(&outcome.left_out);
                     tracing::info!(%run, %round, updates = outcome.reports.len(), %left_out, "round closed; merging");
                     self.frozen.notify_one();
@@ -329,7 +369,7 @@ impl Federation {
                     tracing::error!(%run, %round, %site, "the site's update no longer counts")
                 }
                 RunAction::Abandon(Attempt { round, attempt, .. }, outcome) => {
-                    live.deadline = None;
+                    (live.deadline, live.held) = (None, None);
                     let left_out = told(&outcome.left_out);
                     tracing::warn!(%run, %round, attempt, updates = outcome.reports.len(), %left_out, "round abandoned");
                 }

@@ -49,14 +49,18 @@ fn word(phase: &Phase) -> Option<Word> {
 /// round stays with the first of them.
 fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration) -> Directive {
     let invited: Vec<&LiveRun> = live.runs.iter().filter(|run| run.invites(site)).collect();
-    let open = |run: &&&LiveRun| run.open().is_some();
+    let paused = invited.iter().find(|run| run.paused && !run.run.is_over());
+    let open = |run: &&&LiveRun| !run.paused && run.open().is_some();
     let awaited = |run: &&&LiveRun| {
         let reported = |word: Option<&Word>| matches!(word, Some(Word::Reported(_)));
-        run.open().is_some_and(|(_, round)| !reported(round.roll().and_then(|roll| roll.get(site))))
+        !run.paused && run.open().is_some_and(|(_, round)| !reported(round.roll().and_then(|roll| roll.get(site))))
     };
     let current = invited.iter().filter(|run| Some(run.id()) == at_work).find(awaited);
     if let Some(run) = current.or_else(|| invited.iter().find(awaited)).or_else(|| invited.iter().find(open)) {
         return train(run, now).unwrap_or_else(|| wait("the round is about to change"));
+    }
+    if let Some(run) = paused {
+        return wait(&format!("run {} is paused by the coordinator", run.id()));
     }
     if let Some(run) = invited.iter().find(|run| matches!(run.run, Run::Merging(..))) {
         return wait(&format!("a round of run {} is being merged", run.id()));

@@ -154,6 +154,15 @@ pub struct RunRecord {
     pub trouble: Option<String>,
 }
 
+/// What the coordinator asked of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Its rounds are to stand still.
+    pub paused: bool,
+    /// It is to end, for this reason.
+    pub abort: Option<String>,
+}
+
 /// How a run stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunState {
@@ -304,6 +313,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// All runs, in the order of their start, but for the first `skip`. One that is damaged hides no other.
     fn runs(&self, skip: usize) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError>;
+
+    /// Writes down what the coordinator asks of a run, in the place of what was asked before.
+    fn wish(&self, run: &RunId, wish: &Wish) -> Result<(), StoreError>;
+
+    /// What was asked of runs.
+    fn wishes(&self) -> Result<BTreeMap<RunId, Wish>, StoreError>;
 
     /// All tries at all rounds of a run, in their order.
     fn rounds(&self, run: &RunId) -> Result<Vec<RoundRecord>, StoreError>;

@@ -36,6 +36,13 @@ CREATE TABLE runs (
     trouble       TEXT
 ) STRICT;
 
+-- What the coordinator asked of a run; the server heeds it within a second.
+CREATE TABLE wishes (
+    run    TEXT PRIMARY KEY REFERENCES runs (run),
+    paused INTEGER NOT NULL,
+    abort  TEXT                   -- the reason
+) STRICT;
+
 CREATE TABLE rounds (
     run          TEXT NOT NULL REFERENCES runs (run),
     round        INTEGER NOT NULL,

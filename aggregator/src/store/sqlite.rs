@@ -15,7 +15,7 @@ use super::decisions::{forget_upload, names, upload_blob, write_action};
 use super::rows::{from_json, int, json, maybe_number, number, parsed, small, stamp};
 use super::{
     Details, FederationRecord, Issued, ProgressRecord, Revoked, RoundRecord, RoundState, RunRecord, RunState,
-    ScoresRecord, SiteRecord, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, durable,
+    ScoresRecord, SiteRecord, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish, durable,
 };
 use crate::clock::Stamp;
 use crate::round::{Roll, Word};
@@ -248,6 +248,24 @@ impl Store for SqliteStore {
     fn runs(&self, skip: usize) -> Result<Vec<Result<RunRecord>>> {
         let sql = "SELECT * FROM runs ORDER BY ordinal LIMIT -1 OFFSET ?1";
         self.all(sql, [int(skip as u64)], |row| Ok(run_record(row)))
+    }
+
+    fn wish(&self, run: &RunId, wish: &Wish) -> Result<()> {
+        self.write(|transaction| {
+            transaction.execute(
+                "INSERT OR REPLACE INTO wishes (run, paused, abort) VALUES (?1, ?2, ?3)",
+                params![run.as_str(), wish.paused, wish.abort],
+            )?;
+            Ok(())
+        })
+    }
+
+    fn wishes(&self) -> Result<BTreeMap<RunId, Wish>> {
+        let all = self.all("SELECT * FROM wishes", [], |row| {
+            let run = parsed("wishes.run", &row.get::<_, String>("run")?)?;
+            Ok((run, Wish { paused: row.get("paused")?, abort: row.get("abort")? }))
+        })?;
+        Ok(all.into_iter().collect())
     }
 
     fn rounds(&self, run: &RunId) -> Result<Vec<RoundRecord>> {

@@ -14,7 +14,7 @@ use aggregator::run::{Attempt, RunAction};
 use aggregator::status::{self, RunPhase};
 use aggregator::store::{
     Details, FederationRecord, Issued, ProgressRecord, Revoked, RoundRecord, RunRecord, ScoresRecord, SiteRecord,
-    SqliteStore, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord,
+    SqliteStore, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish,
 };
 use common::{Digest, Directive, Phase, Plan, Progress, RoundNumber, RunId, Score, SiteId, UpdateManifest};
 
@@ -88,6 +88,12 @@ impl Store for Faulty {
     }
     fn runs(&self, skip: usize) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError> {
         self.store.runs(skip)
+    }
+    fn wish(&self, run: &RunId, wish: &Wish) -> Result<(), StoreError> {
+        self.write(|store| store.wish(run, wish))
+    }
+    fn wishes(&self) -> Result<BTreeMap<RunId, Wish>, StoreError> {
+        self.store.wishes()
     }
     fn rounds(&self, run: &RunId) -> Result<Vec<RoundRecord>, StoreError> {
         self.store.rounds(run)

@@ -17,6 +17,8 @@ mod finetuning;
 #[cfg(test)]
 mod invitations;
 #[cfg(test)]
+mod pauses;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod restarts;

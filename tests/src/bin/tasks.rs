@@ -29,6 +29,9 @@ struct Cli {
     /// Tasks, by name; all without.
     #[arg(long, value_delimiter = ',')]
     tasks: Vec<String>,
+    /// Optimizer steps of the tasks that answer for every pixel.
+    #[arg(long, default_value_t = 200)]
+    steps: usize,
     /// Patients of the hospital.
     #[arg(long, default_value_t = 50)]
     patients: usize,
@@ -71,7 +74,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         let worker = || -> anyhow::Result<()> {
             loop {
                 let Some(cell) = queue.lock().ok().and_then(|mut queue| queue.next()) else { return Ok(()) };
-                let value = bench.measure(cell, &pretrained)?;
+                let value = bench.measure(cell, &pretrained, cli.steps)?;
                 let Ok(mut found) = found.lock() else { anyhow::bail!("another training panicked") };
                 found.insert(cell.clone(), value);
                 let left = began.elapsed().as_secs_f64() / found.len() as f64 * (cells.len() - found.len()) as f64;
