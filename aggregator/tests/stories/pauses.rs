@@ -20,7 +20,9 @@ fn paused(paused: bool) -> Wish {
 #[test]
 fn a_paused_run_asks_nobody_keeps_its_deadline_and_still_takes_what_is_trained() {
     let mut bench = Bench::with_run(100, 2, 2, 1);
-    ["a", "b"].map(|site| bench.joins(site));
+    for site in ["a", "b"] {
+        bench.joins(site);
+    }
     bench.clock.pass(Duration::from_secs(20));
     bench.federation().note_remaining();
     asks(&bench, &paused(true));
@@ -51,7 +53,9 @@ fn a_paused_run_asks_nobody_keeps_its_deadline_and_still_takes_what_is_trained()
 fn a_round_that_all_report_in_a_pause_is_merged_and_the_next_one_waits() {
     let bench = Bench::with_run(100, 3, 2, 1);
     asks(&bench, &paused(true));
-    ["a", "b", "c"].map(|site| bench.reports(site, &weights(100, |_| 0.5)).unwrap());
+    for site in ["a", "b", "c"] {
+        bench.reports(site, &weights(100, |_| 0.5)).unwrap();
+    }
     bench.merge();
     assert!(matches!(bench.joins("a"), Directive::Wait { .. }));
     asks(&bench, &paused(false));
