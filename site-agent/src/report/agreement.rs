@@ -56,7 +56,7 @@ fn plot(agreement: &Agreement, tag: &str, span: Span, audience: Audience) -> Str
     let limits = agreement.limits.map_or_else(String::new, |[l, h]| format!(", limits of agreement {l:.1} to {h:.1}"));
     let told = format!("bias {:+.1}{limits}, {count}", agreement.bias);
     // Lines alone need less room.
-    let [width, height] = if subjects { [314.0, 220.0] } else { [220.0, 180.0] };
+    let [width, height] = if subjects { [270.0, 210.0] } else { [220.0, 180.0] };
     let size = Size { width, height, beside: 44.0 };
     let mut plot = Plot::new(&format!("{tag}: {name}, {count}"), &told, size, x, y);
     plot.line("zero", [span.x[0], 0.0], [span.x[1], 0.0]);
@@ -91,17 +91,17 @@ mod tests {
     fn bias_and_limits_lie_at_their_height_and_every_subject_at_its_difference() {
         let agreement = agreement();
         let span = Span { x: [50.0, 250.0], y: [-20.0, 20.0] };
-        // 220 pixels high: 26 above the axis and 38 below leave 156 for 40 mL.
-        let at = |ml: f64| 182.0 - (ml + 20.0) / 40.0 * 156.0;
+        // 210 pixels high: 26 above the axis and 38 below leave 146 for 40 mL.
+        let at = |ml: f64| 172.0 - (ml + 20.0) / 40.0 * 146.0;
         let svg = plot(&agreement, "A", span, Audience::Site);
         for (class, ml) in [("bias", 1.0), ("limit", -14.0), ("limit", 16.0), ("zero", 0.0)] {
             let line =
-                format!("<line class=\"{class}\" x1=\"52.0\" y1=\"{0:.1}\" x2=\"270.0\" y2=\"{0:.1}\"/>", at(ml));
+                format!("<line class=\"{class}\" x1=\"52.0\" y1=\"{0:.1}\" x2=\"226.0\" y2=\"{0:.1}\"/>", at(ml));
             assert!(svg.contains(&line), "{line} is not in\n{svg}");
         }
         assert_eq!(svg.matches("<circle").count(), 5);
         // The first subject: mean 105, difference 10.
-        let dot = format!("cx=\"{:.1}\" cy=\"{:.1}\"", 52.0 + 55.0 / 200.0 * 218.0, at(10.0));
+        let dot = format!("cx=\"{:.1}\" cy=\"{:.1}\"", 52.0 + 55.0 / 200.0 * 174.0, at(10.0));
         assert!(svg.contains(&dot), "{dot} is not in\n{svg}");
         assert!(svg.contains("network − reader, mL") && svg.contains("n = 5"));
     }

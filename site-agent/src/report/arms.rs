@@ -203,7 +203,8 @@ fn clearly_best_of(mut arms: Vec<(usize, Figure)>, direction: Direction) -> Opti
     let [(place, best), others @ ..] = &arms[..] else { return None };
     let beyond = |(_, other): &(usize, Figure)| {
         let spread = best.deviation.zip(other.deviation).map(|(one, other)| one.max(other));
-        spread.is_some_and(|spread| (best.mean - other.mean).abs() > spread)
+        // A mean over what was found is no better for having found less.
+        best.missed <= other.missed && spread.is_some_and(|spread| (best.mean - other.mean).abs() > spread)
     };
     (!others.is_empty() && others.iter().all(beyond)).then_some(*place)
 }
@@ -279,6 +280,9 @@ mod tests {
         );
         let unsure = two("random", 20, [0.60, 0.95]);
         assert_eq!(marked(vec![all[0].clone(), unsure]), [], "another arm's seeds differ by more");
+        let mut lost = all[0].clone();
+        lost[0].measured.values[0].missed = 1;
+        assert_eq!(marked(vec![lost, all[1].clone()]), [], "the better one did not find all");
         assert_eq!(marked(vec![all[0].clone()]), [], "nothing to compare with");
         assert_eq!(
             marked(vec![vec![of("pretrained", 20, 1, 0.9)], vec![of("random", 20, 1, 0.1)]]),

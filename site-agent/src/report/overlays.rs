@@ -21,7 +21,9 @@ pub struct Shown {
 }
 
 /// Pixels of a tile's side.
-const TILE: usize = 216;
+const TILE: usize = 184;
+/// Half the size of a landmark's mark, in pixels.
+const MARK: f64 = 8.0;
 /// Most frames of a subject.
 const FRAMES: usize = 6;
 /// What the reader drew: a wide line, or a ring.
@@ -265,20 +267,24 @@ impl Drawn<'_> {
         let mut tile: Vec<u8> = (0..TILE).flat_map(|at| colored(row(at))).collect();
         match &self.over {
             Over::Masks(masks) => {
-                for (mask, color, reach) in [(masks[0], READER, 1), (masks[1], NETWORK, 0)] {
+                for (mask, color, reach, strength) in [(masks[0], READER, 1, 0.75), (masks[1], NETWORK, 0, 1.0)] {
                     let at = |i: usize| self.grid.to_native(window.to_frame([i / TILE, i % TILE], side));
                     let classes: Vec<u8> = (0..TILE * TILE).map(|i| class_at(mask, self.matrix, at(i))).collect();
-                    paint(&mut tile, &widened(&edges(&classes), reach), color);
+                    paint(&mut tile, &widened(&edges(&classes), reach), color, strength);
                 }
             }
             Over::Places(both) => {
-                for [truth, found] in both {
-                    let (truth, found) = (window.to_tile(*truth, side), window.to_tile(*found, side));
-                    paint(&mut tile, &marked(truth, |down, across| (down.hypot(across) - 7.0).abs() < 1.2), READER);
+                for places in both {
+                    // What lies beyond the edge is marked on it.
+                    let [truth, found] = places
+                        .map(|place| window.to_tile(place, side).map(|at| at.clamp(MARK, TILE as f64 - 1.0 - MARK)));
+                    paint(&mut tile, &between(truth, found), NETWORK, 0.6);
+                    let ring = |down: f64, across: f64| (down.hypot(across) - MARK + 1.0).abs() < 1.2;
+                    paint(&mut tile, &marked(truth, ring), READER, 1.0);
                     let cross = |down: f64, across: f64| {
-                        (down.abs() - across.abs()).abs() < 1.2 && down.abs().max(across.abs()) < 5.5
+                        (down.abs() - across.abs()).abs() < 1.2 && down.abs().max(across.abs()) < MARK - 2.0
                     };
-                    paint(&mut tile, &marked(found, cross), NETWORK);
+                    paint(&mut tile, &marked(found, cross), NETWORK, 1.0);
                 }
             }
         }
@@ -327,9 +333,23 @@ fn marked([row, column]: [f64; 2], is: impl Fn(f64, f64) -> bool) -> Vec<bool> {
     (0..TILE * TILE).map(|i| is((i / TILE) as f64 - row, (i % TILE) as f64 - column)).collect()
 }
 
-fn paint(tile: &mut [u8], line: &[bool], color: [u8; 3]) {
+/// The pixels on the straight way from one place to another.
+fn between(from: [f64; 2], to: [f64; 2]) -> Vec<bool> {
+    let mut line = vec![false; TILE * TILE];
+    let steps = (to[0] - from[0]).abs().max((to[1] - from[1]).abs()).ceil().max(1.0);
+    for step in 0..=steps as usize {
+        let [row, column] = [0, 1].map(|i| from[i] + (to[i] - from[i]) * step as f64 / steps);
+        line[row.round() as usize * TILE + column.round() as usize] = true;
+    }
+    line
+}
+
+/// Colors pixels, with so much of the color.
+fn paint(tile: &mut [u8], line: &[bool], color: [u8; 3], strength: f32) {
     for (pixel, _) in tile.chunks_exact_mut(3).zip(line).filter(|(_, on)| **on) {
-        pixel.copy_from_slice(&color);
+        for (value, color) in pixel.iter_mut().zip(color) {
+            *value = (f32::from(*value) * (1.0 - strength) + f32::from(color) * strength) as u8;
+        }
     }
 }
 
@@ -379,6 +399,7 @@ mod tests {
         let on: Vec<usize> = edges(&classes).iter().enumerate().filter(|(_, on)| **on).map(|(i, _)| i).collect();
         assert_eq!(on, [4 * TILE + 7, 5 * TILE + 6, 5 * TILE + 7]);
         assert_eq!(widened(&edges(&classes), 1).iter().filter(|on| **on).count(), 15);
+        assert_eq!(between([3.0, 2.0], [3.0, 6.0]).iter().filter(|on| **on).count(), 5);
         assert!(edges(&vec![3; TILE * TILE]).iter().all(|on| !on));
     }
 }

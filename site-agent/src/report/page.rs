@@ -112,8 +112,8 @@ fn section(place: usize, task: &TaskRuns, audience: Audience, shown: &[Shown]) -
     let tags: Vec<String> = (0..task.arms.len()).map(tag).collect();
     let declared = &task.task;
     let mut html = format!(
-        "<section id=\"task-{place}\"><h2>{}</h2><p>{}</p><p class=\"soft\">What is asked: {} of {}. The best weights of each training are those \
-         with the best {} on its validation subjects.</p>",
+        "<section id=\"task-{place}\"><h2>{}</h2><p>{}</p><p class=\"soft\">What is asked: {} of {}. Weights are picked on the validation \
+         subjects, by: {}.</p>",
         escaped(declared.name.as_str()),
         escaped(&declared.about),
         declared.kind,
@@ -230,11 +230,12 @@ fn classes(task: &TaskRuns, audience: Audience, tags: &[String]) -> String {
     let samples = if task.task.kind == TaskKind::Detection { "subjects" } else { "frames" };
     let plots = curves::plots(task, audience, tags);
     let mut html = match plots.is_empty() {
-        true => String::new(),
+        true if audience.sees_subjects() => String::new(),
+        true => format!("<h3>ROC curves</h3><p class=\"soft\">Not drawn.{ELSEWHERE}</p>"),
         false => format!(
             "<h3>ROC curves</h3><p class=\"soft\">Each class against the others, over {samples}, of the lowest seed of each arm; dashed \
              is chance.{}</p><div class=\"plots\">{}</div>",
-            if audience.sees_subjects() { "" } else { " Drawn at every twentieth of the false positive rate." },
+            if audience.sees_subjects() { "" } else { ELSEWHERE },
             plots.concat()
         ),
     };
@@ -252,6 +253,9 @@ fn classes(task: &TaskRuns, audience: Audience, tags: &[String]) -> String {
     html
 }
 
+const ELSEWHERE: &str =
+    " A class that fewer than five are of is left out, and a curve goes by twentieths of the false positive rate.";
+
 fn pictures(task: &TaskRuns, tags: &[String], shown: &[Shown]) -> String {
     let Some(place) = task.leading() else { return String::new() };
     let arm = &task.arms[place];
@@ -263,7 +267,7 @@ fn pictures(task: &TaskRuns, tags: &[String], shown: &[Shown]) -> String {
         ),
         TaskKind::Localisation => format!(
             "<i class=\"swatch\" style=\"background:{reader}\"></i> rings: where the reader sees the landmarks &nbsp; \
-             <i class=\"swatch\" style=\"background:{network}\"></i> crosses: where the network says they are"
+             <i class=\"swatch\" style=\"background:{network}\"></i> crosses: where the network says they are, with a line from the ring of each"
         ),
         _ => "Frames of the subject that was told wrong most".to_owned(),
     };
@@ -275,7 +279,7 @@ fn pictures(task: &TaskRuns, tags: &[String], shown: &[Shown]) -> String {
         )
     });
     format!(
-        "<h3>Held-out subjects</h3><p class=\"soft\">Of the arm with the best mean, {} {}, seed {}. {legend}.</p>{}",
+        "<h3>Held-out subjects</h3><p class=\"soft legend\">Of the arm with the best mean, {} {}, seed {}. {legend}.</p>{}",
         key(place, &tags[place]),
         escaped(&arm.name),
         arm.first().told.seed,
