@@ -43,7 +43,7 @@ pub fn told<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
 
 /// Writes a file so that after a crash it holds either its old bytes or these.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     fs::create_dir_all(folder).map_err(told("create", folder))?;
     let beside = path.with_added_extension("part");
     let mut file = File::create(&beside).map_err(told("create", &beside))?;
@@ -54,7 +54,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
 /// Gives a synced file its final name.
 pub fn publish(beside: &Path, path: &Path) -> Result<(), DiskError> {
     fs::rename(beside, path).map_err(told("rename", path))?;
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(told("sync", folder))
 }
 
@@ -64,10 +64,15 @@ pub fn remove(path: &Path) -> Result<(), DiskError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(told("remove", path)(error)),
         Ok(()) => {
-            let folder = path.parent().unwrap_or(Path::new("."));
+            let folder = folder_of(path);
             File::open(folder).and_then(|folder| folder.sync_all()).map_err(told("sync", folder))
         }
     }
+}
+
+/// The folder that a file lies in: of a bare name, the one where the program runs.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The bytes of a file.
@@ -81,5 +86,16 @@ pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(told("read", path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_name_lies_where_the_program_runs() {
+        let folders = ["page.html", "a/page.html", "/page.html"].map(|path| folder_of(Path::new(path)));
+        assert_eq!(folders, [".", "a", "/"].map(Path::new));
     }
 }

@@ -19,6 +19,7 @@ pub mod journal;
 pub mod link;
 pub mod metrics;
 pub mod pictures;
+pub mod report;
 pub mod tasks;
 pub mod trainer;
 pub mod training;

@@ -1,7 +1,6 @@
 //! Pictures for a person at the site: tiles of frames, and attention laid over them. They show images, so they are
 //! written to the folder the person names, and nowhere else.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -41,13 +40,20 @@ impl Picture {
 
     /// Writes the picture as a PNG.
     pub fn write(&self, path: &Path) -> io::Result<()> {
+        std::fs::write(path, self.png()?)
+    }
+
+    /// The picture as the bytes of a PNG.
+    pub fn png(&self) -> io::Result<Vec<u8>> {
         let (width, height) = (self.columns * (self.side + GAP), self.rows * (self.side + GAP));
-        let mut encoder = png::Encoder::new(io::BufWriter::new(File::create(path)?), width as u32, height as u32);
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
         let mut writer = encoder.write_header()?;
         writer.write_image_data(&self.pixels)?;
-        Ok(writer.finish()?)
+        writer.finish()?;
+        Ok(bytes)
     }
 }
 

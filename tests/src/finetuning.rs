@@ -35,6 +35,12 @@ pub struct Cell {
     pub seed: u64,
 }
 
+impl Cell {
+    fn arm(&self) -> &'static str {
+        if self.pretrained { "pretrained" } else { "random" }
+    }
+}
+
 /// The experiment's folder and what is in it.
 pub struct Bench {
     root: PathBuf,
@@ -90,9 +96,7 @@ impl Bench {
     /// Trains and measures one, unless it was done before, with so many steps if it answers for every pixel; the value of the task's best metric on the held-out subjects.
     pub fn measure(&self, cell: &Cell, pretrained: &Path, dense_steps: usize) -> anyhow::Result<Option<f64>> {
         let task = &self.tasks[cell.task];
-        let (arm, budget) =
-            (if cell.pretrained { "pretrained" } else { "random" }, if cell.few { "few" } else { "all" });
-        let out = format!("{{}}/runs/{}-{arm}-{budget}-{}", task.name, cell.seed);
+        let (arm, out) = (cell.arm(), self.folder(cell));
         let measured = self.root.join(&out[3..]).join("evaluation.json");
         if !measured.exists() {
             let dense = task.input.scale > 1;
@@ -115,6 +119,22 @@ impl Bench {
         let metric = serde_json::to_value(task.best.metric)?;
         let mut values = measured["values"].as_array().into_iter().flatten();
         Ok(values.find(|value| value["metric"] == metric && value["of"].is_null()).and_then(|v| v["value"].as_f64()))
+    }
+
+    /// Writes the page on all of these; the phantom's images may be shown to anyone.
+    pub fn report(&self, cells: &[Cell]) -> anyhow::Result<PathBuf> {
+        let folders: Vec<String> = cells.iter().map(|cell| self.folder(cell)).collect();
+        let mut words = vec!["report", "--out", "{}/report.html", "--title", "Clinical tasks at a phantom hospital"];
+        words.extend(["--with-images", "--labels", "{}/hospital/labels"]);
+        words.extend(folders.iter().map(String::as_str));
+        self.run(&words)?;
+        Ok(self.root.join("report.html"))
+    }
+
+    /// Where one is trained, below the experiment's folder.
+    fn folder(&self, cell: &Cell) -> String {
+        let budget = if cell.few { "few" } else { "all" };
+        format!("{{}}/runs/{}-{}-{budget}-{}", self.tasks[cell.task].name, cell.arm(), cell.seed)
     }
 
     fn run(&self, words: &[&str]) -> anyhow::Result<()> {

@@ -96,6 +96,7 @@ fn all_nine_tasks_are_finetuned_measured_and_used_by_their_own_commands() {
         let some = |what: &str| written[what].as_u64().unwrap();
         assert!(some("masks") + some("rows") > 0 && some("unplaced") == 0, "{task}: {told}");
     }
+    one_page_tells_of_all(&hospital, &tasks);
     // What was said lies in the patient as the images do: the masks are those of the labels' own grid.
     let mut masks = Vec::new();
     for subject in fs::read_dir(hospital.path("said")).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
@@ -116,6 +117,38 @@ fn all_nine_tasks_are_finetuned_measured_and_used_by_their_own_commands() {
         let said = data::read_nifti(&path).unwrap();
         assert!(drawn.iter().any(|drawn| drawn.dims == said.dims && close(&drawn.affine, &said.affine)), "{path:?}");
     }
+}
+
+/// Pages on the nine finetunings: one for the site, with pictures, and one that may be sent.
+fn one_page_tells_of_all(hospital: &Hospital, tasks: &[common::Task]) {
+    let folders: Vec<String> = tasks.iter().map(|task| format!("{{}}/{}", task.name)).collect();
+    let folders = folders.join(" ");
+    let page = |name: &str| fs::read_to_string(hospital.path(name)).unwrap();
+    hospital.done(&format!("report --out {{}}/site.html --with-images --labels {{}}/labels {folders}"));
+    let (site, said) = (page("site.html"), hospital.done(&format!("report --out {{}}/sent.html {folders}")));
+    assert!(said.contains("9 task(s)") && said.contains("no image"), "{said}");
+    let sent = page("sent.html");
+    for task in tasks {
+        let head = format!("<h2>{}</h2>", task.name);
+        assert!(site.contains(&head) && sent.contains(&head), "{head}");
+    }
+    // Five tasks are drawn whatever they came to: the segmentations and the landmarks.
+    let pictures = site.matches("src=\"data:image/png;base64,").count();
+    assert!(pictures >= 5, "{pictures} pictures");
+    assert!(site.contains("stays at this site") && !sent.contains("<img") && !sent.contains("<circle"));
+    assert!(!site.contains("://") && !sent.contains("://"), "it opens offline");
+    for subject in fs::read_dir(hospital.path("said")).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+        assert!(!sent.contains(&subject.file_name().into_string().unwrap()), "no pseudonym leaves");
+    }
+    hospital.refused("report --out {}/a.html --with-images {}/landmarks", &["landmarks.csv", "--labels"]);
+    fs::remove_file(hospital.path("sequence/evaluation.json")).unwrap();
+    hospital.refused("report --out {}/a.html {}/sequence", &["/sequence was not measured", "evaluate --finetuned"]);
+    // Held out otherwise than when it was measured: a picture would be of another subject.
+    fs::write(hospital.path("state/site-agent.toml"), "held_out = 0.6\n").unwrap();
+    let stale = "report --out {}/a.html --with-images --labels {}/labels {}/landmarks";
+    hospital.refused(stale, &["landmarks was measured on other images or labels"]);
+    fs::write(hospital.path("state/site-agent.toml"), "held_out = 0.4\n").unwrap();
+    assert!(!hospital.path("a.html").exists(), "nothing was written");
 }
 
 #[test]

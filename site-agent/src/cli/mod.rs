@@ -10,6 +10,7 @@ mod index;
 mod init_model;
 mod plans;
 mod predict;
+mod report;
 mod run;
 mod weights;
 
@@ -75,6 +76,9 @@ enum Verb {
     Adopt(adopt::AdoptArgs),
     /// Write what a finetuned network says of this site's subjects: masks as NIfTI, classes and landmarks as CSV, pictures.
     Predict(predict::PredictArgs),
+    /// Write one page on finetunings that were measured: tables by arm and seed, agreement, ROC, confusion. It may be sent;
+    /// `--with-images` draws subjects as well, and then it stays here.
+    Report(report::ReportArgs),
     /// Take a backbone out of a federation's model for other programs, with a model card beside.
     Export(export::ExportArgs),
     /// Train one job folder (started by the agent, or by a batch system).
@@ -148,6 +152,7 @@ fn act(cli: Cli) -> anyhow::Result<()> {
         Verb::Finetune(args) => finetune::finetune(&home, &config, &args),
         Verb::Adopt(args) => adopt::adopt(&args),
         Verb::Predict(args) => predict::predict(&home, &config, &args),
+        Verb::Report(args) => report::report(&home, &config, &args),
         Verb::Export(args) => export::export(&args),
         Verb::Train { job, stop_with_parent } => {
             if stop_with_parent {

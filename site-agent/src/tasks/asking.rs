@@ -103,7 +103,7 @@ impl<'a> Asked<'a> {
 }
 
 /// The place of the largest score; of equal ones, the first.
-pub(super) fn likeliest<T: PartialOrd>(scores: &[T]) -> usize {
+pub(crate) fn likeliest<T: PartialOrd>(scores: &[T]) -> usize {
     (1..scores.len()).fold(0, |best, place| if scores[place] > scores[best] { place } else { best })
 }
 

@@ -19,13 +19,14 @@ mod measuring;
 mod predicting;
 mod training;
 
+pub(crate) use asking::likeliest;
 pub use asking::{Asked, Said};
 pub use batches::Batches;
 pub use cohort::{Cohort, CohortError, FewShot};
 pub use declared::{built_in, read_task};
 pub use examples::{Answer, Example, Examples};
 pub use folder::{Finetuned, FinetunedFolder, Look};
-pub use measuring::{Agreement, Measured, Value, evaluate, measure};
+pub use measuring::{Agreement, Measured, Value, evaluate, held_out_examples, measure};
 pub use predicting::{Predicted, predict};
 pub use training::{Course, Finetuning, finetune, thinned};
 

@@ -89,5 +89,6 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     println!("\n{text}");
     std::fs::write(cli.out.join("results.md"), text)?;
     println!("written to {}", cli.out.join("results.md").display());
+    println!("with plots and pictures: {}", bench.report(&cells)?.display());
     Ok(())
 }

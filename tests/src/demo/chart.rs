@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+pub(crate) use site_agent::report::plot::escaped;
+use site_agent::report::plot::{bounds, number, padded, ticks};
+
 /// One line of a chart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
@@ -117,37 +120,6 @@ const STYLE: &str = "svg{background:#fff}text{font:12px system-ui,sans-serif;fil
 .line.a{stroke:#0b6e99}.line.b{stroke:#c0392b}.line.c{stroke:#2e7d4f}.line.d{stroke:#8e5ea2}.line.e{stroke:#b7791f}\
 .dot.a,.name.a{fill:#0b6e99}.dot.b,.name.b{fill:#c0392b}.dot.c,.name.c{fill:#2e7d4f}.dot.d,.name.d{fill:#8e5ea2}.dot.e,.name.e{fill:#b7791f}";
 
-/// Lowest and highest value; a span of 1 where there is none.
-fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (low, high) =
-        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
-    match (low.is_finite(), high > low) {
-        (false, _) => (0.0, 1.0),
-        (true, false) => (low - 0.5, low + 0.5),
-        (true, true) => (low, high),
-    }
-}
-
-fn padded((low, high): (f64, f64)) -> (f64, f64) {
-    let margin = (high - low) * 0.08;
-    (low - margin, high + margin)
-}
-
-/// Round values between `low` and `high`: steps of 1, 2 or 5 times a power of ten.
-fn ticks(low: f64, high: f64, at_most: usize) -> Vec<f64> {
-    let rough = (high - low) / at_most as f64;
-    let power = 10_f64.powf(rough.log10().floor());
-    let step =
-        [1.0, 2.0, 5.0, 10.0].into_iter().map(|unit| unit * power).find(|step| *step >= rough).unwrap_or(10.0 * power);
-    let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
-    (first..=last).map(|index| index as f64 * step).collect()
-}
-
-fn number(value: f64) -> String {
-    let text = format!("{value:.3}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
 /// Moves labels apart so that none covers another, keeping their order.
 fn spread(wanted: impl Iterator<Item = Option<f64>>) -> Vec<Option<f64>> {
     let mut labels: Vec<(usize, Option<f64>)> = wanted.enumerate().collect();
@@ -159,11 +131,6 @@ fn spread(wanted: impl Iterator<Item = Option<f64>>) -> Vec<Option<f64>> {
     }
     labels.sort_by_key(|(index, _)| *index);
     labels.into_iter().map(|(_, at)| at).collect()
-}
-
-/// Text that is safe inside HTML and SVG.
-pub(crate) fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -183,12 +150,6 @@ mod tests {
         assert!(!svg.contains("NaN") && svg.contains("&lt;nats&gt;"), "{svg}");
         assert!(svg.contains(">A</text>") && svg.contains(">B</text>") && svg.contains(">ln K</text>"));
         assert_eq!(svg.matches("<circle").count(), 3);
-    }
-
-    #[test]
-    fn ticks_are_round_numbers_inside_the_bounds() {
-        let ticks = ticks(0.0, 1.0, 5);
-        assert_eq!(ticks.iter().map(|tick| number(*tick)).collect::<Vec<_>>(), ["0", "0.2", "0.4", "0.6", "0.8", "1"]);
     }
 
     #[test]

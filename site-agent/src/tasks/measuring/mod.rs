@@ -89,8 +89,7 @@ pub fn evaluate(
     network: &Finetuner,
     seed: u64,
 ) -> Result<Measured, TasksError> {
-    let split = Split::new(&cache.subjects(), held_out);
-    let asked = thinned(split.held_out(), &told.task, cache, examples);
+    let asked = held_out_examples(&told.task, cache, examples, held_out);
     if asked.is_empty() {
         let subjects = examples.all.iter().map(|example| example.subject).collect::<BTreeSet<_>>().len();
         return Err(CohortError::TooFew { what: "are held out to be measured", found: 0, least: 1, subjects }.into());
@@ -98,6 +97,16 @@ pub fn evaluate(
     let side = told.model.image_size * told.task.input.scale;
     let said = Asked::new(cache, &told.task, side, told.model.in_channels).all(network, &asked)?;
     measure(&told.task, cache, examples, &asked, &said, Some(seed))
+}
+
+/// What an evaluation asks: the examples of the subjects that no training saw.
+pub fn held_out_examples<'a>(
+    task: &Task,
+    cache: &FrameCache,
+    examples: &'a Examples,
+    held_out: f64,
+) -> Vec<&'a Example> {
+    thinned(Split::new(&cache.subjects(), held_out).held_out(), task, cache, examples)
 }
 
 /// Measures what was said of examples. `seed` draws the bootstrap; without one no interval is computed, and of a
