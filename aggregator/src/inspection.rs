@@ -31,7 +31,7 @@ pub enum Fault {
     Content(String),
 }
 
-/// Bytes that are read at a time; a multiple of a value's.
+/// Bytes that are read at a time where they are not values.
 const TILE: usize = 256 << 10;
 /// A site scales in 32-bit floats, which rounds each value by at most 2^-23 of itself; a norm is accepted up to this
 /// fraction above the bound.
@@ -42,57 +42,79 @@ const NORM_SLACK: f64 = 1e-6;
 /// Damage on the way comes first: a file with another digest is told so, whatever else is wrong with it.
 pub fn inspect(file: &File, layout: &Layout, announced: Digest, max_norm: f64) -> Result<(), Fault> {
     let length = file.metadata()?.len();
-    let header_bytes = layout.header().len();
-    let mut digest = DigestBuilder::default();
-    let mut content = None;
-    let mut squares = 0.0;
-    if length == layout.bytes() {
-        let mut header = vec![0; header_bytes];
-        file.read_exact_at(&mut header, 0)?;
-        digest.update(&header);
-        if header != layout.header() {
-            content = Some(layout.difference(&header));
-        }
+    let mut read = Read { file, offset: 0, digest: DigestBuilder::default(), bytes: Vec::new() };
+    let checked = if length == layout.bytes() {
+        content(&mut read, layout)?
     } else {
-        content = Some(format!("it has {length} bytes, but the plan's tensors take {}", layout.bytes()));
+        Err(format!("it has {length} bytes, but the plan's tensors take {}", layout.bytes()))
+    };
+    // What is wrong with a file is told only of the bytes that were announced.
+    while read.offset < length {
+        read.next(usize::try_from(length - read.offset).map_or(TILE, |left| left.min(TILE)))?;
     }
-    let mut offset = if length == layout.bytes() { header_bytes as u64 } else { 0 };
-    let mut tile = vec![0; TILE];
-    while offset < length {
-        let read = usize::try_from(length - offset).map_or(TILE, |left| left.min(TILE));
-        file.read_exact_at(&mut tile[..read], offset)?;
-        digest.update(&tile[..read]);
-        if content.is_none() {
-            content = out_of_bounds(&tile[..read], (offset - header_bytes as u64) / 4, layout);
-            squares += sum_of_squares(&tile[..read]);
-        }
-        offset += read as u64;
+    let found = read.digest.finish();
+    if found != announced {
+        return Err(Fault::Digest { found });
     }
-    let found = digest.finish();
-    match content.or_else(|| too_long(squares.sqrt(), max_norm)) {
-        _ if found != announced => Err(Fault::Digest { found }),
-        Some(content) => Err(Fault::Content(content)),
-        None => Ok(()),
+    match checked {
+        Ok(norm) => too_long(norm, max_norm).map_or(Ok(()), |why| Err(Fault::Content(why))),
+        Err(why) => Err(Fault::Content(why)),
     }
 }
 
-/// The first value of a tile that cannot be merged.
-fn out_of_bounds(tile: &[u8], first: u64, layout: &Layout) -> Option<String> {
-    let (words, _) = tile.as_chunks::<4>();
+/// A file, read from its first byte on; every byte counts for the digest.
+struct Read<'a> {
+    file: &'a File,
+    offset: u64,
+    digest: DigestBuilder,
+    bytes: Vec<u8>,
+}
+
+impl Read<'_> {
+    fn next(&mut self, bytes: usize) -> io::Result<&[u8]> {
+        self.bytes.resize(bytes, 0);
+        self.file.read_exact_at(&mut self.bytes, self.offset)?;
+        self.digest.update(&self.bytes);
+        self.offset += bytes as u64;
+        Ok(&self.bytes)
+    }
+}
+
+/// The L2 norm of a file's values, or why they cannot be merged.
+fn content(read: &mut Read<'_>, layout: &Layout) -> io::Result<Result<f64, String>> {
+    let header = read.next(layout.header().len())?;
+    if header != layout.header() {
+        return Ok(Err(layout.difference(header)));
+    }
+    let (encoding, mut squares, mut first) = (layout.encoding(), 0.0, 0_u64);
+    let mut values = Vec::new();
+    for count in layout.blocks() {
+        values.clear();
+        let block = read.next(encoding.block_bytes(count))?;
+        if let Err(error) = encoding.decode_block(block, count, &mut values) {
+            let (tensor, position) = layout.place(first);
+            return Ok(Err(format!("tensor {tensor}, from position {position} on: {error}")));
+        }
+        if let Some(why) = out_of_bounds(&values, first, layout) {
+            return Ok(Err(why));
+        }
+        squares += values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+        first += count as u64;
+    }
+    Ok(Ok(squares.sqrt()))
+}
+
+/// The first of some values that cannot be merged.
+fn out_of_bounds(values: &[f32], first: u64, layout: &Layout) -> Option<String> {
     // NaN is in no range.
     let bounds = -MAX_MAGNITUDE..=MAX_MAGNITUDE;
-    let position = words.iter().position(|&word| !bounds.contains(&f32::from_le_bytes(word)))?;
-    let value = f32::from_le_bytes(words[position]);
+    let position = values.iter().position(|value| !bounds.contains(value))?;
+    let value = values[position];
     let (tensor, position) = layout.place(first + position as u64);
     Some(format!(
         "tensor {tensor} holds {value} at position {position}: only finite values between -{MAX_MAGNITUDE} and \
          {MAX_MAGNITUDE} are merged"
     ))
-}
-
-fn sum_of_squares(tile: &[u8]) -> f64 {
-    let (words, _) = tile.as_chunks::<4>();
-    words.iter().map(|&word| f64::from(f32::from_le_bytes(word)).powi(2)).sum()
 }
 
 fn too_long(norm: f64, bound: f64) -> Option<String> {
@@ -108,7 +130,7 @@ fn too_long(norm: f64, bound: f64) -> Option<String> {
 mod tests {
     use std::io::Write;
 
-    use common::NamedTensors;
+    use common::{Encoding, NamedTensors};
 
     use super::*;
 
@@ -162,6 +184,29 @@ mod tests {
         }
         let fault = inspect(&file, &layout, update.digest(), norm * 0.999).unwrap_err();
         assert!(matches!(&fault, Fault::Content(told) if told.contains("privacy.max_delta_norm")), "{fault}");
+    }
+
+    #[test]
+    fn in_every_encoding_sound_updates_pass_and_what_cannot_be_merged_is_named() {
+        let good = weights((0..70_000).map(|value| value as f32 / 10_000.0).collect());
+        let mut bad = good.clone();
+        bad.insert("w", vec![70_000], vec![8.5; 70_000]);
+        for encoding in [Encoding::Bf16, Encoding::F16, Encoding::Int8, Encoding::TopK(0.1)] {
+            let layout = Layout::encoded(&good.signature(), encoding).unwrap();
+            let check = |tensors: &NamedTensors| {
+                let bytes = encoding.encode(tensors);
+                assert_eq!(bytes.len() as u64, layout.bytes());
+                inspect(&file(&bytes), &layout, Digest::of(&bytes), ANY)
+            };
+            check(&good).unwrap();
+            let fault = check(&bad).unwrap_err();
+            assert!(fault.to_string().contains("tensor w holds 8.5"), "{encoding:?}: {fault}");
+            let mut torn = encoding.encode(&good);
+            let place = layout.header().len() + encoding.tensor_bytes(2);
+            torn[place..place + 4].copy_from_slice(&[0xff; 4]);
+            let fault = inspect(&file(&torn), &layout, Digest::of(&torn), ANY).unwrap_err();
+            assert!(matches!(&fault, Fault::Content(told) if told.contains("tensor w")), "{encoding:?}: {fault}");
+        }
     }
 
     #[test]

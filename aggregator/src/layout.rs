@@ -1,23 +1,22 @@
 //! Where every value of a weights file is, known from the signature alone.
 //!
-//! The same weights are always the same bytes ([`common::NamedTensors::to_safetensors`]): a header that the signature
-//! determines, then all values in the order of the tensors' names. So a file is checked, read and written a tile at a
-//! time, and no model is ever whole in memory. This module knows no file.
+//! The same weights are always the same bytes ([`common::encoding`]): a header that the signature determines, then all values
+//! in the order of the tensors' names, block by block. So a file is checked, read and written a tile at a time, and no model is
+//! ever whole in memory. This module knows no file.
 
 use std::ops::Range;
 
-use common::Signature;
+use common::{Encoding, Signature};
 use serde_json::Value;
 
-/// Bytes of a value.
-pub const VALUE_BYTES: u64 = 4;
 /// Longest header that is accepted.
 pub const MAX_HEADER: usize = 1 << 20;
 
 /// The bytes of a weights file, up to its values.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Layout {
     signature: Signature,
+    encoding: Encoding,
     header: Vec<u8>,
 }
 
@@ -27,13 +26,31 @@ pub struct Layout {
 pub struct HeaderTooLong(usize);
 
 impl Layout {
-    /// The layout of every file of this signature.
+    /// The layout of every file of this signature whose values are as they are: models, and states of the server.
     pub fn of(signature: &Signature) -> Result<Self, HeaderTooLong> {
-        let header = header(signature);
+        Self::encoded(signature, Encoding::F32)
+    }
+
+    /// The layout of every file of this signature in an encoding.
+    pub fn encoded(signature: &Signature, encoding: Encoding) -> Result<Self, HeaderTooLong> {
+        let header = encoding.header(signature);
         if header.len() > MAX_HEADER {
             return Err(HeaderTooLong(header.len()));
         }
-        Ok(Self { signature: signature.clone(), header })
+        Ok(Self { signature: signature.clone(), encoding, header })
+    }
+
+    /// How its values are written.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// Values of each block after the header, in the order of the file.
+    pub fn blocks(&self) -> impl Iterator<Item = usize> + use<> {
+        let block = self.encoding.block_values();
+        let sizes: Vec<usize> = self.signature.iter().map(|(_, shape)| shape.iter().product()).collect();
+        let of_tensor = move |size: usize| (0..size).step_by(block).map(move |begin| (size - begin).min(block));
+        sizes.into_iter().flat_map(of_tensor)
     }
 
     /// Names and shapes.
@@ -48,17 +65,13 @@ impl Layout {
 
     /// Length of the file.
     pub fn bytes(&self) -> u64 {
-        self.offset(self.values())
+        let tensors = self.signature.iter().map(|(_, shape)| self.encoding.tensor_bytes(shape.iter().product()) as u64);
+        self.header.len() as u64 + tensors.sum::<u64>()
     }
 
     /// Values in all tensors together.
     pub fn values(&self) -> u64 {
         self.signature.value_count() as u64
-    }
-
-    /// Where a value is in the file, counted over all tensors.
-    pub fn offset(&self, value: u64) -> u64 {
-        self.header.len() as u64 + value * VALUE_BYTES
     }
 
     /// The tensor of a value, and its position in that tensor.
@@ -91,6 +104,9 @@ impl Layout {
 
     /// Why a file that begins with `found` is not of this layout, for people.
     pub fn difference(&self, found: &[u8]) -> String {
+        if self.encoding != Encoding::F32 {
+            return format!("it does not begin with the header of the plan's encoding, {:?}", self.encoding);
+        }
         let Some(signature) = read_signature(found) else {
             return "it does not begin with a safetensors header of 32-bit floats".to_owned();
         };
@@ -99,26 +115,6 @@ impl Layout {
             Ok(()) => "its tensors are right, but not laid out in the order of their names without metadata".to_owned(),
         }
     }
-}
-
-fn header(signature: &Signature) -> Vec<u8> {
-    let mut entries = Vec::with_capacity(signature.len());
-    let mut begin = 0_u64;
-    for (name, shape) in signature.iter() {
-        let end = begin + shape.iter().product::<usize>() as u64 * VALUE_BYTES;
-        let axes: Vec<_> = shape.iter().map(usize::to_string).collect();
-        // Names are of letters, digits, '.', '_' and '-': nothing to escape.
-        entries.push(format!(
-            "\"{name}\":{{\"dtype\":\"F32\",\"shape\":[{}],\"data_offsets\":[{begin},{end}]}}",
-            axes.join(",")
-        ));
-        begin = end;
-    }
-    let mut text = format!("{{{}}}", entries.join(",")).into_bytes();
-    text.resize(text.len().next_multiple_of(8), b' ');
-    let mut header = (text.len() as u64).to_le_bytes().to_vec();
-    header.append(&mut text);
-    header
 }
 
 /// The signature that a foreign header states; only used to tell what is wrong with it.

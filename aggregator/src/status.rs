@@ -66,7 +66,7 @@ pub struct RunStatus {
     pub first_model: Digest,
     /// The newest model.
     pub model: Digest,
-    /// Length of every model and every update, in bytes.
+    /// Length of every model, in bytes.
     pub model_bytes: u64,
     /// Rounds of the plan.
     pub rounds_planned: u32,

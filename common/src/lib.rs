@@ -5,6 +5,7 @@
 
 pub mod assignment;
 pub mod codec;
+pub mod encoding;
 pub mod fixed_point;
 pub mod ids;
 pub mod plan;
@@ -18,6 +19,7 @@ pub mod update;
 pub mod weights;
 
 pub use assignment::{Assignment, Decline, Directive, Phase, Progress};
+pub use encoding::Encoding;
 pub use ids::{Digest, FederationName, RoundNumber, RunId, SiteId};
 pub use plan::{Plan, PlanDraft};
 pub use refusal::Refusal;

@@ -10,10 +10,13 @@ use crate::fixed_point::MAX_MAGNITUDE;
 use crate::ids::Digest;
 use crate::plan::{Plan, PlanError};
 use crate::update::{SealedUpdate, Update, UpdateManifest};
-use crate::weights::WeightsError;
+use crate::weights::{NamedTensors, WeightsError};
 
 /// Subject counts leave a site rounded down to a multiple of this.
 pub const SUBJECTS_ROUNDED_TO: u32 = 5;
+
+/// What the norm of a delta may exceed its bound by, as a fraction of it: scaling in 32-bit floats rounds.
+const NORM_ROUNDING: f64 = 5e-7;
 
 /// What a site permits, whatever the plan asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,8 +99,9 @@ impl Pipeline {
         let update = self.enough_subjects_and_steps(update)?;
         let update = finite(update)?;
         let update = clip(update, self.max_delta_norm);
-        let update = mergeable(update)?;
-        let blob = update.delta.to_safetensors();
+        let (blob, sent) = self.encoded(&update.delta)?;
+        mergeable(&sent)?;
+        let residual = self.plan.draft.aggregation.encoding.has_residual().then(|| update.delta.minus(&sent));
         let manifest = UpdateManifest {
             run: update.run,
             round: update.round,
@@ -111,7 +115,23 @@ impl Pipeline {
             steps: update.steps,
             meters: update.meters,
         };
-        Ok(SealedUpdate { manifest, blob })
+        Ok(SealedUpdate { manifest, blob, residual: residual.transpose()? })
+    }
+
+    /// The delta's file, and what it holds for a reader. Rounding may lengthen a delta: what is sent keeps the bound.
+    fn encoded(&self, delta: &NamedTensors) -> Result<(Vec<u8>, NamedTensors), Withheld> {
+        let encoding = self.plan.draft.aggregation.encoding;
+        let (mut delta, signature) = (delta.clone(), delta.signature());
+        loop {
+            let file = encoding.encode(&delta);
+            let sent = encoding.decode(&file, &signature).map_err(|error| WeightsError::Format(error.to_string()))?;
+            let norm = sent.l2_norm();
+            if norm <= self.max_delta_norm * (1.0 + NORM_ROUNDING) || !norm.is_finite() {
+                return Ok((file, sent));
+            }
+            // A little shorter than the bound, so that the next rounding meets it, or the one after that.
+            scale(&mut delta, self.max_delta_norm / norm * (1.0 - NORM_ROUNDING));
+        }
     }
 
     fn only_the_plans_tensors(&self, update: Update) -> Result<Update, Withheld> {
@@ -149,20 +169,24 @@ fn finite(update: Update) -> Result<Update, Withheld> {
 fn clip(mut update: Update, bound: f64) -> Update {
     let norm = update.delta.l2_norm();
     if norm > bound {
-        let scale = (bound / norm) as f32;
-        update.delta.iter_mut().for_each(|(_, values)| values.iter_mut().for_each(|value| *value *= scale));
+        scale(&mut update.delta, bound / norm);
     }
     update
 }
 
-fn mergeable(update: Update) -> Result<Update, Withheld> {
-    for (name, tensor) in update.delta.iter() {
+fn scale(delta: &mut NamedTensors, factor: f64) {
+    let factor = factor as f32;
+    delta.iter_mut().for_each(|(_, values)| values.iter_mut().for_each(|value| *value *= factor));
+}
+
+fn mergeable(sent: &NamedTensors) -> Result<(), Withheld> {
+    for (name, tensor) in sent.iter() {
         let moved = tensor.values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
         if moved > MAX_MAGNITUDE {
             return Err(Withheld::TooLarge { tensor: name.to_owned(), moved });
         }
     }
-    Ok(update)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -170,10 +194,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::TaskName;
     use crate::ids::RoundNumber;
     use crate::update::Meters;
-    use crate::weights::NamedTensors;
+    use crate::{Encoding, TaskName};
 
     fn pipeline(policy: SitePolicy, max_delta_norm: f64) -> Pipeline {
         let plan = crate::plan::tests::draft().with_first_model(delta(&[0.0; 2]).signature(), Digest::of(b"model"));
@@ -232,6 +255,27 @@ mod tests {
         assert!(matches!(strict.seal(update(&[1.0, 1.0])), Err(Withheld::TooFewSteps { .. })));
         let meters = Meters { loss: f64::INFINITY, ..Meters::default() };
         assert!(matches!(normal.seal(Update { meters, ..update(&[1.0, 1.0]) }), Err(Withheld::Meters)));
+    }
+
+    #[test]
+    fn whatever_the_encoding_what_is_sent_keeps_the_bound_and_what_is_owed_is_what_was_not_sent() {
+        let values: Vec<f32> = (0..600).map(|place| ((place * 37 % 101) as f32 - 50.0) / 10.0).collect();
+        for encoding in [Encoding::F32, Encoding::Bf16, Encoding::F16, Encoding::Int8, Encoding::TopK(0.05)] {
+            let mut draft = crate::plan::tests::draft();
+            draft.aggregation.encoding = encoding;
+            draft.privacy.max_delta_norm = 20.0;
+            let plan = draft.with_first_model(delta(&values).signature(), Digest::of(b"model"));
+            let sealed = Pipeline::new(&plan, SitePolicy::default()).seal(update(&values)).unwrap();
+            assert_eq!(sealed.manifest().bytes, sealed.blob().len() as u64);
+            let sent = encoding.decode(sealed.blob(), &plan.signature).unwrap();
+            assert!(sent.l2_norm() <= 20.0 * (1.0 + 1e-6), "{encoding:?}: {}", sent.l2_norm());
+            let Some(residual) = sealed.residual() else {
+                assert!(!encoding.has_residual() && sent.l2_norm() > 19.9, "{encoding:?}: {}", sent.l2_norm());
+                continue;
+            };
+            let clipped = clip(update(&values), 20.0).delta;
+            assert_eq!(clipped.minus(&sent).unwrap(), *residual, "{encoding:?}");
+        }
     }
 
     #[test]

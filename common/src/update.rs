@@ -70,7 +70,7 @@ pub struct UpdateManifest {
     pub plan: Digest,
     /// The model it started from.
     pub base: Digest,
-    /// SHA-256 of the delta's safetensors file.
+    /// SHA-256 of the delta's file, in the plan's encoding.
     pub blob: Digest,
     /// Length of that file.
     pub bytes: u64,
@@ -98,6 +98,7 @@ impl UpdateManifest {
 pub struct SealedUpdate {
     pub(crate) manifest: UpdateManifest,
     pub(crate) blob: Vec<u8>,
+    pub(crate) residual: Option<NamedTensors>,
 }
 
 impl SealedUpdate {
@@ -106,8 +107,13 @@ impl SealedUpdate {
         &self.manifest
     }
 
-    /// The delta's safetensors file.
+    /// The delta's file, in the plan's encoding.
     pub fn blob(&self) -> &[u8] {
         &self.blob
+    }
+
+    /// What the encoding left out, to be added to the site's next delta; none if nothing is owed.
+    pub fn residual(&self) -> Option<&NamedTensors> {
+        self.residual.as_ref()
     }
 }

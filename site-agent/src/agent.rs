@@ -392,9 +392,26 @@ impl Agent {
     /// What stays at the site goes from round to round, and starts over when it missed one. What was sealed counts: an
     /// aggregator that ended between storing an update and acknowledging it must not cost the site that.
     fn kept_before(&self, run: &RunId, round: RoundNumber) -> Option<PathBuf> {
-        let last = self.journal.run(run)?.sealed.as_ref()?;
-        let kept = JobFolder::at(self.home.job(run, last.round, last.base)).kept();
-        (last.round.next() == round && kept.exists()).then_some(kept)
+        Some(self.job_before(run, round)?.kept()).filter(|kept| kept.exists())
+    }
+
+    /// The folder of the round before, if this site was in it.
+    fn job_before(&self, run: &RunId, round: RoundNumber) -> Option<JobFolder> {
+        let last = self.journal.run(run)?.sealed.as_ref().filter(|last| last.round.next() == round)?;
+        Some(JobFolder::at(self.home.job(run, last.round, last.base)))
+    }
+
+    /// The delta with what the encoding left out of the last one. Of tensors that this update does not hold, nothing.
+    fn with_what_is_owed(&self, work: &Assignment, mut delta: NamedTensors) -> Result<NamedTensors, Failure> {
+        let Some(before) = self.job_before(&work.run, work.round) else { return Ok(delta) };
+        let Some(file) = durable::read_if_there(&before.residual())? else { return Ok(delta) };
+        let owed = NamedTensors::from_safetensors(&file).map_err(unreadable)?;
+        for (name, values) in delta.iter_mut() {
+            if let Some(owed) = owed.get(name).filter(|owed| owed.values.len() == values.len()) {
+                values.iter_mut().zip(&owed.values).for_each(|(value, owed)| *value += owed);
+            }
+        }
+        Ok(delta)
     }
 
     /// Passes the trained delta through the privacy pipeline, and records it before a byte of it is sent.
@@ -406,9 +423,8 @@ impl Agent {
         let Some(result) = result else {
             return Err(Failure::Decline(Decline::TrainingFailed, "the trainer left no result".to_owned()));
         };
-        let unreadable =
-            |error: common::weights::WeightsError| Failure::Decline(Decline::TrainingFailed, error.to_string());
-        let delta = NamedTensors::from_safetensors(&durable::read(&folder.delta())?).map_err(unreadable)?;
+        let trained = NamedTensors::from_safetensors(&durable::read(&folder.delta())?).map_err(unreadable)?;
+        let delta = self.with_what_is_owed(assignment, trained)?;
         let update = Update {
             run: assignment.run.clone(),
             round: assignment.round,
@@ -423,6 +439,9 @@ impl Agent {
         };
         let sealed = Pipeline::new(&plan, self.config.policy.clone()).seal(update);
         let sealed = sealed.map_err(|withheld| Failure::Decline(Decline::Withheld, withheld.to_string()))?;
+        if let Some(residual) = sealed.residual() {
+            durable::write(&folder.residual(), &residual.to_safetensors())?;
+        }
         durable::write(&folder.sealed(), sealed.blob())?;
         self.journal.seal(sealed.manifest().clone()).map_err(AgentError::from)?;
         Ok(())
@@ -496,6 +515,10 @@ impl Agent {
             self.said = Some(line);
         }
     }
+}
+
+fn unreadable(error: common::weights::WeightsError) -> Failure {
+    Failure::Decline(Decline::TrainingFailed, error.to_string())
 }
 
 /// The plans that a person at this site approved.

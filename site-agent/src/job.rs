@@ -12,6 +12,7 @@
 //! kept.safetensors         what stays for the site's next round: AdamW's moments, and weights that do not travel
 //! result.json              written last: its presence says that the others are whole
 //! sealed.safetensors       written by the agent: what passed the privacy pipeline
+//! residual.safetensors     written by the agent: what the plan's encoding left out, owed to the next round
 //! ```
 
 use std::collections::BTreeMap;
@@ -160,6 +161,11 @@ impl JobFolder {
     /// What passed the privacy pipeline.
     pub fn sealed(&self) -> PathBuf {
         self.0.join("sealed.safetensors")
+    }
+
+    /// What the plan's encoding left out of the update.
+    pub fn residual(&self) -> PathBuf {
+        self.0.join("residual.safetensors")
     }
 
     /// Writes the job.

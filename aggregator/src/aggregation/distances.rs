@@ -15,9 +15,7 @@ impl Distances {
     pub(super) fn of(merge: &Merge<'_>) -> Result<Self, MergeError> {
         let sources = merge.contributions.iter();
         let mut sources: Vec<_> = sources
-            .map(|(name, part)| {
-                Source::new(Whose::Site(name), &part.file, part.digest, part.layout(merge.layout), TILE)
-            })
+            .map(|(name, part)| Source::new(Whose::Site(name), &part.file, part.digest, part.layout(merge.layout)))
             .collect();
         let mut squares = vec![vec![0.0; sources.len()]; sources.len()];
         // All files are of one length, so all end together.

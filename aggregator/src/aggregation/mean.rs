@@ -65,10 +65,10 @@ fn in_tiles_of(
     let total: u64 = shares.iter().map(|share| u64::from(share.0)).sum();
     let segments = segments(layout, &contributions.values().collect::<Vec<_>>(), &shares);
     let sites = contributions.iter().zip(&shares);
-    let mut sites: Vec<_> = sites.map(|((site, part), share)| Site::new(site, part, *share, layout, values)).collect();
-    let mut base = Source::new(Whose::Model, base, *base_digest, layout, values);
+    let mut sites: Vec<_> = sites.map(|((site, part), share)| Site::new(site, part, *share, layout)).collect();
+    let mut base = Source::new(Whose::Model, base, *base_digest, layout);
     let mut before: Vec<_> =
-        before.iter().map(|state| Source::new(Whose::Server, &state.file, state.digest, layout, values)).collect();
+        before.iter().map(|state| Source::new(Whose::Server, &state.file, state.digest, layout)).collect();
     let mut out = Sink::new("the next model", out);
     let mut after: Vec<_> =
         states.iter_mut().map(|file| Sink::new("the server optimizer's next state", file)).collect();
@@ -177,8 +177,8 @@ struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    fn new(name: &'a SiteId, part: &'a Contribution, share: Share, layout: &'a Layout, values: usize) -> Self {
-        let source = Source::new(Whose::Site(name), &part.file, part.digest, part.layout(layout), values);
+    fn new(name: &'a SiteId, part: &'a Contribution, share: Share, layout: &'a Layout) -> Self {
+        let source = Source::new(Whose::Site(name), &part.file, part.digest, part.layout(layout));
         Self { name, share, source, squares: 0.0, product: 0.0 }
     }
 
@@ -198,8 +198,8 @@ mod tests {
     use std::io::{Read, Seek, Write};
     use std::os::unix::fs::FileExt;
 
-    use common::NamedTensors;
     use common::share::WHOLE;
+    use common::{Encoding, NamedTensors};
     use proptest::prelude::*;
 
     use super::*;
@@ -312,6 +312,35 @@ mod tests {
                 |name: &str| next.get(name).unwrap().values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
             let all = |value: f32| vec![value.to_bits(); 5];
             assert_eq!(names.map(bits), [all(0.5), all(7.0), all(3.0), all(-0.0)], "tiles of {tile}");
+        }
+    }
+
+    #[test]
+    fn encoded_deltas_are_merged_as_what_they_stand_for_whatever_the_tiles() {
+        let delta =
+            |turn: usize| weights(&(0..70_000).map(|place| ((place * turn) % 97) as f32 / 64.0).collect::<Vec<_>>());
+        let base = weights(&vec![0.5; 70_000]);
+        for encoding in [Encoding::Bf16, Encoding::F16, Encoding::Int8, Encoding::TopK(0.2)] {
+            let layout = || Layout::encoded(&base.signature(), encoding).unwrap();
+            let both = |turn: usize| {
+                let file_of = encoding.encode(&delta(turn));
+                let plain = encoding.decode(&file_of, &base.signature()).unwrap();
+                let mut stored = tempfile::tempfile().unwrap();
+                stored.write_all(&file_of).unwrap();
+                let partial = Some(Partial { layout: layout(), heads: BTreeMap::new() });
+                let encoded = Contribution { file: stored, digest: Digest::of(&file_of), share: Share(3), partial };
+                (encoded, contribution(&plain, 3))
+            };
+            let (encoded, plain): (BTreeMap<_, _>, BTreeMap<_, _>) = (1..=3)
+                .map(|turn| {
+                    let (encoded, plain) = both(turn);
+                    ((site(turn), encoded), (site(turn), plain))
+                })
+                .unzip();
+            let (_, expected) = merged(&base, &plain, 1 << 16).unwrap();
+            for tile in [1000, 1 << 16] {
+                assert_eq!(merged(&base, &encoded, tile).unwrap().1, expected, "{encoding:?}, tiles of {tile}");
+            }
         }
     }
 

@@ -43,11 +43,11 @@ pub struct Contribution {
     pub digest: Digest,
     /// How much it counts; in tensors of no head, if it is partial.
     pub share: Share,
-    /// What it holds, if that is not every tensor of the model.
+    /// What its file holds, if that is not every tensor of the model as it is.
     pub partial: Option<Partial>,
 }
 
-/// A delta of some of the model's tensors: a site sends the heads it has labels for.
+/// A delta of some of the model's tensors, since a site sends the heads it has labels for, or one that is encoded.
 #[derive(Debug)]
 pub struct Partial {
     /// Layout of its file.

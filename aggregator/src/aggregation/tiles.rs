@@ -21,44 +21,58 @@ pub(super) enum Whose<'a> {
     Server,
 }
 
-/// A file of the layout, read tile by tile; its header counts for the digest.
+/// A file of a layout, read tile by tile; its header counts for the digest.
 pub(super) struct Source<'a> {
     whose: Whose<'a>,
     file: &'a File,
     expected: Digest,
     layout: &'a Layout,
     digest: DigestBuilder,
-    next: u64,
+    offset: u64,
+    blocks: Box<dyn Iterator<Item = usize> + 'a>,
     bytes: Vec<u8>,
+    /// Values that were decoded with the last tile's and come after it.
+    ahead: Vec<f32>,
     pub(super) tile: Vec<f32>,
 }
 
 impl<'a> Source<'a> {
-    pub(super) fn new(whose: Whose<'a>, file: &'a File, expected: Digest, layout: &'a Layout, values: usize) -> Self {
-        let digest = DigestBuilder::default();
-        Self { whose, file, expected, layout, digest, next: 0, bytes: vec![0; values * 4], tile: vec![0.0; values] }
+    pub(super) fn new(whose: Whose<'a>, file: &'a File, expected: Digest, layout: &'a Layout) -> Self {
+        let (digest, blocks) = (DigestBuilder::default(), Box::new(layout.blocks()));
+        let (bytes, ahead, tile) = (Vec::new(), Vec::new(), Vec::new());
+        Self { whose, file, expected, layout, digest, offset: 0, blocks, bytes, ahead, tile }
     }
 
     /// The next tile, of so many values or as many as there are left; empty after the last.
     pub(super) fn next_tile(&mut self, values: usize) -> Result<&[f32], MergeError> {
-        if self.next == 0 {
-            let mut header = vec![0; self.layout.header().len()];
-            self.file.read_exact_at(&mut header, 0).map_err(|source| self.told(source))?;
-            self.digest.update(&header);
+        if self.offset == 0 {
+            self.read(self.layout.header().len())?;
         }
-        let left = self.layout.values() - self.next;
-        let most = values.min(self.bytes.len() / 4);
-        let width = usize::try_from(left).map_or(most, |left| left.min(most));
-        let bytes = &mut self.bytes[..width * 4];
-        let read = self.file.read_exact_at(bytes, self.layout.offset(self.next));
-        read.map_err(|source| self.told(source))?;
-        let bytes = &self.bytes[..width * 4];
-        self.digest.update(bytes);
-        self.next += width as u64;
-        let (words, _) = bytes.as_chunks::<4>();
+        let encoding = self.layout.encoding();
         self.tile.clear();
-        self.tile.extend(words.iter().map(|&word| f32::from_le_bytes(word)));
+        let waiting = self.ahead.len().min(values);
+        self.tile.extend(self.ahead.drain(..waiting));
+        while self.tile.len() < values {
+            let Some(count) = self.blocks.next() else { break };
+            self.read(encoding.block_bytes(count))?;
+            // Such a block was refused when the update came in: the disk has changed it since, and the digest will say so.
+            let end = self.tile.len() + count;
+            if encoding.decode_block(&self.bytes, count, &mut self.tile).is_err() {
+                self.tile.resize(end, 0.0);
+            }
+        }
+        if self.tile.len() > values {
+            self.ahead.extend(self.tile.drain(values..));
+        }
         Ok(&self.tile)
+    }
+
+    fn read(&mut self, bytes: usize) -> Result<(), MergeError> {
+        self.bytes.resize(bytes, 0);
+        self.file.read_exact_at(&mut self.bytes, self.offset).map_err(|source| self.told(source))?;
+        self.digest.update(&self.bytes);
+        self.offset += bytes as u64;
+        Ok(())
     }
 
     fn told(&self, source: io::Error) -> MergeError {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use common::plan::Plan;
 use common::share::{Share, shares};
-use common::{Digest, RunId, SiteId, TaskName, UpdateManifest};
+use common::{Digest, Encoding, RunId, SiteId, TaskName, UpdateManifest};
 
 use super::{Federation, Undecided};
 use crate::aggregation::{Contribution, Damage, Merge, MergeError, Merged, Partial, ServerState, merge, state_count};
@@ -55,13 +55,14 @@ impl Shared {
     }
 }
 
-/// What an update holds of the model, unless it is all of it.
+/// What an update's file holds of the model, unless it is all of it as it is.
 fn partial(job: &Job, manifest: &UpdateManifest, shared: &Shared) -> Result<Option<Partial>, String> {
-    if job.plan.draft.finetuning.is_none() {
+    let encoding = job.plan.draft.aggregation.encoding;
+    if job.plan.draft.finetuning.is_none() && encoding == Encoding::F32 {
         return Ok(None);
     }
     let signature = job.plan.update_signature(&manifest.tasks()).map_err(|error| error.to_string())?;
-    let layout = Layout::of(&signature).map_err(|error| error.to_string())?;
+    let layout = Layout::encoded(&signature, encoding).map_err(|error| error.to_string())?;
     let share = |task: &TaskName| shared.heads.get(task)?.get(&manifest.site).copied();
     let heads = manifest.heads.keys().filter_map(|task| Some((task.head_prefix(), share(task)?))).collect();
     Ok(Some(Partial { layout, heads }))

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use common::privacy::SUBJECTS_ROUNDED_TO;
-use common::{Digest, Refusal, RoundNumber, SiteId, UpdateManifest};
+use common::{Digest, Encoding, Refusal, RoundNumber, SiteId, UpdateManifest};
 
 use super::{Federation, Live, LiveRun, OpenError, io_refusal, refusal};
 use crate::inspection::{Fault, inspect};
@@ -394,10 +394,11 @@ fn max_norm(run: &LiveRun) -> f64 {
 fn update_layout(run: &LiveRun, manifest: &UpdateManifest) -> Result<Arc<Layout>, Refusal> {
     let told = |error: &dyn std::fmt::Display| Refusal::Update(error.to_string());
     let signature = run.record.plan.update_signature(&manifest.tasks()).map_err(|error| told(&error))?;
-    if signature == run.record.plan.signature {
+    let encoding = run.record.plan.draft.aggregation.encoding;
+    if signature == run.record.plan.signature && encoding == Encoding::F32 {
         return Ok(Arc::clone(&run.layout));
     }
-    Layout::of(&signature).map(Arc::new).map_err(|error| told(&error))
+    Layout::encoded(&signature, encoding).map(Arc::new).map_err(|error| told(&error))
 }
 
 /// Whether an update of this announcement could be one of the open round.

@@ -9,6 +9,8 @@ mod commands;
 #[cfg(test)]
 mod deadlines;
 #[cfg(test)]
+mod encodings;
+#[cfg(test)]
 mod exactly_once;
 #[cfg(test)]
 mod faults;

@@ -3,6 +3,7 @@
 use super::{
     CropPlan, Exchange, FinetuningPlan, ImagePlan, ModelPlan, PlanDraft, PlanError, RoundPlan, Strategy, TrainingPlan,
 };
+use crate::encoding::Encoding;
 use crate::weights::MAX_VALUES;
 
 /// Sizes and counts that are multiplied with each other stay below this.
@@ -23,6 +24,10 @@ impl PlanDraft {
         positive("privacy.max_delta_norm", self.privacy.max_delta_norm)?;
         strategy(&self.aggregation.strategy, &self.rounds)?;
         self.finetuning.as_ref().map_or(Ok(()), |tasks| finetuning(tasks, self))?;
+        if let Encoding::TopK(kept) = self.aggregation.encoding {
+            let sound = (1e-4..=1.0).contains(&kept);
+            within("aggregation.encoding.top-k", kept, sound, "0.0001 to 1, the fraction that is kept")?;
+        }
         fraction("aggregation.share_alpha", self.aggregation.share_alpha)?;
         let cap = self.aggregation.share_cap;
         within("aggregation.share_cap", cap, cap > 0.0 && cap <= 1.0, "above 0 and at most 1")
@@ -194,6 +199,7 @@ fn training(training: &TrainingPlan) -> Bounded {
         ("training.weight_decay[1]", training.weight_decay[1]),
         ("training.clip_gradient", training.clip_gradient),
         ("training.koleo", training.koleo),
+        ("training.proximal", training.proximal),
     ] {
         not_negative(key, value)?;
     }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Plan;
+use crate::encoding::Encoding;
 use crate::ids::{Digest, RunId};
 use crate::task::Task;
 use crate::weights::Signature;
@@ -203,6 +204,10 @@ pub struct TrainingPlan {
     /// Weight of the KoLeo regulariser on the student's global CLS features (Sablayrolles et al. 2019); 0 is DINO.
     #[serde(default)]
     pub koleo: f64,
+    /// Weight of the proximal term, half of this times the squared distance to the model that the round started from (FedProx,
+    /// Li et al. 2020): it keeps sites that are unlike the others from drifting away; 0 is FedAvg.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub proximal: f64,
     /// Steps between two checkpoints of a training site.
     #[serde(default = "default::checkpoint_every_steps")]
     pub checkpoint_every_steps: usize,
@@ -273,6 +278,17 @@ pub struct AggregationPlan {
     pub share_cap: f64,
     /// What travels.
     pub exchange: Exchange,
+    /// How the values of an update are written.
+    #[serde(skip_serializing_if = "is_f32")]
+    pub encoding: Encoding,
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
+fn is_f32(encoding: &Encoding) -> bool {
+    *encoding == Encoding::F32
 }
 
 /// What sites send and the aggregator merges.
@@ -411,7 +427,13 @@ impl Default for CropPlan {
 
 impl Default for AggregationPlan {
     fn default() -> Self {
-        Self { strategy: Strategy::FedAvg {}, share_alpha: 0.5, share_cap: 0.5, exchange: Exchange::All }
+        Self {
+            strategy: Strategy::FedAvg {},
+            share_alpha: 0.5,
+            share_cap: 0.5,
+            exchange: Exchange::All,
+            encoding: Encoding::F32,
+        }
     }
 }
 

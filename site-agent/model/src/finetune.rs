@@ -47,6 +47,8 @@ pub struct Finetuner {
     moments: Moments,
     steps: u64,
     frozen: bool,
+    /// What the weights are held to, and how much.
+    held: Option<(NamedTensors, f64)>,
 }
 
 impl Finetuner {
@@ -77,7 +79,13 @@ impl Finetuner {
         }
         Signature::new(tensors)?.require(&weights.signature())?;
         let device = device.open()?;
-        Ok(Self { plan: plan.clone(), device, weights, moments: Moments::new(), steps: 0, frozen })
+        Ok(Self { plan: plan.clone(), device, weights, moments: Moments::new(), steps: 0, frozen, held: None })
+    }
+
+    /// The same, held to where a round started by a proximal term of this weight (FedProx, Li et al. 2020); 0 holds nothing.
+    pub fn held_to(mut self, start: &NamedTensors, proximal: f64) -> Self {
+        self.held = (proximal > 0.0).then(|| (start.clone(), proximal));
+        self
     }
 
     /// The same, with the clock at a step of a longer training, and the moments that an earlier part of it left.
@@ -134,7 +142,7 @@ impl Finetuner {
         let training = &task.training;
         let (outputs, side) = (heads::outputs(task), images.side);
         let (frozen, head) = (self.frozen, task.name.head_prefix());
-        let output = self.device.finetune(
+        let mut output = self.device.finetune(
             &TaskInput {
                 plan: &self.plan,
                 task,
@@ -151,6 +159,9 @@ impl Finetuner {
         );
         if !output.loss.is_finite() {
             return Err(ModelError::Diverged { step: self.steps, loss: output.loss });
+        }
+        if let Some((start, proximal)) = &self.held {
+            optimizer::pull(&mut output.gradients, &self.weights, start, *proximal);
         }
         let rate = training.learning_rate * training.rate_at(self.steps);
         let factor = optimizer::global_clip_factor(&output.gradients, training.clip_gradient);

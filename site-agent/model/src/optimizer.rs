@@ -158,6 +158,21 @@ pub(crate) fn follow_center(center: &mut [f32], logits: &[f32], momentum: f64) {
     }
 }
 
+/// Adds the gradient of the proximal term, `proximal / 2 * |weights - start|^2`, of every tensor that has a gradient.
+pub(crate) fn pull(
+    gradients: &mut BTreeMap<String, Vec<f32>>,
+    weights: &NamedTensors,
+    start: &NamedTensors,
+    proximal: f64,
+) {
+    let proximal = proximal as f32;
+    for (name, gradient) in gradients {
+        let Some((weights, start)) = weights.get(name).zip(start.get(name)) else { continue };
+        let moved = weights.values.iter().zip(&start.values);
+        gradient.iter_mut().zip(moved).for_each(|(value, (weight, start))| *value += proximal * (weight - start));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,5 +221,21 @@ mod tests {
         assert!((clip_factor(&[3.0, 4.0], 3.0) - 0.6).abs() < 1e-6);
         assert_eq!(clip_factor(&[0.3, 0.4], 3.0), 1.0);
         assert_eq!(clip_factor(&[30.0], 0.0), 1.0);
+    }
+
+    #[test]
+    fn the_proximal_terms_gradient_points_from_the_start_to_the_weights_and_is_nothing_there() {
+        let tensors = |value: f32| {
+            let mut tensors = NamedTensors::new();
+            tensors.insert("w", vec![2], vec![value, 1.0]);
+            tensors
+        };
+        let pulled = |weights: &NamedTensors, proximal: f64| {
+            let mut gradients = BTreeMap::from([("w".to_owned(), vec![0.5, 0.5])]);
+            pull(&mut gradients, weights, &tensors(1.0), proximal);
+            gradients.remove("w").unwrap()
+        };
+        assert_eq!(pulled(&tensors(1.0), 0.1), [0.5, 0.5]);
+        assert_eq!(pulled(&tensors(3.0), 0.25), [1.0, 0.5]);
     }
 }

@@ -58,6 +58,8 @@ pub struct Trainer {
     moments: Moments,
     steps: u64,
     micro_batch: usize,
+    /// The student that the round started from, if the plan holds sites to it.
+    start: Option<NamedTensors>,
 }
 
 impl Trainer {
@@ -78,6 +80,7 @@ impl Trainer {
             moments: Moments::new(),
             steps: 0,
             micro_batch: 0,
+            start: None,
         })
     }
 
@@ -119,6 +122,12 @@ impl Trainer {
         Ok(self)
     }
 
+    /// Holds the student to the model that the round started from, by the plan's proximal term.
+    pub fn held_to(mut self, start: &NamedTensors) -> Self {
+        self.start = (self.plan.training.proximal > 0.0).then(|| start.under(STUDENT));
+        self
+    }
+
     /// Steps of the global clock taken so far: the step after the last one, or 0 before the first.
     pub fn step_count(&self) -> u64 {
         self.steps
@@ -127,7 +136,10 @@ impl Trainer {
     /// Takes the step `step` of the global clock. `seed` draws what stochastic depth drops.
     pub fn step(&mut self, crops: &CropBatch, step: u64, seed: u64) -> Result<StepReport, ModelError> {
         let now = Schedule::at(&self.plan, step);
-        let output = self.compute(crops, &now, seed)?;
+        let mut output = self.compute(crops, &now, seed)?;
+        if let Some(start) = &self.start {
+            optimizer::pull(&mut output.gradients, &self.student, start, self.plan.training.proximal);
+        }
         let loss = output.loss;
         if !loss.is_finite() {
             return Err(ModelError::Diverged { step, loss });

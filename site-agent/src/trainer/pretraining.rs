@@ -33,7 +33,8 @@ pub(super) fn train(folder: &JobFolder, job: &Job) -> Result<JobResult, TrainerE
             None => Trainer::new(&job.plan, &device, &base)?,
         },
     }
-    .in_micro_batches(job.micro_batch)?;
+    .in_micro_batches(job.micro_batch)?
+    .held_to(&base);
     let done = trainer.step_count().saturating_sub(job.first_step).min(steps);
     if done > 0 {
         tracing::info!(step = done, "going on from the checkpoint");
