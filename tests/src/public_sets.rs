@@ -167,7 +167,7 @@ pub fn upright(step_mm: f64) -> Affine {
 /// A short axis as a scanner lies it through a heart, planes counted from base to apex.
 pub fn oblique() -> Affine {
     let row = [0.72, 0.64, 0.27];
-    let column = [-0.1508, 0.5235, -0.8386];
+    let column = [-0.15081, 0.52345, -0.83860];
     let [a, b, c] = row;
     let [d, e, f] = column;
     let placed = Placement::new([-80.0, -60.0, 120.0], [a, b, c, d, e, f]);

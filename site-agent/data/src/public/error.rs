@@ -107,7 +107,7 @@ pub enum ImportError {
         /// The case.
         subject: String,
         /// Why.
-        source: LabelError,
+        source: Box<LabelError>,
     },
     /// Masks with other codes than the data set's.
     #[error(
@@ -119,17 +119,17 @@ pub enum ImportError {
         /// The case.
         subject: String,
         /// The map that was used.
-        told: String,
+        told: Box<str>,
         /// Which file has which class enclosed by which.
-        found: String,
+        found: Box<str>,
         /// The slice, drawn.
-        picture: String,
+        picture: Box<str>,
         /// The map that fits.
-        remedy: String,
+        remedy: Box<str>,
     },
     /// A map of codes that was given cannot be used.
     #[error(transparent)]
-    Codes(LabelError),
+    Codes(Box<LabelError>),
     /// Somebody else's labels where these would go.
     #[error(
         "{folder} is there and was not written by an import of {dataset} from {root}: name another folder with --labels, or remove it"

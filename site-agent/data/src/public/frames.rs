@@ -188,10 +188,15 @@ impl Reader<'_> {
     fn refused(&self, error: LabelError, codes: &Codes) -> ImportError {
         let (dataset, subject) = (self.source.dataset, self.case.subject.clone());
         match error {
-            LabelError::Order { found, picture, remedy, .. } => {
-                ImportError::OtherCodes { dataset, subject, told: codes.told(), found, picture, remedy }
-            }
-            source => ImportError::Mask { dataset, subject, source },
+            LabelError::Order { found, picture, remedy, .. } => ImportError::OtherCodes {
+                dataset,
+                subject,
+                told: codes.told().into(),
+                found: found.into(),
+                picture: picture.into(),
+                remedy: remedy.into(),
+            },
+            source => ImportError::Mask { dataset, subject, source: Box::new(source) },
         }
     }
 

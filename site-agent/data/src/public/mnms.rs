@@ -35,7 +35,6 @@ pub(super) fn cases(listing: &Listing) -> Result<Found, ImportError> {
     if cases.is_empty() {
         return Err(listing.not_this(MNMS, WANTED));
     }
-    cases.sort_by(|a, b| a.subject.cmp(&b.subject));
     let absent = rows.keys().filter(|code| !cases.iter().any(|case| case.subject == **code)).count();
     Ok(Found { cases, absent })
 }

@@ -110,12 +110,13 @@ impl DataSet {
 
     /// What there is in a folder of it.
     fn cases(self, listing: &Listing) -> Result<Found, ImportError> {
-        let found = match self {
+        let mut found = match self {
             Self::Acdc => acdc::cases(listing),
             Self::Mnms => mnms::cases(listing),
             Self::Mnms2 => mnms2::cases(listing),
             Self::Emidec => emidec::cases(listing),
         }?;
+        found.cases.sort_by(|a, b| (&a.subject, &a.folder).cmp(&(&b.subject, &b.folder)));
         let mut first = BTreeMap::new();
         for case in &found.cases {
             if let Some(first) = first.insert(&case.subject, &case.folder) {

@@ -28,7 +28,7 @@ pub(super) fn codes(dataset: DataSet, out: &LabelsOut, listing: &Listing) -> Res
             (file.clone(), fs::read_to_string(file).map_err(unreadable)?)
         }
     };
-    let bad = |what| ImportError::Codes(LabelError::Codes { file: file.clone(), what });
+    let bad = |what| ImportError::Codes(Box::new(LabelError::Codes { file: file.clone(), what }));
     let told =
         root.to_str().ok_or_else(|| bad(format!("the path {} is not UTF-8: rename the folder", root.display())))?;
     Codes::parse(&file, &declared).map_err(bad)?;
