@@ -144,10 +144,34 @@ impl Config {
     }
 }
 
-/// The folders and zips that a person at this site indexed, so that a plan with another grid can read them again.
+/// What a person at this site indexed or imported, so that a plan with another grid can read it again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Sources(pub Vec<PathBuf>);
+pub struct Sources(pub Vec<Source>);
+
+/// A source of images.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Source {
+    /// A folder of DICOM files, or a zip.
+    Dicom(PathBuf),
+    /// The folder of a public data set.
+    Public {
+        /// Its name: [`data::DataSet::name`].
+        dataset: String,
+        /// Where it is.
+        folder: PathBuf,
+    },
+}
+
+impl Source {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Dicom(path) | Self::Public { folder: path, .. } => path,
+        }
+    }
+}
 
 impl Sources {
     /// The sources recorded in `path`.
@@ -159,9 +183,9 @@ impl Sources {
     }
 
     /// Adds a source, if it is new.
-    pub fn add(&mut self, source: &Path) {
-        if !self.0.iter().any(|known| known == source) {
-            self.0.push(source.to_owned());
+    pub fn add(&mut self, source: Source) {
+        if !self.0.contains(&source) {
+            self.0.push(source);
         }
     }
 
@@ -173,8 +197,14 @@ impl Sources {
 
     /// Tells one list from another.
     pub fn digest(&self) -> Digest {
-        let paths: Vec<_> = self.0.iter().map(|path| path.as_os_str().as_encoded_bytes()).collect();
-        Digest::of(&paths.join(&b'\0'))
+        // Paths are whole: none begins as a data set's name does.
+        let told = |source: &Source| match source {
+            Source::Dicom(path) => path.as_os_str().as_encoded_bytes().to_vec(),
+            Source::Public { dataset, folder } => {
+                [dataset.as_bytes(), b":", folder.as_os_str().as_encoded_bytes()].concat()
+            }
+        };
+        Digest::of(&self.0.iter().map(told).collect::<Vec<_>>().join(&b'\0'))
     }
 }
 
@@ -186,6 +216,21 @@ mod tests {
     fn the_example_file_holds_the_defaults() {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("site-agent.example.toml");
         assert_eq!(Config::read(&example).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_list_of_folders_of_an_earlier_version_is_read_and_has_the_digest_it_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sources.json");
+        std::fs::write(&path, r#"["/data/cmr", "/data/more.zip"]"#).unwrap();
+        let mut sources = Sources::read(&path).unwrap();
+        assert_eq!(sources.digest(), Digest::of(b"/data/cmr\0/data/more.zip"));
+        let acdc = Source::Public { dataset: "acdc".to_owned(), folder: "/data/acdc".into() };
+        sources.add(acdc.clone());
+        sources.add(acdc);
+        sources.write(&path).unwrap();
+        assert_eq!(Sources::read(&path).unwrap(), sources);
+        assert_eq!((sources.0.len(), sources.0[2].path()), (3, Path::new("/data/acdc")));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! ```text
 //! site-agent.toml     the site's settings and policy
 //! identity/           site.key (0600), site.crt, authority.crt, federation.json
+//! labels/<data set>/  the labels of a public data set
 //! images/             secret.key (0600), sources.json, one frame cache per image grid, skipped.jsonl
 //! plans/              <digest>.json as received; approved.json: the digests a person here approved
 //! models/             <digest>.safetensors, content-addressed
@@ -42,6 +43,11 @@ impl Home {
     /// Secret, sources and caches.
     pub fn images(&self) -> PathBuf {
         self.0.join("images")
+    }
+
+    /// The labels of a public data set.
+    pub fn labels(&self, dataset: &str) -> PathBuf {
+        self.0.join("labels").join(dataset)
     }
 
     /// A plan as received.

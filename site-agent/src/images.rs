@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 
 use common::plan::ImagePlan;
 use common::{Decline, Digest};
-use data::{IntakeError, IntakeOptions, IntakeProgress, IntakeReport, SiteSecret, Workers};
+use data::{
+    DataSet, ImportError, Imported, IntakeError, IntakeOptions, IntakeProgress, IntakeReport, LabelsOut, SiteSecret,
+    Workers,
+};
 
-use crate::config::{IntakeConfig, Sources};
+use crate::config::{IntakeConfig, Source, Sources};
 use crate::durable::{self, DiskError};
 use crate::home::Home;
 
@@ -34,6 +37,19 @@ pub enum ImagesError {
     /// The intake failed.
     #[error(transparent)]
     Intake(#[from] IntakeError),
+    /// A public data set was not taken in.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// The list of sources names a data set that this version does not know.
+    #[error(
+        "{path} lists the data set {dataset:?}, which this version cannot read: remove it from the list, or update"
+    )]
+    DataSet {
+        /// The list.
+        path: String,
+        /// What it names.
+        dataset: String,
+    },
     /// The disk said no.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -90,7 +106,7 @@ fn sources_file(home: &Home) -> PathBuf {
     home.images().join("sources.json")
 }
 
-/// Reads every recorded source onto a grid, and a new one, again only what changed.
+/// Reads every recorded source onto a grid, and a new folder or zip of DICOM, again only what changed.
 ///
 /// The new one is recorded once all of it was read, so that a folder named by mistake stands in nobody's way. Until all
 /// is read the grid counts as not indexed: nothing trains on what the site's tolerance refused.
@@ -104,27 +120,81 @@ pub fn index_all(
 ) -> Result<Indexed, ImagesError> {
     let mut sources = sources(home)?;
     if let Some(new) = new {
-        sources.add(new);
+        sources.add(Source::Dicom(new.to_owned()));
     }
+    let options = options(home, images, config, program)?;
+    read_all(home, &sources, &options, None, progress).map(|(indexed, _)| indexed)
+}
+
+/// As [`index_all`], with the folder of a public data set as the new source and its labels written.
+pub fn import(
+    home: &Home,
+    new: (DataSet, &Path),
+    labels: &LabelsOut,
+    images: &ImagePlan,
+    config: &IntakeConfig,
+    program: &Path,
+    progress: &mut dyn FnMut(&IntakeProgress),
+) -> Result<Imported, ImagesError> {
+    let (dataset, folder) = new;
+    let source = Source::Public { dataset: dataset.name().to_owned(), folder: folder.to_owned() };
+    let mut sources = sources(home)?;
+    sources.add(source.clone());
+    let options = options(home, images, config, program)?;
+    let imported = read_all(home, &sources, &options, Some((&source, labels)), progress)?.1;
+    imported.ok_or(ImagesError::NoSources)
+}
+
+fn options(
+    home: &Home,
+    images: &ImagePlan,
+    config: &IntakeConfig,
+    program: &Path,
+) -> Result<IntakeOptions, ImagesError> {
+    let workers =
+        Workers::Processes { program: program.to_owned(), args: vec![PARSER_VERB.into()], count: config.workers };
+    let mut options = IntakeOptions::new(cache_folder(home, images), images.clone(), secret(home)?, workers);
+    options.tolerance = config.tolerance;
+    options.limits.worker_memory = config.memory_mib << 20;
+    Ok(options)
+}
+
+/// Reads sources in their order; labels are written for one of them, and what came of it is returned.
+fn read_all(
+    home: &Home,
+    sources: &Sources,
+    options: &IntakeOptions,
+    labels: Option<(&Source, &LabelsOut)>,
+    progress: &mut dyn FnMut(&IntakeProgress),
+) -> Result<(Indexed, Option<Imported>), ImagesError> {
     if sources.0.is_empty() {
         return Err(ImagesError::NoSources);
     }
-    let cache = cache_folder(home, images);
-    durable::remove(&finished(&cache))?;
-    let workers =
-        Workers::Processes { program: program.to_owned(), args: vec![PARSER_VERB.into()], count: config.workers };
-    let mut options = IntakeOptions::new(cache.clone(), images.clone(), secret(home)?, workers);
-    options.tolerance = config.tolerance;
-    options.limits.worker_memory = config.memory_mib << 20;
-    let mut reports = Vec::new();
+    durable::remove(&finished(&options.cache))?;
+    let (mut reports, mut labelled) = (Vec::new(), None);
     for source in &sources.0 {
-        let report = data::index(source, &options, progress)?;
-        reports.push((source.clone(), report));
+        let report = match source {
+            Source::Dicom(path) => data::index(path, options, progress)?,
+            Source::Public { dataset, folder } => {
+                let dataset: DataSet = dataset.parse().map_err(|_| ImagesError::DataSet {
+                    path: sources_file(home).display().to_string(),
+                    dataset: dataset.clone(),
+                })?;
+                let labels = labels.filter(|(own, _)| *own == source).map(|(_, labels)| labels);
+                let imported = data::import(dataset, folder, options, labels, progress)?;
+                let report = imported.report.clone();
+                if labels.is_some() {
+                    labelled = Some(imported);
+                }
+                report
+            }
+        };
+        reports.push((source.path().to_owned(), report));
     }
     sources.write(&sources_file(home))?;
     let frames = reports.last().map_or(0, |(_, report)| report.cache_frames);
-    durable::write(&finished(&cache), sources.digest().to_string().as_bytes())?;
-    Ok(Indexed { frames, reports })
+    durable::write(&finished(&options.cache), sources.digest().to_string().as_bytes())?;
+    Ok((Indexed { frames, reports }, labelled))
 }
 
 /// Where that secret is.

@@ -6,4 +6,5 @@ pub mod finetuning;
 pub mod learning;
 pub mod phantom;
 pub mod programs;
+pub mod public_sets;
 pub mod story;

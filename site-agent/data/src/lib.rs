@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! folder or zip ─ worker ─▶ headers ─▶ catalogue ─▶ normalised frames ─▶ FrameCache ─▶ Sampler ─▶ CropMaker
+//! a public data set ───────────────────▶ normalised frames ─▶ FrameCache, and a folder of labels
 //! a site's labels ─────────────────────▶ annotations (classes, masks, landmarks of what is in the cache)
 //! ```
 //!
@@ -27,6 +28,7 @@ mod manifest;
 mod nifti;
 mod normalize;
 mod photometry;
+mod public;
 mod resample;
 mod sample;
 mod skip;
@@ -48,6 +50,7 @@ pub use limits::IntakeLimits;
 pub use nifti::{
     Affine, MAX_VOXELS, NiftiError, StackError, Volume, Voxel, read_nifti, slice_affine, stack_affine, write_nifti,
 };
+pub use public::{DataSet, ImportError, Imported, ImportedLabels, LabelsOut, import};
 pub use sample::{NothingToSample, Sampler};
 pub use skip::SkipReason;
 pub use split::Split;

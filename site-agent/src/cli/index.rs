@@ -48,7 +48,7 @@ pub(super) fn index(home: &Home, config: &Config, args: &IndexArgs) -> anyhow::R
     Ok(())
 }
 
-fn progress_bar(quiet: bool) -> ProgressBar {
+pub(super) fn progress_bar(quiet: bool) -> ProgressBar {
     if quiet || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

@@ -6,6 +6,7 @@ mod evaluate;
 mod export;
 mod finetune;
 mod finetuned;
+mod import;
 mod index;
 mod init_model;
 mod plans;
@@ -57,6 +58,8 @@ enum Verb {
     Enrol(enrol::EnrolArgs),
     /// Read a folder of DICOM files or UK Biobank zips: what is here, what was skipped and why. May be repeated; only what changed is read again.
     Index(index::IndexArgs),
+    /// Read a public data set as it is downloaded (ACDC, M&Ms, M&Ms-2, EMIDEC), and write a folder with its labels.
+    Import(import::ImportArgs),
     /// List the plans this site has heard of, and which are approved.
     Plans(Json),
     /// Approve a plan by its SHA-256. Nothing trains without.
@@ -143,6 +146,7 @@ fn act(cli: Cli) -> anyhow::Result<()> {
     match cli.verb {
         Verb::Enrol(args) => enrol::enrol(&home, &args),
         Verb::Index(args) => index::index(&home, &config, &args),
+        Verb::Import(args) => import::import(&home, &config, &args),
         Verb::Plans(json) => plans::plans(&home, &json),
         Verb::Approve(args) => plans::approve(&home, &args),
         Verb::Run(args) => run::run(home, config, &args),

@@ -1,6 +1,8 @@
 //! `labels.toml`: which codes of the masks mean what.
 //!
 //! ```toml
+//! masks = "/data/acdc"    # where the files of masks.csv lie, if not in the folder of this file
+//!
 //! [codes]
 //! LV = 1
 //! myocardium = 2
@@ -28,8 +30,10 @@ const MOST_CLASSES: usize = 255;
 
 /// What the codes of a site's masks mean.
 #[derive(Debug, Default)]
-pub(super) struct Codes {
+pub(crate) struct Codes {
     file: PathBuf,
+    /// Where the files of `masks.csv` lie, if the file says so.
+    masks: Option<PathBuf>,
     /// Class by code.
     classes: BTreeMap<i64, String>,
     within: BTreeMap<String, String>,
@@ -38,6 +42,8 @@ pub(super) struct Codes {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
+    #[serde(default)]
+    masks: Option<PathBuf>,
     codes: BTreeMap<String, WrittenCodes>,
     #[serde(default)]
     within: BTreeMap<String, String>,
@@ -52,14 +58,15 @@ enum WrittenCodes {
 
 impl Codes {
     /// Reads the file; one that is not there has no codes.
-    pub(super) fn read(file: &Path) -> Result<Self, LabelError> {
+    pub(crate) fn read(file: &Path) -> Result<Self, LabelError> {
         match read_text(file, LIMIT)? {
             Some(text) => Self::parse(file, &text).map_err(|what| LabelError::Codes { file: file.to_owned(), what }),
             None => Ok(Self { file: file.to_owned(), ..Self::default() }),
         }
     }
 
-    fn parse(file: &Path, text: &str) -> Result<Self, String> {
+    /// What such a file's text says, or what is wrong with it.
+    pub(crate) fn parse(file: &Path, text: &str) -> Result<Self, String> {
         let written: Written = toml::from_str(text).map_err(|error| {
             format!("{error}write [codes] with lines such as `LV = 1` or `scar = [6, 7]`, and [within] with lines such as `scar = \"myocardium\"`")
         })?;
@@ -100,7 +107,10 @@ impl Codes {
                 return Err(format!("[within] has {class:?} within itself: remove one of the lines"));
             }
         }
-        Ok(Self { file: file.to_owned(), classes, within: written.within })
+        if let Some(folder) = written.masks.as_ref().filter(|folder| !folder.is_absolute()) {
+            return Err(format!("masks is {folder:?}: write the whole path, from the root of the disk"));
+        }
+        Ok(Self { file: file.to_owned(), masks: written.masks, classes, within: written.within })
     }
 
     /// For each code its class's place in `classes` plus 1, or 0: a class that nobody asks for counts as what it lies
@@ -130,6 +140,37 @@ impl Codes {
             }
         };
         Ok(CodeMap { places: self.classes.iter().map(|(code, class)| (*code, place(class))).collect() })
+    }
+
+    /// Where the files of `masks.csv` lie, if the file says so.
+    pub(crate) fn masks(&self) -> Option<&Path> {
+        self.masks.as_deref()
+    }
+
+    /// Whether any code stands for a class.
+    pub(super) fn has(&self, class: &str) -> bool {
+        self.classes.values().any(|held| held == class)
+    }
+
+    /// Every class, in the order of the codes.
+    fn classes(&self) -> Vec<String> {
+        let mut all: Vec<String> = Vec::new();
+        for class in self.classes.values() {
+            if !all.contains(class) {
+                all.push(class.clone());
+            }
+        }
+        all
+    }
+
+    /// Those that lie within no other.
+    pub(crate) fn whole_classes(&self) -> Vec<String> {
+        self.classes().into_iter().filter(|class| !self.within.contains_key(class)).collect()
+    }
+
+    /// Every class with its codes, as they are written.
+    pub(crate) fn told(&self) -> String {
+        listed(self.classes().iter().map(|class| self.line(class, class)))
     }
 
     /// How a class is written: `LV = 1`, or `scar = [6, 7]`, with the codes of another class if those are its own.
@@ -225,6 +266,7 @@ mod tests {
             ("[codes]\nLV = 1\n[within]\nscar = \"LV\"\n", "\"scar\", which has no code"),
             ("[codes]\na = 1\nb = 2\n[within]\na = \"b\"\nb = \"a\"\n", "within itself"),
             ("[codes]\na = 1\n[within]\na = \"a\"\n", "within itself"),
+            ("masks = \"here\"\n[codes]\na = 1\n", "masks is \"here\": write the whole path"),
         ] {
             let error = parsed(text).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");

@@ -169,9 +169,9 @@ pub enum LabelError {
         /// Why.
         source: NiftiError,
     },
-    /// A mask of several moments.
+    /// A mask of several moments that are not the phases of its series, or of which the row names none.
     #[error(
-        "{at}: {file} holds {moments} volumes: save the mask of each phase as a file of its own, with a row of its own"
+        "{at}: {file} holds {moments} volumes, and the series has {phases} phases: give each phase a volume and the row its phase, or save the mask of each phase as a file of its own"
     )]
     Moments {
         /// The row.
@@ -180,6 +180,22 @@ pub enum LabelError {
         file: PathBuf,
         /// Volumes in it.
         moments: usize,
+        /// Phases of the series.
+        phases: u32,
+    },
+    /// A moment on which nobody drew.
+    #[error(
+        "{at}: {file} has no label on its volume {moment}, counted from 0 (there are some on {drawn}): name a phase that is labelled"
+    )]
+    EmptyMoment {
+        /// The row.
+        at: TableRow,
+        /// The mask.
+        file: PathBuf,
+        /// The volume of the row's phase, from 0.
+        moment: usize,
+        /// The volumes with labels.
+        drawn: String,
     },
     /// A mask on another grid than its images.
     #[error(

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::codes::{CodeMap, Codes};
+use super::codes::{CodeMap, Codes, listed};
 use super::matching::{Fit, MaskGrid, described_images, described_mask};
 use super::tables::MaskRow;
 use super::{LabelError, SeriesIndex, order, phase_of};
 use crate::cache::{FrameCache, SeriesRecord};
 use crate::labels::Plane;
-use crate::nifti::{NiftiError, read_nifti};
+use crate::nifti::{Moments, NiftiError, Volume};
 
 /// The masks of a series at one phase.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +113,14 @@ pub(super) fn is_there(folder: &Path, row: &MaskRow) -> Result<(), LabelError> {
     Err(LabelError::Mask { at: row.at.clone(), source: NiftiError::Disk { file, source } })
 }
 
+/// Reads a row's file for one record and keeps nothing; the file's path is whole.
+pub(super) fn check(row: &MaskRow, record: &SeriesRecord, codes: &Codes) -> Result<(), LabelError> {
+    let classes = codes.whole_classes();
+    let phase = phase_of(&row.at, row.phase, record)?;
+    let wanted = Wanted { row, records: vec![(0, record, phase)] };
+    read_one(&wanted, Path::new(""), codes, &codes.of(&classes)?, &classes).map(|_| ())
+}
+
 /// One file, cut into the slices of its records.
 fn read_one(
     wanted: &Wanted<'_>,
@@ -123,10 +131,7 @@ fn read_one(
 ) -> Result<Vec<Held>, LabelError> {
     let Wanted { row, records } = wanted;
     let (at, file) = (|| row.at.clone(), folder.join(&row.file));
-    let volume = read_nifti(&file).map_err(|source| LabelError::Mask { at: at(), source })?;
-    if volume.dims[3] > 1 {
-        return Err(LabelError::Moments { at: at(), file, moments: volume.dims[3] });
-    }
+    let volume = volume_of(row, &file, records)?;
     let unknown = |value: f32| LabelError::UnknownCode { at: at(), file: file.clone(), value, known: map.listed() };
     let places = volume.values.iter().map(|value| map.place(*value).ok_or_else(|| unknown(*value)));
     let voxels: Vec<u8> = places.collect::<Result<_, _>>()?;
@@ -163,6 +168,37 @@ fn read_one(
         return Err(LabelError::OffSlices { at: at(), file, plane, off_mm, bound_mm: grid.bound_mm(through) });
     }
     Ok(held)
+}
+
+/// What a row's file holds of its phase: the whole of it, or the moment of that phase if it has as many moments as the series
+/// has phases. In a file of many moments all but a few are empty because nobody drew there: an empty one that a row names is
+/// no mask without a heart but a mistake.
+fn volume_of(row: &MaskRow, file: &Path, records: &[(u32, &SeriesRecord, u32)]) -> Result<Volume<f32>, LabelError> {
+    let (at, told) = (|| row.at.clone(), |source| LabelError::Mask { at: row.at.clone(), source });
+    let mut moments = Moments::open(file).map_err(told)?;
+    let ([i, j, k, count], affine) = (moments.dims(), *moments.affine());
+    let phases = records.iter().map(|(_, record, _)| record.phases()).max().unwrap_or(0);
+    let wanted = match row.phase {
+        _ if count == 1 => 0,
+        Some(phase) if count == phases as usize => phase as usize,
+        _ => return Err(LabelError::Moments { at: at(), file: file.to_owned(), moments: count, phases }),
+    };
+    let (mut held, mut drawn) = (Vec::new(), Vec::new());
+    for moment in 0..count {
+        let Some(values) = moments.next().map_err(told)? else { break };
+        if values.iter().any(|value| *value != 0.0) {
+            drawn.push(moment);
+        }
+        if moment == wanted {
+            held = values;
+        }
+    }
+    moments.next().map_err(told)?; // to the end, and its checksum
+    if count > 1 && !drawn.contains(&wanted) {
+        let drawn = listed(drawn.iter());
+        return Err(LabelError::EmptyMoment { at: at(), file: file.to_owned(), moment: wanted, drawn });
+    }
+    Ok(Volume { dims: [i, j, k, 1], affine, values: held })
 }
 
 /// What was found of a file so far.

@@ -11,7 +11,8 @@
 //! `subject` is PatientID (0010,0020), or a UK Biobank participant; `series` is SeriesInstanceUID (0020,000E); both become
 //! pseudonyms in the function that reads them. `phase` is the frame of the cardiac cycle, from 0; it may be empty for a
 //! series of a single phase. A mask is on the grid of its images, in whatever order of axes, and is matched to slices by
-//! where it lies in the patient, never by its place in a list. Nothing is guessed: what does not fit is refused by name.
+//! where it lies in the patient, never by its place in a list; a file with a volume for each phase may be named for several
+//! of them. Nothing is guessed: what does not fit is refused by name.
 
 mod codes;
 mod error;
@@ -23,7 +24,7 @@ mod projection;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use error::{LabelError, TableRow};
 pub use landmarks::FrameLandmarks;
@@ -33,7 +34,7 @@ pub use projection::mask_on_frame;
 use crate::cache::{FrameCache, SeriesRecord};
 use crate::catalogue::part_key;
 use crate::keys::{SeriesKey, SiteSecret, SubjectKey};
-use codes::Codes;
+pub(crate) use codes::Codes;
 use tables::{ClassTable, LandmarkRow, MaskRow};
 
 /// An open folder of labels. Its tables are read; its masks are read when they are asked for.
@@ -42,14 +43,19 @@ pub struct Labels {
     classes: Option<ClassTable>,
     masks: Option<Vec<MaskRow>>,
     landmarks: Option<Vec<LandmarkRow>>,
-    folder: std::path::PathBuf,
+    /// Where the tables lie.
+    folder: PathBuf,
+    /// Below which the files of `masks.csv` lie.
+    below: PathBuf,
 }
 
 impl Labels {
     /// Opens a folder of labels: each of the three tables may be missing, but not all of them.
     pub fn open(folder: &Path, secret: &SiteSecret) -> Result<Self, LabelError> {
+        let codes = Codes::read(&folder.join("labels.toml"))?;
         let labels = Self {
-            codes: Codes::read(&folder.join("labels.toml"))?,
+            below: codes.masks().unwrap_or(folder).to_owned(),
+            codes,
             classes: tables::classes(&folder.join("classes.csv"), secret)?,
             masks: tables::masks(&folder.join("masks.csv"), secret)?,
             landmarks: tables::landmarks(&folder.join("landmarks.csv"), secret)?,
@@ -91,7 +97,7 @@ impl Labels {
         classes: &[String],
     ) -> Result<Vec<SeriesMask>, LabelError> {
         let rows = self.masks.as_ref().ok_or_else(|| self.no_table("masks.csv"))?;
-        masks::read_all(rows, &self.folder, &self.codes, cache, &wanted, classes)
+        masks::read_all(rows, &self.below, &self.codes, cache, &wanted, classes)
     }
 
     /// The landmarks of all series that are `wanted`, by their places in `names`, in the order of the cache's frames.
@@ -115,7 +121,7 @@ impl Labels {
         }
         for row in self.masks.iter().flatten() {
             index.records(&row.at, row.subject, row.series)?;
-            masks::is_there(&self.folder, row)?;
+            masks::is_there(&self.below, row)?;
         }
         for row in self.landmarks.iter().flatten() {
             index.records(&row.at, row.subject, row.series)?;
@@ -126,6 +132,25 @@ impl Labels {
     fn no_table(&self, name: &'static str) -> LabelError {
         LabelError::NoTable { file: self.folder.join(name) }
     }
+}
+
+/// Holds a mask's file to the images of its series, before either is kept: its grid, its codes, and which class encloses which.
+/// `at` is where a person finds the mask named.
+pub(crate) fn check_mask(
+    at: &TableRow,
+    file: &Path,
+    phase: u32,
+    record: &SeriesRecord,
+    codes: &Codes,
+) -> Result<(), LabelError> {
+    let row = MaskRow {
+        at: at.clone(),
+        subject: record.subject,
+        series: record.key,
+        phase: Some(phase),
+        file: file.to_owned(),
+    };
+    masks::check(&row, record, codes)
 }
 
 /// Parts that a series may have been cut into: by orientation, by magnitude and real part.
@@ -178,7 +203,7 @@ impl<'a> SeriesIndex<'a> {
 
 /// The phase of a record that a row means.
 fn phase_of(at: &TableRow, phase: Option<u32>, record: &SeriesRecord) -> Result<u32, LabelError> {
-    let phases = record.slices.iter().map(|slice| slice.phases).max().unwrap_or(0);
+    let phases = record.phases();
     match phase {
         None if phases == 1 => Ok(0),
         Some(phase) if phase < phases => Ok(phase),

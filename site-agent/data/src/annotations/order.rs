@@ -1,7 +1,7 @@
 //! Whether a map of codes is that of its masks: in a short axis, myocardium is a ring around the left ventricle.
 //!
-//! The right ventricle is a crescent beside it: its border on the ring is shorter than its free one. A class whose
-//! border lies on another for the most part is enclosed by it, and that pair must be LV and myocardium.
+//! The right ventricle, where it is drawn, is a crescent beside it: its border on the ring is shorter than its free one. A class
+//! whose border lies on another for the most part is enclosed by it, and that pair must be LV and myocardium.
 
 use std::path::Path;
 
@@ -34,24 +34,25 @@ impl WrongOrder {
         let other = 3 - self.inner - self.ring;
         let held = [self.inner, self.ring, other].map(|place| NAMES[place]);
         let found = format!("{} has {} enclosed by {}", file.display(), held[0], held[1]);
-        let lines: Vec<String> = NAMES.iter().zip(held).map(|(class, held)| codes.line(class, held)).collect();
+        let known = NAMES.iter().zip(held).filter(|(class, held)| codes.has(class) && codes.has(held));
+        let lines: Vec<String> = known.map(|(class, held)| codes.line(class, held)).collect();
         LabelError::Order { at, found, picture: self.picture, remedy: lines.join(", ") }
     }
 }
 
-/// Checks the slices of a short-axis mask, if LV, myocardium and RV are among its classes. [rows x columns] each
+/// Checks the slices of a short-axis mask, if LV and myocardium are among its classes. [rows x columns] each
 pub(super) fn check<'a>(
     slices: impl Iterator<Item = &'a [u8]>,
     [rows, columns]: [u32; 2],
     classes: &[String],
 ) -> Result<(), WrongOrder> {
     let places = NAMES.map(|name| classes.iter().position(|class| class == name));
-    let [Some(lv), Some(myocardium), Some(rv)] = places else { return Ok(()) };
+    let [Some(_), Some(_), _] = places else { return Ok(()) };
     let (rows, columns) = (rows as usize, columns as usize);
     // 1 to 3 as in `NAMES`; other classes count as what lies around.
     let heart = |value: u8| {
         let place = usize::from(value).checked_sub(1);
-        [lv, myocardium, rv].iter().position(|held| Some(*held) == place).map_or(0, |place| place + 1)
+        place.and_then(|_| places.iter().position(|held| *held == place)).map_or(0, |place| place + 1)
     };
     let slices: Vec<Vec<usize>> = slices.map(|slice| slice.iter().map(|value| heart(*value)).collect()).collect();
     let mut borders = [[0_u32; 4]; 4];
@@ -154,9 +155,18 @@ mod tests {
         let mut small = vec![0; SIDE * SIDE];
         [100, 101, 100 + SIDE, 101 + SIDE].iter().for_each(|place| small[*place] = 3);
         assert_eq!(checked(&small), Ok(()));
-        // Nor do masks without the three classes.
+        // Nor do masks without the ring.
+        let classes = ["LV", "RV"].map(str::to_owned);
+        assert_eq!(check([short_axis([2, 0, 1]).as_slice()].into_iter(), [SIDE as u32; 2], &classes), Ok(()));
+    }
+
+    #[test]
+    fn the_ring_is_told_from_what_it_encloses_where_nobody_drew_the_right_ventricle() {
         let classes = ["LV", "myocardium"].map(str::to_owned);
-        assert_eq!(check([short_axis([2, 1, 0]).as_slice()].into_iter(), [SIDE as u32; 2], &classes), Ok(()));
+        let checked = |codes| check([short_axis(codes).as_slice()].into_iter(), [SIDE as u32; 2], &classes);
+        assert_eq!(checked([1, 2, 0]), Ok(()));
+        let wrong = checked([2, 1, 0]).unwrap_err();
+        assert_eq!([wrong.inner, wrong.ring], [1, 0]);
     }
 
     #[test]

@@ -521,3 +521,35 @@ fn a_mask_across_its_images_is_none_of_them() {
     assert!(matches!(site.rows(&row("0", "m.nii.gz")), Err(LabelError::Grid { .. })));
     assert!(Path::new(&site.labels()).exists());
 }
+
+#[test]
+fn a_file_of_all_phases_gives_the_one_of_its_row_and_an_empty_one_is_no_mask_without_a_heart() {
+    let site = Site::new();
+    let (place, record) = site.record(1);
+    let affine = stack_affine(record).unwrap();
+    let values =
+        [drawn(), vec![0; SLICES * ROWS * COLUMNS], drawn().into_iter().map(|code| code % 2).collect()].concat();
+    let all = Volume { dims: [COLUMNS, ROWS, SLICES, 3], affine, values };
+    write_nifti(&site.labels().join("all.nii.gz"), &all).unwrap();
+    let masks = site.rows(&format!("{}\n{}", row("2", "all.nii.gz"), row("0", "all.nii.gz"))).unwrap();
+    assert_eq!(masks.iter().map(|mask| (mask.series, mask.phase)).collect::<Vec<_>>(), [(place, 0), (place, 2)]);
+    assert_eq!(masks[0].slices, expected());
+    assert_ne!(masks[1].slices, masks[0].slices);
+    let error = site.rows(&row("1", "all.nii.gz")).unwrap_err();
+    assert!(matches!(&error, LabelError::EmptyMoment { moment: 1, drawn, .. } if drawn == "0, 2"), "{error}");
+}
+
+#[test]
+fn masks_may_lie_in_another_folder_that_labels_toml_names() {
+    let site = Site::new();
+    let (_, record) = site.record(1);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let values = Volume { dims: [COLUMNS, ROWS, SLICES, 1], affine: stack_affine(record).unwrap(), values: drawn() };
+    write_nifti(&elsewhere.path().join("m.nii.gz"), &values).unwrap();
+    let error = site.rows(&row("0", "m.nii.gz")).unwrap_err();
+    assert!(matches!(error, LabelError::Mask { source: NiftiError::Disk { .. }, .. }), "{error}");
+    let text = fs::read_to_string(site.labels().join("labels.toml")).unwrap();
+    site.text("labels.toml", &format!("masks = {:?}\n{text}", elsewhere.path()));
+    assert_eq!(site.rows(&row("0", "m.nii.gz")).unwrap()[0].slices, expected());
+    assert!(Labels::open(&site.labels(), &secret()).unwrap().check(&site.cache).is_ok());
+}

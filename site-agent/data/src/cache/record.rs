@@ -126,6 +126,11 @@ impl SeriesRecord {
         self.window[0] + fraction * (self.window[1] - self.window[0])
     }
 
+    /// Phases of the cardiac cycle, of the slice that has most.
+    pub fn phases(&self) -> u32 {
+        self.slices.iter().map(|slice| slice.phases).max().unwrap_or(0)
+    }
+
     /// How many frames there are.
     pub fn frame_count(&self) -> u64 {
         self.slices.iter().map(|slice| u64::from(slice.phases)).sum()

@@ -6,7 +6,7 @@ use super::{FoundImage, FrameSource, SAME_AXIS, Series, Slice};
 use crate::dicom::FrameHeader;
 use crate::geometry::Vector;
 use crate::keys::{StudyKey, SubjectKey};
-use crate::labels::{Evidence, Level, Plane, Rule, Sequence, level_along, long_axis_plane, sequence_of};
+use crate::labels::{Evidence, Level, Plane, Rule, Sequence, is_oblique, level_along, long_axis_plane, sequence_of};
 
 /// Parallel slices, of any series, that make a short-axis stack when no name says so.
 const STACK: usize = 6;
@@ -92,11 +92,6 @@ fn is_parallel(series: &[Series], member: usize, axis: Vector) -> bool {
 
 fn cosine(a: Vector, b: Vector) -> f64 {
     (a[0] * b[0] + a[1] * b[1] + a[2] * b[2]).abs()
-}
-
-/// Not along the body's axes: a heart's short axis never is, scouts and axial stacks are.
-fn is_oblique(axis: Vector) -> bool {
-    axis.iter().all(|part| part.abs() < 0.95)
 }
 
 fn positions(series: &Series) -> impl Iterator<Item = f64> {

@@ -40,10 +40,10 @@ pub(super) struct Built {
 
 /// Series of this run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) new: usize,
-    pub(super) unchanged: usize,
-    pub(super) removed: usize,
+pub(crate) struct Counts {
+    pub(crate) new: usize,
+    pub(crate) unchanged: usize,
+    pub(crate) removed: usize,
 }
 
 /// Brings the cache's series of this source in line with the catalogue.

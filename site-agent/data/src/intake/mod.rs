@@ -17,7 +17,9 @@ use std::{fs, io};
 
 use common::plan::ImagePlan;
 
+pub(crate) use frames::Counts;
 pub use report::{IntakeReport, SkipCount, ViewCount};
+pub(crate) use walk::walk;
 pub use workers::Workers;
 
 use crate::cache::{CacheError, CacheFolder, FrameWriter};
@@ -147,7 +149,7 @@ pub fn index(
     let unreadable = |error| IntakeError::Unreadable { source_path: source.to_owned(), error };
     // One source, however it is spelled.
     let root = source.canonicalize().map_err(unreadable)?;
-    let files = walk::walk(&root).map_err(unreadable)?;
+    let files = walk(&root).map_err(unreadable)?;
     if files.is_empty() {
         return Err(IntakeError::Empty { source_path: source.to_owned() });
     }

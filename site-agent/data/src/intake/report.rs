@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::frames::{Built, Sources};
-use crate::cache::FrameWriter;
+use super::frames::{Built, Counts, Sources};
+use crate::cache::{FrameWriter, SeriesRecord};
 use crate::labels::{Plane, Sequence};
 use crate::skip::Skip;
 
@@ -89,40 +89,11 @@ impl IntakeReport {
             (sources.files[image.file].relative.as_str(), entry)
         });
         let (faulty_files, image_files) = count_files(images, skips);
-        let mut views = BTreeMap::new();
-        for record in records() {
-            let (subjects, series, frames) =
-                views.entry((record.sequence, record.plane)).or_insert_with(|| (BTreeSet::new(), 0_usize, 0_u64));
-            subjects.insert(record.subject);
-            *series += 1;
-            *frames += record.frame_count();
-        }
-        let frames = records().map(|record| record.frame_count()).sum();
         let mut reasons: BTreeMap<&str, (&Skip, u64)> = BTreeMap::new();
         for skip in skips {
             reasons.entry(skip.reason.code()).or_insert((skip, 0)).1 += 1;
         }
         Self {
-            files: sources.files.len(),
-            images: frames,
-            subjects: records().map(|record| record.subject).collect::<BTreeSet<_>>().len(),
-            studies: records().map(|record| (record.subject, record.study)).collect::<BTreeSet<_>>().len(),
-            series: records().count(),
-            frames,
-            cache_frames: writer.frame_count(),
-            new_series: counts.new,
-            unchanged_series: counts.unchanged,
-            removed_series: counts.removed,
-            views: views
-                .into_iter()
-                .map(|((sequence, plane), (subjects, series, frames))| ViewCount {
-                    sequence,
-                    plane,
-                    subjects: subjects.len(),
-                    series,
-                    frames,
-                })
-                .collect(),
             skipped: reasons
                 .into_iter()
                 .map(|(code, (skip, count))| SkipCount {
@@ -135,6 +106,55 @@ impl IntakeReport {
             faults: skips.iter().filter(|skip| skip.reason.is_fault()).count() as u64,
             image_files,
             faulty_files,
+            ..Self::of(records(), sources.files.len(), *counts, writer.frame_count())
+        }
+    }
+
+    /// Of records that nothing was left out of. `cache_frames` are those of all sources.
+    pub(crate) fn of<'a>(
+        records: impl Iterator<Item = &'a SeriesRecord>,
+        files: usize,
+        counts: Counts,
+        cache_frames: u64,
+    ) -> Self {
+        let mut views = BTreeMap::new();
+        let (mut everybody, mut studies) = (BTreeSet::new(), BTreeSet::new());
+        for record in records {
+            let (subjects, series, frames) =
+                views.entry((record.sequence, record.plane)).or_insert_with(|| (BTreeSet::new(), 0_usize, 0_u64));
+            subjects.insert(record.subject);
+            everybody.insert(record.subject);
+            studies.insert((record.subject, record.study));
+            *series += 1;
+            *frames += record.frame_count();
+        }
+        let views: Vec<ViewCount> = views
+            .into_iter()
+            .map(|((sequence, plane), (subjects, series, frames))| ViewCount {
+                sequence,
+                plane,
+                subjects: subjects.len(),
+                series,
+                frames,
+            })
+            .collect();
+        let frames = views.iter().map(|view| view.frames).sum();
+        Self {
+            files,
+            images: frames,
+            subjects: everybody.len(),
+            studies: studies.len(),
+            series: views.iter().map(|view| view.series).sum(),
+            frames,
+            cache_frames,
+            new_series: counts.new,
+            unchanged_series: counts.unchanged,
+            removed_series: counts.removed,
+            views,
+            skipped: Vec::new(),
+            faults: 0,
+            image_files: files,
+            faulty_files: 0,
             seconds: 0.0,
         }
     }

@@ -13,18 +13,18 @@ use crate::skip::SkipReason;
 
 /// A file of a source.
 #[derive(Clone, Debug)]
-pub(super) struct WalkedFile {
+pub(crate) struct WalkedFile {
     /// Where it is.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Its path below the source, for the ledger.
-    pub(super) relative: String,
+    pub(crate) relative: String,
     /// Tells whether it changed; none if it cannot be looked at.
-    pub(super) stamp: Result<Stamp, SkipReason>,
+    pub(crate) stamp: Result<Stamp, SkipReason>,
 }
 
 /// What tells whether a file changed without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     size: u64,
     modified_s: i64,
     modified_ns: i64,
@@ -36,7 +36,7 @@ impl Stamp {
     }
 
     /// What stands for the file's content in a series' record, wherever the file lies.
-    pub(super) fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         let mut digest = DigestBuilder::default();
         digest.update(&self.size.to_le_bytes());
         digest.update(&self.modified_s.to_le_bytes());
@@ -47,7 +47,7 @@ impl Stamp {
 
 /// All regular files below a folder, or the one file that the source is. An error only if the source itself cannot
 /// be read: what cannot be read below it is among the files, with the reason.
-pub(super) fn walk(source: &Path) -> io::Result<Vec<WalkedFile>> {
+pub(crate) fn walk(source: &Path) -> io::Result<Vec<WalkedFile>> {
     let metadata = fs::metadata(source)?;
     if !metadata.is_dir() {
         let relative = source.file_name().unwrap_or_default().to_string_lossy().into_owned();

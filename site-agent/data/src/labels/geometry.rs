@@ -15,6 +15,11 @@ pub(crate) fn slice_axis(orientation: &[f64; 6]) -> Option<Vector> {
     unit(cross([a, b, c], [d, e, f]))
 }
 
+/// Not along the body's axes: a heart's short axis never is, scouts and axial stacks are.
+pub(crate) fn is_oblique(axis: Vector) -> bool {
+    axis.iter().all(|part| part.abs() < 0.95)
+}
+
 /// The axis, turned so that it points from base to apex.
 pub(crate) fn toward_apex(axis: Vector) -> Vector {
     if dot(axis, TOWARD_APEX) < 0.0 { axis.map(|x| -x) } else { axis }

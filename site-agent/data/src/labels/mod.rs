@@ -14,7 +14,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use geometry::{level_along, long_axis_plane, slice_axis, toward_apex};
+pub(crate) use geometry::{is_oblique, level_along, long_axis_plane, slice_axis, toward_apex};
 pub use names::Vendor;
 pub(crate) use names::{Exclusion, Names, read_names};
 
@@ -123,6 +123,8 @@ pub enum Rule {
     Geometry,
     /// No rule could tell.
     Undecided,
+    /// A public data set, all of whose images are of one kind.
+    DataSet,
 }
 
 /// What a series' tags say beyond its name.

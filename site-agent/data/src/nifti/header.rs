@@ -192,11 +192,15 @@ fn dims(fields: &Fields<'_>) -> Result<[usize; 4], String> {
     Ok(dims)
 }
 
-/// The sform if there is one, else the qform.
+/// What the length of an axis may differ from a size of voxels, as a fraction: both are written with few digits.
+const SAME_SIZE: f64 = 0.01;
+
+/// The sform if there is one, else the qform. A sform that forgets the sizes of voxels (the ACDC data set's has 1 mm everywhere)
+/// gives way to a qform, which cannot.
 fn affine(fields: &Fields<'_>) -> Result<Affine, String> {
     let (qform, sform) = (fields.short(252), fields.short(254));
-    let rows = if sform > 0 {
-        [280, 296, 312].map(|row| [0, 4, 8, 12].map(|at| fields.float(row + at)))
+    let rows = if sform > 0 && !(qform > 0 && is_unscaled(fields)) {
+        sheared(fields)
     } else if qform > 0 {
         rotated(fields)
     } else {
@@ -219,6 +223,22 @@ fn affine(fields: &Fields<'_>) -> Result<Affine, String> {
         return Err("its qform or sform is no grid in space".to_owned());
     }
     Ok([rows[0], rows[1], rows[2], [0.0, 0.0, 0.0, 1.0]])
+}
+
+/// nifti1.h, METHOD 3: any grid.
+fn sheared(fields: &Fields<'_>) -> [[f64; 4]; 3] {
+    [280, 296, 312].map(|row| [0, 4, 8, 12].map(|at| fields.float(row + at)))
+}
+
+/// Whether the sform is directions alone, each 1 mm long, where voxels have other sizes.
+fn is_unscaled(fields: &Fields<'_>) -> bool {
+    let rows = sheared(fields);
+    let near = |length: f64, size: f64| (length - size).abs() <= SAME_SIZE * size;
+    let lengths: [f64; 3] = std::array::from_fn(|axis| crate::geometry::length(rows.map(|row| row[axis])));
+    let sizes = [80, 84, 88].map(|at| fields.float(at));
+    lengths.iter().all(|length| near(*length, 1.0))
+        && sizes.iter().all(|size| *size > 0.0 && size.is_finite())
+        && !sizes.iter().all(|size| near(*size, 1.0))
 }
 
 /// nifti1.h, METHOD 2: a rotation by a quaternion, sizes of voxels, an offset.

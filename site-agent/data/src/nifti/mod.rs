@@ -159,13 +159,113 @@ pub enum NiftiError {
 /// Reads a file (.nii or .nii.gz, told by its bytes), whatever its data type and byte order. Values are scaled as the
 /// header says (scl_slope, scl_inter).
 pub fn read_nifti(path: &Path) -> Result<Volume<f32>, NiftiError> {
-    let disk = |source| NiftiError::Disk { file: path.to_owned(), source };
-    let mut file = BufReader::with_capacity(CHUNK, File::open(path).map_err(disk)?);
-    let zipped = io::BufRead::fill_buf(&mut file).map_err(disk)?.starts_with(&[0x1f, 0x8b]);
-    if zipped {
-        read(&mut Source { file: path, reader: MultiGzDecoder::new(file), zipped, torn: false, read: 0 })
-    } else {
-        read(&mut Source { file: path, reader: file, zipped, torn: false, read: 0 })
+    let mut moments = Moments::open(path)?;
+    moments.is_held(moments.voxels)?;
+    let Volume { dims, affine, mut values } = moments.room();
+    while moments.left > 0 {
+        moments.read(&mut values)?;
+    }
+    moments.end()?;
+    Ok(Volume { dims, affine, values })
+}
+
+/// A file that is read a moment at a time: a cine need not fit into memory.
+pub(crate) struct Moments {
+    source: Source<Box<dyn Read>>,
+    header: Header,
+    /// Voxels of all moments.
+    voxels: u128,
+    /// Moments that are not read yet.
+    left: usize,
+    /// Bytes of the file, once expanded.
+    expected: u64,
+}
+
+impl Moments {
+    /// Opens a file as far as its header. A moment holds at most [`MAX_VOXELS`].
+    pub(crate) fn open(path: &Path) -> Result<Self, NiftiError> {
+        let disk = |source| NiftiError::Disk { file: path.to_owned(), source };
+        let mut file = BufReader::with_capacity(CHUNK, File::open(path).map_err(disk)?);
+        let zipped = io::BufRead::fill_buf(&mut file).map_err(disk)?.starts_with(&[0x1f, 0x8b]);
+        let reader: Box<dyn Read> = if zipped { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
+        let mut source = Source { file: path.to_owned(), reader, zipped, torn: false, read: 0 };
+        let mut fixed = [0; header::LENGTH];
+        source.exactly(&mut fixed, header::LENGTH as u64)?;
+        let bad = |what| NiftiError::Header { file: path.to_owned(), what };
+        let header = Header::decode(&fixed).map_err(bad)?;
+        if header.offset > MAX_HEADER_BYTES {
+            return Err(bad(format!(
+                "its data begin at byte {}, behind the limit of {MAX_HEADER_BYTES}",
+                header.offset
+            )));
+        }
+        let voxels: u128 = header.dims.iter().map(|side| *side as u128).product();
+        let left = header.dims[3];
+        let bytes = voxels.saturating_mul(header.kind.bytes() as u128).saturating_add(header.offset as u128);
+        let expected = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let mut moments = Self { source, header, voxels, left, expected };
+        moments.is_held(voxels / left as u128)?;
+        moments.source.exactly(&mut vec![0; moments.header.offset - header::LENGTH], expected)?;
+        Ok(moments)
+    }
+
+    fn is_held(&self, voxels: u128) -> Result<(), NiftiError> {
+        if voxels > u128::from(MAX_VOXELS) {
+            return Err(NiftiError::TooLarge { file: self.source.file.clone(), voxels });
+        }
+        Ok(())
+    }
+
+    /// Voxels along columns, rows, slices and moments.
+    pub(crate) fn dims(&self) -> [usize; 4] {
+        self.header.dims
+    }
+
+    /// Where voxels lie.
+    pub(crate) fn affine(&self) -> &Affine {
+        &self.header.affine
+    }
+
+    fn room(&self) -> Volume<f32> {
+        Volume { dims: self.header.dims, affine: self.header.affine, values: Vec::new() }
+    }
+
+    /// The next moment [slices x rows x columns]; none after the last one, when all of the file was held to its checksum.
+    pub(crate) fn next(&mut self) -> Result<Option<Vec<f32>>, NiftiError> {
+        if self.left == 0 {
+            return self.end().map(|()| None);
+        }
+        let mut values = Vec::new();
+        self.read(&mut values)?;
+        Ok(Some(values))
+    }
+
+    /// Adds a moment's values.
+    fn read(&mut self, values: &mut Vec<f32>) -> Result<(), NiftiError> {
+        let [columns, rows, slices, _] = self.header.dims;
+        // Room is made as data come: a header's claim costs nothing.
+        let (mut left, mut chunk) = (columns * rows * slices * self.header.kind.bytes(), vec![0; CHUNK]);
+        while left > 0 {
+            let part = &mut chunk[..left.min(CHUNK)];
+            self.source.exactly(part, self.expected)?;
+            self.header.values(part, values);
+            left -= part.len();
+        }
+        self.left -= 1;
+        Ok(())
+    }
+
+    /// Nothing follows the last moment. This also makes a decoder compare its checksum.
+    fn end(&mut self) -> Result<(), NiftiError> {
+        let beyond = self.source.fill(&mut [0])? > 0;
+        let file = self.source.file.clone();
+        if beyond {
+            return Err(NiftiError::Longer { file, expected: self.expected });
+        }
+        if self.source.torn {
+            return Err(NiftiError::Damaged { file, what: "its last bytes are missing".to_owned() });
+        }
+        Ok(())
     }
 }
 
@@ -193,8 +293,8 @@ fn nifti_bytes<T: Voxel>(volume: &Volume<T>) -> Result<Vec<u8>, NiftiError> {
 }
 
 /// A file being read, expanded if it is compressed.
-struct Source<'a, R> {
-    file: &'a Path,
+struct Source<R> {
+    file: PathBuf,
     reader: R,
     zipped: bool,
     /// The compressed form ended before its own end.
@@ -202,7 +302,7 @@ struct Source<'a, R> {
     read: u64,
 }
 
-impl<R: Read> Source<'_, R> {
+impl<R: Read> Source<R> {
     /// Reads until the buffer is full or the file ends; how many bytes there were.
     fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, NiftiError> {
         let mut filled = 0;
@@ -217,9 +317,9 @@ impl<R: Read> Source<'_, R> {
                     break;
                 }
                 Err(error) if self.zipped => {
-                    return Err(NiftiError::Damaged { file: self.file.to_owned(), what: error.to_string() });
+                    return Err(NiftiError::Damaged { file: self.file.clone(), what: error.to_string() });
                 }
-                Err(source) => return Err(NiftiError::Disk { file: self.file.to_owned(), source }),
+                Err(source) => return Err(NiftiError::Disk { file: self.file.clone(), source }),
             }
         }
         self.read += filled as u64;
@@ -230,42 +330,8 @@ impl<R: Read> Source<'_, R> {
         if self.fill(buffer)? == buffer.len() {
             return Ok(());
         }
-        Err(NiftiError::Truncated { file: self.file.to_owned(), expected, found: self.read })
+        Err(NiftiError::Truncated { file: self.file.clone(), expected, found: self.read })
     }
-}
-
-fn read<R: Read>(source: &mut Source<'_, R>) -> Result<Volume<f32>, NiftiError> {
-    let file = source.file;
-    let mut fixed = [0; header::LENGTH];
-    source.exactly(&mut fixed, header::LENGTH as u64)?;
-    let header = Header::decode(&fixed).map_err(|what| NiftiError::Header { file: file.to_owned(), what })?;
-    let count: u128 = header.dims.iter().map(|side| *side as u128).product();
-    if count > u128::from(MAX_VOXELS) {
-        return Err(NiftiError::TooLarge { file: file.to_owned(), voxels: count });
-    }
-    let bytes = count as u64 * header.kind.bytes() as u64;
-    if header.offset > MAX_HEADER_BYTES {
-        let what = format!("its data begin at byte {}, behind the limit of {MAX_HEADER_BYTES}", header.offset);
-        return Err(NiftiError::Header { file: file.to_owned(), what });
-    }
-    let expected = header.offset as u64 + bytes;
-    source.exactly(&mut vec![0; header.offset - header::LENGTH], expected)?;
-    // Room is made as data come: a header's claim costs nothing.
-    let (mut values, mut left, mut chunk) = (Vec::new(), bytes as usize, vec![0; CHUNK]);
-    while left > 0 {
-        let part = &mut chunk[..left.min(CHUNK)];
-        source.exactly(part, expected)?;
-        header.values(part, &mut values);
-        left -= part.len();
-    }
-    // The last read also makes a decoder compare its checksum.
-    if source.fill(&mut [0])? > 0 {
-        return Err(NiftiError::Longer { file: file.to_owned(), expected });
-    }
-    if source.torn {
-        return Err(NiftiError::Damaged { file: file.to_owned(), what: "its last bytes are missing".to_owned() });
-    }
-    Ok(Volume { dims: header.dims, affine: header.affine, values })
 }
 
 #[cfg(test)]

@@ -284,3 +284,35 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_sform_that_forgets_the_sizes_of_voxels_gives_way_to_the_qform() {
+    // As the headers of ACDC are: sizes in pixdim and the qform, 1 mm everywhere in the sform.
+    let affine = [[-1.5625, 0.0, 0.0, 0.0], [0.0, -1.5625, 0.0, 0.0], [0.0, 0.0, 10.0, 0.0], [0.0, 0.0, 0.0, 1.0]];
+    let mut bytes = nifti_bytes(&Volume { dims: [2, 2, 2, 1], affine, values: vec![0_u8; 8] }).unwrap();
+    for (offset, value) in [(280, -1.0_f32), (300, -1.0), (320, 1.0)] {
+        bytes[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    assert!(far(&read_bytes(&bytes).unwrap().affine, &affine) < 1e-6);
+    // Without a qform nothing else is told.
+    bytes[252..254].copy_from_slice(&0_i16.to_le_bytes());
+    assert_eq!(read_bytes(&bytes).unwrap().affine[2][2], 1.0);
+}
+
+#[test]
+fn a_cine_is_read_a_moment_at_a_time_and_held_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cine.nii.gz");
+    let values: Vec<i16> = (0..24).collect();
+    write_nifti(&path, &Volume { dims: [2, 3, 2, 2], affine: oblique(), values }).unwrap();
+    let mut moments = Moments::open(&path).unwrap();
+    assert_eq!(moments.dims(), [2, 3, 2, 2]);
+    let read: Vec<Vec<f32>> = std::iter::from_fn(|| moments.next().unwrap()).collect();
+    assert_eq!(read.concat(), (0..24).map(|value| value as f32).collect::<Vec<_>>());
+    assert_eq!(read[0].len(), 12);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() - 4]).unwrap();
+    let mut moments = Moments::open(&path).unwrap();
+    let torn = std::iter::from_fn(|| moments.next().transpose()).find_map(Result::err).unwrap();
+    assert!(matches!(torn, NiftiError::Damaged { .. }), "{torn}");
+}
