@@ -152,3 +152,22 @@ fn two_sites_of_one_plain_step_a_round_are_the_pooled_training() {
     let apart = found.minus(&expected).unwrap().l2_norm();
     assert!(moved > 1e-2 && apart < 1e-4 * moved, "moved {moved}, apart {apart}");
 }
+
+#[test]
+fn a_site_held_to_the_rounds_start_takes_the_same_first_step_and_ends_nearer_to_it() {
+    let first = model::initial_weights(&plan(1).model, 1);
+    let after = |proximal: f64, steps: u64| {
+        let mut plan = plan(20);
+        (plan.training.optimizer, plan.training.proximal) = (Optimizer::Sgd, proximal);
+        (plan.training.learning_rate, plan.training.warmup_epochs) = (6.4, 0);
+        let mut trainer = Trainer::new(&plan, &DeviceChoice::Cpu, &first).unwrap().held_to(&first);
+        for clock in 0..steps {
+            trainer.step(&crops(&plan, clock), clock, clock).unwrap();
+        }
+        trainer.weights().minus(&first).unwrap().under("student.")
+    };
+    // At the start there is nothing to be pulled back from.
+    assert_eq!(after(1.0, 1), after(0.0, 1));
+    let (free, held) = (after(0.0, 20).l2_norm(), after(5.0, 20).l2_norm());
+    assert!(held < 0.9 * free, "{held} {free}");
+}

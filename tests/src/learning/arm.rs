@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use common::PlanDraft;
 use common::plan::{Exchange, Strategy};
+use common::{Encoding, PlanDraft};
 use serde::{Deserialize, Serialize};
 
 /// The sites that train.
@@ -41,6 +41,12 @@ pub enum Way {
     Nesterov,
     /// Uniform shares, whatever a site's subjects.
     Uniform,
+    /// Updates as one byte a value.
+    Int8,
+    /// The tenth of each update that moves most; what is left out is owed.
+    TopK,
+    /// Held to the round's start, as in FedProx with a weight of 0.01.
+    Proximal,
     /// As the plan says, but from the middle on one site trains so that it must collapse.
     Injected(Fault),
 }
@@ -60,7 +66,7 @@ pub const FAULTY_SITE: &str = "b";
 /// Not an arm.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "{0:?} is not an arm: use random, pooled, alone-a, alone-b, alone-c, federated, federated-student, federated-nesterov, federated-uniform, federated-h<steps>, injected-uniform, or injected-peaky"
+    "{0:?} is not an arm: use random, pooled, alone-a, alone-b, alone-c, federated, federated-student, federated-nesterov, federated-uniform, federated-int8, federated-top-k, federated-proximal, federated-h<steps>, injected-uniform, or injected-peaky"
 )]
 pub struct UnknownArm(String);
 
@@ -75,6 +81,9 @@ impl fmt::Display for Arm {
             Self::Federated(Way::StudentOnly) => write!(f, "federated-student"),
             Self::Federated(Way::Nesterov) => write!(f, "federated-nesterov"),
             Self::Federated(Way::Uniform) => write!(f, "federated-uniform"),
+            Self::Federated(Way::Int8) => write!(f, "federated-int8"),
+            Self::Federated(Way::TopK) => write!(f, "federated-top-k"),
+            Self::Federated(Way::Proximal) => write!(f, "federated-proximal"),
             Self::Federated(Way::Injected(Fault::Uniform)) => write!(f, "injected-uniform"),
             Self::Federated(Way::Injected(Fault::Peaky)) => write!(f, "injected-peaky"),
         }
@@ -93,6 +102,9 @@ impl FromStr for Arm {
             "federated-student" => Ok(Self::Federated(Way::StudentOnly)),
             "federated-nesterov" => Ok(Self::Federated(Way::Nesterov)),
             "federated-uniform" => Ok(Self::Federated(Way::Uniform)),
+            "federated-int8" => Ok(Self::Federated(Way::Int8)),
+            "federated-top-k" => Ok(Self::Federated(Way::TopK)),
+            "federated-proximal" => Ok(Self::Federated(Way::Proximal)),
             "injected-uniform" => Ok(Self::Federated(Way::Injected(Fault::Uniform))),
             "injected-peaky" => Ok(Self::Federated(Way::Injected(Fault::Peaky))),
             _ => {
@@ -120,6 +132,9 @@ impl Arm {
                 plan.aggregation.strategy = Strategy::Nesterov { learning_rate: 0.7, momentum: 0.9 };
             }
             Self::Federated(Way::Uniform) => plan.aggregation.share_alpha = 0.0,
+            Self::Federated(Way::Int8) => plan.aggregation.encoding = Encoding::Int8,
+            Self::Federated(Way::TopK) => plan.aggregation.encoding = Encoding::TopK(0.1),
+            Self::Federated(Way::Proximal) => plan.training.proximal = 0.01,
             Self::Random | Self::Pooled | Self::Alone(_) | Self::Federated(Way::Plan | Way::Injected(_)) => {}
         }
         plan

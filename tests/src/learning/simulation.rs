@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use aggregator::aggregation::{self, Contribution, Drift, Merge, ServerState};
+use aggregator::aggregation::{self, Contribution, Drift, Merge, Partial, ServerState};
 use aggregator::layout::Layout;
 use anyhow::Context;
 use common::plan::Exchange;
-use common::share::shares;
-use common::{Digest, Meters, NamedTensors, PlanDraft, RoundNumber, SiteId};
+use common::share::{Share, shares};
+use common::{Digest, Encoding, Meters, NamedTensors, PlanDraft, RoundNumber, SiteId};
 use serde::{Deserialize, Serialize};
 use site_agent::job::{Job, JobFolder};
 use site_agent::{durable, trainer};
@@ -118,6 +118,34 @@ pub fn run(arm: &Arm, plan: &PlanDraft, setting: &Setting, folder: &Path) -> any
     write(&course)
 }
 
+/// What a site sends, as its agent would: encoded, with what the encoding left out of its last update.
+fn contribution(
+    encoding: Encoding,
+    job: &JobFolder,
+    before: Option<&JobFolder>,
+    share: Share,
+) -> anyhow::Result<Contribution> {
+    let trained = durable::read(&job.delta())?;
+    if encoding == Encoding::F32 {
+        return Ok(Contribution { file: File::open(job.delta())?, digest: Digest::of(&trained), share, partial: None });
+    }
+    let mut delta = NamedTensors::from_safetensors(&trained)?;
+    let owed = before.map(|before| durable::read_if_there(&before.residual())).transpose()?.flatten();
+    if let Some(owed) = owed.map(|file| NamedTensors::from_safetensors(&file)).transpose()? {
+        for ((_, values), (_, owed)) in delta.iter_mut().zip(owed.iter()) {
+            values.iter_mut().zip(&owed.values).for_each(|(value, owed)| *value += owed);
+        }
+    }
+    let (file, signature) = (encoding.encode(&delta), delta.signature());
+    if encoding.has_residual() {
+        let residual = delta.minus(&encoding.decode(&file, &signature)?)?;
+        durable::write(&job.residual(), &residual.to_safetensors())?;
+    }
+    durable::write(&job.sealed(), &file)?;
+    let partial = Some(Partial { layout: Layout::encoded(&signature, encoding)?, heads: BTreeMap::new() });
+    Ok(Contribution { file: File::open(job.sealed())?, digest: Digest::of(&file), share, partial })
+}
+
 /// Trains all sites for a round and merges them into the next model.
 fn train_round(
     arm: &Arm,
@@ -162,9 +190,9 @@ fn train_round(
     let shares = shares(&subjects, rule.share_alpha, rule.share_cap);
     let mut contributions = BTreeMap::new();
     for (site, share) in shares {
-        let path = JobFolder::at(jobs(round).join(site.as_str())).delta();
-        let digest = Digest::of(&durable::read(&path)?);
-        contributions.insert(site, Contribution { file: File::open(path)?, digest, share, partial: None });
+        let own = |round: u32| JobFolder::at(jobs(round).join(site.as_str()));
+        let contribution = contribution(rule.encoding, &own(round), round.checked_sub(1).map(own).as_ref(), share)?;
+        contributions.insert(site.clone(), contribution);
     }
     let (from, next) = (File::open(base(round))?, base(round + 1));
     let state = |round: u32, index: usize| folder.join(format!("state-{index}-{round}.safetensors"));
