@@ -51,7 +51,7 @@ fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration)
     let invited: Vec<&LiveRun> = live.runs.iter().filter(|run| run.invites(site)).collect();
     let open = |run: &&&LiveRun| run.open().is_some();
     let awaited = |run: &&&LiveRun| {
-        let reported = |word: Option<&Word>| matches!(word, Some(Word::Reported(_)));
+        let reported = |word: Option<&Word>| matches!(word, Some(Word::Reported(_) | Word::Lost));
         run.open().is_some_and(|(_, round)| !reported(round.roll().and_then(|roll| roll.get(site))))
     };
     let current = invited.iter().filter(|run| Some(run.id()) == at_work).find(awaited);

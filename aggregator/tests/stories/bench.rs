@@ -202,6 +202,22 @@ impl Bench {
         assert!(self.federation().merge_frozen(), "{:?}", self.run().because);
     }
 
+    /// Changes rows of a table as a disk would: past the seals.
+    pub(crate) fn spoil(&self, table: &str, change: impl FnOnce(&rusqlite::Connection)) {
+        let database = rusqlite::Connection::open(self.folder.path().join("state.db")).unwrap();
+        database.execute_batch("PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF;").unwrap();
+        let triggers: Vec<(String, String)> = {
+            let sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1";
+            let mut statement = database.prepare(sql).unwrap();
+            let found = statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+            found.collect::<Result<_, _>>().unwrap()
+        };
+        assert!(!triggers.is_empty(), "no table {table}");
+        triggers.iter().for_each(|(name, _)| database.execute_batch(&format!("DROP TRIGGER {name}")).unwrap());
+        change(&database);
+        triggers.iter().for_each(|(_, sql)| database.execute_batch(sql).unwrap());
+    }
+
     /// The values of a stored blob.
     pub(crate) fn blob(&self, digest: Digest) -> NamedTensors {
         let path = Blobs::open(self.folder.path()).unwrap().path(digest);
