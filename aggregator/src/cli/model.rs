@@ -84,7 +84,9 @@ fn copy(blobs: &Blobs, digest: Digest, out: &Path) -> Result<u64, Failure> {
     if found != digest {
         let path = blobs.path(digest);
         drop(fs::remove_file(&beside));
-        let told = format!("it is damaged: its bytes have digest {found}; restore this file of the state folder from a backup");
+        let told = format!(
+            "it is damaged: its bytes have digest {found}; restore this file of the state folder from a backup"
+        );
         return Err(Failure::failed(path.display(), told));
     }
     fs::rename(&beside, out).map_err(failed)?;

@@ -24,8 +24,7 @@ const TELLING: [&str; 6] = ["run", "round", "attempt", "site", "model", "name"];
 
 /// Teaches a connection to seal.
 pub(super) fn teach(connection: &Connection) -> Result<()> {
-    let flags =
-        FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
     connection.create_scalar_function("seal_of", -1, flags, |arguments| {
         Ok(seal((0..arguments.len()).map(|place| arguments.get_raw(place))))
     })?;
@@ -34,8 +33,10 @@ pub(super) fn teach(connection: &Connection) -> Result<()> {
 
 /// Gives every table of a new database its triggers.
 pub(super) fn install(connection: &Connection) -> Result<()> {
-    for table in texts(connection, "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")? {
-        let columns = texts(connection, &format!("SELECT name FROM pragma_table_info('{table}') WHERE name <> '{SEAL}'"))?;
+    for table in texts(connection, "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")?
+    {
+        let columns =
+            texts(connection, &format!("SELECT name FROM pragma_table_info('{table}') WHERE name <> '{SEAL}'"))?;
         let of = |row: &str| {
             let values: Vec<_> = columns.iter().map(|column| format!("{row}.{column}")).collect();
             format!("seal_of('{table}', {})", values.join(", "))
@@ -56,7 +57,7 @@ pub(super) fn install(connection: &Connection) -> Result<()> {
 pub(super) fn hold(table: &str, row: &Row<'_>) -> Result<()> {
     let (mut values, mut found) = (vec![ValueRef::Text(table.as_bytes())], ValueRef::Null);
     let mut told = Vec::new();
-    for (place, column) in row.as_ref().column_names().into_iter().enumerate() {
+    for (place, column) in row.as_ref().column_names().enumerate() {
         let value = row.get_ref(place)?;
         match (column, value) {
             (SEAL, _) => {
@@ -101,7 +102,10 @@ pub(super) fn hold_structure(connection: &Connection, schema: &str) -> Result<()
 }
 
 fn statements(connection: &Connection) -> Result<Vec<String>> {
-    texts(connection, "SELECT type || ' ' || name || ' ' || tbl_name || ' ' || COALESCE(sql, '') FROM sqlite_schema ORDER BY 1")
+    texts(
+        connection,
+        "SELECT type || ' ' || name || ' ' || tbl_name || ' ' || COALESCE(sql, '') FROM sqlite_schema ORDER BY 1",
+    )
 }
 
 fn texts(connection: &Connection, sql: &str) -> Result<Vec<String>> {

@@ -322,23 +322,19 @@ impl Store for SqliteStore {
         )?;
         let mut roll: Roll = said.into_iter().collect();
         // In a round that is open, only damage retires an update.
-        let word = |update: UpdateRecord| if update.retired { Word::Lost } else { Word::Reported(update.manifest.blob) };
+        let word =
+            |update: UpdateRecord| if update.retired { Word::Lost } else { Word::Reported(update.manifest.blob) };
         roll.extend(self.updates(run, attempt.round)?.into_iter().map(|(site, update)| (site, word(update))));
         Ok(roll)
     }
 
     fn updates(&self, run: &RunId, round: RoundNumber) -> Result<BTreeMap<SiteId, UpdateRecord>> {
-        let all = self.all(
-            "updates",
-            "WHERE run = ?1 AND round = ?2",
-            params![run.as_str(), round.0],
-            |row| {
-                let manifest: UpdateManifest = from_json("updates.manifest", &row.get::<_, String>("manifest")?)?;
-                let received_at = stamp(row, "received_at_ms")?;
-                let retired = row.get("retired")?;
-                Ok((manifest.site.clone(), UpdateRecord { manifest, received_at, retired }))
-            },
-        )?;
+        let all = self.all("updates", "WHERE run = ?1 AND round = ?2", params![run.as_str(), round.0], |row| {
+            let manifest: UpdateManifest = from_json("updates.manifest", &row.get::<_, String>("manifest")?)?;
+            let received_at = stamp(row, "received_at_ms")?;
+            let retired = row.get("retired")?;
+            Ok((manifest.site.clone(), UpdateRecord { manifest, received_at, retired }))
+        })?;
         Ok(all.into_iter().collect())
     }
 

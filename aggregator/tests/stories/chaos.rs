@@ -188,7 +188,8 @@ async fn an_upload_that_is_cut_twenty_times_sends_one_chunk_again_for_each_and_c
     // The model, fetched through a line that is cut as often.
     cut(&proxy.down, CUTS, bytes.len() as u64, 21);
     let before = proxy.down.lock().unwrap().passed;
-    let (file, broken) = tokio::time::timeout(4 * WITHIN, downloads(&mut site, model, bytes.len())).await.expect("in time");
+    let (file, broken) =
+        tokio::time::timeout(4 * WITHIN, downloads(&mut site, model, bytes.len())).await.expect("in time");
     let (passed, times) = {
         let down = proxy.down.lock().unwrap();
         (down.passed - before, down.cut as u64)

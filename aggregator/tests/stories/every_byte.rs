@@ -285,7 +285,8 @@ fn neighbors(value: &Value) -> Vec<Value> {
         Value::Real(_) => Vec::new(),
         Value::Blob(bytes) => flipped(bytes).into_iter().map(Value::Blob).collect(),
         Value::Text(text) => {
-            let texts = flipped(text.as_bytes()).into_iter().map(|bytes| Value::Text(String::from_utf8(bytes).unwrap()));
+            let texts =
+                flipped(text.as_bytes()).into_iter().map(|bytes| Value::Text(String::from_utf8(bytes).unwrap()));
             texts.chain([Value::Text(String::new())]).collect()
         }
     }
@@ -298,7 +299,8 @@ const COLUMNS: &str = "SELECT name FROM pragma_table_info(?1) WHERE pk = 0 AND n
 fn no_byte_of_any_row_can_change_and_be_read_as_something_else() {
     let bench = furnished();
     let before = undamaged(&bench);
-    let tables = ["federation", "progress", "rounds", "runs", "scores", "sites", "tokens", "updates", "uploads", "words"];
+    let tables =
+        ["federation", "progress", "rounds", "runs", "scores", "sites", "tokens", "updates", "uploads", "words"];
     let (mut changed, mut named) = (0, 0);
     for table in tables {
         // Opened before the triggers are away: its schema is checked once.

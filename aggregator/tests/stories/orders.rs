@@ -29,7 +29,8 @@ fn value(dice: &mut Dice) -> f32 {
 
 /// Deltas of some sites, each with its share; the first is the whole, so that the widest sums are among them.
 fn deltas(sites: usize, values: usize, dice: &mut Dice) -> Vec<(Vec<f32>, Share)> {
-    let share = |site: usize, dice: &mut Dice| Share(if site == 0 { WHOLE } else { dice.within(1, WHOLE.into()) as u32 });
+    let share =
+        |site: usize, dice: &mut Dice| Share(if site == 0 { WHOLE } else { dice.within(1, WHOLE.into()) as u32 });
     (0..sites).map(|site| ((0..values).map(|_| value(dice)).collect(), share(site, dice))).collect()
 }
 

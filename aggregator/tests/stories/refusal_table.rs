@@ -109,7 +109,9 @@ const CASES: &[Case] = &[
     ("another run", "unknown-run", "no run other", |s| s.announces(|m| m.run = "other".parse().unwrap())),
     ("the next round", "round-not-open", "round 2", |s| s.announces(|m| m.round = RoundNumber(2))),
     ("round 0", "round-not-open", "round 0", |s| s.announces(|m| m.round = RoundNumber(0))),
-    ("the last round there can be", "round-not-open", "4294967295", |s| s.announces(|m| m.round = RoundNumber(u32::MAX))),
+    ("the last round there can be", "round-not-open", "4294967295", |s| {
+        s.announces(|m| m.round = RoundNumber(u32::MAX))
+    }),
     ("another plan", "plan-differs", "fetch the plan", |s| s.announces(|m| m.plan = other())),
     ("another base", "base-differs", "fetch the model", |s| s.announces(|m| m.base = other())),
     ("a site of the cohort", "speaks-for-another", "a's", |s| s.announces(|m| m.site = site_id("b"))),
@@ -153,7 +155,9 @@ const CASES: &[Case] = &[
     ("a chunk of the next round", "round-not-open", "round 2", |s| {
         s.chunk(|key| key.round = RoundNumber(2), s.good.blob, 64, 8)
     }),
-    ("a chunk of another site's", "offset", "0 is next", |s| s.chunk(|key| key.site = site_id("b"), s.good.blob, 64, 8)),
+    ("a chunk of another site's", "offset", "0 is next", |s| {
+        s.chunk(|key| key.site = site_id("b"), s.good.blob, 64, 8)
+    }),
     ("a chunk of who is not invited", "not-invited", "d", |s| {
         s.chunk(|key| key.site = site_id("d"), s.good.blob, 64, 8)
     }),
@@ -180,7 +184,10 @@ const CASES: &[Case] = &[
     }),
     ("a tensor more", "update", "tensor extra", |s| {
         let two = std::str::from_utf8(&s.bytes[8..s.header()]).unwrap().trim_end();
-        s.with_header(&format!(r#"{},"extra":{{"dtype":"F32","shape":[0],"data_offsets":[400,400]}}}}"#, &two[..two.len() - 1]))
+        s.with_header(&format!(
+            r#"{},"extra":{{"dtype":"F32","shape":[0],"data_offsets":[400,400]}}}}"#,
+            &two[..two.len() - 1]
+        ))
     }),
     ("another order of the tensors", "update", "order of their names", |s| {
         s.with_header(r#"{"center":{"dtype":"F32","shape":[1,3],"data_offsets":[0,12]},"backbone.weight":{"dtype":"F32","shape":[97],"data_offsets":[12,400]}}  "#)
@@ -215,11 +222,15 @@ const CASES: &[Case] = &[
     ("a file of its header's length alone", "update", "8 bytes", |s| s.sends(&s.bytes[..8])),
     ("a file without its last byte", "update", "bytes were announced", |s| s.sends(&s.bytes[..s.bytes.len() - 1])),
     ("a file with a trailing byte", "update", "bytes were announced", |s| s.sends(&[&s.bytes[..], b"\0"].concat())),
-    ("a file that is there twice", "update", "bytes were announced", |s| s.sends(&[&s.bytes[..], &s.bytes[..]].concat())),
+    ("a file that is there twice", "update", "bytes were announced", |s| {
+        s.sends(&[&s.bytes[..], &s.bytes[..]].concat())
+    }),
     // Values.
     ("NaN in the first place", "update", "backbone.weight holds NaN at position 0", |s| s.with_values(&[(0, NAN)])),
     ("NaN at a tensor's end", "update", "position 96", |s| s.with_values(&[(LAST_OF_FIRST, NAN)])),
-    ("NaN at a tensor's beginning", "update", "center holds NaN at position 0", |s| s.with_values(&[(LAST_OF_FIRST + 1, NAN)])),
+    ("NaN at a tensor's beginning", "update", "center holds NaN at position 0", |s| {
+        s.with_values(&[(LAST_OF_FIRST + 1, NAN)])
+    }),
     ("NaN in the last place", "update", "center holds NaN at position 2", |s| s.with_values(&[(LAST, NAN)])),
     ("a negative NaN", "update", "NaN", |s| s.with_values(&[(5, NAN | 1 << 31)])),
     ("a signalling NaN", "update", "NaN", |s| s.with_values(&[(5, 0x7f80_0001)])),
@@ -243,15 +254,21 @@ const CASES: &[Case] = &[
         s.bench.send(&manifest, &s.bytes, 64, s.bytes.len()).and_then(|_| s.bench.finish(&manifest)).unwrap_err()
     }),
     // What may not be had, or is not asked.
-    ("a plan that is not there", "unknown-blob", "no blob", |s| s.bench.federation().plan(&site_id("a"), other()).unwrap_err()),
+    ("a plan that is not there", "unknown-blob", "no blob", |s| {
+        s.bench.federation().plan(&site_id("a"), other()).unwrap_err()
+    }),
     ("a plan of who is not invited", "unknown-blob", "no blob", |s| {
         s.bench.federation().plan(&site_id("d"), s.good.plan).unwrap_err()
     }),
-    ("a blob that is not there", "unknown-blob", "no blob", |s| s.bench.federation().blob(&site_id("a"), other()).unwrap_err()),
+    ("a blob that is not there", "unknown-blob", "no blob", |s| {
+        s.bench.federation().blob(&site_id("a"), other()).unwrap_err()
+    }),
     ("the model for who is not invited", "unknown-blob", "no blob", |s| {
         s.bench.federation().blob(&site_id("d"), s.good.base).unwrap_err()
     }),
-    ("a head of nobody in a run that pretrains", "update", "no head cine", |s| s.announces(|m| m.heads = [(task(), 0)].into())),
+    ("a head of nobody in a run that pretrains", "update", "no head cine", |s| {
+        s.announces(|m| m.heads = [(task(), 0)].into())
+    }),
     ("scores of a run that is not there", "unknown-run", "other", |s| scores(s, "a", "other", s.good.base)),
     ("scores of who is not invited", "not-invited", "d", |s| scores(s, "d", "run", s.good.base)),
     ("scores of a model that is not there", "unknown-blob", "no blob", |s| scores(s, "a", "run", other())),

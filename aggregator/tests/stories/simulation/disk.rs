@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aggregator::round::{LeftOut, Outcome, Roll, Word};
+use aggregator::round::{Outcome, Roll, Word};
 use aggregator::run::{Attempt, RunAction};
 use common::{Digest, RoundNumber, SiteId};
 
@@ -58,13 +58,13 @@ pub(crate) struct Disk {
 
 impl Disk {
     /// Writes down one decision. What does not fit what is there is a disagreement of memory and disk.
-    pub(crate) fn record(&mut self, actions: &[RunAction], sums: &[i64], replaces: bool) -> Result<(), String> {
+    pub(crate) fn record(&mut self, actions: &[RunAction], sums: &[i64]) -> Result<(), String> {
         actions.iter().try_for_each(|action| {
-            self.write(action, sums, replaces).map_err(|why| format!("{why}, where {action:?} was decided"))
+            self.write(action, sums).map_err(|why| format!("{why}, where {action:?} was decided"))
         })
     }
 
-    fn write(&mut self, action: &RunAction, sums: &[i64], replaces: bool) -> Result<(), String> {
+    fn write(&mut self, action: &RunAction, sums: &[i64]) -> Result<(), String> {
         match action {
             RunAction::Record(heard) => {
                 let key = (heard.round, heard.site.clone());
@@ -77,10 +77,14 @@ impl Disk {
                 self.arrivals.push((heard.round, heard.site.clone(), digest));
                 self.parts.remove(&key);
                 let before = self.updates.insert(key, Stored { digest, retired: false });
-                if before.is_some() && !replaces { Err("an update is there already".to_owned()) } else { Ok(()) }
+                if before.is_some() { Err("an update is there already".to_owned()) } else { Ok(()) }
             }
             RunAction::Begin(attempt) => {
-                if self.rounds.iter().any(|row| (row.attempt.round, row.attempt.attempt) == (attempt.round, attempt.attempt)) {
+                if self
+                    .rounds
+                    .iter()
+                    .any(|row| (row.attempt.round, row.attempt.attempt) == (attempt.round, attempt.attempt))
+                {
                     return Err("that attempt is there already".to_owned());
                 }
                 self.rounds.push(Row { attempt: *attempt, state: State::Gathering, remaining: None });
@@ -136,10 +140,5 @@ impl Disk {
             }
         }
         roll
-    }
-
-    /// Who an outcome leaves out.
-    pub(crate) fn left_out(outcome: &Outcome) -> Vec<SiteId> {
-        outcome.left_out.iter().map(|(site, _): (&SiteId, &LeftOut)| site.clone()).collect()
     }
 }

@@ -52,7 +52,9 @@ impl Ledger {
     /// A site hears that an update is stored, or the answer is on its way and gets lost.
     pub(crate) fn acknowledged(&mut self, site: usize, round: RoundNumber, digest: Digest) -> Result<(), String> {
         match self.acknowledged.insert((round, site), digest) {
-            Some(first) if first != digest => Err(format!("site {site}, round {round}: {first} and {digest} were both acknowledged")),
+            Some(first) if first != digest => {
+                Err(format!("site {site}, round {round}: {first} and {digest} were both acknowledged"))
+            }
             _ => Ok(()),
         }
     }
@@ -62,7 +64,10 @@ impl Ledger {
         if round.0 == self.rounds + 1 && base == self.model {
             return Ok(());
         }
-        Err(format!("told to train round {round} from {base}, after {} rounds that came to {}", self.rounds, self.model))
+        Err(format!(
+            "told to train round {round} from {base}, after {} rounds that came to {}",
+            self.rounds, self.model
+        ))
     }
 
     /// A round was merged.
@@ -70,7 +75,10 @@ impl Ledger {
         let round = closed.round;
         let wrong = |what: String| Err(format!("round {round}: {what}"));
         if round.0 != self.rounds + 1 || closed.base != self.model {
-            return wrong(format!("merged into {}, after {} rounds that came to {}", closed.base, self.rounds, self.model));
+            return wrong(format!(
+                "merged into {}, after {} rounds that came to {}",
+                closed.base, self.rounds, self.model
+            ));
         }
         if closed.reports.len() < self.quorum {
             return wrong(format!("{} updates were merged, below the quorum of {}", closed.reports.len(), self.quorum));
@@ -102,10 +110,14 @@ impl Ledger {
         }
         if let Some(sums) = &closed.sums {
             let unit = 1_i64 << 32;
-            let whole = |place: usize, scale: f32| deltas.iter().map(|delta| (delta[place] * scale) as i64).sum::<i64>();
+            let whole =
+                |place: usize, scale: f32| deltas.iter().map(|delta| (delta[place] * scale) as i64).sum::<i64>();
             let wanted = [unit * whole(1, 1.0), unit / 2 * whole(2, 2.0), unit / 4 * whole(3, 4.0)];
             if counted(sums[0]) != expected || sums[1..] != wanted {
-                return wrong(format!("sites were counted {:?} times, not {expected:?}; {sums:?} {wanted:?}", counted(sums[0])));
+                return wrong(format!(
+                    "sites were counted {:?} times, not {expected:?}; {sums:?} {wanted:?}",
+                    counted(sums[0])
+                ));
             }
         }
         // All subjects are the same, and so are the shares, whatever they are.

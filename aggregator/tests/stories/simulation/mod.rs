@@ -104,7 +104,7 @@ fn rounds_from(first_seed: u64, rounds: u64) -> (u64, Counts) {
 }
 
 /// Rounds in the suite: about ten seconds on one core.
-const ROUNDS_IN_THE_SUITE: u64 = 20_000;
+const ROUNDS_IN_THE_SUITE: u64 = 15_000;
 
 #[test]
 fn whatever_gets_lost_comes_twice_or_dies_every_site_counts_exactly_once() {
@@ -154,7 +154,8 @@ const HISTORIES_OF_THE_REAL_ONE: u64 = 12;
 
 /// The first history in which the real aggregator with a store that lies does something wrong.
 fn shown_of_the_real_one(lie: Lie) {
-    let found = (1..=60).find_map(|seed| Some((seed, played(seed, false, |plan, first| Real::new(plan, first, Some(lie))).err()?)));
+    let found = (1..=60)
+        .find_map(|seed| Some((seed, played(seed, false, |plan, first| Real::new(plan, first, Some(lie))).err()?)));
     let (seed, why) = found.unwrap_or_else(|| panic!("{lie:?} is not noticed"));
     println!("{lie:?}: seed {seed}: {why}");
 }

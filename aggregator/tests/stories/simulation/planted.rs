@@ -66,21 +66,21 @@ macro_rules! are_caught {
 
 are_caught! {
     a_second_count_of_an_update_that_is_finished_again_is_caught: SkipsTheDedupe, "were counted";
-    an_update_of_the_round_before_is_caught: TakesTheRoundBefore, "";
+    an_update_of_the_round_before_is_caught: TakesTheRoundBefore, "is merged with an update of Some";
     a_fold_of_floats_in_the_order_of_arrival_is_caught: FoldsFloats, "by integers";
-    an_acknowledgement_before_the_commit_is_caught: AcknowledgesBeforeCommit, "its update counts, and it does not";
-    a_retired_update_that_counts_again_after_a_restart_is_caught: ForgetsWhoWasRetired, "";
-    a_second_digest_for_a_key_is_caught: TakesASecondDigest, "";
+    an_acknowledgement_before_the_commit_is_caught: AcknowledgesBeforeCommit, "";
+    a_retired_update_that_counts_again_after_a_restart_is_caught: ForgetsWhoWasRetired, "discarded";
+    a_second_digest_for_a_key_is_caught: TakesASecondDigest, "both acknowledged";
     a_decline_that_counts_for_the_quorum_is_caught: CountsDeclinesAsReports, "below the quorum";
     a_round_that_closes_below_its_quorum_is_caught: ClosesBelowTheQuorum, "below the quorum";
     a_round_that_is_resumed_without_its_roll_is_caught: ResumesWithoutTheRoll, "";
     a_deadline_that_is_lost_in_a_restart_is_caught: LosesTheDeadline, "has not ended";
-    a_damaged_update_in_a_merge_is_caught: MergesWhatIsDamaged, "";
+    a_damaged_update_in_a_merge_is_caught: MergesWhatIsDamaged, "were counted";
     a_merge_that_adds_to_its_old_sums_after_a_restart_is_caught: AddsOnAfterARestart, "were counted";
-    bytes_that_were_not_synced_and_count_after_a_restart_are_caught: TrustsBytesThatWereNotSynced, "";
-    an_update_that_is_not_held_to_its_digest_is_caught: SkipsTheCheck, "";
+    bytes_that_were_not_synced_and_count_after_a_restart_are_caught: TrustsBytesThatWereNotSynced, "were counted";
+    an_update_that_is_not_held_to_its_digest_is_caught: SkipsTheCheck, "were counted";
     a_model_that_is_moved_twice_by_one_merge_is_caught: PublishesTwice, "by integers";
     reports_that_an_abandoned_attempt_takes_with_it_are_caught: ForgetsReportsOfAnAbandonedAttempt, "";
     a_round_that_starts_from_the_model_before_is_caught: StartsFromTheModelBefore, "from";
-    a_repeated_chunk_that_is_appended_again_is_caught: AppendsRepeatedChunks, "";
+    a_repeated_chunk_that_is_appended_again_is_caught: AppendsRepeatedChunks, "were counted";
 }

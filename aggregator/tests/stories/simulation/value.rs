@@ -43,13 +43,13 @@ impl Value {
     pub(crate) fn new(plan: Plan, first: &[f32], bug: Option<Bug>) -> Self {
         let mut rules_of = plan.clone();
         if bug == Some(Bug::ClosesBelowTheQuorum) {
-            rules_of.draft.rounds.quorum -= 1;
+            rules_of.draft.rounds.quorum = (rules_of.draft.rounds.quorum - 1).max(1);
         }
         let rules = RunRules::of(&rules_of);
         let (run, actions) = Run::begin(plan.first_model);
         let mut disk = Disk::default();
         disk.models.insert(plan.first_model, first.to_vec());
-        let broken = disk.record(&actions, &[], false).err();
+        let broken = disk.record(&actions, &[]).err();
         let (digest, known, half_made) = (plan.digest(), BTreeMap::new(), None);
         Self { plan, digest, rules, bug, disk, run, deadline: None, known, half_made, now: 0, fuse: None, broken }
     }
@@ -93,7 +93,7 @@ impl Value {
             return Ok(Ok(()));
         }
         self.step()?;
-        if let Err(why) = self.disk.record(&actions, sums, self.has(Bug::TakesASecondDigest)) {
+        if let Err(why) = self.disk.record(&actions, sums) {
             self.broken.get_or_insert(why);
         }
         self.step()?;
@@ -158,6 +158,10 @@ impl Value {
 
     fn begin(&mut self, site: &SiteId, manifest: &UpdateManifest) -> Result<Reply, Died> {
         let key = (manifest.round, site.clone());
+        if self.replaced(&key, manifest.blob) {
+            // It is sent with its announcement, to be short.
+            self.disk.blobs.insert(manifest.blob, Vec::new());
+        }
         if let Some(stored) = self.stored(&key) {
             return Ok(same(&key, stored.digest, manifest.blob)
                 .map(|_| Answer::Upload(UploadState { next_offset: manifest.bytes, acknowledged: true })));
@@ -170,7 +174,8 @@ impl Value {
             return Ok(Err(Refusal::BaseDiffers { expected: attempt.base, found: manifest.base }));
         }
         self.step()?;
-        let part = self.disk.parts.get(&key).filter(|part| part.digest == manifest.blob && self.known.contains_key(&key));
+        let part =
+            self.disk.parts.get(&key).filter(|part| part.digest == manifest.blob && self.known.contains_key(&key));
         let next_offset = match part {
             Some(part) => part.bytes.len() as u64,
             None => {
@@ -243,15 +248,30 @@ impl Value {
             // The answer is on its way when the process dies.
             return Ok(Ok(Answer::Stored(blob)));
         }
-        let heard = Heard { site: key.1.clone(), round: self.takes(key.0).map_or(key.0, |it| it.round), word: Word::Reported(blob) };
+        let heard = Heard {
+            site: key.1.clone(),
+            round: self.takes(key.0).map_or(key.0, |it| it.round),
+            word: Word::Reported(blob),
+        };
         let decided = self.decide(RunEvent::Heard(heard), &[])?;
         self.known.remove(key);
         Ok(decided.map(|()| Answer::Stored(blob)))
     }
 
     fn stored(&self, key: &Key) -> Option<Stored> {
-        let stored = self.disk.updates.get(key).copied();
-        stored.filter(|_| !self.has(Bug::TakesASecondDigest) || !matches!(&self.run, Run::Open(..)))
+        self.disk.updates.get(key).copied()
+    }
+
+    /// What a second digest does that takes the place of the first.
+    fn replaced(&mut self, key: &Key, blob: Digest) -> bool {
+        let Run::Open(attempt, _) = &self.run else { return false };
+        let attempt = *attempt;
+        let other = self.disk.updates.get_mut(key).filter(|stored| stored.digest != blob && attempt.round == key.0);
+        let Some(stored) = other.filter(|_| self.bug == Some(Bug::TakesASecondDigest)) else { return false };
+        stored.digest = blob;
+        let roll = self.disk.roll(&attempt, false);
+        self.run = Run::resumed(attempt, roll, self.deadline.is_some(), &self.rules).0;
+        true
     }
 
     /// The sums of the frozen deltas; or whose is damaged.
@@ -276,9 +296,14 @@ impl Value {
             }
         }
         if self.has(Bug::FoldsFloats) {
-            for (_, site, digest) in self.disk.arrivals.iter().filter(|(_, site, digest)| outcome.reports.get(site) == Some(digest)) {
+            for (_, site, digest) in
+                self.disk.arrivals.iter().filter(|(_, site, digest)| outcome.reports.get(site) == Some(digest))
+            {
                 let delta = values_of(&self.disk.blobs[digest]);
-                floats.iter_mut().zip(delta).for_each(|(sum, value)| *sum += value * shares[site].0 as f32 / total as f32);
+                floats
+                    .iter_mut()
+                    .zip(delta)
+                    .for_each(|(sum, value)| *sum += value * shares[site].0 as f32 / total as f32);
             }
         } else {
             floats = sums.iter().map(|&sum| mean(sum, total)).collect();
@@ -318,16 +343,19 @@ impl Server for Value {
             && self.deadline.is_some_and(|deadline| deadline <= self.now)
         {
             let said = roll.values().filter(|word| !matches!(word, Word::Joined)).count();
-            let reports: BTreeMap<_, _> = roll.iter().filter_map(|(site, word)| match word {
-                Word::Reported(digest) => Some((site.clone(), *digest)),
-                _ => None,
-            }).collect();
+            let reports: BTreeMap<_, _> = roll
+                .iter()
+                .filter_map(|(site, word)| match word {
+                    Word::Reported(digest) => Some((site.clone(), *digest)),
+                    _ => None,
+                })
+                .collect();
             if said >= self.plan.draft.rounds.quorum && !reports.is_empty() {
-                let left_out = roll.keys().filter(|site| !reports.contains_key(*site));
+                let left_out = self.plan.draft.rounds.sites.iter().filter(|site| !reports.contains_key(*site));
                 let left_out = left_out.map(|site| (site.clone(), aggregator::round::LeftOut::NotInTime)).collect();
                 let (attempt, outcome) = (*attempt, Outcome { reports, left_out });
                 let actions = [RunAction::Freeze(attempt, outcome.clone())];
-                self.broken = self.broken.take().or(self.disk.record(&actions, &[], false).err());
+                self.broken = self.broken.take().or(self.disk.record(&actions, &[]).err());
                 self.believe(Run::Merging(attempt, outcome), &actions);
             }
         }
@@ -361,9 +389,10 @@ impl Server for Value {
             self.half_made = Some(sums.clone());
         }
         self.step()?;
-        let moved = |base: &f32, mean: f32| if mean == 0.0 { *base } else { (f64::from(*base) + f64::from(mean)) as f32 };
+        let moved =
+            |base: &f32, mean: f32| if mean == 0.0 { *base } else { (f64::from(*base) + f64::from(mean)) as f32 };
         let mut base = self.disk.models[&attempt.base].clone();
-        let times = if self.has(Bug::PublishesTwice) && self.disk.models.len() % 2 == 0 { 2 } else { 1 };
+        let times = if self.has(Bug::PublishesTwice) && self.disk.models.len().is_multiple_of(2) { 2 } else { 1 };
         for _ in 0..times {
             base = base.iter().zip(&means).map(|(base, mean)| moved(base, *mean)).collect();
         }
@@ -414,7 +443,7 @@ impl Server for Value {
             }
         };
         if !undone.is_empty() {
-            self.broken = self.broken.take().or(self.disk.record(&undone, &[], false).err());
+            self.broken = self.broken.take().or(self.disk.record(&undone, &[]).err());
             self.believe(self.run.clone(), &undone);
         }
     }
@@ -439,7 +468,7 @@ impl Server for Value {
                 base: row.attempt.base,
                 model: *model,
                 reports: outcome.reports.iter().map(|(site, digest)| (site.clone(), *digest)).collect(),
-                left_out: Disk::left_out(outcome),
+                left_out: outcome.left_out.keys().cloned().collect(),
                 values: self.disk.models.get(model).cloned().unwrap_or_default(),
                 sums: Some(sums.clone()),
             }),

@@ -89,8 +89,22 @@ impl Counts {
         let Self { rounds, failed, calls, refused, lost, repeated, replayed, server_died, .. } = self;
         let Self { died_inside, site_died, disks_lost, partitions, jumps, stalls, rotted, left_out, .. } = self;
         [
-            rounds, failed, calls, refused, lost, repeated, replayed, server_died, died_inside, site_died, disks_lost,
-            partitions, jumps, stalls, rotted, left_out,
+            rounds,
+            failed,
+            calls,
+            refused,
+            lost,
+            repeated,
+            replayed,
+            server_died,
+            died_inside,
+            site_died,
+            disks_lost,
+            partitions,
+            jumps,
+            stalls,
+            rotted,
+            left_out,
         ]
     }
 }
@@ -216,7 +230,9 @@ impl<S: Server> World<S> {
         match how {
             Err(_) => self.counts.failed += 1,
             Ok(model) if model == self.ledger.model() && self.ledger.rounds() == rounds => {}
-            Ok(model) => return Err(format!("it ended with {model} after {} of {rounds} rounds", self.ledger.rounds())),
+            Ok(model) => {
+                return Err(format!("it ended with {model} after {} of {rounds} rounds", self.ledger.rounds()));
+            }
         }
         Ok(())
     }
@@ -332,9 +348,10 @@ impl<S: Server> World<S> {
             let steps = self.dice.below(4) as u32;
             self.server.light_fuse(steps);
         }
-        let stored = match &what {
-            Call::Finish { key, .. } => Some(key.round),
-            _ => None,
+        let about = match &what {
+            Call::Finish { key, blob } => Some((key.round, *blob)),
+            Call::Begin(manifest) => Some((manifest.round, manifest.blob)),
+            Call::Report(_) | Call::Chunk { .. } => None,
         };
         let id = self.sites[site].id.clone();
         let Ok(reply) = self.server.hear(&id, what) else {
@@ -342,8 +359,11 @@ impl<S: Server> World<S> {
             self.goes_down();
             return Ok(());
         };
-        match (&reply, stored) {
-            (Ok(Answer::Stored(digest)), Some(round)) => self.ledger.acknowledged(site, round, *digest)?,
+        match (&reply, about) {
+            (Ok(Answer::Stored(digest)), Some((round, _))) => self.ledger.acknowledged(site, round, *digest)?,
+            (Ok(Answer::Upload(state)), Some((round, digest))) if state.acknowledged => {
+                self.ledger.acknowledged(site, round, digest)?;
+            }
             (Ok(Answer::Directive(Directive::Train(work))), _) => {
                 // A round that was merged with this very call is in the books before its answer is judged.
                 self.look()?;
