@@ -128,7 +128,7 @@ fn no_byte_of(path: &Path, bench: &Bench, told: &str) {
 
 #[test]
 fn no_byte_of_the_first_model_or_of_the_servers_state_can_change_and_be_merged() {
-    let bench = Bench::empty();
+    let bench = Bench::quick();
     let mut draft = plan_draft("run", &["a", "b", "c"], 2, 2, 1);
     draft.aggregation.strategy = Strategy::FedAvgM { learning_rate: 0.7, momentum: 0.9 };
     bench.start_run(draft, VALUES);
@@ -349,16 +349,15 @@ fn no_byte_of_any_row_can_change_and_be_read_as_something_else() {
 fn flipped_in_the_file(wanted: impl Fn(usize, u8) -> bool) -> [usize; 2] {
     let bench = furnished();
     let before = undamaged(&bench);
-    let whole = fs::read(bench.path().join("state.db")).unwrap();
-    let scratch = tempfile::tempdir().unwrap();
-    let file = |name: &str| scratch.path().join(name);
+    let file = |name: &str| bench.path().join(name);
+    let whole = fs::read(file("state.db")).unwrap();
     let mut counts = [0, 0];
     for (place, byte) in whole.iter().enumerate().filter(|(place, byte)| wanted(*place, **byte)) {
         let mut bytes = whole.clone();
         bytes[place] = byte ^ mask(place);
         ["state.db-wal", "state.db-shm"].iter().for_each(|name| drop(fs::remove_file(file(name))));
         fs::write(file("state.db"), bytes).unwrap();
-        match noticed_or_harmless(scratch.path(), &before) {
+        match noticed_or_harmless(&bench.path(), &before) {
             Ok(noticed) => counts[usize::from(!noticed)] += 1,
             Err(why) => panic!("byte {place} of {}: {why}", whole.len()),
         }

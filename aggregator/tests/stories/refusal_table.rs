@@ -182,7 +182,7 @@ const CASES: &[Case] = &[
     ("a tensor less", "update", "tensor backbone.weight", |s| {
         s.with_header(r#"{"center":{"dtype":"F32","shape":[1,3],"data_offsets":[0,12]}}  "#)
     }),
-    ("a tensor more", "update", "tensor extra", |s| {
+    ("a tensor more", "update", "does not begin", |s| {
         let two = std::str::from_utf8(&s.bytes[8..s.header()]).unwrap().trim_end();
         s.with_header(&format!(
             r#"{},"extra":{{"dtype":"F32","shape":[0],"data_offsets":[400,400]}}}}"#,
@@ -203,11 +203,11 @@ const CASES: &[Case] = &[
     ("a type that does not exist", "update", "32-bit floats", |s| s.with_replaced("F32", "f32")),
     ("tensors that overlap", "update", "laid out", |s| s.with_replaced("[0,388]", "[9,388]")),
     ("tensors with a hole", "update", "laid out", |s| s.with_replaced("[388,400]", "[392,400]")),
-    ("metadata", "update", "without metadata", |s| {
+    ("metadata", "update", "does not begin", |s| {
         let two = std::str::from_utf8(&s.bytes[8..s.header()]).unwrap().trim_end();
         s.with_header(&format!(r#"{{"__metadata__":{{"a":"b"}},{}"#, &two[1..]))
     }),
-    ("spaces that are tabs", "update", "laid out", |s| s.with_replaced("  ", "\t\t")),
+    ("a space that is a tab", "update", "laid out", |s| s.with_replaced(" ", "\t")),
     ("a header that is no JSON", "update", "does not begin with a safetensors header", |s| s.with_replaced("{", "[")),
     ("a header of nothing", "update", "tensor backbone.weight", |s| s.with_header("{}      ")),
     // Files whose header's length lies.

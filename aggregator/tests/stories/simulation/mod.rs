@@ -150,11 +150,11 @@ fn the_real_aggregator_counts_every_site_exactly_once_in_the_same_histories() {
     assert!(all.rounds > 0 && all.server_died > 0 && all.died_inside > 0 && all.rotted > 0, "{all:?}");
 }
 
-const HISTORIES_OF_THE_REAL_ONE: u64 = 12;
+const HISTORIES_OF_THE_REAL_ONE: u64 = 20;
 
-/// The first history in which the real aggregator with a store that lies does something wrong.
-fn shown_of_the_real_one(lie: Lie) {
-    let found = (1..=60)
+/// The first history, from a seed on, in which the real aggregator with a store that lies does something wrong.
+fn shown_of_the_real_one(lie: Lie, first_seed: u64) {
+    let found = (first_seed..first_seed + 60)
         .find_map(|seed| Some((seed, played(seed, false, |plan, first| Real::new(plan, first, Some(lie))).err()?)));
     let (seed, why) = found.unwrap_or_else(|| panic!("{lie:?} is not noticed"));
     println!("{lie:?}: seed {seed}: {why}");
@@ -162,20 +162,20 @@ fn shown_of_the_real_one(lie: Lie) {
 
 #[test]
 fn a_store_that_says_it_wrote_a_report_and_did_not_is_caught() {
-    shown_of_the_real_one(Lie::SaysItWroteAReport);
+    shown_of_the_real_one(Lie::SaysItWroteAReport, 3);
 }
 
 #[test]
 fn a_store_that_forgets_who_was_retired_is_caught() {
-    shown_of_the_real_one(Lie::ForgetsWhoWasRetired);
+    shown_of_the_real_one(Lie::ForgetsWhoWasRetired, 16);
 }
 
 #[test]
 fn a_store_that_forgets_the_roll_is_caught() {
-    shown_of_the_real_one(Lie::ForgetsTheRoll);
+    shown_of_the_real_one(Lie::ForgetsTheRoll, 1);
 }
 
 #[test]
 fn a_store_that_loses_the_deadline_is_caught() {
-    shown_of_the_real_one(Lie::LosesTheDeadline);
+    shown_of_the_real_one(Lie::LosesTheDeadline, 16);
 }

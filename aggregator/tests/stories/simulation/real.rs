@@ -31,7 +31,7 @@ pub(crate) struct Real {
 
 impl Real {
     pub(crate) fn new(plan: &Plan, first: &[f32], lie: Option<Lie>) -> Self {
-        let bench = Bench::empty();
+        let bench = Bench::quick();
         assert_eq!(bench.start_run_of(plan.draft.clone(), &tensors(first)), *plan);
         let (store, writes) = (bench.store(), Arc::default());
         let mut real = Self { bench: bench.closed(), federation: None, store, writes, lie };
