@@ -355,7 +355,11 @@ mod tests {
         assert_eq!((outcome.reports.len(), outcome.left_out.values().next()), (2, Some(&LeftOut::Damaged)));
         assert_eq!(run.clone().on(damaged("b"), &rules), (run.clone(), vec![]), "told twice");
         let (run, actions) = run.on(damaged("a"), &rules);
-        assert!(matches!(actions[..], [RunAction::Discard(..), RunAction::Abandon(..), RunAction::Begin(_)]));
+        let [RunAction::Discard(..), RunAction::Abandon(..), RunAction::Begin(_), RunAction::ArmDeadline(_)] =
+            actions[..]
+        else {
+            panic!("{actions:?}")
+        };
         let Run::Open(again, round) = run else { panic!("another attempt") };
         let roll = round.roll().unwrap();
         let lost = roll.values().filter(|word| **word == Word::Lost).count();
