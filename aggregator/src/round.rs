@@ -66,6 +66,9 @@ pub enum Word {
     Declined(Decline),
     /// Its update, named by its digest, is stored.
     Reported(Digest),
+    /// Said for it: its update was stored in an earlier attempt at this round, and is damaged. It has done its part and cannot
+    /// do it again, because its key has one digest for ever.
+    Lost,
 }
 
 /// The last word of each site that said one.
@@ -193,7 +196,7 @@ impl Round {
         let Some(roll) = self.roll() else { return not_open(RoundNumber(0)) };
         match (roll.get(site), word) {
             (Some(Word::Reported(first)), Word::Reported(second)) if first == second => None,
-            (Some(Word::Reported(_)), Word::Reported(_) | Word::Declined(_)) => {
+            (Some(Word::Reported(_) | Word::Lost), Word::Reported(_) | Word::Declined(_)) => {
                 Some(Refusal::Conflict { site: site.clone(), round: *round })
             }
             _ => None,
@@ -203,7 +206,7 @@ impl Round {
     fn hear(self, heard: Heard, rules: &RoundRules) -> (Self, Vec<Action>) {
         let said_before = |roll: &Roll| match (roll.get(&heard.site), heard.word) {
             // Whoever has reported is still asked, and answers that it is there.
-            (Some(Word::Reported(_)), Word::Joined) => true,
+            (Some(Word::Reported(_) | Word::Lost), Word::Joined) => true,
             (before, now) => before == Some(&now),
         };
         let (mut roll, armed) = match self {
@@ -225,7 +228,7 @@ impl Round {
         let Some(roll) = self.roll() else { return self };
         let count = |wanted: fn(&Word) -> bool| roll.values().filter(|word| wanted(word)).count();
         let reported = count(|word| matches!(word, Word::Reported(_)));
-        let declined = count(|word| matches!(word, Word::Declined(_)));
+        let declined = count(|word| matches!(word, Word::Declined(_) | Word::Lost));
         let cohort = rules.cohort.len();
         let possible = cohort - declined >= rules.quorum;
         if possible && reported + declined == cohort {
@@ -277,6 +280,7 @@ fn outcome(roll: &Roll, rules: &RoundRules) -> Outcome {
             }
             Some(Word::Joined) => LeftOut::NotInTime,
             Some(Word::Declined(reason)) => LeftOut::Declined(*reason),
+            Some(Word::Lost) => LeftOut::Damaged,
             None => LeftOut::NeverSeen,
         };
         outcome.left_out.insert(site.clone(), reason);
@@ -466,7 +470,8 @@ mod tests {
 
     fn legal(round: &Round, rules: &RoundRules) {
         let reported = |roll: &Roll| roll.values().filter(|word| matches!(word, Word::Reported(_))).count();
-        let declined = |roll: &Roll| roll.values().filter(|word| matches!(word, Word::Declined(_))).count();
+        let declined =
+            |roll: &Roll| roll.values().filter(|word| matches!(word, Word::Declined(_) | Word::Lost)).count();
         match round {
             Round::Gathering(roll) | Round::Training(roll) => {
                 assert!(roll.keys().all(|site| rules.cohort.contains(site)));

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Nothing that sites say, however often, abandons an attempt: only its deadline does, or damage found in the merge. Declines
-//! are carried into the next attempt, so a run whose site keeps declining has as many deadlines as attempts.
+//! are carried into the next attempt, and so is that an update is lost; a run whose quorum cannot come has as many deadlines as
+//! attempts.
 
 use common::{Digest, Plan, Refusal, RoundNumber, SiteId};
 
@@ -251,11 +252,16 @@ fn again(last: Attempt, outcome: Outcome, mut actions: Vec<RunAction>, rules: &R
     actions.push(RunAction::Begin(attempt));
     let mut roll: Roll = outcome.reports.into_iter().map(|(site, digest)| (site, Word::Reported(digest))).collect();
     for (site, reason) in outcome.left_out {
-        // Who declined still declines until it says something else, also if it is not heard of again.
-        if let LeftOut::Declined(reason) = reason {
-            let word = Word::Declined(reason);
-            roll.insert(site.clone(), word);
-            actions.push(RunAction::Record(Heard { site, round: attempt.round, word }));
+        match reason {
+            // Who declined still declines until it says something else, also if it is not heard of again.
+            LeftOut::Declined(reason) => {
+                let word = Word::Declined(reason);
+                roll.insert(site.clone(), word);
+                actions.push(RunAction::Record(Heard { site, round: attempt.round, word }));
+            }
+            // Nobody waits for who has reported already: without this, a quorum that cannot come would be waited for for ever.
+            LeftOut::Damaged => drop(roll.insert(site, Word::Lost)),
+            LeftOut::NeverSeen | LeftOut::NotInTime => {}
         }
     }
     let (run, undone) = Run::resumed(attempt, roll, false, rules);
@@ -384,9 +390,30 @@ mod tests {
         assert_eq!((outcome.reports.len(), outcome.left_out.values().next()), (2, Some(&LeftOut::Damaged)));
         assert_eq!(run.clone().on(damaged("b"), &rules), (run.clone(), vec![]), "told twice");
         let (run, actions) = run.on(damaged("a"), &rules);
-        assert!(matches!(actions[..], [RunAction::Discard(..), RunAction::Abandon(..), RunAction::Begin(_)]));
+        let [RunAction::Discard(..), RunAction::Abandon(..), RunAction::Begin(_), RunAction::ArmDeadline(_)] =
+            actions[..]
+        else {
+            panic!("{actions:?}")
+        };
         let Run::Open(again, round) = run else { panic!("another attempt") };
-        assert_eq!((again.attempt, round.roll().map(Roll::len)), (2, Some(1)));
+        let roll = round.roll().unwrap();
+        let lost = roll.values().filter(|word| **word == Word::Lost).count();
+        assert_eq!((again.attempt, roll.len(), lost), (2, 3, 2));
+    }
+
+    #[test]
+    fn a_quorum_that_cannot_come_because_updates_were_lost_is_waited_for_until_the_deadline_and_no_longer() {
+        let mut rules = rules(1, 2);
+        rules.round.quorum = 3;
+        let (run, _) = Run::begin(Digest::of(b"first"));
+        let (run, _) = after(run, &rules, ["a", "b", "c"].map(|site| reports(site, 1)));
+        let (run, actions) = run.on(RunEvent::Damaged { site: "b".parse().unwrap() }, &rules);
+        // Nobody joins any more: all have reported.
+        assert!(matches!(actions.last(), Some(RunAction::ArmDeadline(again)) if again.attempt == 2), "{actions:?}");
+        let (same, actions) = run.clone().on(says("b", 1, Word::Joined), &rules);
+        assert_eq!((&same, &actions[..]), (&run, &[][..]), "it has done its part");
+        let Run::Failed { because, .. } = run.on(RunEvent::TimeUp, &rules).0 else { panic!("the last time is up") };
+        assert!(because.contains("left out: b: its update is damaged"), "{because}");
     }
 
     #[test]

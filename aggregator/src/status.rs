@@ -374,6 +374,8 @@ fn open_round(store: &dyn Store, run: &RunId, last: &RoundRecord) -> Result<Opti
             Word::Joined => open.joined.push(site),
             Word::Reported(_) => open.reported.push(site),
             Word::Declined(reason) => drop(open.declined.insert(site, reason)),
+            // The attempt before has named it.
+            Word::Lost => {}
         }
     }
     Ok(Some(open))

@@ -193,6 +193,9 @@ impl<'a> Site<'a> {
 }
 
 #[cfg(test)]
+mod orders;
+
+#[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
     use std::io::{Read, Seek, Write};

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use common::ids::DigestBuilder;
 use common::{Digest, RoundNumber, RunId};
 use serde::Serialize;
 
@@ -61,7 +62,7 @@ pub(super) fn model(arguments: Model) -> Result<(), Failure> {
     print(&format!("{}: model {digest} of run {run}, {bytes} bytes\n", out.display()))
 }
 
-/// Copies beside the target and renames, so that the file is whole when it is there.
+/// Copies beside the target and renames, so that the file is whole when it is there, and has the digest that it is told with.
 fn copy(blobs: &Blobs, digest: Digest, out: &Path) -> Result<u64, Failure> {
     let mut model = blobs.open_blob(digest).map_err(|error| {
         let path = blobs.path(digest);
@@ -69,15 +70,43 @@ fn copy(blobs: &Blobs, digest: Digest, out: &Path) -> Result<u64, Failure> {
     })?;
     let beside = out.with_added_extension("part");
     let mut write = || {
-        let mut file = fs::File::create(&beside)?;
+        let mut file = Digested { file: fs::File::create(&beside)?, digest: DigestBuilder::default() };
         let bytes = io::copy(&mut model, &mut file)?;
-        file.sync_all()?;
-        fs::rename(&beside, out)?;
-        Ok(bytes)
+        file.file.sync_all()?;
+        Ok((bytes, file.digest.finish()))
     };
-    let written: io::Result<u64> = write();
-    written.map_err(|error| {
+    let failed = |error: io::Error| {
         let remedy = "give `--out` a file in a folder that exists, may be written and has room";
         Failure::failed(out.display(), format!("{error}; {remedy}"))
-    })
+    };
+    let written: io::Result<(u64, Digest)> = write();
+    let (bytes, found) = written.map_err(failed)?;
+    if found != digest {
+        let path = blobs.path(digest);
+        drop(fs::remove_file(&beside));
+        let told = format!(
+            "it is damaged: its bytes have digest {found}; restore this file of the state folder from a backup"
+        );
+        return Err(Failure::failed(path.display(), told));
+    }
+    fs::rename(&beside, out).map_err(failed)?;
+    Ok(bytes)
+}
+
+/// A file, and the digest of what was written to it.
+struct Digested {
+    file: fs::File,
+    digest: DigestBuilder,
+}
+
+impl io::Write for Digested {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.digest.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }

@@ -52,7 +52,7 @@ fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration)
     let paused = invited.iter().find(|run| run.paused && !run.run.is_over());
     let open = |run: &&&LiveRun| !run.paused && run.open().is_some();
     let awaited = |run: &&&LiveRun| {
-        let reported = |word: Option<&Word>| matches!(word, Some(Word::Reported(_)));
+        let reported = |word: Option<&Word>| matches!(word, Some(Word::Reported(_) | Word::Lost));
         !run.paused && run.open().is_some_and(|(_, round)| !reported(round.roll().and_then(|roll| roll.get(site))))
     };
     let current = invited.iter().filter(|run| Some(run.id()) == at_work).find(awaited);

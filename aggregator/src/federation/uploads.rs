@@ -285,9 +285,23 @@ impl Federation {
         };
         checked.map_err(|fault| match fault {
             Fault::Io(error) => io_refusal("checking an upload", &error),
-            Fault::Digest { found } => Refusal::Corrupt { expected: announced, found },
+            Fault::Digest { found } => {
+                if matches!(received.place, Place::Blob) {
+                    self.remove_rotten(announced, found);
+                }
+                Refusal::Corrupt { expected: announced, found }
+            }
             Fault::Content(why) => Refusal::Update(why),
         })
+    }
+
+    /// Removes a stored file that no longer has the bytes of its name: whoever needs it is better off without, and the same
+    /// update, sent again, takes its place. Left there, it would be found again and again.
+    fn remove_rotten(&self, blob: Digest, found: Digest) {
+        tracing::error!(%blob, %found, "a stored file has other bytes than its name says, and is removed: see to the disk");
+        if let Err(error) = self.remove_blob(blob) {
+            tracing::error!(%error, "it could not be removed");
+        }
     }
 
     fn give_its_name(&self, upload: &Upload, received: &mut Received) -> Result<(), Refusal> {

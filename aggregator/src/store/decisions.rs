@@ -78,7 +78,7 @@ fn write_word(
         (Word::Joined, _) => None,
         (Word::Declined(reason), _) => Some(json(&reason)?),
         (Word::Reported(_), Details::Update(manifest)) => return write_update(transaction, manifest, now),
-        (Word::Reported(_), _) => {
+        (Word::Reported(_) | Word::Lost, _) => {
             return Err(StoreError::Damaged(format!("a report of {} without its update", heard.site)));
         }
     };

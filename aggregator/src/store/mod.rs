@@ -21,6 +21,7 @@ mod decisions;
 pub(crate) mod durable;
 pub mod lock;
 mod rows;
+mod seals;
 pub mod sqlite;
 
 pub use blobs::Blobs;
@@ -323,7 +324,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// All tries at all rounds of a run, in their order.
     fn rounds(&self, run: &RunId) -> Result<Vec<RoundRecord>, StoreError>;
 
-    /// Everybody's last word in a try at a round.
+    /// Everybody's last word in the open try at a round.
     fn roll(&self, run: &RunId, attempt: Attempt) -> Result<Roll, StoreError>;
 
     /// The acknowledged updates of a round.

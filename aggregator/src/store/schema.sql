@@ -1,10 +1,12 @@
 -- The aggregator's state. Digests are hexadecimal text and details are JSON, so that `sqlite3 state.db` can audit it.
--- Times end in _ms: milliseconds since 1970, UTC.
+-- Times end in _ms: milliseconds since 1970, UTC. Each row's `seal` is a digest of its other columns (seals.rs): triggers
+-- write it, and `sqlite3` without them reads but does not write.
 
 CREATE TABLE federation (
     name          TEXT NOT NULL,
     address       TEXT NOT NULL,
-    created_at_ms INTEGER NOT NULL
+    created_at_ms INTEGER NOT NULL,
+    seal          TEXT NOT NULL DEFAULT ''
 ) STRICT;
 
 -- Invitations: the SHA-256 of each token, never the token.
@@ -15,14 +17,16 @@ CREATE TABLE tokens (
     used_at_ms    INTEGER,
     request       TEXT,           -- digest of the signing request that used it
     certificate   TEXT,           -- what was issued for it
-    serial        TEXT
+    serial        TEXT,
+    seal          TEXT NOT NULL DEFAULT ''
 ) STRICT;
 
 CREATE TABLE sites (
     site           TEXT PRIMARY KEY,
     serial         TEXT NOT NULL, -- of the newest certificate, the only one that counts
     enrolled_at_ms INTEGER NOT NULL,
-    revoked_at_ms  INTEGER
+    revoked_at_ms  INTEGER,
+    seal           TEXT NOT NULL DEFAULT ''
 ) STRICT;
 
 CREATE TABLE runs (
@@ -33,14 +37,16 @@ CREATE TABLE runs (
     started_at_ms INTEGER NOT NULL,
     state         TEXT NOT NULL CHECK (state IN ('running', 'finished', 'failed')),
     because       TEXT,
-    trouble       TEXT
+    trouble       TEXT,
+    seal          TEXT NOT NULL DEFAULT ''
 ) STRICT;
 
 -- What the coordinator asked of a run; the server heeds it within a second.
 CREATE TABLE wishes (
     run    TEXT PRIMARY KEY REFERENCES runs (run),
     paused INTEGER NOT NULL,
-    abort  TEXT                   -- the reason
+    abort  TEXT,                  -- the reason
+    seal   TEXT NOT NULL DEFAULT ''
 ) STRICT;
 
 CREATE TABLE rounds (
@@ -55,6 +61,7 @@ CREATE TABLE rounds (
     ended_at_ms  INTEGER,
     outcome      TEXT,            -- who reported, who is left out and why: frozen with the set
     merged       TEXT,            -- shares, norms and cosines
+    seal         TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (run, round, attempt)
 ) STRICT;
 
@@ -65,6 +72,7 @@ CREATE TABLE words (
     attempt INTEGER NOT NULL,
     site    TEXT NOT NULL,
     decline TEXT,                 -- the reason; null if it joined
+    seal    TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (run, round, attempt, site)
 ) STRICT;
 
@@ -78,6 +86,7 @@ CREATE TABLE updates (
     manifest       TEXT NOT NULL,
     received_at_ms INTEGER NOT NULL,
     retired        INTEGER NOT NULL DEFAULT 0, -- 1: its file is gone or damaged
+    seal           TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (run, round, site)
 ) STRICT;
 
@@ -89,6 +98,7 @@ CREATE TABLE uploads (
     bytes         INTEGER NOT NULL,
     manifest      TEXT NOT NULL,
     durable_bytes INTEGER NOT NULL,
+    seal          TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (run, round, site)
 ) STRICT;
 
@@ -99,6 +109,7 @@ CREATE TABLE scores (
     site           TEXT NOT NULL,
     scores         TEXT NOT NULL,
     received_at_ms INTEGER NOT NULL,
+    seal           TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (run, model, site)
 ) STRICT;
 
@@ -107,5 +118,6 @@ CREATE TABLE progress (
     run         TEXT NOT NULL,    -- empty when idle
     progress    TEXT NOT NULL,
     heard_at_ms INTEGER NOT NULL,
+    seal        TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (site, run)
 ) STRICT;

@@ -15,14 +15,14 @@ use super::decisions::{forget_upload, names, upload_blob, write_action};
 use super::rows::{from_json, int, json, maybe_number, number, parsed, small, stamp};
 use super::{
     Details, FederationRecord, Issued, ProgressRecord, Revoked, RoundRecord, RoundState, RunRecord, RunState,
-    ScoresRecord, SiteRecord, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish, durable,
+    ScoresRecord, SiteRecord, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish, durable, seals,
 };
 use crate::clock::Stamp;
 use crate::round::{Roll, Word};
 use crate::run::{Attempt, RunAction};
 
 /// Raised with every change of the tables.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 const SCHEMA: &str = include_str!("schema.sql");
 /// Longest wait for another program's write.
 const BUSY: Duration = Duration::from_secs(10);
@@ -50,6 +50,12 @@ impl From<rusqlite::Error> for StoreError {
             {
                 Self::Damaged(error.to_string())
             }
+            // A row that was to be changed does not have its seal.
+            rusqlite::Error::SqliteFailure(failure, Some(told))
+                if failure.extended_code == ffi::SQLITE_CONSTRAINT_TRIGGER =>
+            {
+                Self::Damaged(told.clone())
+            }
             rusqlite::Error::InvalidColumnType(..)
             | rusqlite::Error::FromSqlConversionFailure(..)
             | rusqlite::Error::IntegralValueOutOfRange(..)
@@ -71,6 +77,7 @@ impl SqliteStore {
         let mut connection = connect(&path, "FULL")?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
         transaction.execute_batch(SCHEMA)?;
+        seals::install(&transaction)?;
         let FederationRecord { name, address, created_at } = federation;
         transaction.execute(
             "INSERT INTO federation (name, address, created_at_ms) VALUES (?1, ?2, ?3)",
@@ -95,6 +102,7 @@ impl SqliteStore {
         if found != VERSION {
             return Err(StoreError::Version { path: state.to_owned(), found, expected: VERSION });
         }
+        seals::hold_structure(&main, SCHEMA)?;
         let relaxed = connect(&path, "NORMAL")?;
         Ok(Self { main: Mutex::new(main), relaxed: Mutex::new(relaxed) })
     }
@@ -113,21 +121,33 @@ impl SqliteStore {
         Ok(value)
     }
 
-    /// All rows of a query, each read by `read`, which may find damage.
-    fn all<T>(
+    /// Rows of a table, those that `which` says, each held to its seal and read by `read`, which may find damage as well.
+    fn each<T>(
         &self,
-        sql: &str,
+        table: &str,
+        which: &str,
         parameters: impl rusqlite::Params,
         mut read: impl FnMut(&Row<'_>) -> Result<T>,
-    ) -> Result<Vec<T>> {
+    ) -> Result<Vec<Result<T>>> {
         let connection = self.lock();
-        let mut statement = connection.prepare_cached(sql)?;
+        let mut statement = connection.prepare_cached(&format!("SELECT * FROM {table} {which}"))?;
         let mut rows = statement.query(parameters)?;
-        let mut all = Vec::new();
+        let mut each = Vec::new();
         while let Some(row) = rows.next()? {
-            all.push(read(row)?);
+            each.push(seals::hold(table, row).and_then(|()| read(row)));
         }
-        Ok(all)
+        Ok(each)
+    }
+
+    /// The same, where one row that is damaged spoils all.
+    fn all<T>(
+        &self,
+        table: &str,
+        which: &str,
+        parameters: impl rusqlite::Params,
+        read: impl FnMut(&Row<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        self.each(table, which, parameters, read)?.into_iter().collect()
     }
 }
 
@@ -141,16 +161,21 @@ fn connect(path: &Path, synchronous: &str) -> Result<Connection> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "cell_size_check", true)?;
+    seals::teach(&connection)?;
     Ok(connection)
 }
 
 impl Store for SqliteStore {
     fn federation(&self) -> Result<FederationRecord> {
-        let connection = self.lock();
-        let read =
-            |row: &Row<'_>| Ok((row.get::<_, String>("name")?, row.get("address")?, stamp(row, "created_at_ms")?));
-        let (name, address, created_at) = connection.query_row("SELECT * FROM federation", [], read)?;
-        Ok(FederationRecord { name: parsed("federation.name", &name)?, address, created_at })
+        let found = self.all("federation", "", [], |row| {
+            Ok(FederationRecord {
+                name: parsed("federation.name", &row.get::<_, String>("name")?)?,
+                address: row.get("address")?,
+                created_at: stamp(row, "created_at_ms")?,
+            })
+        })?;
+        found.into_iter().next().ok_or_else(|| StoreError::Damaged("the federation's row is gone".to_owned()))
     }
 
     fn invite(&self, token: Digest, site: &SiteId, now: Stamp, expires_at: Stamp) -> Result<usize> {
@@ -173,9 +198,11 @@ impl Store for SqliteStore {
         issue: &mut dyn FnMut() -> Result<Issued>,
     ) -> Result<Issued> {
         self.write(|transaction| {
+            let read = |row: &Row<'_>| Ok(seals::hold("tokens", row).and_then(|()| Ok(Token::read(row)?)));
             let found = transaction
-                .query_row("SELECT * FROM tokens WHERE hash = ?1", [token.to_string()], Token::read)
-                .optional()?;
+                .query_row("SELECT * FROM tokens WHERE hash = ?1", [token.to_string()], read)
+                .optional()?
+                .transpose()?;
             let Some(found) = found.filter(|found| found.site == site.as_str()) else {
                 // One answer for both, so that a guess learns nothing.
                 return Err(StoreError::Token("unknown, or for another site"));
@@ -206,7 +233,7 @@ impl Store for SqliteStore {
     }
 
     fn sites(&self) -> Result<Vec<SiteRecord>> {
-        self.all("SELECT * FROM sites ORDER BY site", [], |row| {
+        self.all("sites", "ORDER BY site", [], |row| {
             Ok(SiteRecord {
                 site: parsed("sites.site", &row.get::<_, String>("site")?)?,
                 serial: row.get("serial")?,
@@ -246,8 +273,7 @@ impl Store for SqliteStore {
     }
 
     fn runs(&self, skip: usize) -> Result<Vec<Result<RunRecord>>> {
-        let sql = "SELECT * FROM runs ORDER BY ordinal LIMIT -1 OFFSET ?1";
-        self.all(sql, [int(skip as u64)], |row| Ok(run_record(row)))
+        self.each("runs", "ORDER BY ordinal LIMIT -1 OFFSET ?1", [int(skip as u64)], run_record)
     }
 
     fn wish(&self, run: &RunId, wish: &Wish) -> Result<()> {
@@ -261,7 +287,7 @@ impl Store for SqliteStore {
     }
 
     fn wishes(&self) -> Result<BTreeMap<RunId, Wish>> {
-        let all = self.all("SELECT * FROM wishes", [], |row| {
+        let all = self.all("wishes", "", [], |row| {
             let run = parsed("wishes.run", &row.get::<_, String>("run")?)?;
             Ok((run, Wish { paused: row.get("paused")?, abort: row.get("abort")? }))
         })?;
@@ -269,7 +295,7 @@ impl Store for SqliteStore {
     }
 
     fn rounds(&self, run: &RunId) -> Result<Vec<RoundRecord>> {
-        self.all("SELECT * FROM rounds WHERE run = ?1 ORDER BY round, attempt", [run.as_str()], |row| {
+        self.all("rounds", "WHERE run = ?1 ORDER BY round, attempt", [run.as_str()], |row| {
             let outcome = || -> Result<_> {
                 let text: Option<String> = row.get("outcome")?;
                 from_json("rounds.outcome", &text.unwrap_or_default())
@@ -300,7 +326,8 @@ impl Store for SqliteStore {
 
     fn roll(&self, run: &RunId, attempt: Attempt) -> Result<Roll> {
         let said = self.all(
-            "SELECT site, decline FROM words WHERE run = ?1 AND round = ?2 AND attempt = ?3",
+            "words",
+            "WHERE run = ?1 AND round = ?2 AND attempt = ?3",
             params![run.as_str(), attempt.round.0, attempt.attempt],
             |row| {
                 let site = parsed("words.site", &row.get::<_, String>("site")?)?;
@@ -312,22 +339,20 @@ impl Store for SqliteStore {
             },
         )?;
         let mut roll: Roll = said.into_iter().collect();
-        let updates = self.updates(run, attempt.round)?.into_iter().filter(|(_, update)| !update.retired);
-        roll.extend(updates.map(|(site, update)| (site, Word::Reported(update.manifest.blob))));
+        // In a round that is open, only damage retires an update.
+        let word =
+            |update: UpdateRecord| if update.retired { Word::Lost } else { Word::Reported(update.manifest.blob) };
+        roll.extend(self.updates(run, attempt.round)?.into_iter().map(|(site, update)| (site, word(update))));
         Ok(roll)
     }
 
     fn updates(&self, run: &RunId, round: RoundNumber) -> Result<BTreeMap<SiteId, UpdateRecord>> {
-        let all = self.all(
-            "SELECT manifest, received_at_ms, retired FROM updates WHERE run = ?1 AND round = ?2",
-            params![run.as_str(), round.0],
-            |row| {
-                let manifest: UpdateManifest = from_json("updates.manifest", &row.get::<_, String>("manifest")?)?;
-                let received_at = stamp(row, "received_at_ms")?;
-                let retired = row.get("retired")?;
-                Ok((manifest.site.clone(), UpdateRecord { manifest, received_at, retired }))
-            },
-        )?;
+        let all = self.all("updates", "WHERE run = ?1 AND round = ?2", params![run.as_str(), round.0], |row| {
+            let manifest: UpdateManifest = from_json("updates.manifest", &row.get::<_, String>("manifest")?)?;
+            let received_at = stamp(row, "received_at_ms")?;
+            let retired = row.get("retired")?;
+            Ok((manifest.site.clone(), UpdateRecord { manifest, received_at, retired }))
+        })?;
         Ok(all.into_iter().collect())
     }
 
@@ -375,7 +400,7 @@ impl Store for SqliteStore {
     }
 
     fn uploads(&self) -> Result<Vec<UploadRecord>> {
-        self.all("SELECT * FROM uploads ORDER BY run, round, site", [], |row| {
+        self.all("uploads", "ORDER BY run, round, site", [], |row| {
             let manifest = from_json("uploads.manifest", &row.get::<_, String>("manifest")?)?;
             Ok(UploadRecord { manifest, durable: number(row, "durable_bytes")? })
         })
@@ -461,7 +486,7 @@ impl Store for SqliteStore {
     }
 
     fn scores(&self, run: &RunId) -> Result<Vec<ScoresRecord>> {
-        self.all("SELECT model, site, scores FROM scores WHERE run = ?1 ORDER BY model, site", [run.as_str()], |row| {
+        self.all("scores", "WHERE run = ?1 ORDER BY model, site", [run.as_str()], |row| {
             Ok(ScoresRecord {
                 model: parsed("scores.model", &row.get::<_, String>("model")?)?,
                 site: parsed("scores.site", &row.get::<_, String>("site")?)?,
@@ -471,7 +496,7 @@ impl Store for SqliteStore {
     }
 
     fn progress(&self) -> Result<Vec<ProgressRecord>> {
-        self.all("SELECT * FROM progress ORDER BY site, run", [], |row| {
+        self.all("progress", "ORDER BY site, run", [], |row| {
             Ok(ProgressRecord {
                 site: parsed("progress.site", &row.get::<_, String>("site")?)?,
                 progress: from_json("progress.progress", &row.get::<_, String>("progress")?)?,

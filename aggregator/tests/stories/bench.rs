@@ -37,6 +37,9 @@ impl Clock for HandClock {
 
 pub(crate) const ROOMY: Limits = Limits { spool_bytes: 1 << 30, keep_updates_of_rounds: 2 };
 
+/// Values of a model that is no burden to memory.
+const MOST_QUICK: usize = 1000;
+
 pub(crate) struct Bench {
     pub(crate) clock: Arc<HandClock>,
     pub(crate) limits: Limits,
@@ -64,7 +67,17 @@ pub(crate) fn plan_draft(run: &str, sites: &[&str], quorum: usize, rounds: u32, 
 impl Bench {
     /// A federation without a run.
     pub(crate) fn empty() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::in_folder(tempfile::tempdir().unwrap())
+    }
+
+    /// The same in memory where there is such a folder: no power is cut here, and a story of a thousand restarts need not wait
+    /// for a disk. For small models alone.
+    pub(crate) fn quick() -> Self {
+        const MEMORY: &str = "/dev/shm";
+        Self::in_folder(tempfile::tempdir_in(MEMORY).or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
+    fn in_folder(folder: tempfile::TempDir) -> Self {
         let record =
             FederationRecord { name: "test".parse().unwrap(), address: "localhost:1".to_owned(), created_at: Stamp(0) };
         SqliteStore::create(folder.path(), &record).unwrap();
@@ -74,7 +87,7 @@ impl Bench {
 
     /// A federation with one run of the sites a, b and c, whose model has `values` values.
     pub(crate) fn with_run(values: usize, quorum: usize, rounds: u32, attempts: u32) -> Self {
-        let bench = Self::empty();
+        let bench = if values <= MOST_QUICK { Self::quick() } else { Self::empty() };
         bench.start_run(plan_draft("run", &["a", "b", "c"], quorum, rounds, attempts), values);
         bench
     }
@@ -200,6 +213,22 @@ impl Bench {
 
     pub(crate) fn merge(&self) {
         assert!(self.federation().merge_frozen(), "{:?}", self.run().because);
+    }
+
+    /// Changes rows of a table as a disk would: past the seals.
+    pub(crate) fn spoil(&self, table: &str, change: impl FnOnce(&rusqlite::Connection)) {
+        let database = rusqlite::Connection::open(self.folder.path().join("state.db")).unwrap();
+        database.execute_batch("PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF;").unwrap();
+        let triggers: Vec<(String, String)> = {
+            let sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1";
+            let mut statement = database.prepare(sql).unwrap();
+            let found = statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+            found.collect::<Result<_, _>>().unwrap()
+        };
+        assert!(!triggers.is_empty(), "no table {table}");
+        triggers.iter().for_each(|(name, _)| database.execute_batch(&format!("DROP TRIGGER {name}")).unwrap());
+        change(&database);
+        triggers.iter().for_each(|(_, sql)| database.execute_batch(sql).unwrap());
     }
 
     /// The values of a stored blob.

@@ -168,6 +168,22 @@ fn a_model_whose_file_is_gone_is_told_by_its_own_path() {
 }
 
 #[test]
+fn a_model_whose_file_was_changed_by_the_disk_is_not_exported() {
+    let desk = Desk::new();
+    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(20));
+    let started = desk.json(&["run", "start", &plan, "--first-model", &model, "--json"]);
+    let digest = started["first_model"].as_str().unwrap();
+    let path = desk.path("fed/blobs").join(&digest[..2]).join(digest);
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let out = desk.path("model.safetensors");
+    let (code, told) = desk.refused(&["model", "--run", "typed", "--out", &out.display().to_string()]);
+    assert!(code == 1 && told.contains(digest) && told.contains("backup"), "{told}");
+    assert!(!out.exists() && !out.with_added_extension("part").exists());
+}
+
+#[test]
 fn a_running_server_keeps_the_folder_and_sees_what_is_typed_beside_it() {
     let desk = Desk::new();
     let mut server = desk.serve();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use aggregator::clock::Stamp;
 use aggregator::federation::Federation;
+use aggregator::round::Word;
 use aggregator::run::{Attempt, RunAction};
 use aggregator::status::{self, RunPhase};
 use aggregator::store::{
@@ -21,7 +22,7 @@ use common::{Digest, Directive, Phase, Plan, Progress, RoundNumber, RunId, Score
 use crate::bench::{Bench, ROOMY, run_id, site_id, weights};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
+pub(crate) enum Fault {
     /// The write does not happen.
     Before,
     /// The write happens, and is told as failed.
@@ -30,13 +31,27 @@ enum Fault {
     Crash,
 }
 
-/// A store whose Nth write fails.
+/// What a store says that is not so: bugs, planted below the real aggregator to see that the stories find them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Lie {
+    /// Every third report was written down: it was not.
+    SaysItWroteAReport,
+    /// Nobody's update was ever retired.
+    ForgetsWhoWasRetired,
+    /// Nobody has said anything in this attempt.
+    ForgetsTheRoll,
+    /// A round that has a deadline has all the time in the world.
+    LosesTheDeadline,
+}
+
+/// A store whose Nth write fails, or that lies.
 #[derive(Debug)]
-struct Faulty {
-    store: SqliteStore,
-    writes: Arc<AtomicUsize>,
-    fails_at: usize,
-    fault: Fault,
+pub(crate) struct Faulty {
+    pub(crate) store: SqliteStore,
+    pub(crate) writes: Arc<AtomicUsize>,
+    pub(crate) fails_at: usize,
+    pub(crate) fault: Fault,
+    pub(crate) lie: Option<Lie>,
 }
 
 impl Faulty {
@@ -96,15 +111,33 @@ impl Store for Faulty {
         self.store.wishes()
     }
     fn rounds(&self, run: &RunId) -> Result<Vec<RoundRecord>, StoreError> {
-        self.store.rounds(run)
+        let mut rounds = self.store.rounds(run)?;
+        if self.lie == Some(Lie::LosesTheDeadline) {
+            const FOREVER: Duration = Duration::from_secs(1 << 30);
+            rounds.iter_mut().for_each(|round| round.remaining = Some(FOREVER));
+        }
+        Ok(rounds)
     }
     fn roll(&self, run: &RunId, attempt: Attempt) -> Result<aggregator::round::Roll, StoreError> {
-        self.store.roll(run, attempt)
+        match self.lie {
+            Some(Lie::ForgetsTheRoll) => Ok(BTreeMap::new()),
+            Some(Lie::ForgetsWhoWasRetired) => {
+                let mut roll = self.store.roll(run, attempt)?;
+                let updates = self.store.updates(run, attempt.round)?;
+                roll.extend(updates.into_iter().map(|(site, update)| (site, Word::Reported(update.manifest.blob))));
+                Ok(roll)
+            }
+            _ => self.store.roll(run, attempt),
+        }
     }
     fn updates(&self, run: &RunId, round: RoundNumber) -> Result<BTreeMap<SiteId, UpdateRecord>, StoreError> {
         self.store.updates(run, round)
     }
     fn record(&self, run: &RunId, actions: &[RunAction], details: Details<'_>, now: Stamp) -> Result<(), StoreError> {
+        let says_so = self.lie == Some(Lie::SaysItWroteAReport) && self.writes.load(Ordering::SeqCst).is_multiple_of(3);
+        if says_so && matches!(actions, [RunAction::Record(heard)] if matches!(heard.word, Word::Reported(_))) {
+            return Ok(());
+        }
         self.write(|store| store.record(run, actions, details, now))
     }
     fn note_remaining(&self, run: &RunId, attempt: Attempt, remaining: Duration) -> Result<(), StoreError> {
@@ -166,7 +199,7 @@ fn story(fails_at: usize, fault: Fault) -> (Vec<Digest>, usize) {
     let writes = Arc::new(AtomicUsize::new(0));
     let open = |path: &Path| {
         let store = SqliteStore::open(path).unwrap();
-        let store = Faulty { store, writes: writes.clone(), fails_at, fault };
+        let store = Faulty { store, writes: writes.clone(), fails_at, fault, lie: None };
         Federation::with_store(path, Box::new(store), ROOMY, clock.clone())
     };
     let mut federation = None;
@@ -240,7 +273,7 @@ fn a_report_counts_although_how_the_site_goes_cannot_be_noted() {
     let (path, clock) = (bench.path(), bench.clock.clone());
     let bench = bench.closed();
     let store = SqliteStore::open(&path).unwrap();
-    let faulty = Faulty { store, writes: Arc::default(), fails_at: 0, fault: Fault::Before };
+    let faulty = Faulty { store, writes: Arc::default(), fails_at: 0, fault: Fault::Before, lie: None };
     let federation = Federation::with_store(&path, Box::new(faulty), ROOMY, clock).unwrap();
     let joined = Progress { work: Some((run_id(), RoundNumber(1))), phase: Phase::Training, ..Progress::idle() };
     federation.report(&site_id("a"), &joined).unwrap();
@@ -255,7 +288,7 @@ fn overdue(fault: Fault) -> (Bench, Federation, Arc<AtomicUsize>) {
     let (path, clock) = (bench.path(), bench.clock.clone());
     let bench = bench.closed();
     let (store, writes) = (SqliteStore::open(&path).unwrap(), Arc::new(AtomicUsize::new(0)));
-    let faulty = Faulty { store, writes: writes.clone(), fails_at: FAILS_AT, fault };
+    let faulty = Faulty { store, writes: writes.clone(), fails_at: FAILS_AT, fault, lie: None };
     let federation = Federation::with_store(&path, Box::new(faulty), ROOMY, clock).unwrap();
     for site in ["a", "b"] {
         let work = Some((run_id(), RoundNumber(1)));

@@ -122,10 +122,9 @@ fn a_revocation_takes_effect_although_a_run_is_damaged_and_the_other_runs_go_on(
     let token = Digest::of(b"token");
     bench.store().invite(token, &site, bench.clock.wall(), Stamp(u64::MAX >> 2)).unwrap();
     bench.store().redeem(token, &site, token, bench.clock.wall(), &mut || certificate("01")).unwrap();
-    rusqlite::Connection::open(bench.path().join("state.db"))
-        .unwrap()
-        .execute("UPDATE runs SET plan = x'00' WHERE run = 'run'", [])
-        .unwrap();
+    bench.spoil("runs", |database| {
+        database.execute("UPDATE runs SET plan = x'00' WHERE run = 'run'", []).unwrap();
+    });
     bench.restart();
     let status = bench.status();
     assert_eq!((status.runs.len(), status.damaged_runs.len()), (1, 1));

@@ -5,11 +5,15 @@ mod alarms;
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 mod commands;
 #[cfg(test)]
 mod deadlines;
 #[cfg(test)]
 mod encodings;
+#[cfg(test)]
+mod every_byte;
 #[cfg(test)]
 mod exactly_once;
 #[cfg(test)]
@@ -19,10 +23,18 @@ mod finetuning;
 #[cfg(test)]
 mod invitations;
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod orders;
+#[cfg(test)]
 mod pauses;
+#[cfg(test)]
+mod refusal_table;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod restarts;
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod wire;

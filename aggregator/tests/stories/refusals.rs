@@ -1,75 +1,8 @@
-//! What cannot count is refused by name, and changes nothing.
+//! What cannot count is refused by name, and changes nothing. [`crate::refusal_table`] has what is refused of one message or file.
 
-use common::{Digest, Refusal, RoundNumber, UpdateManifest};
+use common::{Digest, Refusal};
 
-use crate::bench::{Bench, plan_draft, run_id, site_id, weights};
-
-#[test]
-fn an_announcement_that_cannot_be_of_this_round_is_refused_before_a_byte_is_taken() {
-    let bench = Bench::with_run(100, 2, 2, 1);
-    let good = bench.manifest("a", &weights(100, |_| 0.5));
-    let (plan, base) = (good.plan, good.base);
-    let other = Digest::of(b"other");
-    type Change = fn(&mut UpdateManifest);
-    let cases: [(Change, Refusal); 7] = [
-        (|m| m.run = "other".parse().unwrap(), Refusal::UnknownRun("other".parse().unwrap())),
-        (|m| m.round = RoundNumber(2), Refusal::RoundNotOpen { asked: RoundNumber(2), open: RoundNumber(1) }),
-        (|m| m.round = RoundNumber(0), Refusal::RoundNotOpen { asked: RoundNumber(0), open: RoundNumber(1) }),
-        (|m| m.plan = Digest::of(b"other"), Refusal::PlanDiffers { expected: plan, found: other }),
-        (|m| m.base = Digest::of(b"other"), Refusal::BaseDiffers { expected: base, found: other }),
-        (|m| m.site = "d".parse().unwrap(), Refusal::SpeaksForAnother { peer: site_id("a"), claimed: site_id("d") }),
-        (|m| m.site = "b".parse().unwrap(), Refusal::SpeaksForAnother { peer: site_id("a"), claimed: site_id("b") }),
-    ];
-    for (change, expected) in cases {
-        let mut manifest = good.clone();
-        change(&mut manifest);
-        assert_eq!(bench.federation().begin_upload(&site_id("a"), manifest), Err(expected));
-    }
-    let shapes: [(Change, &str); 9] = [
-        (|m| m.bytes += 1, "bytes were announced"),
-        (|m| m.bytes = 0, "bytes were announced"),
-        (|m| m.bytes = u64::MAX, "bytes were announced"),
-        (|m| m.subjects = 0, "0 subjects"),
-        (|m| m.subjects = 12, "12 subjects"),
-        (|m| m.subjects = u32::MAX, "subjects"),
-        (|m| m.steps = 0, "0 steps"),
-        (|m| m.steps = 11, "11 steps"),
-        (|m| m.meters.loss = f64::NAN, "meter"),
-    ];
-    for (change, told) in shapes {
-        let mut manifest = good.clone();
-        change(&mut manifest);
-        let refusal = bench.begin(&manifest).unwrap_err();
-        assert!(matches!(&refusal, Refusal::Update(why) if why.contains(told)), "{refusal}");
-    }
-    let uninvited = UpdateManifest { site: site_id("d"), ..good };
-    assert_eq!(bench.begin(&uninvited), Err(Refusal::NotInvited { run: run_id(), site: site_id("d") }));
-    assert!(bench.store_is_untouched());
-}
-
-#[test]
-fn bytes_that_are_no_mergeable_update_are_refused_at_the_end_and_the_round_goes_on() {
-    let bench = Bench::with_run(100, 2, 1, 1);
-    let with = |value: f32| weights(100, |place| if place == 57 { value } else { 0.0 });
-    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 8.5, -1e30] {
-        let refusal = bench.reports("a", &with(value)).unwrap_err();
-        assert!(matches!(&refusal, Refusal::Update(why) if why.contains("position 57")), "{value}: {refusal}");
-    }
-    let mut renamed = weights(100, |_| 0.0).to_safetensors();
-    let place = renamed.windows(6).position(|window| window == b"center").unwrap();
-    renamed[place..place + 6].copy_from_slice(b"c_nter");
-    let manifest = UpdateManifest { blob: Digest::of(&renamed), ..bench.manifest("a", &weights(100, |_| 0.0)) };
-    bench.send(&manifest, &renamed, 64, renamed.len()).unwrap();
-    let refusal = bench.finish(&manifest).unwrap_err();
-    assert!(matches!(&refusal, Refusal::Update(why) if why.contains("c_nter")), "{refusal}");
-
-    assert!(bench.store_is_untouched());
-    for site in ["a", "b", "c"] {
-        bench.reports(site, &weights(100, |_| 0.5)).unwrap();
-    }
-    bench.merge();
-    assert_eq!(bench.run().rounds[0].sites.len(), 3);
-}
+use crate::bench::{Bench, plan_draft, site_id, weights};
 
 #[test]
 fn a_delta_longer_than_the_plan_permits_is_refused_with_norm_and_bound() {
@@ -97,19 +30,6 @@ fn bytes_that_changed_on_the_way_start_over() {
     bytes[last] ^= 1;
     bench.send(&manifest, &bytes, 64, bytes.len()).unwrap();
     assert_eq!(bench.finish(&manifest), Ok(expected));
-}
-
-#[test]
-fn a_chunk_of_nothing_announced_or_past_the_end_is_refused() {
-    let bench = Bench::with_run(100, 2, 1, 1);
-    let manifest = bench.manifest("a", &weights(100, |_| 0.5));
-    let key = aggregator::store::UpdateKey::of(&manifest);
-    let chunk = |offset, data: &[u8]| bench.federation().upload_chunk(&key, manifest.blob, offset, data);
-    assert!(matches!(chunk(0, b"data"), Err(Refusal::Offset { expected: 0, .. })), "nothing was announced");
-    bench.begin(&manifest).unwrap();
-    assert!(matches!(chunk(0, b""), Err(Refusal::Malformed(_))));
-    assert!(matches!(chunk(manifest.bytes - 1, b"xy"), Err(Refusal::Malformed(_))));
-    assert!(matches!(chunk(u64::MAX, b"x"), Err(Refusal::Malformed(_))));
 }
 
 #[test]

@@ -150,6 +150,28 @@ fn damage_that_leaves_less_than_a_quorum_abandons_the_attempt_and_the_lost_updat
 }
 
 #[test]
+fn a_quorum_that_cannot_come_because_an_update_was_lost_ends_by_name_at_the_deadline_and_not_never() {
+    for restarts in [false, true] {
+        let mut bench = Bench::with_run(500, 3, 1, 2);
+        all_report(&bench);
+        std::fs::remove_file(file_of(&bench, 0)).unwrap();
+        bench.merge();
+        if restarts {
+            bench.restart();
+        }
+        // They have reported, and say so: nobody joins.
+        ["a", "b", "c"].iter().for_each(|site| drop(bench.says(site, Phase::Reported)));
+        let open = bench.run().open.unwrap();
+        assert_eq!((open.attempt, open.state, open.reported.len()), (2, OpenState::Training, 2));
+        bench.clock.pass(Duration::from_secs(60));
+        bench.federation().tick();
+        let run = bench.run();
+        assert_eq!(run.state, RunPhase::Failed);
+        assert!(run.because.unwrap().contains("left out: a: its update is damaged"));
+    }
+}
+
+#[test]
 fn a_damaged_first_model_stops_the_merge_by_name_until_it_is_restored() {
     let bench = Bench::with_run(500, 2, 1, 1);
     all_report(&bench);

@@ -33,16 +33,16 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use crate::bench::{ROOMY, plan_draft, run_id, site_id, weights};
 
 /// A federation on loopback, and the folder of its sites' keys.
-struct House {
+pub(crate) struct House {
     folder: tempfile::TempDir,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     authority: Arc<Authority>,
     renew: Arc<Notify>,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
 impl House {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let name = "wired".parse().unwrap();
         let authority = authority::create(folder.path(), &name, wall()).unwrap();
@@ -52,7 +52,7 @@ impl House {
         Self { folder, address, authority: Arc::new(authority), renew: Arc::default(), running: None }
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let listener = listen(self.address).unwrap();
         self.address = listener.local_addr().unwrap();
         let state = self.folder.path().to_owned();
@@ -74,17 +74,17 @@ impl House {
         self.running = Some((stop, serving));
     }
 
-    async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         let (stop, serving) = self.running.take().unwrap();
         stop.send(()).unwrap();
         serving.await.unwrap();
     }
 
-    fn store(&self) -> SqliteStore {
+    pub(crate) fn store(&self) -> SqliteStore {
         SqliteStore::open(self.folder.path()).unwrap()
     }
 
-    fn start_run(&self, sites: &[&str], rounds: u32) {
+    pub(crate) fn start_run(&self, sites: &[&str], rounds: u32) {
         let draft = plan_draft("run", sites, sites.len(), rounds, 1);
         let model = weights(600_000, |place| place as f32 / 1e6);
         let plan = draft.with_first_model(model.signature(), model.digest());
@@ -125,7 +125,12 @@ impl House {
     }
 
     /// An enrolled site.
-    async fn site(&self, site: &str) -> Site {
+    pub(crate) async fn site(&self, site: &str) -> Site {
+        self.site_by_way_of(site, self.address).await
+    }
+
+    /// An enrolled site that calls another address than the aggregator's.
+    pub(crate) async fn site_by_way_of(&self, site: &str, address: SocketAddr) -> Site {
         let key = Key::create(&self.key_path(site)).unwrap();
         let invitation = self.invite(site);
         // A connection that just ended is an error that passes: the same key may ask again.
@@ -141,7 +146,7 @@ impl House {
             &enrolled.authority_pem,
             &key,
         );
-        Site { site: site_id(site), client: client(channel(self.address, tls.unwrap())) }
+        Site { site: site_id(site), client: client(channel(address, tls.unwrap())) }
     }
 }
 
@@ -158,12 +163,12 @@ fn client(channel: Channel) -> FederationClient<Channel> {
 }
 
 /// Longest wait for what is certain to come, on a busy machine too.
-const WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const WITHIN: Duration = Duration::from_secs(30);
 
 /// An enrolled site, as the wire knows it.
-struct Site {
+pub(crate) struct Site {
     site: SiteId,
-    client: FederationClient<Channel>,
+    pub(crate) client: FederationClient<Channel>,
 }
 
 impl Site {
@@ -174,7 +179,7 @@ impl Site {
     }
 
     /// Asks until the answer is of the wanted kind.
-    async fn told<T>(&mut self, wanted: impl Fn(Directive) -> Option<T>) -> T {
+    pub(crate) async fn told<T>(&mut self, wanted: impl Fn(Directive) -> Option<T>) -> T {
         let asking = async {
             loop {
                 if let Some(told) = wanted(self.report(Progress::idle()).await.unwrap()) {
@@ -185,7 +190,7 @@ impl Site {
         tokio::time::timeout(WITHIN, asking).await.expect("the directive in time")
     }
 
-    async fn work(&mut self, round: u32) -> Assignment {
+    pub(crate) async fn work(&mut self, round: u32) -> Assignment {
         let of_round = |directive| match directive {
             Directive::Train(work) if work.round == RoundNumber(round) => Some(work),
             _ => None,
@@ -204,7 +209,7 @@ impl Site {
         Ok(bytes)
     }
 
-    fn manifest(&self, work: &Assignment, delta: &NamedTensors) -> UpdateManifest {
+    pub(crate) fn manifest(&self, work: &Assignment, delta: &NamedTensors) -> UpdateManifest {
         let bytes = delta.to_safetensors();
         UpdateManifest {
             run: work.run.clone(),
@@ -221,7 +226,7 @@ impl Site {
         }
     }
 
-    async fn chunk(
+    pub(crate) async fn chunk(
         &mut self,
         manifest: &UpdateManifest,
         offset: u64,
@@ -254,7 +259,7 @@ impl Site {
     }
 }
 
-fn code(status: &Status) -> &str {
+pub(crate) fn code(status: &Status) -> &str {
     proto::refusal::code(status).unwrap_or("no refusal")
 }
 
