@@ -63,8 +63,12 @@ pub fn inspect(file: &File, layout: &Layout, announced: Digest, max_norm: f64) -
         file.read_exact_at(&mut tile[..read], offset)?;
         digest.update(&tile[..read]);
         if content.is_none() {
-            content = out_of_bounds(&tile[..read], (offset - header_bytes as u64) / 4, layout);
-            squares += sum_of_squares(&tile[..read]);
+            let (words, _) = tile[..read].as_chunks::<4>();
+            let (is_mergeable, more) = looked_over(words);
+            squares += more;
+            if !is_mergeable {
+                content = Some(out_of_bounds(words, (offset - header_bytes as u64) / 4, layout));
+            }
         }
         offset += read as u64;
     }
@@ -76,23 +80,40 @@ pub fn inspect(file: &File, layout: &Layout, announced: Digest, max_norm: f64) -
     }
 }
 
-/// The first value of a tile that cannot be merged.
-fn out_of_bounds(tile: &[u8], first: u64, layout: &Layout) -> Option<String> {
-    let (words, _) = tile.as_chunks::<4>();
-    // NaN is in no range.
-    let bounds = -MAX_MAGNITUDE..=MAX_MAGNITUDE;
-    let position = words.iter().position(|&word| !bounds.contains(&f32::from_le_bytes(word)))?;
-    let value = f32::from_le_bytes(words[position]);
-    let (tensor, position) = layout.place(first + position as u64);
-    Some(format!(
-        "tensor {tensor} holds {value} at position {position}: only finite values between -{MAX_MAGNITUDE} and \
-         {MAX_MAGNITUDE} are merged"
-    ))
+/// NaN is not.
+#[inline(always)]
+fn can_be_merged(word: [u8; 4]) -> bool {
+    f32::from_le_bytes(word).abs() <= MAX_MAGNITUDE
 }
 
-fn sum_of_squares(tile: &[u8]) -> f64 {
-    let (words, _) = tile.as_chunks::<4>();
-    words.iter().map(|&word| f64::from(f32::from_le_bytes(word)).powi(2)).sum()
+/// Whether all values can be merged, and the sum of their squares: without a branch and in lanes, so that it becomes vector
+/// instructions.
+fn looked_over(words: &[[u8; 4]]) -> (bool, f64) {
+    const LANES: usize = 16;
+    let (groups, rest) = words.as_chunks::<LANES>();
+    pulp::Arch::new().dispatch(|| {
+        let (mut outside, mut squares) = ([0_u64; LANES], [0.0_f64; LANES]);
+        let mut look = |words: &[[u8; 4]]| {
+            for ((outside, square), &word) in outside.iter_mut().zip(&mut squares).zip(words) {
+                *outside |= u64::from(!can_be_merged(word));
+                *square += f64::from(f32::from_le_bytes(word)).powi(2);
+            }
+        };
+        groups.iter().for_each(|group| look(group));
+        look(rest);
+        (outside.iter().all(|&outside| outside == 0), squares.iter().sum())
+    })
+}
+
+/// What is wrong with a tile of which some value cannot be merged.
+fn out_of_bounds(words: &[[u8; 4]], first: u64, layout: &Layout) -> String {
+    let position = words.iter().position(|&word| !can_be_merged(word)).unwrap_or_default();
+    let value = f32::from_le_bytes(words[position]);
+    let (tensor, position) = layout.place(first + position as u64);
+    format!(
+        "tensor {tensor} holds {value} at position {position}: only finite values between -{MAX_MAGNITUDE} and \
+         {MAX_MAGNITUDE} are merged"
+    )
 }
 
 fn too_long(norm: f64, bound: f64) -> Option<String> {
