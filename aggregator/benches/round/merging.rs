@@ -18,6 +18,7 @@ use common::{RoundNumber, SiteId};
 
 use crate::model::{Case, Tape, digest, value};
 use crate::oracle;
+use crate::process::{own_cpu_seconds, thread_cpu_seconds};
 use crate::report::median;
 use crate::server::site_name;
 
@@ -27,9 +28,10 @@ pub(crate) struct Merged {
     pub(crate) case: Case,
     /// Of the deltas, the model before and the model after.
     pub(crate) bytes: u64,
-    pub(crate) merge_s: f64,
-    /// The sum and its division alone, by one thread and by two.
-    pub(crate) kernel_s: [f64; 2],
+    pub(crate) wall_s: f64,
+    pub(crate) cpu_s: f64,
+    /// The sum and its division alone, by one thread and by two: GiB of deltas per second of their processor time.
+    pub(crate) kernel: [f64; 2],
 }
 
 /// Values that are held to the oracle.
@@ -55,21 +57,26 @@ pub(crate) fn measure(case: Case, runs: usize, folder: &Path) -> Merged {
     let (base, base_digest) = (stored(&first), digest(&layout, &first));
     let what = Merge { layout: &layout, base: &base, base_digest, contributions: &contributions, states: &[] };
     let merged = || {
-        let (mut out, begun) = (tempfile::tempfile_in(folder).expect("a file"), Instant::now());
+        let mut out = tempfile::tempfile_in(folder).expect("a file");
+        let (begun, cpu) = (Instant::now(), own_cpu_seconds());
         merge(Strategy::FedAvg {}, &what, &mut out, &mut []).expect("merged");
-        (out, begun.elapsed().as_secs_f64())
+        (out, begun.elapsed().as_secs_f64(), own_cpu_seconds() - cpu)
     };
-    let (out, _) = merged();
+    let (out, ..) = merged();
     require_exact(&out, case, &layout, &tape);
     let files: Vec<(&File, Share)> = contributions.values().map(|part| (&part.file, part.share)).collect();
     // In turns, so that a change of the machine's pace meets all of them.
-    let each: Vec<_> =
-        (0..runs).map(|_| (merged().1, [1, 2].map(|threads| kernel(&files, &layout, threads)))).collect();
+    let once = || {
+        let (_, wall_s, cpu_s) = merged();
+        (wall_s, cpu_s, [1, 2].map(|threads| kernel(&files, &layout, threads)))
+    };
+    let each: Vec<_> = (0..runs).map(|_| once()).collect();
     Merged {
         case,
         bytes: layout.bytes() * (case.sites as u64 + 2),
-        merge_s: median(each.iter().map(|(merge, _)| *merge)),
-        kernel_s: [0, 1].map(|threads| median(each.iter().map(|(_, kernel)| kernel[threads]))),
+        wall_s: median(each.iter().map(|(wall_s, ..)| *wall_s)),
+        cpu_s: median(each.iter().map(|(_, cpu_s, _)| *cpu_s)),
+        kernel: [0, 1].map(|threads| median(each.iter().map(|(.., kernel)| kernel[threads]))),
     }
 }
 
@@ -88,16 +95,19 @@ fn require_exact(out: &File, case: Case, layout: &Layout, tape: &Tape) {
     }
 }
 
-/// Seconds to read every delta, add it up and divide, by so many threads, each with a part of the values.
+/// How quickly every delta is read, added up and divided, by so many threads, each with a part of the values.
 fn kernel(files: &[(&File, Share)], layout: &Layout, threads: usize) -> f64 {
-    let (values, begun) = (layout.values(), Instant::now());
+    let cut = |thread: usize| layout.values() * thread as u64 / threads as u64;
+    let one = |thread: usize| {
+        let (values, begun) = (cut(thread)..cut(thread + 1), thread_cpu_seconds());
+        fold(files, layout, values.clone());
+        let bytes = 4 * (values.end - values.start) * files.len() as u64;
+        bytes as f64 / (1_u64 << 30) as f64 / (thread_cpu_seconds() - begun)
+    };
     thread::scope(|scope| {
-        for thread in 0..threads as u64 {
-            let cut = |thread: u64| values * thread / threads as u64;
-            scope.spawn(move || fold(files, layout, cut(thread)..cut(thread + 1)));
-        }
-    });
-    begun.elapsed().as_secs_f64()
+        let all: Vec<_> = (0..threads).map(|thread| scope.spawn(move || one(thread))).collect();
+        all.into_iter().map(|thread| thread.join().expect("added up")).sum()
+    })
 }
 
 fn fold(files: &[(&File, Share)], layout: &Layout, values: std::ops::Range<u64>) {

@@ -35,7 +35,7 @@ impl Report {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
         let Limits { read, copy, sha256, synced } = &limits;
-        eprintln!("{cpu}, {cores} cores, {profile} profile; GiB/s of one thread and of two:");
+        eprintln!("{cpu}, {cores} cores, {profile} profile; GiB per CPU second of one thread, and of two together:");
         eprintln!(
             "  memory read {:.1} {:.1}, copy {:.1} {:.1}; SHA-256 {:.2} {:.2}; disk, synced every 8 MiB, {synced:.2}",
             read[0], read[1], copy[0], copy[1], sha256[0], sha256[1]
@@ -45,21 +45,18 @@ impl Report {
     }
 
     pub(crate) fn add_merge(&mut self, merged: Merged) {
-        let Merged { case, bytes, merge_s, kernel_s } = merged;
-        let rate = bytes as f64 / GIB / merge_s;
-        // The kernel reads the deltas alone.
-        let deltas = bytes as f64 / GIB * case.sites as f64 / (case.sites as f64 + 2.0);
-        let kernel = kernel_s.map(|seconds| deltas / seconds);
+        let Merged { case, bytes, wall_s, cpu_s, kernel } = merged;
+        let rate = bytes as f64 / GIB / cpu_s;
+        let of_sha256 = rate / self.limits.sha256[0];
         let of_read = [0, 1].map(|threads| kernel[threads] / self.limits.read[threads]);
-        let of_sha256 = rate / self.limits.sha256[1];
         eprintln!(
-            "merge of {} sites: {merge_s:.3} s, {rate:.2} GiB/s = {of_sha256:.2} of SHA-256 on two threads; kernel {:.1} {:.1} \
-             GiB/s = {:.2} {:.2} of the read bandwidth",
+            "merge of {} sites: {wall_s:.2} s, CPU {cpu_s:.2} s, {rate:.2} GiB per CPU second = {of_sha256:.2} of SHA-256; kernel \
+             {:.1} {:.1} GiB/s = {:.2} {:.2} of the read bandwidth",
             case.sites, kernel[0], kernel[1], of_read[0], of_read[1]
         );
         self.merges.push(json!({
-            "sites": case.sites, "parameters": case.size, "merge_s": merge_s, "merge_gib_s": rate,
-            "merge_of_sha256": of_sha256, "kernel_gib_s": kernel, "kernel_of_read": of_read, "exact": true,
+            "sites": case.sites, "parameters": case.size, "wall_s": wall_s, "cpu_s": cpu_s, "gib_per_cpu_s": rate,
+            "of_sha256": of_sha256, "kernel_gib_s": kernel, "kernel_of_read": of_read, "exact": true,
         }));
     }
 
