@@ -95,26 +95,50 @@ fn content(read: &mut Read<'_>, layout: &Layout) -> io::Result<Result<f64, Strin
             let (tensor, position) = layout.place(first);
             return Ok(Err(format!("tensor {tensor}, from position {position} on: {error}")));
         }
-        if let Some(why) = out_of_bounds(&values, first, layout) {
-            return Ok(Err(why));
+        let (is_mergeable, more) = looked_over(&values);
+        if !is_mergeable {
+            return Ok(Err(out_of_bounds(&values, first, layout)));
         }
-        squares += values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+        squares += more;
         first += count as u64;
     }
     Ok(Ok(squares.sqrt()))
 }
 
-/// The first of some values that cannot be merged.
-fn out_of_bounds(values: &[f32], first: u64, layout: &Layout) -> Option<String> {
-    // NaN is in no range.
-    let bounds = -MAX_MAGNITUDE..=MAX_MAGNITUDE;
-    let position = values.iter().position(|value| !bounds.contains(value))?;
+/// NaN is not.
+#[inline(always)]
+fn can_be_merged(value: f32) -> bool {
+    value.abs() <= MAX_MAGNITUDE
+}
+
+/// Whether all values can be merged, and the sum of their squares: without a branch and in lanes, so that it becomes vector
+/// instructions.
+fn looked_over(values: &[f32]) -> (bool, f64) {
+    const LANES: usize = 16;
+    let (groups, rest) = values.as_chunks::<LANES>();
+    pulp::Arch::new().dispatch(|| {
+        let (mut outside, mut squares) = ([0_u64; LANES], [0.0_f64; LANES]);
+        let mut look = |values: &[f32]| {
+            for ((outside, square), &value) in outside.iter_mut().zip(&mut squares).zip(values) {
+                *outside |= u64::from(!can_be_merged(value));
+                *square += f64::from(value).powi(2);
+            }
+        };
+        groups.iter().for_each(|group| look(group));
+        look(rest);
+        (outside.iter().all(|&outside| outside == 0), squares.iter().sum())
+    })
+}
+
+/// What is wrong with a tile of which some value cannot be merged.
+fn out_of_bounds(values: &[f32], first: u64, layout: &Layout) -> String {
+    let position = values.iter().position(|&value| !can_be_merged(value)).unwrap_or_default();
     let value = values[position];
     let (tensor, position) = layout.place(first + position as u64);
-    Some(format!(
+    format!(
         "tensor {tensor} holds {value} at position {position}: only finite values between -{MAX_MAGNITUDE} and \
          {MAX_MAGNITUDE} are merged"
-    ))
+    )
 }
 
 fn too_long(norm: f64, bound: f64) -> Option<String> {

@@ -78,6 +78,8 @@ pub enum ServeError {
 /// chunk at hand; a chunk is answered before the next is sent, so more would not be faster.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 2 * STREAM_WINDOW;
+/// Bytes of a frame that a site may send: as many as TLS takes in at once.
+const FRAME: u32 = 64 << 10;
 /// Calls of one connection at a time; an agent needs two.
 const CALLS: u32 = 16;
 /// A silent connection is asked whether it lives after this, and dropped after as long again.
@@ -171,6 +173,7 @@ impl Serving {
         let server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME)
             .max_concurrent_streams(CALLS)
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))

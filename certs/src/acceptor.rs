@@ -1,7 +1,7 @@
 //! Accepts TLS connections: handshakes beside each other, each with a time limit, with a cap on all and a lower one on
 //! those of one address. So no slow or silent peer delays another, and no single address keeps the others out.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::FederationName;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
@@ -30,10 +30,13 @@ pub const HANDSHAKES_OF_ONE: usize = 64;
 /// Pause after a connection could not be accepted: too many open files, most likely, and others must close first.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// Bytes of a connection that are taken from the system at once: four records. TLS by itself asks for 4 KiB at a time.
+const READ_AT_ONCE: usize = 64 << 10;
+
 /// A TLS connection whose peer is known, or is nobody.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<BufReader<TcpStream>>,
     peer: Option<Peer>,
 }
 
@@ -131,7 +134,7 @@ fn network(address: IpAddr) -> IpAddr {
 
 async fn handshake(acceptor: &TlsAcceptor, tcp: TcpStream, federation: &FederationName) -> io::Result<Connection> {
     tcp.set_nodelay(true)?;
-    let stream = acceptor.accept(tcp).await?;
+    let stream = acceptor.accept(BufReader::with_capacity(READ_AT_ONCE, tcp)).await?;
     let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = leaf.map(|leaf| Peer::of_certificate(leaf)).transpose().map_err(io::Error::other)?;
     if peer.as_ref().is_some_and(|peer| peer.identity.federation != *federation) {
@@ -149,6 +152,19 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    // The head of an HTTP/2 frame and its payload in one go: else each would be a record and a packet of its own.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

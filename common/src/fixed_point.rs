@@ -4,7 +4,7 @@
 //! 32 sites, so a sum needs 32 + 3 + 20 + 5 bits and a sign: 61 of 64. The sum is exact, and equals the sum that secure
 //! aggregation yields modulo 2^64. There is one division, at the end.
 
-use crate::share::Share;
+use crate::share::{Share, WHOLE};
 
 /// Fraction bits of a quantised value.
 pub const FRACTION_BITS: u32 = 32;
@@ -29,30 +29,80 @@ pub enum FixedPointError {
 
 /// A value of a delta as an integer multiple of 2^-32, rounded half away from zero.
 pub fn quantize(value: f32) -> Result<i64, FixedPointError> {
-    if value.abs() <= MAX_MAGNITUDE {
-        // Exact in f64: 24 bits of significand times a power of two.
-        Ok((f64::from(value) * (1_u64 << FRACTION_BITS) as f64).round() as i64)
-    } else {
-        Err(FixedPointError::OutOfRange { value: value.to_string() })
-    }
+    if is_in_range(value) { Ok(quantized(value)) } else { Err(out_of_range(value)) }
 }
 
-/// Adds `share * delta` into `sums`, value by value.
+/// Adds `share * delta` into `sums`, value by value. After an error the sums mean nothing.
 pub fn accumulate(sums: &mut [i64], delta: &[f32], share: Share) -> Result<(), FixedPointError> {
     debug_assert_eq!(sums.len(), delta.len());
-    for (sum, &value) in sums.iter_mut().zip(delta) {
-        let term = quantize(value)?.checked_mul(i64::from(share.0)).ok_or(FixedPointError::Overflow)?;
-        *sum = sum.checked_add(term).ok_or(FixedPointError::Overflow)?;
+    if share.0 > WHOLE {
+        return Err(FixedPointError::Overflow);
     }
-    Ok(())
+    let share = i64::from(share.0);
+    // Without a branch, so that it becomes vector instructions: what was wrong is looked at in the end.
+    let (outside, overflow) = pulp::Arch::new().dispatch(|| {
+        let (mut outside, mut overflow) = (0_u64, 0_i64);
+        for (sum, &value) in sums.iter_mut().zip(delta) {
+            outside |= u64::from(!is_in_range(value));
+            let term = quantized(value).wrapping_mul(share);
+            let next = sum.wrapping_add(term);
+            // Negative if both have one sign, and their sum has the other.
+            overflow |= (*sum ^ next) & (term ^ next);
+            *sum = next;
+        }
+        (outside, overflow)
+    });
+    if outside == 0 && overflow >= 0 {
+        return Ok(());
+    }
+    let first = delta.iter().find(|value| !is_in_range(**value));
+    Err(first.map_or(FixedPointError::Overflow, |&value| out_of_range(value)))
+}
+
+/// NaN is in no range.
+#[inline(always)]
+fn is_in_range(value: f32) -> bool {
+    value.abs() <= MAX_MAGNITUDE
+}
+
+fn out_of_range(value: f32) -> FixedPointError {
+    FixedPointError::OutOfRange { value: value.to_string() }
+}
+
+/// [`quantize`] of a value in range; of any other, some integer.
+#[inline(always)]
+fn quantized(value: f32) -> i64 {
+    // Adding 1.5 * 2^52 rounds to the nearest integer, ties to even, and leaves it in the low bits.
+    const ROUND: f64 = 6_755_399_441_055_744.0;
+    // Exact in f64: 24 bits of significand times a power of two.
+    let scaled = f64::from(value) * (1_u64 << FRACTION_BITS) as f64;
+    let rounded = scaled + ROUND;
+    let left = scaled - (rounded - ROUND);
+    let even = (rounded.to_bits() as i64).wrapping_sub(ROUND.to_bits() as i64);
+    // A tie that went toward zero goes the other way.
+    let up = i64::from((left == 0.5) & (scaled > 0.0));
+    let down = i64::from((left == -0.5) & (scaled < 0.0));
+    even.wrapping_add(up).wrapping_sub(down)
 }
 
 /// The mean: one division of an exact sum, correctly rounded to f32 (ties to even).
 ///
 /// # Panics
 /// If `total_share` is 0: a cohort without a share is never merged.
+#[inline]
 pub fn mean(sum: i64, total_share: u64) -> f32 {
     assert!(total_share > 0, "the shares of a round are positive");
+    // The sum and the quotient are each rounded once, so this lies within four units in the last place of the exact mean.
+    let near = sum as f64 / (total_share as f64 * (1_u64 << FRACTION_BITS) as f64);
+    // An f32 drops 29 bits of an f64. Only around the middle between two of them could those four units decide.
+    const DROPPED: u64 = (1 << 29) - 1;
+    const MIDDLE: u64 = 1 << 28;
+    if (near.to_bits() & DROPPED).abs_diff(MIDDLE) > 4 { near as f32 } else { exact_mean(sum, total_share) }
+}
+
+/// The mean by division of integers.
+#[cold]
+fn exact_mean(sum: i64, total_share: u64) -> f32 {
     let negative = sum < 0;
     let magnitude = u128::from(sum.unsigned_abs());
     let divisor = u128::from(total_share);
@@ -86,7 +136,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::share::WHOLE;
 
     fn merged(deltas: &[(f32, u32)]) -> f32 {
         let mut sum = [0];
@@ -105,6 +154,29 @@ mod tests {
             let reversed: Vec<_> = deltas.iter().rev().copied().collect();
             prop_assert_eq!(merged(&deltas).to_bits(), merged(&other).to_bits());
             prop_assert_eq!(merged(&deltas).to_bits(), merged(&reversed).to_bits());
+        }
+
+        #[test]
+        fn a_value_becomes_the_nearest_integer_and_ties_go_away_from_zero(bits in any::<u32>(), half in -(1_i32 << 22)..(1 << 22)) {
+            let tie = (f64::from(half) + 0.5) / 4_294_967_296.0;
+            for value in [f32::from_bits(bits), tie as f32, f32::from_bits(bits % 0x4000_0000)] {
+                if let Ok(found) = quantize(value) {
+                    prop_assert_eq!(found, (f64::from(value) * 4_294_967_296.0).round() as i64);
+                }
+            }
+        }
+
+        #[test]
+        fn the_quick_mean_is_the_exact_one_also_beside_and_at_a_tie(
+            sum in -(1_i64 << 60)..(1_i64 << 60), share in 1_u64..=1 << 25, value in any::<u32>(), aside in -3_i128..=3,
+        ) {
+            prop_assert_eq!(mean(sum, share).to_bits(), exact_mean(sum, share).to_bits());
+            // The middle between two floats, as near to it as a sum comes.
+            let value = f32::from_bits(value % 0x7f_ffff + 0x3d80_0000);
+            let middle = (f64::from(value) + f64::from(value.next_up())) / 2.0;
+            let tie = ((middle * 2.0_f64.powi(60)) as i128 * i128::from(share)) >> 28;
+            let tie = i64::try_from(tie + aside).unwrap();
+            prop_assert_eq!(mean(tie, share).to_bits(), exact_mean(tie, share).to_bits());
         }
 
         #[test]
@@ -148,7 +220,17 @@ mod tests {
         (0..MAX_SITES).for_each(|_| accumulate(&mut sum, &[8.0], Share(WHOLE)).unwrap());
         assert_eq!(mean(sum[0], 32 * u64::from(WHOLE)), 8.0);
         for bad in [8.000_001_f32, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            assert!(accumulate(&mut [0], &[bad], Share(1)).is_err(), "{bad}");
+            for place in 0..40 {
+                let mut delta = [0.5; 40];
+                delta[place] = bad;
+                let error = accumulate(&mut [0; 40], &delta, Share(1)).unwrap_err();
+                assert_eq!(error, FixedPointError::OutOfRange { value: bad.to_string() });
+            }
         }
+        for full in [i64::MAX, i64::MIN] {
+            let value = if full > 0 { 1.0 } else { -1.0 };
+            assert_eq!(accumulate(&mut [0, full], &[value; 2], Share(1)), Err(FixedPointError::Overflow));
+        }
+        assert_eq!(accumulate(&mut [0], &[0.0], Share(WHOLE + 1)), Err(FixedPointError::Overflow));
     }
 }

@@ -1,8 +1,9 @@
 //! The exact mean of a round's deltas, `sum(share * delta) / sum(share)`, and the next model from it.
 //!
-//! The sum is of integers ([`common::fixed_point`]), so the order of sites, tiles and arrivals cannot change a bit of the
-//! result. Every file is read once, from its first byte to its last; its digest is held against the stored one on the way,
-//! so a rotten disk cannot reach a model.
+//! The sum is of integers ([`common::fixed_point`]), so the order of sites, tiles, threads and arrivals cannot change a bit
+//! of the result: the sites are divided among threads, each adds up its own, and then those sums are added. Every file is
+//! read once, from its first byte to its last; its digest is held against the stored one on the way, so a rotten disk cannot
+//! reach a model.
 
 use std::fs::File;
 use std::ops::Range;
@@ -11,8 +12,10 @@ use common::fixed_point;
 use common::share::Share;
 use common::{Digest, SiteId};
 
+use super::lanes::Dot;
 use super::segments::{Segment, segments};
 use super::server::Server;
+use super::threads;
 use super::tiles::{Sink, Source, Whose};
 use super::{Contribution, Drift, Merge, MergeError, Merged};
 use crate::layout::Layout;
@@ -43,12 +46,13 @@ pub(super) fn merge(
     states: &mut [File],
 ) -> Result<Merged, MergeError> {
     let values = (VALUES_AT_ONCE / merge.contributions.len().max(1)).min(TILE);
-    in_tiles_of(values, server, how, merge, out, states)
+    in_tiles_of(values, threads::available(), server, how, merge, out, states)
 }
 
-/// The merge with so many values to a tile. The bits do not depend on it.
+/// The merge with so many values to a tile, on so many threads. The bits do not depend on either.
 fn in_tiles_of(
     values: usize,
+    threads: usize,
     server: &dyn Server,
     how: &How<'_>,
     merge: &Merge<'_>,
@@ -64,8 +68,9 @@ fn in_tiles_of(
     };
     let total: u64 = shares.iter().map(|share| u64::from(share.0)).sum();
     let segments = segments(layout, &contributions.values().collect::<Vec<_>>(), &shares);
-    let sites = contributions.iter().zip(&shares);
-    let mut sites: Vec<_> = sites.map(|((site, part), share)| Site::new(site, part, *share, layout)).collect();
+    let sites = contributions.iter().zip(&shares).enumerate();
+    let sites = sites.map(|(place, ((site, part), share))| Site::new(place, site, part, *share, layout));
+    let mut groups = Group::of(sites.collect(), threads);
     let mut base = Source::new(Whose::Model, base, *base_digest, layout);
     let mut before: Vec<_> =
         before.iter().map(|state| Source::new(Whose::Server, &state.file, state.digest, layout)).collect();
@@ -79,39 +84,30 @@ fn in_tiles_of(
     let students = layout.runs_of(|name| name.starts_with(STUDENT));
     // Drift is the student's as well: a center moves with each batch, and when steps become small it is all that does.
     let measured = if students.is_empty() { layout.runs_of(|_| true) } else { students.clone() };
-    let mut sums = vec![0_i64; values];
-    let (mut means, mut at_sites) = (Vec::with_capacity(values), Vec::with_capacity(sites.len()));
-    let mut mean_squares = 0.0;
+    let (mut means, mut at_sites) = (Vec::with_capacity(values), Vec::with_capacity(contributions.len()));
+    let mut mean_squares = Dot::default();
     let mut now = vec![Vec::with_capacity(values); first.len()];
-    for (Segment { shares, .. }, total, begin, width) in tiles_of(&segments, values) {
+    for (segment, total, begin, width) in tiles_of(&segments, values) {
         base.next_tile(width)?;
-        let sums = &mut sums[..width];
-        sums.fill(0);
-        let having = || shares.iter().enumerate().filter_map(|(place, share)| Some((place, (*share)?)));
-        for (place, share) in having() {
-            let site = &mut sites[place];
-            let delta = site.source.next_tile(width)?;
-            if let Err(source) = fixed_point::accumulate(sums, delta, share) {
-                // Such a value was refused when the update came in: most likely the disk has changed it since.
-                while !site.source.next_tile(values)?.is_empty() {}
-                site.source.require_digest()?;
-                return Err(MergeError::Value { site: site.name.clone(), source });
-            }
-        }
+        threads::each(&mut groups, |group| group.add(segment, width)).into_iter().collect::<Result<(), _>>()?;
         means.clear();
         match how {
             // No update holds these tensors.
             _ if total == 0 => means.resize(width, 0.0),
-            How::Shares(_) => means.extend(sums.iter().map(|&sum| f64::from(fixed_point::mean(sum, total)))),
+            How::Shares(_) => {
+                means.extend(summed(&mut groups).iter().map(|&sum| f64::from(fixed_point::mean(sum, total))))
+            }
             How::EachCoordinate(rule) => means.extend((0..width).map(|value| {
                 at_sites.clear();
-                at_sites.extend(having().map(|(place, _)| f64::from(sites[place].source.tile[value])));
+                at_sites.extend(groups.iter().flat_map(|group| group.having(segment)).map(|site| site.value(value)));
                 rule(&mut at_sites)
             })),
         }
-        for run in measured.iter().map(|run| within(run, begin, width)) {
-            mean_squares = means[run.clone()].iter().fold(mean_squares, |squares, mean| squares + mean * mean);
-            having().for_each(|(place, _)| sites[place].measure(&means, run.clone()));
+        let measured: Vec<_> =
+            measured.iter().map(|run| within(run, begin, width)).filter(|run| !run.is_empty()).collect();
+        threads::each(&mut groups, |group| group.measure(segment, begin, &means, &measured));
+        for run in measured {
+            mean_squares.add(begin + run.start as u64, &means[run.clone()], &means[run]);
         }
         for (state, first) in now.iter_mut().zip(&first) {
             state.clear();
@@ -137,14 +133,14 @@ fn in_tiles_of(
     }
     base.require_digest()?;
     before.iter().try_for_each(Source::require_digest)?;
-    let norm = mean_squares.sqrt();
+    let norm = mean_squares.sum().sqrt();
     let drift = |site: Site<'_>| {
         site.source.require_digest()?;
-        let own = site.squares.sqrt();
-        let cosine = if own > 0.0 && norm > 0.0 { site.product / (own * norm) } else { 0.0 };
+        let own = site.squares.sum().sqrt();
+        let cosine = if own > 0.0 && norm > 0.0 { site.product.sum() / (own * norm) } else { 0.0 };
         Ok((site.name.clone(), Drift { share: site.share, fraction: site.share.of(total), norm: own, cosine }))
     };
-    let sites = sites.into_iter().map(drift).collect::<Result<_, MergeError>>()?;
+    let sites = groups.into_iter().flat_map(|group| group.sites).map(drift).collect::<Result<_, MergeError>>()?;
     let states: Vec<Digest> = after.into_iter().map(Sink::finish).collect();
     Ok(Merged { model: out.finish(), norm, sites, states })
 }
@@ -167,28 +163,88 @@ fn within(run: &Range<u64>, begin: u64, width: usize) -> Range<usize> {
     place(run.start)..place(run.end)
 }
 
+/// Sites whose deltas one thread reads and adds up.
+struct Group<'a> {
+    sites: Vec<Site<'a>>,
+    sums: Vec<i64>,
+}
+
+impl<'a> Group<'a> {
+    /// The sites in as many groups as there are threads, as even as can be, in their order.
+    fn of(mut sites: Vec<Site<'a>>, threads: usize) -> Vec<Self> {
+        let mut groups = Vec::new();
+        for left in (1..=threads.clamp(1, sites.len().max(1))).rev() {
+            let rest = sites.split_off(sites.len() / left);
+            groups.push(Self { sites: std::mem::replace(&mut sites, rest), sums: Vec::new() });
+        }
+        groups
+    }
+
+    /// The sites that sent the values of a segment.
+    fn having(&self, segment: &Segment) -> impl Iterator<Item = &Site<'a>> {
+        self.sites.iter().filter(|site| segment.shares[site.place].is_some())
+    }
+
+    /// Reads the next tile of every site that sent it, and adds them up.
+    fn add(&mut self, segment: &Segment, width: usize) -> Result<(), MergeError> {
+        self.sums.clear();
+        self.sums.resize(width, 0);
+        for site in &mut self.sites {
+            let Some(share) = segment.shares[site.place] else { continue };
+            let delta = site.source.next_tile(width)?;
+            if let Err(source) = fixed_point::accumulate(&mut self.sums, delta, share) {
+                // Such a value was refused when the update came in: most likely the disk has changed it since.
+                while !site.source.next_tile(width)?.is_empty() {}
+                site.source.require_digest()?;
+                return Err(MergeError::Value { site: site.name.clone(), source });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes runs of the tile at hand into the meters of the sites that sent it.
+    fn measure(&mut self, segment: &Segment, begin: u64, means: &[f64], runs: &[Range<usize>]) {
+        for site in self.sites.iter_mut().filter(|site| segment.shares[site.place].is_some()) {
+            for run in runs {
+                let (first, delta) = (begin + run.start as u64, &site.source.tile[run.clone()]);
+                site.squares.add(first, delta, delta);
+                site.product.add(first, delta, &means[run.clone()]);
+            }
+        }
+    }
+}
+
+/// The sums of all groups, in the first one's.
+fn summed<'a>(groups: &'a mut [Group<'_>]) -> &'a [i64] {
+    let [first, others @ ..] = groups else { return &[] };
+    for other in others {
+        // As many as in one thread's sum: there is room for all sites.
+        first.sums.iter_mut().zip(&other.sums).for_each(|(sum, more)| *sum += more);
+    }
+    &first.sums
+}
+
 /// One site's delta while it is being merged.
 struct Site<'a> {
+    /// Among all sites.
+    place: usize,
     name: &'a SiteId,
     share: Share,
     source: Source<'a>,
-    squares: f64,
-    product: f64,
+    /// The delta with itself.
+    squares: Dot,
+    /// The delta with the mean.
+    product: Dot,
 }
 
 impl<'a> Site<'a> {
-    fn new(name: &'a SiteId, part: &'a Contribution, share: Share, layout: &'a Layout) -> Self {
+    fn new(place: usize, name: &'a SiteId, part: &'a Contribution, share: Share, layout: &'a Layout) -> Self {
         let source = Source::new(Whose::Site(name), &part.file, part.digest, part.layout(layout));
-        Self { name, share, source, squares: 0.0, product: 0.0 }
+        Self { place, name, share, source, squares: Dot::default(), product: Dot::default() }
     }
 
-    /// Takes a run of the tile at hand into the meters: one sum after the other, so that tiles do not show in them.
-    fn measure(&mut self, means: &[f64], run: Range<usize>) {
-        for (&delta, mean) in self.source.tile[run.clone()].iter().zip(&means[run]) {
-            let delta = f64::from(delta);
-            self.squares += delta * delta;
-            self.product += delta * mean;
-        }
+    fn value(&self, place: usize) -> f64 {
+        f64::from(self.source.tile[place])
     }
 }
 
@@ -238,7 +294,7 @@ mod tests {
         let merge = Merge { layout: &layout, base: &stored, base_digest, contributions, states: &[] };
         let mut out = tempfile::tempfile().unwrap();
         let shares: Vec<Share> = parts.values().map(|part| part.share).collect();
-        let merged = in_tiles_of(tile, &FedAvg, &How::Shares(&shares), &merge, &mut out, &mut [])?;
+        let merged = in_tiles_of(tile, 1 + tile % 4, &FedAvg, &How::Shares(&shares), &merge, &mut out, &mut [])?;
         let mut bytes = Vec::new();
         out.rewind().unwrap();
         out.read_to_end(&mut bytes).unwrap();
@@ -252,7 +308,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn the_model_is_that_of_a_wide_integer_oracle_and_no_order_or_tile_changes_a_bit(
+        fn the_model_is_that_of_a_wide_integer_oracle_and_no_order_tile_or_thread_changes_a_bit(
             base in prop::collection::vec(-2.0_f32..2.0, 40),
             deltas in prop::collection::vec((prop::collection::vec(-8.0_f32..=8.0, 40), 1..=WHOLE), 1..=9),
             turn in 0_usize..9,

@@ -26,11 +26,13 @@ mod fedavgm;
 mod fedyogi;
 mod geometric_median;
 mod krum;
+mod lanes;
 mod mean;
 mod median;
 mod nesterov;
 mod segments;
 mod server;
+mod threads;
 mod tiles;
 mod trimmed_mean;
 

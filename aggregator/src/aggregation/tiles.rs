@@ -29,7 +29,7 @@ pub(super) struct Source<'a> {
     layout: &'a Layout,
     digest: DigestBuilder,
     offset: u64,
-    blocks: Box<dyn Iterator<Item = usize> + 'a>,
+    blocks: Box<dyn Iterator<Item = usize> + Send + 'a>,
     bytes: Vec<u8>,
     /// Values that were decoded with the last tile's and come after it.
     ahead: Vec<f32>,
@@ -125,8 +125,9 @@ impl<'a> Sink<'a> {
 
     pub(super) fn write_values(&mut self, values: &[f32]) -> Result<(), MergeError> {
         let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.clear();
-        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        bytes.resize(values.len() * 4, 0);
+        let (words, _) = bytes.as_chunks_mut::<4>();
+        words.iter_mut().zip(values).for_each(|(word, value)| *word = value.to_le_bytes());
         let written = self.write(&bytes);
         self.bytes = bytes;
         written

@@ -42,7 +42,7 @@ fn no_order_of_six_sites_and_no_tile_changes_a_byte() {
         let (file, base_digest, contributions) = (stored(&base), base.digest(), &contributions);
         let what = Merge { layout: &layout, base: &file, base_digest, contributions, states: &[] };
         let mut out = tempfile::tempfile().unwrap();
-        in_tiles_of(tile, &FedAvg, &How::Shares(&shares), &what, &mut out, &mut []).unwrap();
+        in_tiles_of(tile, 1 + turn % 3, &FedAvg, &How::Shares(&shares), &what, &mut out, &mut []).unwrap();
         let mut model = Vec::new();
         out.rewind().unwrap();
         out.read_to_end(&mut model).unwrap();
