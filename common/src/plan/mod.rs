@@ -152,6 +152,7 @@ const HEADS: &str = "heads.";
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::Encoding;
 
     pub(crate) fn draft() -> PlanDraft {
         toml::from_str(
@@ -212,6 +213,27 @@ pub(crate) mod tests {
         pretrains.check_heads().unwrap();
         assert_eq!(names(&pretrains, &[]).unwrap().len(), 3);
         assert!(names(&pretrains, &["lge"]).is_err());
+    }
+
+    #[test]
+    fn an_encoding_is_written_by_its_name_and_survives_the_plans_bytes() {
+        for (written, encoding) in
+            [("\"int8\"", Encoding::Int8), ("\"bf16\"", Encoding::Bf16), ("{ top-k = 0.1 }", Encoding::TopK(0.1))]
+        {
+            let text = format!(
+                "{}\n[aggregation]\nencoding = {written}\n",
+                toml::to_string(&draft()).unwrap().split("[aggregation]").next().unwrap()
+            );
+            let draft: PlanDraft = toml::from_str(&text).unwrap();
+            assert_eq!(draft.aggregation.encoding, encoding);
+            draft.check().unwrap();
+            let plan =
+                draft.with_first_model(Signature::new([("w".to_owned(), vec![2])]).unwrap(), Digest::of(b"model"));
+            assert_eq!(Plan::from_agreed_bytes(&plan.canonical_bytes(), plan.digest()).unwrap(), plan);
+        }
+        let mut none = draft();
+        none.aggregation.encoding = Encoding::TopK(0.0);
+        assert!(none.check().unwrap_err().to_string().contains("aggregation.encoding.top-k is 0"));
     }
 
     #[test]
