@@ -220,6 +220,16 @@ impl NamedTensors {
         Ok(self)
     }
 
+    /// With the values of `other`'s tensors added to those of the same name and size; its other tensors do not count.
+    pub fn plus(mut self, other: &NamedTensors) -> NamedTensors {
+        for (name, tensor) in &mut self.0 {
+            if let Some(more) = other.get(name).filter(|more| more.shape == tensor.shape) {
+                tensor.values.iter_mut().zip(&more.values).for_each(|(value, more)| *value += more);
+            }
+        }
+        self
+    }
+
     /// L2 norm over all tensors together, in f64 in the order of the names.
     pub fn l2_norm(&self) -> f64 {
         let squares = self.0.values().flat_map(|tensor| &tensor.values).map(|&value| f64::from(value).powi(2));
@@ -325,6 +335,21 @@ mod tests {
         bad.insert("a.bias", vec![3], vec![0.0, f32::NAN, 0.0]);
         let told = bad.require_finite().unwrap_err().to_string();
         assert!(told.contains("a.bias holds NaN at position 1"), "{told}");
+    }
+
+    #[test]
+    fn only_tensors_that_are_there_are_added_to() {
+        let mut owed = NamedTensors::new();
+        owed.insert("a.bias", vec![3], vec![1.0; 3]);
+        owed.insert("b.weight", vec![4], vec![1.0; 4]);
+        owed.insert("gone", vec![1], vec![1.0]);
+        let sum = weights().plus(&owed);
+        assert_eq!(sum.get("a.bias").unwrap().values, [1.5, 0.5, 1.25]);
+        assert_eq!(
+            (sum.get("b.weight"), sum.get("gone")),
+            (weights().get("b.weight"), None),
+            "another shape is another tensor"
+        );
     }
 
     #[test]

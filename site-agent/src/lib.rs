@@ -5,6 +5,7 @@
 //! disk, network and processes do it.
 
 pub mod agent;
+pub mod approvals;
 pub mod card;
 pub mod cli;
 pub mod config;

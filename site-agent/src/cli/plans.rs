@@ -5,7 +5,7 @@ use common::{Digest, Plan};
 
 use super::{Json, print, print_json};
 use crate::home::Home;
-use crate::{agent, durable};
+use crate::{approvals, durable};
 
 #[derive(Debug, Args)]
 pub(super) struct ApproveArgs {
@@ -16,7 +16,7 @@ pub(super) struct ApproveArgs {
 }
 
 pub(super) fn plans(home: &Home, json: &Json) -> anyhow::Result<()> {
-    let approved = agent::approvals(home)?;
+    let approved = approvals::approved(home)?;
     let mut known = Vec::new();
     for entry in std::fs::read_dir(home.plans()).into_iter().flatten() {
         let name = entry?.file_name().to_string_lossy().into_owned();
@@ -46,7 +46,7 @@ fn indented(text: &str) -> String {
 pub(super) fn approve(home: &Home, args: &ApproveArgs) -> anyhow::Result<()> {
     let digest = args.digest;
     let announced = home.plan(digest).exists();
-    agent::approve(home, digest)?;
+    approvals::approve(home, digest)?;
     if args.json.json {
         return print_json(&serde_json::json!({ "plan": digest, "approved": true, "announced": announced }));
     }

@@ -131,10 +131,8 @@ fn contribution(
     }
     let mut delta = NamedTensors::from_safetensors(&trained)?;
     let owed = before.map(|before| durable::read_if_there(&before.residual())).transpose()?.flatten();
-    if let Some(owed) = owed.map(|file| NamedTensors::from_safetensors(&file)).transpose()? {
-        for ((_, values), (_, owed)) in delta.iter_mut().zip(owed.iter()) {
-            values.iter_mut().zip(&owed.values).for_each(|(value, owed)| *value += owed);
-        }
+    if let Some(owed) = owed {
+        delta = delta.plus(&NamedTensors::from_safetensors(&owed)?);
     }
     let (file, signature) = (encoding.encode(&delta), delta.signature());
     if encoding.has_residual() {
@@ -177,6 +175,7 @@ fn train_round(
             micro_batch: 0,
             labels: None,
             min_subjects: 5,
+            measures: false,
             measure_only: false,
         })?;
         trainer::train(&job)?;

@@ -3,16 +3,17 @@
 //! [`decide::next`] decides; this module carries out. Whatever fails for a reason that may pass is tried again; whatever
 //! cannot succeed declines the round by name, and the agent lives on.
 
-use std::collections::BTreeSet;
-use std::fs;
+mod failure;
+mod leaving;
+mod pauses;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use common::privacy::{Pipeline, SUBJECTS_ROUNDED_TO};
-use common::{
-    Assignment, Decline, Digest, Directive, NamedTensors, Phase, Plan, Progress, RoundNumber, RunId, SiteId, Update,
-};
+use common::privacy::SUBJECTS_ROUNDED_TO;
+use common::{Assignment, Decline, Digest, Directive, Phase, Plan, Progress, RoundNumber, RunId, SiteId};
 
+use crate::approvals;
 use crate::config::Config;
 use crate::decide::{self, Here, Kills, Step, Trainer};
 use crate::durable::{self, DiskError};
@@ -22,6 +23,8 @@ use crate::job::{Job, JobError, JobFolder, JobLabels};
 use crate::journal::{Journal, JournalError};
 use crate::link::{Link, LinkError};
 use crate::training::{State, TrainerProgram, Training};
+use failure::{Failure, Then, is_final};
+use pauses::Pauses;
 
 /// One site's agent.
 #[derive(Debug)]
@@ -177,7 +180,7 @@ impl Agent {
     }
 
     fn approves(&self, plan: Digest) -> bool {
-        approvals(&self.home).is_ok_and(|approved| approved.contains(&plan))
+        approvals::approved(&self.home).is_ok_and(|approved| approved.contains(&plan))
     }
 
     /// What is here, as far as the directive asks.
@@ -196,7 +199,7 @@ impl Agent {
             Directive::Train(assignment) => {
                 let (run, round, base) = (&assignment.run, assignment.round, assignment.base);
                 here.plan = self.home.plan(assignment.plan).exists();
-                here.approved = here.plan && approvals(&self.home)?.contains(&assignment.plan);
+                here.approved = here.plan && approvals::approved(&self.home)?.contains(&assignment.plan);
                 here.model = self.home.model(base).exists();
                 here.sealed = self.journal.sealed(run, round, base).is_some();
                 here.done = self.journal.is_acknowledged(run, round, base);
@@ -380,6 +383,7 @@ impl Agent {
             micro_batch: self.config.micro_batch,
             labels,
             min_subjects: self.config.policy.min_subjects.max(SUBJECTS_ROUNDED_TO),
+            measures: self.config.policy.scores,
             measure_only,
         };
         let folder = JobFolder::at(self.home.job(run, round, base));
@@ -387,118 +391,6 @@ impl Agent {
         let training = program.start(work, folder, &job).map_err(AgentError::from)?;
         self.training = Some(training);
         Ok(())
-    }
-
-    /// What stays at the site goes from round to round, and starts over when it missed one. What was sealed counts: an
-    /// aggregator that ended between storing an update and acknowledging it must not cost the site that.
-    fn kept_before(&self, run: &RunId, round: RoundNumber) -> Option<PathBuf> {
-        Some(self.job_before(run, round)?.kept()).filter(|kept| kept.exists())
-    }
-
-    /// The folder of the round before, if this site was in it.
-    fn job_before(&self, run: &RunId, round: RoundNumber) -> Option<JobFolder> {
-        let last = self.journal.run(run)?.sealed.as_ref().filter(|last| last.round.next() == round)?;
-        Some(JobFolder::at(self.home.job(run, last.round, last.base)))
-    }
-
-    /// The delta with what the encoding left out of the last one. Of tensors that this update does not hold, nothing.
-    fn with_what_is_owed(&self, work: &Assignment, mut delta: NamedTensors) -> Result<NamedTensors, Failure> {
-        let Some(before) = self.job_before(&work.run, work.round) else { return Ok(delta) };
-        let Some(file) = durable::read_if_there(&before.residual())? else { return Ok(delta) };
-        let owed = NamedTensors::from_safetensors(&file).map_err(unreadable)?;
-        for (name, values) in delta.iter_mut() {
-            if let Some(owed) = owed.get(name).filter(|owed| owed.values.len() == values.len()) {
-                values.iter_mut().zip(&owed.values).for_each(|(value, owed)| *value += owed);
-            }
-        }
-        Ok(delta)
-    }
-
-    /// Passes the trained delta through the privacy pipeline, and records it before a byte of it is sent.
-    fn seal(&mut self, assignment: &Assignment) -> Result<(), Failure> {
-        self.training = None;
-        let plan = self.read_plan(assignment.plan)?;
-        let folder = JobFolder::at(self.home.job(&assignment.run, assignment.round, assignment.base));
-        let result = folder.result().map_err(AgentError::from)?;
-        let Some(result) = result else {
-            return Err(Failure::Decline(Decline::TrainingFailed, "the trainer left no result".to_owned()));
-        };
-        let trained = NamedTensors::from_safetensors(&durable::read(&folder.delta())?).map_err(unreadable)?;
-        let delta = self.with_what_is_owed(assignment, trained)?;
-        let update = Update {
-            run: assignment.run.clone(),
-            round: assignment.round,
-            site: self.site.clone(),
-            plan: assignment.plan,
-            base: assignment.base,
-            subjects: result.subjects,
-            heads: result.heads,
-            steps: result.steps,
-            meters: result.meters,
-            delta,
-        };
-        let sealed = Pipeline::new(&plan, self.config.policy.clone()).seal(update);
-        let sealed = sealed.map_err(|withheld| Failure::Decline(Decline::Withheld, withheld.to_string()))?;
-        if let Some(residual) = sealed.residual() {
-            durable::write(&folder.residual(), &residual.to_safetensors())?;
-        }
-        durable::write(&folder.sealed(), sealed.blob())?;
-        self.journal.seal(sealed.manifest().clone()).map_err(AgentError::from)?;
-        Ok(())
-    }
-
-    async fn send(&mut self, assignment: &Assignment) -> Result<(), Failure> {
-        let sealed = self.journal.sealed(&assignment.run, assignment.round, assignment.base).cloned();
-        let Some(manifest) = sealed else { return Ok(()) };
-        self.send_scores(&manifest.run, manifest.round, manifest.base).await?;
-        let folder = JobFolder::at(self.home.job(&assignment.run, assignment.round, assignment.base));
-        self.link.send(&manifest, &folder.sealed()).await?;
-        self.journal.acknowledge(&manifest).map_err(AgentError::from)?;
-        tracing::info!(run = %manifest.run, round = %manifest.round, bytes = manifest.bytes, "update acknowledged");
-        self.forget_older_than(&manifest.run, manifest.round);
-        self.forget_models(manifest.base);
-        Ok(())
-    }
-
-    /// Sends what the trainer measured of a round's first model, if it did, unless the aggregator has it.
-    async fn send_scores(&mut self, run: &RunId, round: RoundNumber, model: Digest) -> Result<(), Failure> {
-        let scored = self.journal.run(run).is_some_and(|record| record.scored == Some(model));
-        let scores = JobFolder::at(self.home.job(run, round, model)).scores().map_err(AgentError::from)?;
-        let Some(scores) = scores.filter(|_| !scored && self.config.policy.scores) else { return Ok(()) };
-        match self.link.scores(run, model, scores).await {
-            Err(error) if !error.is_transient() && !is_final(&error) => {
-                tracing::warn!(%run, %round, %error, "the scores do not count; the update does");
-            }
-            sent => sent?,
-        }
-        self.journal.score(run, model).map_err(AgentError::from)?;
-        Ok(())
-    }
-
-    /// Removes job folders of rounds before the last one: only what it kept is still of use.
-    fn forget_older_than(&self, run: &RunId, round: RoundNumber) {
-        let jobs = self.home.root().join(format!("jobs/{run}"));
-        let kept = format!("{:05}-", round.0);
-        for entry in fs::read_dir(jobs).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().as_ref() < kept.as_str()
-                && let Err(error) = fs::remove_dir_all(entry.path())
-            {
-                tracing::warn!(%error, "an old job folder could not be removed");
-            }
-        }
-    }
-
-    /// Removes models that no round goes on from: all but `base` and the last models of finished runs.
-    fn forget_models(&self, base: Digest) {
-        let mut kept: BTreeSet<PathBuf> = self.journal.last_models().map(|model| self.home.model(model)).collect();
-        kept.insert(self.home.model(base));
-        for entry in fs::read_dir(self.home.models()).into_iter().flatten().flatten() {
-            if !kept.contains(&entry.path())
-                && let Err(error) = fs::remove_file(entry.path())
-            {
-                tracing::warn!(%error, "an old model could not be removed");
-            }
-        }
     }
 
     fn decline(&mut self, directive: &Directive, reason: Decline, why: &str) {
@@ -514,126 +406,5 @@ impl Agent {
             tracing::info!("{line}");
             self.said = Some(line);
         }
-    }
-}
-
-fn unreadable(error: common::weights::WeightsError) -> Failure {
-    Failure::Decline(Decline::TrainingFailed, error.to_string())
-}
-
-/// The plans that a person at this site approved.
-pub fn approvals(home: &Home) -> Result<BTreeSet<Digest>, DiskError> {
-    let path = home.approvals();
-    let bytes = durable::read_if_there(&path)?;
-    bytes.map_or(Ok(BTreeSet::new()), |bytes| {
-        serde_json::from_slice(&bytes).map_err(|error| durable::told("read", &path)(error.into()))
-    })
-}
-
-/// Records a person's approval of a plan.
-pub fn approve(home: &Home, plan: Digest) -> Result<(), DiskError> {
-    let mut approved = approvals(home)?;
-    approved.insert(plan);
-    let path = home.approvals();
-    let bytes = serde_json::to_vec_pretty(&approved).map_err(|error| durable::told("write", &path)(error.into()))?;
-    durable::write(&path, &bytes)
-}
-
-/// Refusals after which asking again is of no use.
-fn is_final(error: &LinkError) -> bool {
-    matches!(error.refusal(), Some("unidentified" | "speaks-for-another" | "revoked"))
-}
-
-enum Then {
-    AtOnce,
-    Later,
-}
-
-enum Failure {
-    /// Try again.
-    Passing(LinkError),
-    /// This round goes on without this site.
-    Decline(Decline, String),
-    /// The agent cannot go on.
-    Ends(AgentError),
-}
-
-impl From<LinkError> for Failure {
-    fn from(error: LinkError) -> Self {
-        match error {
-            LinkError::Plan(error) => Self::Decline(Decline::PlanDiffers, error.to_string()),
-            LinkError::Disk(error) => error.into(),
-            // The round has moved on, or counts without us: the next directive says how.
-            LinkError::Refused { ref code, .. } if code == "update" || code == "conflict" => {
-                Self::Decline(Decline::Withheld, error.to_string())
-            }
-            error if is_final(&error) => Self::Ends(AgentError::Refused(error)),
-            error => Self::Passing(error),
-        }
-    }
-}
-
-impl From<DiskError> for Failure {
-    fn from(error: DiskError) -> Self {
-        if error.is_full() { Self::Decline(Decline::DiskFull, error.to_string()) } else { Self::Ends(error.into()) }
-    }
-}
-
-impl From<AgentError> for Failure {
-    fn from(error: AgentError) -> Self {
-        match error {
-            AgentError::Disk(error)
-            | AgentError::Job(JobError::Disk(error))
-            | AgentError::Journal(JournalError::Disk(error)) => error.into(),
-            error => Self::Ends(error),
-        }
-    }
-}
-
-/// Pauses that double after each failure, up to half a minute.
-#[derive(Debug)]
-struct Pauses {
-    first: Duration,
-    next: Duration,
-}
-
-impl Pauses {
-    fn new(first: Duration) -> Self {
-        Self { first, next: first }
-    }
-
-    fn reset(&mut self) {
-        self.next = self.first;
-    }
-
-    fn longer(&mut self) -> Duration {
-        let now = self.next;
-        self.next = (now * 2).min(Duration::from_secs(30));
-        now
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_half_a_minute_and_start_over_after_a_success() {
-        let mut pauses = Pauses::new(Duration::from_secs(10));
-        let taken: Vec<_> = (0..4).map(|_| pauses.longer().as_secs()).collect();
-        assert_eq!(taken, [10, 20, 30, 30]);
-        pauses.reset();
-        assert_eq!(pauses.longer().as_secs(), 10);
-    }
-
-    #[test]
-    fn an_approval_is_remembered_by_the_whole_digest() {
-        let folder = tempfile::tempdir().unwrap();
-        let home = Home::at(folder.path());
-        assert!(approvals(&home).unwrap().is_empty());
-        approve(&home, Digest::of(b"plan")).unwrap();
-        approve(&home, Digest::of(b"another")).unwrap();
-        assert!(approvals(&home).unwrap().contains(&Digest::of(b"plan")));
-        assert!(!approvals(&home).unwrap().contains(&Digest::of(b"plan ")));
     }
 }

@@ -1,0 +1,65 @@
+//! What a step that did not succeed means: try again, leave this round, or end.
+
+use common::Decline;
+
+use super::AgentError;
+use crate::durable::DiskError;
+use crate::job::JobError;
+use crate::journal::JournalError;
+use crate::link::LinkError;
+
+/// Refusals after which asking again is of no use.
+pub(super) fn is_final(error: &LinkError) -> bool {
+    matches!(error.refusal(), Some("unidentified" | "speaks-for-another" | "revoked"))
+}
+
+pub(super) enum Then {
+    AtOnce,
+    Later,
+}
+
+pub(super) enum Failure {
+    /// Try again.
+    Passing(LinkError),
+    /// This round goes on without this site.
+    Decline(Decline, String),
+    /// The agent cannot go on.
+    Ends(AgentError),
+}
+
+impl From<LinkError> for Failure {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::Plan(error) => Self::Decline(Decline::PlanDiffers, error.to_string()),
+            LinkError::Disk(error) => error.into(),
+            // The round has moved on, or counts without us: the next directive says how.
+            LinkError::Refused { ref code, .. } if code == "update" || code == "conflict" => {
+                Self::Decline(Decline::Withheld, error.to_string())
+            }
+            error if is_final(&error) => Self::Ends(AgentError::Refused(error)),
+            error => Self::Passing(error),
+        }
+    }
+}
+
+impl From<DiskError> for Failure {
+    fn from(error: DiskError) -> Self {
+        if error.is_full() { Self::Decline(Decline::DiskFull, error.to_string()) } else { Self::Ends(error.into()) }
+    }
+}
+
+impl From<AgentError> for Failure {
+    fn from(error: AgentError) -> Self {
+        match error {
+            AgentError::Disk(error)
+            | AgentError::Job(JobError::Disk(error))
+            | AgentError::Journal(JournalError::Disk(error)) => error.into(),
+            error => Self::Ends(error),
+        }
+    }
+}
+
+/// Weights of the trainer's that cannot be read.
+pub(super) fn unreadable(error: common::weights::WeightsError) -> Failure {
+    Failure::Decline(Decline::TrainingFailed, error.to_string())
+}
