@@ -2,7 +2,7 @@
 //! a site gets unless it asks for more.
 
 use common::privacy::SUBJECTS_ROUNDED_TO;
-use common::task::{Metric, TaskKind};
+use common::task::Metric;
 
 use super::Run;
 
@@ -54,17 +54,13 @@ impl Audience {
 
     /// Whether a class may be told apart from the others: both are at least five.
     pub fn sees_class(self, run: &Run, class: usize) -> bool {
-        let counts: Vec<u64> = run.measured.confusion.iter().map(|row| row.iter().sum()).collect();
-        let own = counts.get(class).copied().unwrap_or(0);
-        self == Self::Site || own >= LEAST && counts.iter().sum::<u64>() - own >= LEAST
+        self == Self::Site || run.measured.class_and_rest(class).iter().all(|count| *count >= LEAST)
     }
 
     /// Whether a metric of the whole task may be shown: what tells of one class alone needs enough of it, where classes are
     /// what subjects have.
     pub fn sees_metric(self, run: &Run, metric: Metric, subjects: usize) -> bool {
-        let of_a_class = matches!(metric, Metric::Sensitivity | Metric::Specificity | Metric::Auc);
-        let two = run.told.task.kind == TaskKind::Detection && run.told.task.classes.len() == 2;
-        self.sees(subjects) && (!of_a_class || !two || self.sees_class(run, 1))
+        self == Self::Site || run.measured.may_leave(&run.told.task, metric, subjects)
     }
 }
 

@@ -26,8 +26,10 @@ pub(super) fn scores(
             let said = asked.all(network, &some).map_err(TrainerError::Model)?;
             let measured = measure(task, cache, examples, &some, &said, None)?;
             let whole = measured.values.iter().filter(|value| value.of.is_none());
+            let leaving = whole.filter(|value| measured.may_leave(task, value.metric, value.subjects));
             scores.extend(
-                whole.filter_map(|value| Score::reportable(&task.name, value.metric, on, value.value, value.subjects)),
+                leaving
+                    .filter_map(|value| Score::reportable(&task.name, value.metric, on, value.value, value.subjects)),
             );
         }
     }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use common::Task;
+use common::privacy::SUBJECTS_ROUNDED_TO;
 use common::task::{Metric, TaskKind};
 use data::{FrameCache, Split, SubjectKey};
 use model::Finetuner;
@@ -77,6 +78,26 @@ impl Measured {
     /// A metric of the whole task.
     pub fn value(&self, metric: Metric) -> Option<f64> {
         self.values.iter().find(|value| value.metric == metric && value.of.is_none()).map(|value| value.value)
+    }
+}
+
+/// What may leave the site of a measurement, be it on a page or as a score.
+impl Measured {
+    /// Samples of a class, and of the others.
+    pub fn class_and_rest(&self, class: usize) -> [u64; 2] {
+        let counts: Vec<u64> = self.confusion.iter().map(|row| row.iter().sum()).collect();
+        let own = counts.get(class).copied().unwrap_or(0);
+        [own, counts.iter().sum::<u64>() - own]
+    }
+
+    /// Whether a metric of the whole task over so many subjects tells of enough of them. Where a subject has one of two
+    /// classes, what is told of each class apart needs enough of both: the sensitivity of one patient is that patient.
+    pub fn may_leave(&self, task: &Task, metric: Metric, subjects: usize) -> bool {
+        use Metric::{Auc, BalancedAccuracy, F1Macro, Sensitivity, Specificity};
+        let least = u64::from(SUBJECTS_ROUNDED_TO);
+        let of_a_class = matches!(metric, Auc | BalancedAccuracy | F1Macro | Sensitivity | Specificity);
+        let two = task.kind == TaskKind::Detection && task.classes.len() == 2;
+        subjects as u64 >= least && (!of_a_class || !two || self.class_and_rest(1).iter().all(|count| *count >= least))
     }
 }
 
@@ -220,5 +241,22 @@ impl fmt::Display for Measured {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tells_a_class_of_few_patients_apart_stays_and_the_share_of_all_that_is_right_may_leave() {
+        let task =
+            super::super::built_in().into_iter().find(|task| task.name.as_str() == "lge-hyperenhancement").unwrap();
+        let of = |sick: u64| Measured { confusion: vec![vec![20, 0], vec![0, sick]], ..Measured::default() };
+        for metric in [Metric::Auc, Metric::BalancedAccuracy, Metric::F1Macro, Metric::Sensitivity, Metric::Specificity]
+        {
+            assert!(!of(4).may_leave(&task, metric, 24) && of(5).may_leave(&task, metric, 25), "{metric}");
+        }
+        assert!(of(1).may_leave(&task, Metric::Accuracy, 21) && !of(1).may_leave(&task, Metric::Accuracy, 4));
     }
 }
