@@ -132,7 +132,7 @@ fn looked_over(values: &[f32]) -> (bool, f64) {
 
 /// What is wrong with a tile of which some value cannot be merged.
 fn out_of_bounds(values: &[f32], first: u64, layout: &Layout) -> String {
-    let position = values.iter().position(|&value| !can_be_merged(value)).unwrap_or_default();
+    let position = values.iter().take_while(|&&value| can_be_merged(value)).count();
     let value = values[position];
     let (tensor, position) = layout.place(first + position as u64);
     format!(

@@ -334,16 +334,19 @@ mod tests {
             );
             assert!(encoding.decode(&[&file[..], b"x"].concat(), &signature).is_err(), "{encoding:?}");
         }
-        let block = |encoding: Encoding, bytes: &[u8], values| encoding.decode_block(bytes, values, &mut Vec::new());
+        let block = |encoding: Encoding, bytes: &[u8], values| {
+            let mut decoded = Vec::new();
+            encoding.decode_block(bytes, values, &mut decoded).map(|()| decoded)
+        };
         let scale = |scale: f32, step: u8| [&scale.to_le_bytes()[..], &[step]].concat();
         assert!(block(Encoding::Int8, &scale(f32::NAN, 1), 1).is_err());
         assert!(block(Encoding::Int8, &scale(-1.0, 1), 1).is_err());
         assert!(block(Encoding::Int8, &scale(1.0, 0x80), 1).is_err());
-        assert!(block(Encoding::Int8, &scale(1.0, 0x81), 1).is_ok());
+        assert_eq!(block(Encoding::Int8, &scale(1.0, 0x81), 1).unwrap(), [-127.0]);
         let places = |first: u16, second: u16| {
             [&first.to_le_bytes()[..], &second.to_le_bytes(), &1.0_f32.to_le_bytes(), &2.0_f32.to_le_bytes()].concat()
         };
-        assert!(block(Encoding::TopK(1.0), &places(0, 1), 2).is_ok());
+        assert_eq!(block(Encoding::TopK(1.0), &places(0, 1), 2).unwrap(), [1.0, 2.0]);
         assert!(block(Encoding::TopK(1.0), &places(1, 1), 2).is_err());
         assert!(block(Encoding::TopK(1.0), &places(0, 2), 2).is_err());
     }

@@ -43,8 +43,10 @@ impl Server {
         let mut command = Command::new(AGGREGATOR);
         command.arg("serve").arg("--listen").arg("127.0.0.1:0").arg("--ready-file").arg(&ready);
         command.arg("--state").arg(&state).env("RUST_LOG", "warn").stdout(Stdio::null());
-        let process = Process::start(&mut command);
+        let mut process = Process::start(&mut command);
         while !ready.exists() {
+            let ended = process.child().try_wait().expect("the process is ours");
+            assert!(ended.is_none(), "the aggregator ended before it listened: {ended:?}");
             std::thread::sleep(Duration::from_millis(5));
         }
         let address = fs::read_to_string(&ready).expect("the address");

@@ -104,13 +104,16 @@ pub(super) fn run(verb: RunVerb) -> Result<(), Failure> {
 /// Writes down what is asked of a run that goes on; a running server heeds it within a second, another one when it starts.
 fn wish(OfRun { run, state }: &OfRun, told: &str, change: impl FnOnce(&mut Wish)) -> Result<(), Failure> {
     let store = SqliteStore::open(&state.folder)?;
-    let runs = store.runs(0)?.into_iter().flatten();
-    let found = runs.into_iter().find(|record| record.plan.run() == run);
-    match found.map(|record| record.state) {
-        None => return Err(Failure::refused(format!("there is no run {run}: `aggregator run list`"))),
-        Some(RunState::Running) => {}
-        Some(_) => return Err(Failure::refused(format!("run {run} is over"))),
+    let (found, damaged): (Vec<_>, Vec<_>) = store.runs(0)?.into_iter().partition(Result::is_ok);
+    let found = found.into_iter().flatten().find(|record| record.plan.run() == run);
+    match (found.map(|record| record.state), damaged.into_iter().find_map(Result::err)) {
+        // It may be the one that is asked for.
+        (None, Some(error)) => return Err(error.into()),
+        (None, None) => return Err(Failure::refused(format!("there is no run {run}: `aggregator run list`"))),
+        (Some(RunState::Running), _) => {}
+        (Some(_), _) => return Err(Failure::refused(format!("run {run} is over"))),
     }
+    // Nothing asked yet is nothing asked.
     let mut wished = store.wishes()?.remove(run).unwrap_or_default();
     change(&mut wished);
     store.wish(run, &wished)?;

@@ -92,7 +92,8 @@ pub(super) fn hold_structure(connection: &Connection, schema: &str) -> Result<()
             let fresh = Connection::open_in_memory()?;
             fresh.execute_batch(schema)?;
             install(&fresh)?;
-            EXPECTED.get_or_init(|| statements(&fresh).unwrap_or_default())
+            let found = statements(&fresh)?;
+            EXPECTED.get_or_init(|| found)
         }
     };
     if statements(connection)? == *expected {

@@ -374,7 +374,7 @@ fn no_byte_of_the_database_file_can_change_and_make_it_another_one() {
 }
 
 #[test]
-#[ignore = "minutes: `cargo test -p aggregator --test stories truly_no_byte -- --ignored --nocapture`"]
+#[ignore = "minutes: `cargo test --test stories truly_no_byte -- --ignored --nocapture`"]
 fn truly_no_byte_of_the_database_file_can_change_and_make_it_another_one() {
     flipped_in_the_file(|_, _| true);
 }

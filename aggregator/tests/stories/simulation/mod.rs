@@ -5,7 +5,7 @@
 //! and its database. A seed that fails is named, and
 //!
 //! ```sh
-//! SIMULATION_SEED=123 cargo test -p aggregator --test stories simulation::replay -- --nocapture
+//! SIMULATION_SEED=123 cargo test --test stories simulation::replay -- --nocapture
 //! ```
 //!
 //! plays it again, event by event. `SIMULATION_ROUNDS` sets how many rounds `a_hundred_thousand_rounds...` plays.
@@ -94,7 +94,7 @@ fn rounds_from(first_seed: u64, rounds: u64) -> (u64, Counts) {
         match as_a_value(seed, false, None) {
             Ok(counts) => all.add(counts),
             Err(why) => panic!(
-                "seed {seed}: {why}\nreplay: SIMULATION_SEED={seed} cargo test -p aggregator --test stories \
+                "seed {seed}: {why}\nreplay: SIMULATION_SEED={seed} cargo test --test stories \
                  simulation::replay -- --nocapture"
             ),
         }
@@ -115,7 +115,7 @@ fn whatever_gets_lost_comes_twice_or_dies_every_site_counts_exactly_once() {
 }
 
 #[test]
-#[ignore = "minutes: run it with `cargo test -p aggregator --test stories hundred_thousand -- --ignored --nocapture`"]
+#[ignore = "minutes: run it with `cargo test --test stories hundred_thousand -- --ignored --nocapture`"]
 fn a_hundred_thousand_rounds_have_no_wrong_sum() {
     let rounds = std::env::var("SIMULATION_ROUNDS").map_or(100_000, |text| text.parse().expect("a number of rounds"));
     let (histories, counts) = rounds_from(1_000_000, rounds);

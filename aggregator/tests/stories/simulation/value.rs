@@ -469,7 +469,7 @@ impl Server for Value {
                 model: *model,
                 reports: outcome.reports.iter().map(|(site, digest)| (site.clone(), *digest)).collect(),
                 left_out: outcome.left_out.keys().cloned().collect(),
-                values: self.disk.models.get(model).cloned().unwrap_or_default(),
+                values: self.disk.models[model].clone(),
                 sums: Some(sums.clone()),
             }),
             _ => None,
