@@ -54,6 +54,8 @@ pub struct Job {
     pub labels: Option<JobLabels>,
     /// Fewest subjects that may shape a head.
     pub min_subjects: u32,
+    /// Whether the model that it starts from is measured, in a run that finetunes.
+    pub measures: bool,
     /// The model is measured alone: the run is over, and nothing is trained.
     pub measure_only: bool,
 }

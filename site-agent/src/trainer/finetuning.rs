@@ -31,7 +31,7 @@ pub(super) fn train(folder: &JobFolder, job: &Job, plan: &FinetuningPlan) -> Res
     let base = of_tasks(base(job)?, &tasks);
     let device: DeviceChoice = job.device.parse()?;
     let (model, declared) = (&job.plan.model, tasks.iter().map(|own| own.task.clone()).collect::<Vec<_>>());
-    if folder.scores()?.is_none() {
+    if job.measures && folder.scores()?.is_none() {
         let network = Finetuner::new(model, &declared, &device, base.clone(), true)?;
         folder.write_scores(&scoring::scores(model, &cache, &tasks, &network)?)?;
     }
