@@ -79,7 +79,10 @@ fn task_scores(text: &mut String, run: &RunStatus, task: &TaskStatus) {
         row(text, &format!("{}, {}", scores.round, MeasuredOn::Validation), scores, MeasuredOn::Validation);
     }
     let Some((round, value)) = best else {
-        return line(text, format_args!("  no model was measured by every site yet"));
+        return line(
+            text,
+            format_args!("  no model has a value of every site (of fewer than five validation subjects none is sent)"),
+        );
     };
     line(text, format_args!("  best model: that of round {round}, {value:.3} on average over the sites"));
     if let Some(scores) = run.scores.iter().find(|scores| scores.round == *round) {

@@ -1,5 +1,6 @@
 //! Updates that are written smaller: the same protocol, fewer bytes.
 
+use common::plan::Exchange;
 use common::{Digest, Encoding, Refusal, UpdateManifest};
 
 use crate::bench::{Bench, plan_draft, weights};
@@ -17,6 +18,9 @@ fn in_each_encoding_updates_come_in_survive_a_restart_and_become_the_mean_of_wha
         let mut bench = Bench::empty();
         let mut draft = plan_draft("run", &["a", "b"], 2, 1, 1);
         draft.aggregation.encoding = encoding;
+        if encoding.has_residual() {
+            draft.aggregation.exchange = Exchange::Student;
+        }
         let plan = bench.start_run(draft, 70_000);
         let mut stand_for = Vec::new();
         for (turn, site) in (1..).zip(["a", "b"]) {

@@ -221,7 +221,7 @@ pub(crate) mod tests {
             [("\"int8\"", Encoding::Int8), ("\"bf16\"", Encoding::Bf16), ("{ top-k = 0.1 }", Encoding::TopK(0.1))]
         {
             let text = format!(
-                "{}\n[aggregation]\nencoding = {written}\n",
+                "{}\n[aggregation]\nexchange = \"student\"\nencoding = {written}\n",
                 toml::to_string(&draft()).unwrap().split("[aggregation]").next().unwrap()
             );
             let draft: PlanDraft = toml::from_str(&text).unwrap();
@@ -234,6 +234,9 @@ pub(crate) mod tests {
         let mut none = draft();
         none.aggregation.encoding = Encoding::TopK(0.0);
         assert!(none.check().unwrap_err().to_string().contains("aggregation.encoding.top-k is 0"));
+        none.aggregation.encoding = Encoding::TopK(0.1);
+        let told = none.check().unwrap_err().to_string();
+        assert!(told.contains("aggregation.exchange is all, but must be \"student\" with encoding top-k"), "{told}");
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub enum Way {
     Uniform,
     /// Updates as one byte a value.
     Int8,
-    /// The tenth of each update that moves most; what is left out is owed.
+    /// The tenth of each student's update that moves most; what is left out is owed.
     TopK,
     /// Held to the round's start, as in FedProx with a weight of 0.01.
     Proximal,
@@ -133,7 +133,10 @@ impl Arm {
             }
             Self::Federated(Way::Uniform) => plan.aggregation.share_alpha = 0.0,
             Self::Federated(Way::Int8) => plan.aggregation.encoding = Encoding::Int8,
-            Self::Federated(Way::TopK) => plan.aggregation.encoding = Encoding::TopK(0.1),
+            Self::Federated(Way::TopK) => {
+                plan.aggregation.encoding = Encoding::TopK(0.1);
+                plan.aggregation.exchange = Exchange::Student;
+            }
             Self::Federated(Way::Proximal) => plan.training.proximal = 0.01,
             Self::Random | Self::Pooled | Self::Alone(_) | Self::Federated(Way::Plan | Way::Injected(_)) => {}
         }
