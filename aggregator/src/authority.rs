@@ -1,17 +1,13 @@
 //! Where the federation's authority and the server's key lie in the state folder, and what is signed with them.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use certs::CertsError;
-use certs::authority::{Authority, LEAF_DAYS};
+use certs::authority::Authority;
 use certs::keys::Key;
 use common::FederationName;
 
 use crate::clock::Stamp;
-
-/// Time after which the server takes a new certificate: half the life of one.
-pub const RENEWED_EVERY: Duration = Duration::from_secs(LEAF_DAYS as u64 * 24 * 60 * 60 / 2);
 
 /// Makes the authority and the server's key of a new federation.
 pub fn create(state: &Path, federation: &FederationName, now: Stamp) -> Result<Authority, CertsError> {
@@ -40,6 +36,11 @@ pub fn server_config(
 /// Seconds since 1970, as certificates count.
 pub(crate) fn seconds(stamp: Stamp) -> i64 {
     i64::try_from(stamp.seconds()).unwrap_or(i64::MAX)
+}
+
+/// The same the other way.
+pub(crate) fn stamp(seconds: i64) -> Stamp {
+    Stamp(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000))
 }
 
 /// The host of `host:port`, without the brackets of an IPv6 address; none if it is not of that form.

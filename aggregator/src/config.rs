@@ -26,6 +26,8 @@ pub struct Config {
     pub keep_updates_of_rounds: u32,
     /// Connections of sites at a time.
     pub max_connections: usize,
+    /// Life of certificates, in seconds.
+    pub certificate_life_s: u32,
     /// Further host names and addresses in the server's certificate.
     pub names: Vec<String>,
 }
@@ -73,6 +75,7 @@ impl Default for Config {
             max_spool_bytes: 64 << 30,
             keep_updates_of_rounds: 2,
             max_connections: 256,
+            certificate_life_s: 30 * 24 * 60 * 60,
             names: Vec::new(),
         }
     }
@@ -110,6 +113,9 @@ impl Config {
         )?;
         let range = 1..=MAX_CONNECTIONS;
         within("max_connections", connections.to_string(), range.contains(&connections), "1 to 65536")?;
+        let life = self.certificate_life_s;
+        let range = 5..=366 * 24 * 60 * 60;
+        within("certificate_life_s", life.to_string(), range.contains(&life), "5 to 31622400 (366 days)")?;
         self.names.iter().try_for_each(|name| {
             let bound = "host names and addresses without a port, for example \"aggregator.example.org\"";
             within("names", format!("{name:?}"), authority::is_host(name), bound)
@@ -150,7 +156,7 @@ mod tests {
     #[test]
     fn the_example_states_every_key_with_its_default() {
         let table: toml::Table = EXAMPLE.parse().unwrap();
-        assert_eq!(table.len(), 5, "every key is shown");
+        assert_eq!(table.len(), 6, "every key is shown");
         assert_eq!(toml::from_str::<Config>(EXAMPLE).unwrap(), Config::default());
         assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
     }
@@ -169,6 +175,7 @@ mod tests {
             ("max_connections = 0", "max_connections is 0, but must be 1 to 65536"),
             ("max_connections = 9000000000000000000", "max_connections is 9000000000000000000"),
             ("max_spool_bytes = 0", "max_spool_bytes is 0"),
+            ("certificate_life_s = 1", "certificate_life_s is 1, but must be 5 to"),
             ("names = [\"ok.example.org\", \"aggregator:4433\"]", "names is \"aggregator:4433\""),
             ("names = [\"\"]", "without a port"),
         ] {

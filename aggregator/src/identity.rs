@@ -2,8 +2,10 @@
 //!
 //! A connection without a certificate may enrol. So that idle strangers cannot keep members out, they have places of their
 //! own, and must be done within a time limit. So that no member keeps the others out, each has a few places at most. A
-//! member's connection ends when its certificate does.
+//! member's connection ends when its certificate does, and when its certificate counts no more.
 
+use std::fmt;
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,12 +17,13 @@ use certs::identity::{Peer, PeerIdentity, Role};
 use certs::quota::{Held, Quota};
 use common::{Refusal, SiteId};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Sleep, sleep};
 use tonic::Request;
 use tonic::transport::server::Connected;
 
 use crate::clock::{Stamp, wall};
+use crate::federation::Admitted;
 
 /// Connections without a certificate at a time.
 pub const STRANGERS: usize = 32;
@@ -71,7 +74,7 @@ impl Places {
     }
 
     /// Gives a connection its place, or drops it.
-    pub fn seat(&self, connection: Connection) -> Option<Seated> {
+    pub fn seat(&self, connection: Connection, admitted: &watch::Receiver<Admitted>) -> Option<Seated> {
         let peer = connection.peer();
         let Some(place) = self.place(peer.map(|peer| &peer.identity)) else {
             let who = peer.map_or("nobody known".to_owned(), |peer| peer.identity.uri());
@@ -79,7 +82,9 @@ impl Places {
             return None;
         };
         let stay = peer.map_or(STRANGER_WITHIN, |peer| life_left(peer.expires_at_s, wall()));
-        Some(Seated { leave_at: Box::pin(sleep(stay)), connection, _place: place })
+        let peer = peer.cloned();
+        let shut_out: Until = Box::pin(shut_out(peer, admitted.clone()));
+        Some(Seated { leave_at: Box::pin(sleep(stay)), shut_out, connection, _place: place })
     }
 
     /// A place for a member, or for a stranger.
@@ -96,12 +101,40 @@ fn life_left(expires_at_s: i64, now: Stamp) -> Duration {
     Duration::from_secs(u64::try_from(expires_at_s).unwrap_or(0).saturating_sub(now.seconds()))
 }
 
+type Until = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Completes when the certificate of this peer, which counted, counts no more. One that never counted is heard, and told so by
+/// every call: its site learns why.
+async fn shut_out(peer: Option<Peer>, mut admitted: watch::Receiver<Admitted>) {
+    let Some(Peer { identity: PeerIdentity { role: Role::Site(site), .. }, serial, .. }) = peer else {
+        return std::future::pending().await;
+    };
+    let mut counted = false;
+    loop {
+        let counts = admitted.borrow_and_update().stands(&site, &serial).is_some();
+        if counted && !counts {
+            tracing::warn!(%site, "a connection is cut: its certificate counts no more");
+            return;
+        }
+        counted |= counts;
+        if admitted.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
 /// A connection that has its place.
-#[derive(Debug)]
 pub struct Seated {
     connection: Connection,
     leave_at: Pin<Box<Sleep>>,
+    shut_out: Until,
     _place: Place,
+}
+
+impl fmt::Debug for Seated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seated").field("connection", &self.connection).finish_non_exhaustive()
+    }
 }
 
 impl Connected for Seated {
@@ -116,6 +149,10 @@ impl AsyncRead for Seated {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.leave_at.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        if self.shut_out.as_mut().poll(cx).is_ready() {
+            self.shut_out = Box::pin(std::future::ready(()));
+            return Poll::Ready(Err(io::ErrorKind::PermissionDenied.into()));
         }
         Pin::new(&mut self.connection).poll_read(cx, buf)
     }

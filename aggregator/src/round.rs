@@ -69,6 +69,9 @@ pub enum Word {
     /// Said for it: its update was stored in an earlier attempt at this round, and is damaged. It has done its part and cannot
     /// do it again, because its key has one digest for ever.
     Lost,
+    /// Said for it: its certificate was revoked, and whatever it sent in this round does not count. For the rest of the round,
+    /// also if it is invited again.
+    Revoked,
 }
 
 /// The last word of each site that said one.
@@ -108,6 +111,8 @@ pub enum LeftOut {
     Declined(Decline),
     /// Its update was stored, and is no longer whole.
     Damaged,
+    /// Its certificate was revoked.
+    Revoked,
 }
 
 impl fmt::Display for LeftOut {
@@ -116,6 +121,7 @@ impl fmt::Display for LeftOut {
             Self::NeverSeen => f.write_str("never joined: not connected, or its plan not approved"),
             Self::NotInTime => f.write_str("did not report in time"),
             Self::Declined(reason) => write!(f, "declined: {reason}"),
+            Self::Revoked => f.write_str("its certificate was revoked"),
             Self::Damaged => {
                 f.write_str("its update is damaged: the aggregator's disk lost or changed the stored file")
             }
@@ -196,7 +202,7 @@ impl Round {
         let Some(roll) = self.roll() else { return not_open(RoundNumber(0)) };
         match (roll.get(site), word) {
             (Some(Word::Reported(first)), Word::Reported(second)) if first == second => None,
-            (Some(Word::Reported(_) | Word::Lost), Word::Reported(_) | Word::Declined(_)) => {
+            (Some(Word::Reported(_) | Word::Lost | Word::Revoked), Word::Reported(_) | Word::Declined(_)) => {
                 Some(Refusal::Conflict { site: site.clone(), round: *round })
             }
             _ => None,
@@ -206,7 +212,7 @@ impl Round {
     fn hear(self, heard: Heard, rules: &RoundRules) -> (Self, Vec<Action>) {
         let said_before = |roll: &Roll| match (roll.get(&heard.site), heard.word) {
             // Whoever has reported is still asked, and answers that it is there.
-            (Some(Word::Reported(_) | Word::Lost), Word::Joined) => true,
+            (Some(Word::Reported(_) | Word::Lost | Word::Revoked), Word::Joined) => true,
             (before, now) => before == Some(&now),
         };
         let (mut roll, armed) = match self {
@@ -228,7 +234,7 @@ impl Round {
         let Some(roll) = self.roll() else { return self };
         let count = |wanted: fn(&Word) -> bool| roll.values().filter(|word| wanted(word)).count();
         let reported = count(|word| matches!(word, Word::Reported(_)));
-        let declined = count(|word| matches!(word, Word::Declined(_) | Word::Lost));
+        let declined = count(|word| matches!(word, Word::Declined(_) | Word::Lost | Word::Revoked));
         let cohort = rules.cohort.len();
         let possible = cohort - declined >= rules.quorum;
         if possible && reported + declined == cohort {
@@ -281,6 +287,7 @@ fn outcome(roll: &Roll, rules: &RoundRules) -> Outcome {
             Some(Word::Joined) => LeftOut::NotInTime,
             Some(Word::Declined(reason)) => LeftOut::Declined(*reason),
             Some(Word::Lost) => LeftOut::Damaged,
+            Some(Word::Revoked) => LeftOut::Revoked,
             None => LeftOut::NeverSeen,
         };
         outcome.left_out.insert(site.clone(), reason);

@@ -259,6 +259,10 @@ fn again(last: Attempt, outcome: Outcome, mut actions: Vec<RunAction>, rules: &R
                 roll.insert(site.clone(), word);
                 actions.push(RunAction::Record(Heard { site, round: attempt.round, word }));
             }
+            LeftOut::Revoked => {
+                roll.insert(site.clone(), Word::Revoked);
+                actions.push(RunAction::Record(Heard { site, round: attempt.round, word: Word::Revoked }));
+            }
             // Nobody waits for who has reported already: without this, a quorum that cannot come would be waited for for ever.
             LeftOut::Damaged => drop(roll.insert(site, Word::Lost)),
             LeftOut::NeverSeen | LeftOut::NotInTime => {}

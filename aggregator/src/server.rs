@@ -34,6 +34,7 @@ pub fn identified(request: Request<()>) -> Result<Request<()>, Status> {
 #[derive(Clone, Debug)]
 pub struct SiteCalls {
     federation: Arc<Federation>,
+    authority: Arc<Authority>,
 }
 
 /// The call that demands none.
@@ -44,9 +45,9 @@ pub struct EnrolmentCalls {
 }
 
 impl SiteCalls {
-    /// Calls on this federation.
-    pub fn new(federation: Arc<Federation>) -> Self {
-        Self { federation }
+    /// Calls on this federation, whose certificates are renewed by this authority.
+    pub fn new(federation: Arc<Federation>, authority: Arc<Authority>) -> Self {
+        Self { federation, authority }
     }
 
     /// Who calls, as the certificate says, if that still counts.
@@ -154,6 +155,16 @@ impl Wire for SiteCalls {
         let (key, blob) = upload("FinishUploadRequest", caller, &run, round, &blob)?;
         let stored = self.ask(move |federation| federation.finish_upload(&key, blob)).await?;
         Ok(Response::new(wire::FinishUploadReply { blob: digest_bytes(stored) }))
+    }
+
+    async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::RenewReply>, Status> {
+        let site = self.caller(&request)?;
+        let Caller { serial, .. } = identity::caller(&request).map_err(refused)?;
+        let (authority, csr_pem) = (Arc::clone(&self.authority), request.into_inner().csr_pem);
+        let certificate_pem =
+            self.ask(move |federation| federation.renew(&authority, &site, &serial, &csr_pem)).await?;
+        let authority_pem = self.authority.certificate_pem().to_owned();
+        Ok(Response::new(wire::RenewReply { certificate_pem, authority_pem }))
     }
 
     async fn report_scores(

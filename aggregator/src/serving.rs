@@ -162,13 +162,13 @@ impl Serving {
     ) -> Result<impl Future<Output = Result<(), ServeError>> + Send + 'static, ServeError> {
         let config = authority::server_config(&self.state, &self.authority, &self.names, wall())?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let places = self.places.clone();
+        let (places, admitted) = (self.places.clone(), self.federation.admitted());
         let arriving = certs::acceptor::connections(listener, config, self.authority.federation().clone());
         let seated = arriving.filter_map(move |connection| match connection {
-            Ok(connection) => places.seat(connection).map(Ok),
+            Ok(connection) => places.seat(connection, &admitted).map(Ok),
             Err(error) => Some(Err(error)),
         });
-        let calls = SiteCalls::new(Arc::clone(&self.federation));
+        let calls = SiteCalls::new(Arc::clone(&self.federation), Arc::clone(&self.authority));
         let enrolment = EnrolmentCalls::new(Arc::clone(&self.federation), Arc::clone(&self.authority));
         let server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)

@@ -376,6 +376,8 @@ fn open_round(store: &dyn Store, run: &RunId, last: &RoundRecord) -> Result<Opti
             Word::Declined(reason) => drop(open.declined.insert(site, reason)),
             // The attempt before has named it.
             Word::Lost => {}
+            // Listed with the sites.
+            Word::Revoked => {}
         }
     }
     Ok(Some(open))

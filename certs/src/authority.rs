@@ -9,7 +9,8 @@ use std::time::Duration;
 use common::{Digest, FederationName, SiteId};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber, date_time_ymd,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    date_time_ymd,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -21,10 +22,12 @@ use crate::{CertsError, files};
 const DAY: i64 = 24 * 60 * 60;
 /// Life of the CA's certificate.
 pub const AUTHORITY_DAYS: i64 = 3650;
-/// Life of a leaf.
+/// Life of a leaf, unless another is chosen.
 pub const LEAF_DAYS: i64 = 30;
+/// The same, in seconds.
+pub const LEAF_S: i64 = LEAF_DAYS * DAY;
 /// Clocks may differ by this much: a leaf is valid from a little before it was made.
-const CLOCK_SKEW_S: i64 = 300;
+pub(crate) const CLOCK_SKEW_S: i64 = 300;
 
 /// The certificate authority of one federation.
 #[derive(Debug)]
@@ -32,6 +35,7 @@ pub struct Authority {
     federation: FederationName,
     key: Key,
     certificate_pem: String,
+    leaf_s: i64,
 }
 
 /// A certificate that the authority made.
@@ -58,7 +62,7 @@ impl Authority {
         params.not_after = date_time_ymd(1970, 1, 1) + since_1970(now_s + AUTHORITY_DAYS * DAY);
         let certificate_pem = params.self_signed(key.pair())?.pem();
         files::write_new(&folder.join("ca.crt"), certificate_pem.as_bytes(), 0o644)?;
-        Ok(Self { federation: federation.clone(), key, certificate_pem })
+        Ok(Self { federation: federation.clone(), key, certificate_pem, leaf_s: LEAF_S })
     }
 
     /// The authority that was created in `folder`.
@@ -66,7 +70,17 @@ impl Authority {
         let key = Key::load(&folder.join("ca.key"))?;
         let certificate_pem = files::read(&folder.join("ca.crt"))?;
         fingerprint(&certificate_pem)?;
-        Ok(Self { federation: federation.clone(), key, certificate_pem })
+        Ok(Self { federation: federation.clone(), key, certificate_pem, leaf_s: LEAF_S })
+    }
+
+    /// The same, whose leaves live so many seconds.
+    pub fn with_leaves_of(self, leaf_s: i64) -> Self {
+        Self { leaf_s, ..self }
+    }
+
+    /// Life of its leaves, in seconds.
+    pub fn leaf_s(&self) -> i64 {
+        self.leaf_s
     }
 
     /// The CA's certificate.
@@ -104,9 +118,7 @@ impl Authority {
         purpose: ExtendedKeyUsagePurpose,
         now_s: i64,
     ) -> Result<Issued, CertsError> {
-        // Parsing checks the request's own signature: the sender holds the key.
-        let request = CertificateSigningRequestParams::from_pem(csr_pem)
-            .map_err(|error| CertsError::malformed("the certificate signing request")(error.to_string()))?;
+        let request = request(csr_pem)?;
         // The serial is drawn from a fresh key's public point: 16 bytes from the system's random source.
         let drawn = Digest::of(KeyPair::generate()?.public_key_raw());
         let serial = SerialNumber::from_slice(&[&[0x40 | (drawn.0[0] & 0x3f)], &drawn.0[1..16]].concat());
@@ -123,7 +135,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![purpose];
         params.not_before = date_time_ymd(1970, 1, 1) + since_1970(now_s - CLOCK_SKEW_S);
-        let expires_at_s = now_s + LEAF_DAYS * DAY;
+        let expires_at_s = now_s + self.leaf_s;
         params.not_after = date_time_ymd(1970, 1, 1) + since_1970(expires_at_s);
         params.serial_number = Some(serial.clone());
         params.use_authority_key_identifier_extension = true;
@@ -131,6 +143,18 @@ impl Authority {
         let certificate = params.signed_by(&request.public_key, &issuer)?;
         Ok(Issued { certificate_pem: certificate.pem(), serial: hexadecimal(&serial.to_bytes()), expires_at_s })
     }
+}
+
+/// A signing request. Parsing checks the request's own signature: the sender holds the key.
+fn request(csr_pem: &str) -> Result<CertificateSigningRequestParams, CertsError> {
+    CertificateSigningRequestParams::from_pem(csr_pem)
+        .map_err(|error| CertsError::malformed("the certificate signing request")(error.to_string()))
+}
+
+/// SHA-256 of the public key of a signing request: what makes two requests the same. Their texts differ, because each is signed
+/// with a number drawn for it.
+pub fn requested_key(csr_pem: &str) -> Result<Digest, CertsError> {
+    Ok(Digest::of(request(csr_pem)?.public_key.der_bytes()))
 }
 
 /// SHA-256 of a certificate's DER.

@@ -25,6 +25,23 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Cert
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(told("sync", folder))
 }
 
+/// Gives a file another name, in the place of what has it, durably.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), CertsError> {
+    fs::rename(from, to).map_err(told("rename", from))?;
+    let folder = to.parent().unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(told("sync", folder))
+}
+
+/// Writes a file in the place of what is there.
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CertsError> {
+    let beside = path.with_added_extension("new");
+    if beside.exists() {
+        fs::remove_file(&beside).map_err(told("remove", &beside))?;
+    }
+    write_new(&beside, bytes, mode)?;
+    rename(&beside, path)
+}
+
 /// The text of a file.
 pub(crate) fn read(path: &Path) -> Result<String, CertsError> {
     fs::read_to_string(path).map_err(told("read", path))

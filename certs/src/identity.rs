@@ -2,9 +2,12 @@
 //! `spiffe://<federation>/aggregator`.
 
 use common::{FederationName, SiteId};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate};
 
 use crate::CertsError;
+use crate::authority::CLOCK_SKEW_S;
 
 /// What a holder may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +36,45 @@ pub struct Peer {
     pub serial: String,
     /// When the certificate expires, in seconds since 1970.
     pub expires_at_s: i64,
+}
+
+/// When a certificate counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// From, in seconds since 1970.
+    pub not_before_s: i64,
+    /// To, in seconds since 1970.
+    pub not_after_s: i64,
+}
+
+impl Validity {
+    /// That of a certificate.
+    pub fn of_certificate(pem: &str) -> Result<Self, CertsError> {
+        let refuse = CertsError::malformed("a certificate");
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| refuse(error.to_string()))?;
+        let (_, certificate) = X509Certificate::from_der(&der).map_err(|error| refuse(error.to_string()))?;
+        let validity = certificate.validity();
+        Ok(Self { not_before_s: validity.not_before.timestamp(), not_after_s: validity.not_after.timestamp() })
+    }
+
+    /// Its end, for people: UTC.
+    pub fn end_text(self) -> String {
+        ASN1Time::from_timestamp(self.not_after_s)
+            .map_or_else(|_| self.not_after_s.to_string(), |time| time.to_string())
+    }
+
+    /// Whether it is over at `now_s`.
+    pub fn is_over(self, now_s: i64) -> bool {
+        now_s >= self.not_after_s
+    }
+
+    /// Whether two thirds of its life are over at `now_s`: time to renew it, with as much time left for that to fail as a
+    /// third of its life.
+    pub fn is_renewed_at(self, now_s: i64) -> bool {
+        // A certificate is made valid from a little before it was made: that is not of its life.
+        let life = self.not_after_s - (self.not_before_s + CLOCK_SKEW_S);
+        now_s >= self.not_after_s - life / 3
+    }
 }
 
 impl PeerIdentity {
@@ -84,6 +126,14 @@ pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_is_renewed_when_two_thirds_of_its_life_are_over() {
+        let made = 1_000_000;
+        let validity = Validity { not_before_s: made - CLOCK_SKEW_S, not_after_s: made + 30 };
+        assert!(!validity.is_renewed_at(made + 19) && validity.is_renewed_at(made + 20));
+        assert!(!validity.is_over(made + 29) && validity.is_over(made + 30));
+    }
 
     #[test]
     fn an_identity_reads_back_from_its_uri_and_nothing_else_does() {

@@ -6,6 +6,7 @@
 pub mod acceptor;
 pub mod authority;
 pub mod connect;
+pub mod credentials;
 mod files;
 pub mod identity;
 pub mod invitation;

@@ -1,11 +1,10 @@
 //! Enrolment: the key is made here and never leaves; the invitation pins the CA; a CSR comes back as a certificate.
 
-use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use certs::credentials::Credentials;
+use certs::identity::Validity;
 use certs::invitation::{Invitation, InvitationError};
-use certs::keys::Key;
 use certs::{CertsError, authority, fingerprint_text, tls};
 use common::{FederationName, SiteId};
 use proto::MESSAGE_BYTES;
@@ -16,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, DiskError};
 use crate::home::Home;
-use crate::link::{LinkError, channel};
+use crate::link::{Link, LinkError, channel};
 
 /// Whom this site is, and where its aggregator is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,8 +37,11 @@ pub enum EnrolError {
     /// Not an invitation.
     #[error(transparent)]
     Invitation(#[from] InvitationError),
-    /// Enrolled already.
-    #[error("this state folder is enrolled as {site} in {federation} already: give another site its own --state")]
+    /// Enrolled already, as somebody else.
+    #[error(
+        "this state folder is enrolled as {site} in {federation}: an invitation for that very site renews it, another site or \
+         federation needs its own --state"
+    )]
     Already {
         /// As whom.
         site: SiteId,
@@ -65,18 +67,57 @@ pub enum EnrolError {
     OtherAuthority,
 }
 
-fn key_path(home: &Home) -> PathBuf {
-    home.identity().join("site.key")
+/// An enrolled site, with what proves it.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Who it is.
+    pub enrolled: Enrolled,
+    credentials: Credentials,
 }
 
-/// Enrols this site with an invitation. A key from an attempt that was cut short is used again.
+impl Member {
+    /// The site of a state folder.
+    pub fn of(home: &Home) -> Result<Self, EnrolError> {
+        Ok(Self { enrolled: enrolled(home)?, credentials: Credentials::at(home.identity()) })
+    }
+
+    /// A link that presents the certificate as it is now.
+    pub fn link(&self) -> Result<Link, EnrolError> {
+        let (key, certificate_pem) = self.credentials.load()?;
+        let path = self.credentials.authority_path();
+        let authority_pem = std::fs::read_to_string(&path).map_err(durable::told("read", &path))?;
+        let tls: Arc<ClientConfig> =
+            tls::site_config(&self.enrolled.federation, &certificate_pem, &authority_pem, &key)?;
+        Ok(Link::new(self.enrolled.site.clone(), &self.enrolled.address, tls)?)
+    }
+
+    /// When its certificate counts.
+    pub fn validity(&self) -> Result<Validity, EnrolError> {
+        Ok(self.credentials.validity()?)
+    }
+
+    /// Asks for a certificate for a new key over `link`, and puts both in the place of those in use. A key from an attempt
+    /// whose answer was lost is used again, and gets the same answer.
+    pub async fn renew(&self, link: &mut Link) -> Result<(), EnrolError> {
+        let key = self.credentials.next()?;
+        let renewed = link.renew(key.csr_pem()?).await?;
+        // A certificate for another key, or of another CA, would be refused here, before anything is kept.
+        tls::site_config(&self.enrolled.federation, &renewed.certificate_pem, &renewed.authority_pem, &key)?;
+        Ok(self.credentials.replace(&renewed.certificate_pem, &renewed.authority_pem)?)
+    }
+}
+
+/// Enrols this site with an invitation, or once more: after its certificate expired or was revoked, with a new key. A key from
+/// an attempt that was cut short is used again.
 pub async fn enrol(home: &Home, invitation: &str) -> Result<Enrolled, EnrolError> {
     let invitation: Invitation = invitation.parse()?;
-    if let Ok(Enrolled { federation, site, .. }) = enrolled(home) {
+    if let Ok(Enrolled { federation, site, .. }) = enrolled(home)
+        && (site != invitation.site || federation != invitation.federation)
+    {
         return Err(EnrolError::Already { site, federation });
     }
-    let path = key_path(home);
-    let key = if path.exists() { Key::load(&path)? } else { Key::create(&path)? };
+    let credentials = Credentials::at(home.identity());
+    let key = credentials.next()?;
     let tls = tls::enrolment_config(&invitation.federation, invitation.authority)?;
     let mut client = EnrolmentClient::new(channel(&invitation.address, tls)?).max_decoding_message_size(MESSAGE_BYTES);
     let request = EnrolRequest {
@@ -96,8 +137,7 @@ pub async fn enrol(home: &Home, invitation: &str) -> Result<Enrolled, EnrolError
     };
     // A certificate for another key would be refused here, before anything is kept.
     tls::site_config(&enrolled.federation, &reply.certificate_pem, &reply.authority_pem, &key)?;
-    durable::write(&home.identity().join("authority.crt"), reply.authority_pem.as_bytes())?;
-    durable::write(&home.identity().join("site.crt"), reply.certificate_pem.as_bytes())?;
+    credentials.replace(&reply.certificate_pem, &reply.authority_pem)?;
     let path = home.identity().join("federation.json");
     let bytes = serde_json::to_vec_pretty(&enrolled).map_err(|error| durable::told("write", &path)(error.into()))?;
     durable::write(&path, &bytes)?;
@@ -109,15 +149,4 @@ pub fn enrolled(home: &Home) -> Result<Enrolled, EnrolError> {
     let path = home.identity().join("federation.json");
     let bytes = durable::read_if_there(&path)?.ok_or(EnrolError::NotYet)?;
     Ok(serde_json::from_slice(&bytes).map_err(|error| durable::told("read", &path)(error.into()))?)
-}
-
-/// The TLS configuration of an enrolled site.
-pub fn client_config(home: &Home) -> Result<Arc<ClientConfig>, EnrolError> {
-    let enrolled = enrolled(home)?;
-    let text = |name: &str| {
-        let path = home.identity().join(name);
-        fs::read_to_string(&path).map_err(durable::told("read", &path))
-    };
-    let key = Key::load(&key_path(home))?;
-    Ok(tls::site_config(&enrolled.federation, &text("site.crt")?, &text("authority.crt")?, &key)?)
 }

@@ -184,6 +184,11 @@ impl Link {
         Ok(durable::publish(&beside, path)?)
     }
 
+    /// Asks for a new certificate for the key of this request.
+    pub async fn renew(&mut self, csr_pem: String) -> Result<wire::RenewReply, LinkError> {
+        Ok(self.client.renew(wire::RenewRequest { csr_pem }).await?.into_inner())
+    }
+
     /// Says what this site measured of a model.
     pub async fn scores(&mut self, run: &RunId, model: Digest, scores: Vec<Score>) -> Result<(), LinkError> {
         let value = ModelScores { run: run.clone(), model, scores };

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::runtime::Builder;
@@ -45,13 +46,14 @@ pub(super) fn serve(arguments: Serve) -> Result<(), Failure> {
     let federation = Federation::open(&state, config.limits(), Arc::new(SystemClock::new()))?;
     let certificates = |error| Failure::failed("the certificate authority", error);
     let authority = authority::load(&state, &record.name).map_err(certificates)?;
+    let authority = authority.with_leaves_of(config.certificate_life_s.into());
     let serving = Serving {
         state,
         federation: Arc::new(federation),
         authority: Arc::new(authority),
         names: config.names(&record),
         places: Places::new(config.max_connections),
-        renewed_every: authority::RENEWED_EVERY,
+        renewed_every: Duration::from_secs(u64::from(config.certificate_life_s)) / 2,
         renew: Arc::default(),
     };
     let runtime = Builder::new_multi_thread().max_blocking_threads(DISK_THREADS).enable_all().build();

@@ -1,10 +1,11 @@
 //! A token and a signing request become a certificate; once.
 
-use certs::authority::Authority;
+use certs::authority::{Authority, requested_key};
 use common::{Digest, Refusal, SiteId};
 
 use super::{Federation, refusal};
-use crate::authority::seconds;
+use crate::authority::{seconds, stamp};
+use crate::clock::Stamp;
 use crate::store::{Issued, StoreError};
 
 /// Longest signing request that is read.
@@ -14,20 +15,11 @@ impl Federation {
     /// Exchanges a token for a site's certificate. The token is burned and the certificate written down together, before
     /// anybody hears of it; asked again with the same request, the answer is the same.
     pub fn enrol(&self, authority: &Authority, site: &SiteId, token: &[u8], csr_pem: &str) -> Result<String, Refusal> {
-        if csr_pem.len() > MAX_REQUEST {
-            return Err(Refusal::Malformed(format!("a signing request of {} bytes: too long", csr_pem.len())));
-        }
+        let request = request(csr_pem)?;
         let now = self.clock.wall();
-        let mut objection = None;
-        let redeemed = self.store.redeem(Digest::of(token), site, Digest::of(csr_pem.as_bytes()), now, &mut || {
-            let issued = authority.issue_site(csr_pem, site, seconds(now)).map_err(|error| {
-                objection = Some(Refusal::Malformed(format!("the signing request: {error}")));
-                StoreError::Token("its signing request is refused")
-            })?;
-            Ok(Issued { certificate_pem: issued.certificate_pem, serial: issued.serial })
-        });
-        let issued = redeemed.map_err(|error| {
-            let told = objection.take().unwrap_or_else(|| refusal(error));
+        let mut issue = || issue(authority, site, csr_pem, now);
+        let issued = self.store.redeem(Digest::of(token), site, request, now, &mut issue).map_err(|error| {
+            let told = refusal(error);
             tracing::warn!(%site, refusal = %told, "enrolment refused");
             told
         })?;
@@ -35,4 +27,36 @@ impl Federation {
         tracing::info!(%site, serial = issued.serial, "site enrolled");
         Ok(issued.certificate_pem)
     }
+
+    /// Gives a site that presents `serial` a new certificate. The one it presents counts until the new one is first used, so
+    /// that neither a lost answer nor a crash of the site shuts it out.
+    pub fn renew(&self, authority: &Authority, site: &SiteId, serial: &str, csr_pem: &str) -> Result<String, Refusal> {
+        let request = request(csr_pem)?;
+        let mut issue = || issue(authority, site, csr_pem, self.clock.wall());
+        let issued = self.store.renew(site, serial, request, &mut issue).map_err(refusal)?;
+        let issued = issued.ok_or_else(|| Refusal::Revoked(site.clone()))?;
+        self.refresh().map_err(refusal)?;
+        tracing::info!(%site, serial = issued.serial, "certificate renewed");
+        Ok(issued.certificate_pem)
+    }
+}
+
+/// What makes a signing request the same when it is made again: its key. Its own signature is checked.
+fn request(csr_pem: &str) -> Result<Digest, Refusal> {
+    if csr_pem.len() > MAX_REQUEST {
+        return Err(Refusal::Malformed(format!("a signing request of {} bytes: too long", csr_pem.len())));
+    }
+    requested_key(csr_pem).map_err(|error| Refusal::Malformed(format!("the signing request: {error}")))
+}
+
+fn issue(authority: &Authority, site: &SiteId, csr_pem: &str, now: Stamp) -> Result<Issued, StoreError> {
+    let issued = authority.issue_site(csr_pem, site, seconds(now)).map_err(|error| {
+        tracing::error!(%error, "a certificate could not be made");
+        StoreError::Token("its signing request is refused")
+    })?;
+    Ok(Issued {
+        certificate_pem: issued.certificate_pem,
+        serial: issued.serial,
+        expires_at: stamp(issued.expires_at_s),
+    })
 }

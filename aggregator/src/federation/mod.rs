@@ -4,17 +4,17 @@
 //! never ahead of the disk, and a crash at any point is a restart from what was written. Every method blocks; the server
 //! calls them off its event loop. This module knows no wire and no TLS.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::{Digest, Refusal, RunId, SiteId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::layout::Layout;
-use crate::round::{Round, told};
+use crate::round::{Heard, Round, Word, told};
 use crate::run::{Attempt, Run, RunAction, RunEvent, RunRules};
 use crate::store::lock::LockError;
 use crate::store::{
@@ -23,6 +23,7 @@ use crate::store::{
 };
 use uploads::Upload;
 
+mod admission;
 mod downloads;
 mod enrolment;
 mod merging;
@@ -30,6 +31,7 @@ mod reports;
 mod scores;
 mod uploads;
 
+pub use admission::{Admitted, Stands};
 pub use downloads::Blob;
 pub use uploads::UploadState;
 
@@ -51,8 +53,10 @@ pub struct Federation {
     limits: Limits,
     live: Mutex<Live>,
     /// Who is enrolled, as last read. Apart from `live`, which is locked while the disk is waited for: every call asks this
-    /// before it leaves the event loop.
-    admitted: RwLock<Arc<BTreeMap<SiteId, SiteRecord>>>,
+    /// before it leaves the event loop, and every connection watches it.
+    admitted: watch::Sender<Admitted>,
+    /// Newer certificates that were presented: written down with the next refresh.
+    used: Mutex<BTreeSet<(SiteId, String)>>,
     uploads: Mutex<BTreeMap<UpdateKey, Arc<Upload>>>,
     frozen: Notify,
     _lock: StateLock,
@@ -142,7 +146,8 @@ impl Federation {
             clock,
             limits,
             live: Mutex::default(),
-            admitted: RwLock::default(),
+            admitted: watch::Sender::default(),
+            used: Mutex::default(),
             uploads: Mutex::default(),
             frozen: Notify::new(),
             _lock: lock,
@@ -157,8 +162,10 @@ impl Federation {
     pub fn refresh(&self) -> Result<(), StoreError> {
         // Locked from the first read on: of two refreshes, the later one must not be overwritten by what the other read.
         let mut live = self.live();
-        let sites = self.store.sites()?.into_iter().map(|record| (record.site.clone(), record)).collect();
-        *self.admitted.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(sites);
+        for (site, serial) in self.take_used() {
+            self.store.note_used(&site, &serial)?;
+        }
+        self.admit(self.store.sites()?);
         for found in self.store.runs(live.read)? {
             match found.and_then(|record| self.restored(record)) {
                 Ok(run) => {
@@ -173,12 +180,45 @@ impl Federation {
             live.read += 1;
         }
         let wishes = self.store.wishes()?;
+        let revoked = self.admitted.borrow().revoked();
         for run in &mut live.runs {
             if let Some(wish) = wishes.get(run.id()) {
                 self.heed(run, wish);
             }
+            self.leave_revoked_out(run, &revoked);
         }
+        drop(live);
+        self.forget_uploads_of(&revoked);
         Ok(())
+    }
+
+    /// Puts who is enrolled in the place of who was; every connection hears of a change.
+    fn admit(&self, sites: Vec<SiteRecord>) {
+        self.admitted.send_if_modified(|admitted| {
+            let now = Admitted::of(sites);
+            let changed = *admitted != now;
+            *admitted = now;
+            changed
+        });
+    }
+
+    fn take_used(&self) -> BTreeSet<(SiteId, String)> {
+        std::mem::take(&mut self.used.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Lets nothing of sites that were revoked count in the open round.
+    fn leave_revoked_out(&self, live: &mut LiveRun, revoked: &[SiteId]) {
+        for site in revoked {
+            let Some((attempt, round)) = live.open().filter(|_| live.invites(site)) else { continue };
+            if round.roll().and_then(|roll| roll.get(site)) == Some(&Word::Revoked) {
+                continue;
+            }
+            tracing::warn!(run = %live.id(), round = %attempt.round, %site, "revoked: nothing of it counts in this round");
+            let said = Heard { site: site.clone(), round: attempt.round, word: Word::Revoked };
+            if let Err(error) = self.decide(live, RunEvent::Heard(said), Details::None) {
+                tracing::error!(run = %live.id(), %site, %error, "a revoked site could not be left out; it is tried again");
+            }
+        }
     }
 
     /// Does what the coordinator asked of a run.
@@ -253,13 +293,22 @@ impl Federation {
         self.frozen.notified().await;
     }
 
-    /// Whether a certificate still counts: the newest one of an enrolled site, not revoked.
+    /// Whether a certificate still counts: the newest one that an enrolled site used, or a newer one; not revoked.
     pub fn admits(&self, site: &SiteId, serial: &str) -> Result<(), Refusal> {
-        let admitted = Arc::clone(&self.admitted.read().unwrap_or_else(PoisonError::into_inner));
-        match admitted.get(site) {
-            Some(record) if !record.revoked && record.serial == serial => Ok(()),
-            _ => Err(Refusal::Revoked(site.clone())),
+        match self.admitted.borrow().stands(site, serial) {
+            None => Err(Refusal::Revoked(site.clone())),
+            Some(Stands::Used) => Ok(()),
+            Some(Stands::Newer) => {
+                let used = (site.clone(), serial.to_owned());
+                self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(used);
+                Ok(())
+            }
         }
+    }
+
+    /// Who is enrolled, and every change of it.
+    pub fn admitted(&self) -> watch::Receiver<Admitted> {
+        self.admitted.subscribe()
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {

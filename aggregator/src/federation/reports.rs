@@ -50,14 +50,19 @@ fn word(phase: &Phase) -> Option<Word> {
 fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration) -> Directive {
     let invited: Vec<&LiveRun> = live.runs.iter().filter(|run| run.invites(site)).collect();
     let paused = invited.iter().find(|run| run.paused && !run.run.is_over());
-    let open = |run: &&&LiveRun| !run.paused && run.open().is_some();
-    let awaited = |run: &&&LiveRun| {
-        let reported = |word: Option<&Word>| matches!(word, Some(Word::Reported(_) | Word::Lost));
-        !run.paused && run.open().is_some_and(|(_, round)| !reported(round.roll().and_then(|roll| roll.get(site))))
-    };
+    let word = |run: &LiveRun| run.open().and_then(|(_, round)| round.roll()?.get(site).copied());
+    let shut_out = invited.iter().find(|run| word(run) == Some(Word::Revoked));
+    let open = |run: &&&LiveRun| !run.paused && run.open().is_some() && word(run) != Some(Word::Revoked);
+    let awaited = |run: &&&LiveRun| open(run) && !matches!(word(run), Some(Word::Reported(_) | Word::Lost));
     let current = invited.iter().filter(|run| Some(run.id()) == at_work).find(awaited);
     if let Some(run) = current.or_else(|| invited.iter().find(awaited)).or_else(|| invited.iter().find(open)) {
         return train(run, now).unwrap_or_else(|| wait("the round is about to change"));
+    }
+    if let Some(run) = shut_out {
+        return wait(&format!(
+            "this site was revoked in the open round of run {}: it takes part again in the next",
+            run.id()
+        ));
     }
     if let Some(run) = paused {
         return wait(&format!("run {} is paused by the coordinator", run.id()));

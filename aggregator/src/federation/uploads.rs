@@ -73,6 +73,10 @@ impl Federation {
         let key = UpdateKey::of(&manifest);
         let mut live = self.live();
         let run = invited(&mut live, &key)?;
+        if run.open().is_some_and(|(_, round)| round.roll().is_some_and(|roll| roll.get(site) == Some(&Word::Revoked)))
+        {
+            return Err(Refusal::Conflict { site: site.clone(), round: key.round });
+        }
         if let Some(stored) = self.stored(&key)? {
             require_same(&key, stored, manifest.blob)?;
             return Ok(UploadState { next_offset: manifest.bytes, acknowledged: true });
@@ -181,6 +185,20 @@ impl Federation {
         };
         for (key, upload) in late {
             tracing::info!(site = %key.site, run = %key.run, round = %key.round, "upload came too late");
+            self.forget(&key, &upload.manifest);
+        }
+    }
+
+    /// Forgets uploads of sites that may no longer send. One whose bytes are being written is forgotten the next time.
+    pub(super) fn forget_uploads_of(&self, revoked: &[SiteId]) {
+        let ended: Vec<_> = {
+            let mut uploads = self.uploads();
+            let is_over =
+                |key: &UpdateKey, upload: &Arc<Upload>| revoked.contains(&key.site) && upload.try_lock().is_some();
+            uploads.extract_if(.., |key, upload| is_over(key, upload)).collect()
+        };
+        for (key, upload) in ended {
+            tracing::warn!(site = %key.site, run = %key.run, round = %key.round, "an upload of a revoked site is forgotten");
             self.forget(&key, &upload.manifest);
         }
     }

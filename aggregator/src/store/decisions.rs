@@ -75,7 +75,7 @@ fn write_word(
     now: Stamp,
 ) -> Result<()> {
     let decline = match (heard.word, details) {
-        (Word::Joined, _) => None,
+        (Word::Joined | Word::Revoked, _) => None,
         (Word::Declined(reason), _) => Some(json(&reason)?),
         (Word::Reported(_), Details::Update(manifest)) => return write_update(transaction, manifest, now),
         (Word::Reported(_) | Word::Lost, _) => {
@@ -84,9 +84,9 @@ fn write_word(
     };
     // The open attempt is the last one.
     transaction.execute(
-        "INSERT OR REPLACE INTO words (run, round, attempt, site, decline) \
-         SELECT ?1, ?2, MAX(attempt), ?3, ?4 FROM rounds WHERE run = ?1 AND round = ?2",
-        params![run.as_str(), heard.round.0, heard.site.as_str(), decline],
+        "INSERT OR REPLACE INTO words (run, round, attempt, site, decline, revoked) \
+         SELECT ?1, ?2, MAX(attempt), ?3, ?4, ?5 FROM rounds WHERE run = ?1 AND round = ?2",
+        params![run.as_str(), heard.round.0, heard.site.as_str(), decline, heard.word == Word::Revoked],
     )?;
     Ok(())
 }

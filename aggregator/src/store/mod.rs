@@ -110,8 +110,12 @@ pub struct FederationRecord {
 pub struct SiteRecord {
     /// The site.
     pub site: SiteId,
-    /// Serial number of its certificate: the newest one, the only one that counts.
+    /// Serial number of its certificate: the newest one that it used.
     pub serial: String,
+    /// When that expires.
+    pub expires_at: Stamp,
+    /// Serial number of a newer one, which was issued and not used yet. Both count until it is.
+    pub renewal: Option<String>,
     /// When it enrolled.
     pub enrolled_at: Stamp,
     /// Whether its certificate was revoked.
@@ -134,6 +138,8 @@ pub struct Issued {
     pub certificate_pem: String,
     /// Its serial number.
     pub serial: String,
+    /// When it expires.
+    pub expires_at: Stamp,
 }
 
 /// A run as it is written down.
@@ -297,6 +303,19 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         now: Stamp,
         issue: &mut dyn FnMut() -> Result<Issued, StoreError>,
     ) -> Result<Issued, StoreError>;
+
+    /// Gives a site that presents the certificate `serial` a newer one. Asked again with the same request, the answer is the
+    /// same, until that certificate was used. None if what it presents does not count.
+    fn renew(
+        &self,
+        site: &SiteId,
+        serial: &str,
+        request: Digest,
+        issue: &mut dyn FnMut() -> Result<Issued, StoreError>,
+    ) -> Result<Option<Issued>, StoreError>;
+
+    /// Notes that a site used the newer one of its certificates: the older one counts no more.
+    fn note_used(&self, site: &SiteId, serial: &str) -> Result<(), StoreError>;
 
     /// The enrolled sites.
     fn sites(&self) -> Result<Vec<SiteRecord>, StoreError>;

@@ -18,15 +18,21 @@ CREATE TABLE tokens (
     request       TEXT,           -- digest of the signing request that used it
     certificate   TEXT,           -- what was issued for it
     serial        TEXT,
+    cert_expires_at_ms INTEGER,
     seal          TEXT NOT NULL DEFAULT ''
 ) STRICT;
 
 CREATE TABLE sites (
-    site           TEXT PRIMARY KEY,
-    serial         TEXT NOT NULL, -- of the newest certificate, the only one that counts
-    enrolled_at_ms INTEGER NOT NULL,
-    revoked_at_ms  INTEGER,
-    seal           TEXT NOT NULL DEFAULT ''
+    site                  TEXT PRIMARY KEY,
+    serial                TEXT NOT NULL, -- of the newest certificate that the site used
+    expires_at_ms         INTEGER NOT NULL,
+    enrolled_at_ms        INTEGER NOT NULL,
+    revoked_at_ms         INTEGER,
+    renewal_serial        TEXT,          -- of a newer one that it did not use yet; both count until then
+    renewal_expires_at_ms INTEGER,
+    renewal_request       TEXT,          -- digest of the key it was issued for
+    renewal_certificate   TEXT,
+    seal                  TEXT NOT NULL DEFAULT ''
 ) STRICT;
 
 CREATE TABLE runs (
@@ -72,6 +78,7 @@ CREATE TABLE words (
     attempt INTEGER NOT NULL,
     site    TEXT NOT NULL,
     decline TEXT,                 -- the reason; null if it joined
+    revoked INTEGER NOT NULL DEFAULT 0, -- said for it: its certificate was revoked
     seal    TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (run, round, attempt, site)
 ) STRICT;

@@ -22,7 +22,7 @@ use crate::round::{Roll, Word};
 use crate::run::{Attempt, RunAction};
 
 /// Raised with every change of the tables.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 const SCHEMA: &str = include_str!("schema.sql");
 /// Longest wait for another program's write.
 const BUSY: Duration = Duration::from_secs(10);
@@ -220,16 +220,70 @@ impl Store for SqliteStore {
             }
             let issued = issue()?;
             transaction.execute(
-                "UPDATE tokens SET used_at_ms = ?2, request = ?3, certificate = ?4, serial = ?5 WHERE hash = ?1",
-                params![token.to_string(), int(now.0), request.to_string(), issued.certificate_pem, issued.serial],
+                "UPDATE tokens SET used_at_ms = ?2, request = ?3, certificate = ?4, serial = ?5, cert_expires_at_ms = ?6 \
+                 WHERE hash = ?1",
+                params![
+                    token.to_string(),
+                    int(now.0),
+                    request.to_string(),
+                    issued.certificate_pem,
+                    issued.serial,
+                    int(issued.expires_at.0)
+                ],
             )?;
             transaction.execute(
-                "INSERT INTO sites (site, serial, enrolled_at_ms) VALUES (?1, ?2, ?3) ON CONFLICT (site) DO UPDATE \
-                 SET serial = excluded.serial, enrolled_at_ms = excluded.enrolled_at_ms, revoked_at_ms = NULL",
-                params![site.as_str(), issued.serial, int(now.0)],
+                "INSERT INTO sites (site, serial, expires_at_ms, enrolled_at_ms) VALUES (?1, ?2, ?3, ?4) \
+                 ON CONFLICT (site) DO UPDATE SET serial = excluded.serial, expires_at_ms = excluded.expires_at_ms, \
+                 enrolled_at_ms = excluded.enrolled_at_ms, revoked_at_ms = NULL, renewal_serial = NULL, \
+                 renewal_expires_at_ms = NULL, renewal_request = NULL, renewal_certificate = NULL",
+                params![site.as_str(), issued.serial, int(issued.expires_at.0), int(now.0)],
             )?;
             Ok(issued)
         })
+    }
+
+    fn renew(
+        &self,
+        site: &SiteId,
+        serial: &str,
+        request: Digest,
+        issue: &mut dyn FnMut() -> Result<Issued>,
+    ) -> Result<Option<Issued>> {
+        self.write(|transaction| {
+            // Whoever presents the newer one has used it.
+            note_used(transaction, site, serial)?;
+            let read = |row: &Row<'_>| Ok(seals::hold("sites", row).and_then(|()| renewal(row)));
+            let found = transaction
+                .query_row(
+                    "SELECT * FROM sites WHERE site = ?1 AND serial = ?2 AND revoked_at_ms IS NULL",
+                    params![site.as_str(), serial],
+                    read,
+                )
+                .optional()?
+                .transpose()?;
+            match found {
+                None => return Ok(None),
+                Some(Some((asked, issued))) if asked == request.to_string() => return Ok(Some(issued)),
+                Some(_) => {}
+            }
+            let issued = issue()?;
+            transaction.execute(
+                "UPDATE sites SET renewal_serial = ?2, renewal_expires_at_ms = ?3, renewal_request = ?4, \
+                 renewal_certificate = ?5 WHERE site = ?1",
+                params![
+                    site.as_str(),
+                    issued.serial,
+                    int(issued.expires_at.0),
+                    request.to_string(),
+                    issued.certificate_pem
+                ],
+            )?;
+            Ok(Some(issued))
+        })
+    }
+
+    fn note_used(&self, site: &SiteId, serial: &str) -> Result<()> {
+        self.write(|transaction| note_used(transaction, site, serial))
     }
 
     fn sites(&self) -> Result<Vec<SiteRecord>> {
@@ -237,6 +291,8 @@ impl Store for SqliteStore {
             Ok(SiteRecord {
                 site: parsed("sites.site", &row.get::<_, String>("site")?)?,
                 serial: row.get("serial")?,
+                expires_at: stamp(row, "expires_at_ms")?,
+                renewal: row.get("renewal_serial")?,
                 enrolled_at: stamp(row, "enrolled_at_ms")?,
                 revoked: row.get::<_, Option<i64>>("revoked_at_ms")?.is_some(),
             })
@@ -332,6 +388,7 @@ impl Store for SqliteStore {
             |row| {
                 let site = parsed("words.site", &row.get::<_, String>("site")?)?;
                 let word = match row.get::<_, Option<String>>("decline")? {
+                    _ if row.get("revoked")? => Word::Revoked,
                     None => Word::Joined,
                     Some(reason) => Word::Declined(from_json("words.decline", &reason)?),
                 };
@@ -339,10 +396,15 @@ impl Store for SqliteStore {
             },
         )?;
         let mut roll: Roll = said.into_iter().collect();
+        let revoked: Vec<SiteId> =
+            roll.iter().filter(|(_, word)| **word == Word::Revoked).map(|(site, _)| site.clone()).collect();
         // In a round that is open, only damage retires an update.
         let word =
             |update: UpdateRecord| if update.retired { Word::Lost } else { Word::Reported(update.manifest.blob) };
-        roll.extend(self.updates(run, attempt.round)?.into_iter().map(|(site, update)| (site, word(update))));
+        let mut updates = self.updates(run, attempt.round)?;
+        // The update of a site that was revoked since does not count.
+        updates.retain(|site, _| !revoked.contains(site));
+        roll.extend(updates.into_iter().map(|(site, update)| (site, word(update))));
         Ok(roll)
     }
 
@@ -507,6 +569,25 @@ impl Store for SqliteStore {
 }
 
 /// Lets the invitations of a site that could still be used expire; says how many.
+/// The newer one of a site's certificates, and the key it was issued for.
+fn renewal(row: &Row<'_>) -> Result<Option<(String, Issued)>> {
+    let request: Option<String> = row.get("renewal_request")?;
+    let Some(request) = request else { return Ok(None) };
+    let (certificate_pem, serial) = (row.get("renewal_certificate")?, row.get("renewal_serial")?);
+    Ok(Some((request, Issued { certificate_pem, serial, expires_at: stamp(row, "renewal_expires_at_ms")? })))
+}
+
+/// The newer one of a site's certificates takes the place of the older one, if `serial` is it.
+fn note_used(transaction: &Transaction<'_>, site: &SiteId, serial: &str) -> Result<()> {
+    transaction.execute(
+        "UPDATE sites SET serial = renewal_serial, expires_at_ms = renewal_expires_at_ms, renewal_serial = NULL, \
+         renewal_expires_at_ms = NULL, renewal_request = NULL, renewal_certificate = NULL \
+         WHERE site = ?1 AND renewal_serial = ?2",
+        params![site.as_str(), serial],
+    )?;
+    Ok(())
+}
+
 fn expire_invitations(transaction: &Transaction<'_>, site: &SiteId, now: Stamp) -> Result<usize> {
     Ok(transaction.execute(
         "UPDATE tokens SET expires_at_ms = ?2 WHERE site = ?1 AND used_at_ms IS NULL AND expires_at_ms > ?2",
@@ -550,7 +631,8 @@ impl Token {
         let used = match request {
             None => None,
             Some(request) => {
-                Some((request, Issued { certificate_pem: row.get("certificate")?, serial: row.get("serial")? }))
+                let (certificate_pem, serial) = (row.get("certificate")?, row.get("serial")?);
+                Some((request, Issued { certificate_pem, serial, expires_at: stamp(row, "cert_expires_at_ms")? }))
             }
         };
         Ok(Self { site: row.get("site")?, expires_at: stamp(row, "expires_at_ms")?, used })

@@ -87,6 +87,18 @@ impl Store for Faulty {
     ) -> Result<Issued, StoreError> {
         self.write(|store| store.redeem(token, site, request, now, issue))
     }
+    fn renew(
+        &self,
+        site: &SiteId,
+        serial: &str,
+        request: Digest,
+        issue: &mut dyn FnMut() -> Result<Issued, StoreError>,
+    ) -> Result<Option<Issued>, StoreError> {
+        self.write(|store| store.renew(site, serial, request, issue))
+    }
+    fn note_used(&self, site: &SiteId, serial: &str) -> Result<(), StoreError> {
+        self.write(|store| store.note_used(site, serial))
+    }
     fn sites(&self) -> Result<Vec<SiteRecord>, StoreError> {
         self.store.sites()
     }

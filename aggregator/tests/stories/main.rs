@@ -23,6 +23,8 @@ mod finetuning;
 #[cfg(test)]
 mod invitations;
 #[cfg(test)]
+mod membership;
+#[cfg(test)]
 mod oracle;
 #[cfg(test)]
 mod orders;

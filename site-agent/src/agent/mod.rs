@@ -5,6 +5,7 @@
 
 mod failure;
 mod leaving;
+mod membership;
 mod pauses;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::approvals;
 use crate::config::Config;
 use crate::decide::{self, Here, Kills, Step, Trainer};
 use crate::durable::{self, DiskError};
+use crate::enrol::{EnrolError, Member};
 use crate::home::Home;
 use crate::images::{self, ImagesError};
 use crate::job::{Job, JobError, JobFolder, JobLabels};
@@ -24,12 +26,15 @@ use crate::journal::{Journal, JournalError};
 use crate::link::{Link, LinkError};
 use crate::training::{State, TrainerProgram, Training};
 use failure::{Failure, Then, is_final};
+use membership::Certificate;
 use pauses::Pauses;
 
 /// One site's agent.
 #[derive(Debug)]
 pub struct Agent {
     site: SiteId,
+    member: Member,
+    certificate: Certificate,
     home: Home,
     config: Config,
     link: Link,
@@ -75,6 +80,20 @@ pub enum AgentError {
     /// The aggregator refuses this site for good.
     #[error("{0}")]
     Refused(LinkError),
+    /// The site's key or certificate cannot be used.
+    #[error(transparent)]
+    Identity(#[from] EnrolError),
+    /// The site's certificate has expired.
+    #[error(
+        "the certificate of {site} expired at {end}, by this machine's clock: ask the coordinator for an invitation (`aggregator \
+         invite {site}`), then `site-agent enrol <invitation>` in this state folder; what was trained stays and goes on"
+    )]
+    Expired {
+        /// This site.
+        site: SiteId,
+        /// When.
+        end: String,
+    },
 }
 
 /// When an agent stops by itself.
@@ -88,10 +107,14 @@ pub enum Until {
 
 impl Agent {
     /// The agent of the state folder `home`. `program` is this program, to start the trainer and the parser with.
-    pub fn new(site: SiteId, home: Home, config: Config, link: Link, program: PathBuf) -> Result<Self, AgentError> {
+    pub fn new(member: Member, home: Home, config: Config, program: PathBuf) -> Result<Self, AgentError> {
         let journal = Journal::open(&home.journal())?;
+        let (site, link) = (member.enrolled.site.clone(), member.link()?);
+        let certificate = Certificate::of(&member)?;
         Ok(Self {
             site,
+            member,
+            certificate,
             home,
             config,
             link,
@@ -112,6 +135,7 @@ impl Agent {
         let (mut unheard, mut failing) = (Pauses::new(report_every), Pauses::new(report_every));
         let mut directive = Directive::Wait { because: "not connected yet".to_owned() };
         loop {
+            self.keep_certificate().await?;
             match self.link.report(self.progress(&directive)).await {
                 Ok(told) => {
                     unheard.reset();

@@ -6,9 +6,8 @@ use clap::Args;
 use super::runtime;
 use crate::agent::{Agent, Until};
 use crate::config::Config;
-use crate::enrol::{self, Enrolled};
+use crate::enrol::Member;
 use crate::home::Home;
-use crate::link::Link;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -18,7 +17,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(home: Home, config: Config, args: &RunArgs) -> anyhow::Result<()> {
-    let Enrolled { site, address, .. } = enrol::enrolled(&home)?;
+    let member = Member::of(&home)?;
     let path = home.lock();
     let lock = std::fs::File::create(&path).with_context(|| format!("creating {}", path.display()))?;
     if lock.try_lock().is_err() {
@@ -28,8 +27,7 @@ pub(super) fn run(home: Home, config: Config, args: &RunArgs) -> anyhow::Result<
     let until = if args.until_finished { Until::RunFinished } else { Until::Stopped };
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
-        let link = Link::new(site.clone(), &address, enrol::client_config(&home)?)?;
-        let agent = Agent::new(site, home, config, link, program)?;
+        let agent = Agent::new(member, home, config, program)?;
         tokio::select! {
             ended = agent.run(until) => Ok(ended?),
             () = stopped() => {

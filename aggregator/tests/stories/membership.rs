@@ -1,0 +1,194 @@
+//! A membership's life: certificates that are renewed in the middle of the work, and one that is revoked there.
+
+use std::time::Instant;
+
+use aggregator::clock::{Clock, Stamp, wall};
+use aggregator::status;
+use aggregator::store::{Issued, Store};
+use certs::keys::Key;
+use common::{Digest, Directive, Phase, Progress, Refusal};
+use proto::convert::digest_bytes;
+use proto::{CHUNK_BYTES, wire};
+use tokio::time::timeout;
+
+use crate::bench::{Bench, run_id, site_id, weights};
+use crate::wire::{House, Site, WITHIN, code};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_renewals_in_the_middle_of_uploads_cost_no_round() {
+    const ROUNDS: u32 = 5;
+    let mut house = House::new();
+    house.start();
+    house.start_run(&["a"], ROUNDS);
+    let mut site = house.site("a").await;
+    let mut renewals = 0;
+    for round in 1..=ROUNDS {
+        let delta = weights(600_000, |_| round as f32 / 10.0);
+        let bytes = delta.to_safetensors();
+        let work = site.work(round).await;
+        let manifest = site.manifest(&work, &delta);
+        site.client.begin_upload(wire::UpdateManifest::from(&manifest)).await.unwrap();
+        let mut offset = 0;
+        while offset < bytes.len() {
+            // As many renewals as it takes to come to a hundred, spread over the chunks of all rounds.
+            for _ in 0..7 {
+                let key = Key::create(&house.key_path(&format!("a-{renewals}"))).unwrap();
+                let certificate = site.renew(&key).await.unwrap();
+                site = house.holder("a", &key, &certificate);
+                renewals += 1;
+            }
+            let end = bytes.len().min(offset + CHUNK_BYTES);
+            offset =
+                site.chunk(&manifest, offset as u64, bytes[offset..end].to_vec()).await.unwrap().next_offset as usize;
+        }
+        site.send(&work, &delta).await.unwrap();
+    }
+    site.told(|directive| matches!(directive, Directive::Finished { .. }).then_some(())).await;
+    let run = status::read(&house.store(), wall()).unwrap().runs.remove(0);
+    assert!(run.rounds.iter().all(|round| round.merged && round.attempt == 1) && run.rounds.len() == ROUNDS as usize);
+    assert!(renewals >= 100, "{renewals}");
+    house.stop().await;
+}
+
+/// Calls until the answer is this refusal; a connection that is cut in between is an error that passes.
+async fn refused_as(site: &mut Site, expected: &str) {
+    let asking = async {
+        loop {
+            match site.report(Progress::idle()).await {
+                Err(status) if code(&status) == expected => return,
+                Ok(_) | Err(_) => {}
+            }
+        }
+    };
+    timeout(WITHIN, asking).await.unwrap_or_else(|_| panic!("{expected} is not heard"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_whose_answer_was_lost_shuts_nobody_out_and_the_old_certificate_ends_when_the_new_one_is_used() {
+    let mut house = House::new();
+    house.start();
+    let mut old = house.site("a").await;
+    let key = Key::create(&house.key_path("a-next")).unwrap();
+    let lost = old.renew(&key).await.unwrap();
+    old.report(Progress::idle()).await.unwrap();
+    house.stop().await;
+    house.start();
+    assert_eq!(old.renew(&key).await.unwrap(), lost, "the same answer for the same key");
+    // Another key takes the place of one that was never used.
+    let other = Key::create(&house.key_path("a-other")).unwrap();
+    let certificate = old.renew(&other).await.unwrap();
+    refused_as(&mut house.holder("a", &key, &lost), "revoked").await;
+    old.report(Progress::idle()).await.unwrap();
+    let mut new = house.holder("a", &other, &certificate);
+    new.report(Progress::idle()).await.unwrap();
+    refused_as(&mut old, "revoked").await;
+    assert_eq!(code(&old.renew(&key).await.unwrap_err()), "revoked", "who is out gets no new certificate");
+    new.report(Progress::idle()).await.unwrap();
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_cuts_an_upload_and_a_download_in_their_middle_and_nothing_of_the_site_is_merged() {
+    let mut house = House::new();
+    house.start();
+    house.start_run(&["a", "b", "c"], 1);
+    let [mut a, mut b, mut c] = [house.site("a").await, house.site("b").await, house.site("c").await];
+    let (small, poison) = (weights(600_000, |_| 0.25), weights(600_000, |_| 7.0));
+    let work = c.work(1).await;
+    for site in [&mut a, &mut b, &mut c] {
+        let joined =
+            Progress { work: Some((work.run.clone(), work.round)), phase: Phase::Training, ..Progress::idle() };
+        site.report(joined).await.unwrap();
+    }
+    let (manifest, bytes) = (c.manifest(&work, &poison), poison.to_safetensors());
+    c.client.begin_upload(wire::UpdateManifest::from(&manifest)).await.unwrap();
+    c.chunk(&manifest, 0, bytes[..CHUNK_BYTES].to_vec()).await.unwrap();
+    // A download that is not read yet: it waits for its reader with most of the file on the server's side.
+    let request = wire::DownloadRequest { blob: digest_bytes(work.base), offset: 0 };
+    let mut download = c.client.download(request).await.unwrap().into_inner();
+    download.message().await.unwrap();
+
+    house.store().revoke(&site_id("c"), wall()).unwrap();
+    let began = Instant::now();
+    let ended = async {
+        loop {
+            // Bytes that are there already: it is a matter of the connection alone.
+            let sent = c.chunk(&manifest, 0, bytes[..1000].to_vec()).await;
+            if let Err(status) = sent {
+                break code(&status).to_owned();
+            }
+        }
+    };
+    let ended = timeout(WITHIN, ended).await.expect("the upload ends");
+    assert!(["revoked", "no refusal"].contains(&ended.as_str()), "{ended}");
+    let cut = async {
+        loop {
+            match download.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => break false,
+                Err(_) => break true,
+            }
+        }
+    };
+    assert!(timeout(WITHIN, cut).await.expect("the download ends"), "it was read to its end");
+    println!("an upload and a download were cut {:?} after the revocation", began.elapsed());
+    refused_as(&mut c, "revoked").await;
+
+    a.send(&work, &small).await.unwrap();
+    b.send(&work, &small).await.unwrap();
+    let run = status::read(&house.store(), wall()).unwrap();
+    // The quorum is all three: without c the round waits for its deadline, and merges nothing of it.
+    assert!(run.runs[0].rounds.is_empty());
+    assert!(house.store().uploads().unwrap().is_empty(), "what had come of it is forgotten");
+    house.stop().await;
+}
+
+fn enrol(bench: &Bench, site: &str) {
+    let token = Digest::of(&bench.clock.wall().0.to_le_bytes());
+    let (site, now) = (site_id(site), bench.clock.wall());
+    bench.store().invite(token, &site, now, Stamp(u64::MAX >> 2)).unwrap();
+    let issued = || {
+        let (certificate_pem, serial) = ("a certificate".to_owned(), now.0.to_string());
+        Ok(Issued { certificate_pem, serial, expires_at: Stamp(u64::MAX >> 2) })
+    };
+    bench.store().redeem(token, &site, token, now, &mut { issued }).unwrap();
+    bench.federation().refresh().unwrap();
+}
+
+#[test]
+fn an_update_that_was_sent_before_its_site_was_revoked_does_not_count_in_a_round_that_is_open() {
+    for restarted in [false, true] {
+        let mut bench = Bench::with_run(40, 2, 2, 1);
+        enrol(&bench, "c");
+        for site in ["a", "b", "c"] {
+            bench.joins(site);
+        }
+        bench.reports("c", &weights(40, |_| 7.0)).unwrap();
+        bench.store().revoke(&site_id("c"), bench.clock.wall()).unwrap();
+        bench.federation().refresh().unwrap();
+        if restarted {
+            bench.restart();
+        }
+        // Invited again, it comes back with the next round.
+        bench.clock.pass(std::time::Duration::from_secs(1));
+        enrol(&bench, "c");
+        let says = bench.says("c", Phase::Training);
+        assert!(!matches!(says, Directive::Train(_)), "{says:?}");
+        let late = bench.manifest("c", &weights(40, |_| 6.0));
+        assert!(matches!(bench.begin(&late), Err(Refusal::Conflict { .. })));
+        let before = bench.blob(bench.run().open.unwrap().base);
+        // Nobody waits for it: the two others are the round.
+        bench.reports("a", &weights(40, |_| 0.5)).unwrap();
+        bench.reports("b", &weights(40, |_| 0.5)).unwrap();
+        bench.merge();
+        let run = bench.run();
+        let left_out = &run.rounds[0].left_out;
+        assert!(left_out.len() == 1 && left_out[0].site == site_id("c"), "{left_out:?}");
+        assert_eq!(left_out[0].reason, "its certificate was revoked");
+        let after = bench.blob(run.rounds[0].model.unwrap());
+        let moved = after.get("center").unwrap().values[0] - before.get("center").unwrap().values[0];
+        assert_eq!(moved, 0.5, "restarted: {restarted}");
+        let next = bench.joins("c");
+        assert!(matches!(&next, Directive::Train(work) if work.run == run_id() && work.round.0 == 2), "{next:?}");
+    }
+}

@@ -1,0 +1,64 @@
+//! A site's certificate, from its renewal under a run to the way back after it has expired, by the real programs.
+
+#![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
+
+use std::fs;
+use std::time::Duration;
+
+use certs::credentials::Credentials;
+use tests::federation::Federation;
+use tests::story::{self, SITES};
+
+/// Life of certificates here, in seconds; agents renew theirs after two thirds of it.
+const LIFE_S: u32 = 6;
+
+#[test]
+fn certificates_are_renewed_under_a_run_and_one_that_expired_ends_its_agent_with_the_way_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("federation");
+    story::prepare(&root);
+    let mut federation = Federation::open(&root).unwrap();
+    let settings = federation.aggregator_state().join("aggregator.toml");
+    let text = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, text.replace("certificate_life_s = 2592000", &format!("certificate_life_s = {LIFE_S}")))
+        .unwrap();
+    federation.start_aggregator().unwrap();
+    let identity = |federation: &Federation, site: &str| Credentials::at(federation.site_state(site).join("identity"));
+    let first_key = fs::read(identity(&federation, SITES[0]).key_path()).unwrap();
+    // Enrolled once more in their own folders, now for certificates that live shortly.
+    SITES.iter().try_for_each(|site| federation.enrol(site)).unwrap();
+    assert_ne!(fs::read(identity(&federation, SITES[0]).key_path()).unwrap(), first_key, "with a key of its own");
+
+    let plan = fs::read_to_string(story::plan(&root)).unwrap();
+    fs::write(story::plan(&root), plan.replace("count = 3", "count = 2")).unwrap();
+    story::start_run(&federation, &root).unwrap();
+    SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
+    let run = story::finished(&mut federation).unwrap();
+    assert_eq!(run["state"], "finished", "{run:#}");
+    for round in run["rounds"].as_array().unwrap() {
+        assert_eq!((round["attempt"].as_u64(), round["sites"].as_array().unwrap().len()), (Some(1), SITES.len()));
+    }
+    for site in SITES {
+        let log = fs::read_to_string(federation.log(site)).unwrap();
+        assert!(log.matches("certificate is renewed").count() >= 1, "{log}");
+    }
+
+    // The agents have ended with their run, and nobody renews.
+    let over = |federation: &Federation| {
+        let now = i64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
+        Ok(identity(federation, SITES[0]).validity().unwrap().is_over(now))
+    };
+    federation.wait_until("the certificate's end", Duration::from_secs(2 * u64::from(LIFE_S)), over).unwrap();
+    let told = federation.at_site(SITES[0], &["run", "--until-finished"]).unwrap_err().to_string();
+    assert!(told.contains("expired") && told.contains(&format!("aggregator invite {}", SITES[0])), "{told}");
+    let other = federation.invite("site-x").unwrap();
+    let told = federation.at_site(SITES[0], &["enrol", &other]).unwrap_err().to_string();
+    assert!(told.contains("needs its own --state"), "{told}");
+    federation.enrol(SITES[0]).unwrap();
+    federation.at_site(SITES[0], &["run", "--until-finished"]).unwrap();
+
+    // Revoked, the agent ends by itself, and says what to do.
+    federation.coordinator(&["revoke", SITES[0]]).unwrap();
+    let told = federation.at_site(SITES[0], &["run"]).unwrap_err().to_string();
+    assert!(told.contains("revoked") && told.contains("invitation"), "{told}");
+}
