@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use certs::CertsError;
 use certs::authority::Authority;
 use certs::keys::Key;
+use certs::signing::SigningKey;
 use common::FederationName;
 
 use crate::clock::Stamp;
@@ -13,6 +14,7 @@ use crate::clock::Stamp;
 pub fn create(state: &Path, federation: &FederationName, now: Stamp) -> Result<Authority, CertsError> {
     let authority = Authority::create(&folder(state), federation, seconds(now))?;
     Key::create(&server_key(state))?;
+    signing_key(state)?;
     Ok(authority)
 }
 
@@ -60,6 +62,11 @@ pub fn is_host(name: &str) -> bool {
 
 fn folder(state: &Path) -> PathBuf {
     state.join("authority")
+}
+
+/// The key that models and ledgers are signed with: made when it is first needed.
+pub fn signing_key(state: &Path) -> Result<SigningKey, CertsError> {
+    SigningKey::load_or_create(&state.join("signing.key"))
 }
 
 fn server_key(state: &Path) -> PathBuf {

@@ -14,6 +14,7 @@ pub mod federation;
 pub mod identity;
 pub mod inspection;
 pub mod layout;
+pub mod ledger;
 pub mod round;
 pub mod run;
 pub mod server;

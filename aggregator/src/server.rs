@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use certs::authority::Authority;
+use common::signed::Ed25519;
 use common::{Digest, Directive, Progress, Refusal, RoundNumber, RunId, SiteId, UpdateManifest};
 use proto::convert::{self, Announced, ModelScores, digest_bytes};
 use proto::refusal::{malformed, status};
@@ -20,7 +21,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::federation::{Blob, Federation, UploadState};
+use crate::federation::{Applicant, Blob, Federation, UploadState};
 use crate::identity::{self, Caller};
 use crate::store::UpdateKey;
 
@@ -78,12 +79,21 @@ impl EnrolmentCalls {
 #[tonic::async_trait]
 impl Enrolment for EnrolmentCalls {
     async fn enrol(&self, request: Request<wire::EnrolRequest>) -> Result<Response<wire::EnrolReply>, Status> {
-        let wire::EnrolRequest { site, token, csr_pem } = request.into_inner();
-        let site = convert::site("EnrolRequest", &site).map_err(unclear)?;
+        const MESSAGE: &str = "EnrolRequest";
+        let wire::EnrolRequest { site, token, csr_pem, signing_key, signing_proof } = request.into_inner();
+        let site = convert::site(MESSAGE, &site).map_err(unclear)?;
+        let signing_key = convert::verifying_key(MESSAGE, &signing_key).map_err(unclear)?;
+        let proof = Ed25519(convert::bytes(MESSAGE, "signing_proof", &signing_proof).map_err(unclear)?);
+        let aggregators_key =
+            self.federation.verifying_key().map_or_else(Bytes::new, |key| Bytes::copy_from_slice(&key.0));
         let (federation, authority) = (Arc::clone(&self.federation), Arc::clone(&self.authority));
-        let certificate_pem = off_the_loop(move || federation.enrol(&authority, &site, &token, &csr_pem)).await?;
+        let certificate_pem = off_the_loop(move || {
+            let applicant = Applicant { token: &token, csr_pem: &csr_pem, signing_key, proof };
+            federation.enrol(&authority, &site, &applicant)
+        })
+        .await?;
         let authority_pem = self.authority.certificate_pem().to_owned();
-        Ok(Response::new(wire::EnrolReply { certificate_pem, authority_pem }))
+        Ok(Response::new(wire::EnrolReply { certificate_pem, authority_pem, signing_key: aggregators_key }))
     }
 }
 

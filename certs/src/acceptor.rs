@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 
-use crate::identity::Peer;
+use crate::identity::{Peer, Role};
 use crate::quota::Quota;
 
 /// Longest a handshake may take.
@@ -135,10 +135,18 @@ fn network(address: IpAddr) -> IpAddr {
 async fn handshake(acceptor: &TlsAcceptor, tcp: TcpStream, federation: &FederationName) -> io::Result<Connection> {
     tcp.set_nodelay(true)?;
     let stream = acceptor.accept(BufReader::with_capacity(READ_AT_ONCE, tcp)).await?;
-    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    if chain.len() > 1 {
+        // WebPKI would accept a CA in between, if the federation's had ever made one. It makes none.
+        return Err(io::Error::other("the peer's certificate is not signed by the federation's CA itself"));
+    }
+    let leaf = chain.first();
     let peer = leaf.map(|leaf| Peer::of_certificate(leaf)).transpose().map_err(io::Error::other)?;
     if peer.as_ref().is_some_and(|peer| peer.identity.federation != *federation) {
         return Err(io::Error::other("the peer's certificate is of another federation"));
+    }
+    if peer.as_ref().is_some_and(|peer| !matches!(peer.identity.role, Role::Site(_))) {
+        return Err(io::Error::other("the peer's certificate is not a site's: it may not call"));
     }
     Ok(Connection { stream, peer })
 }

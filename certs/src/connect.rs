@@ -62,6 +62,25 @@ pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<TlsStre
     shaken.map_err(|error| told(address, &error))
 }
 
+/// What the other side said no to, if that is in this error: in TLS 1.3 a client hears that its certificate is refused only when
+/// it reads, long after the handshake is over for itself, and below whatever protocol it speaks by then.
+pub fn explained(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        // An I/O error shows what is in it, and not what that is.
+        let inner = error.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
+        let tls = inner.and_then(|inner| inner.downcast_ref::<Error>()).or_else(|| error.downcast_ref::<Error>());
+        if let Some(Error::AlertReceived(alert)) = tls {
+            return Some(format!(
+                "the aggregator refuses this site's certificate ({}): enrol again with a new invitation",
+                alert_text(*alert)
+            ));
+        }
+        cause = error.source();
+    }
+    None
+}
+
 fn told(address: &str, error: &io::Error) -> ConnectError {
     let (address, tls) = (address.to_owned(), error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()));
     match tls {
@@ -82,6 +101,13 @@ fn alert_text(alert: AlertDescription) -> String {
         AlertDescription::CertificateExpired => "it has expired".to_owned(),
         AlertDescription::CertificateRevoked => "it is revoked".to_owned(),
         AlertDescription::UnknownCA => "it is of another CA".to_owned(),
+        AlertDescription::BadCertificate | AlertDescription::UnsupportedCertificate => {
+            "it is not one of a site of this federation".to_owned()
+        }
+        AlertDescription::DecryptError => "its key did not sign the handshake, or its CA did not sign it".to_owned(),
+        AlertDescription::CertificateUnknown => "it is not valid here and now".to_owned(),
+        AlertDescription::ProtocolVersion => "TLS 1.3 is not spoken there".to_owned(),
+        AlertDescription::NoApplicationProtocol => "HTTP/2 is not spoken there".to_owned(),
         other => format!("{other:?}"),
     }
 }

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod invitation;
 pub mod keys;
 pub mod quota;
+pub mod signing;
 pub mod tls;
 
 use common::Digest;
@@ -62,9 +63,42 @@ impl CertsError {
     }
 }
 
+/// The first half of a fingerprint in eight words that can be read aloud and written down, for two people to compare on the
+/// phone: proquints (D. S. Wilkerson, arXiv:0901.4016), 16 bits to a word. To make another certificate with the same 128 bits is
+/// out of anybody's reach.
+pub fn fingerprint_words(fingerprint: Digest) -> String {
+    const CONSONANTS: [u8; 16] = *b"bdfghjklmnprstvz";
+    const VOWELS: [u8; 4] = *b"aiou";
+    let word = |pair: &[u8]| {
+        let bits = usize::from(pair[0]) << 8 | usize::from(pair[1]);
+        let letters = [
+            CONSONANTS[bits >> 12],
+            VOWELS[bits >> 10 & 3],
+            CONSONANTS[bits >> 6 & 15],
+            VOWELS[bits >> 4 & 3],
+            CONSONANTS[bits & 15],
+        ];
+        letters.map(char::from).iter().collect::<String>()
+    };
+    fingerprint.0[..16].chunks(2).map(word).collect::<Vec<_>>().join(" ")
+}
+
 /// A fingerprint in groups of four digits, for two people to compare on the phone.
 pub fn fingerprint_text(fingerprint: Digest) -> String {
     let digits = fingerprint.to_string();
     let groups: Vec<_> = (0..digits.len()).step_by(4).map(|start| &digits[start..start + 4]).collect();
     groups.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_is_told_in_words_as_their_paper_has_them() {
+        let mut fingerprint = Digest([0; 32]);
+        // The paper's examples: 127.0.0.1, 63.84.220.193, 216.35.68.215, 198.81.129.136.
+        fingerprint.0[..16].copy_from_slice(&[127, 0, 0, 1, 63, 84, 220, 193, 216, 35, 68, 215, 198, 81, 129, 136]);
+        assert_eq!(fingerprint_words(fingerprint), "lusab babad gutih tugad tobog higil sinid makam");
+    }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, RoundNumber, RunId};
+use crate::ledger::Head;
+use crate::signed::Lineage;
 
 /// The answer to a site's report.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +47,10 @@ pub struct Assignment {
     pub first_step: u64,
     /// Time until the round closes without this site.
     pub time_left: Duration,
+    /// Where the model comes from, in the aggregator's hand.
+    pub lineage: Option<Box<Lineage>>,
+    /// The head of the aggregator's ledger.
+    pub ledger: Option<Head>,
 }
 
 /// How a site is getting on.
@@ -116,6 +122,8 @@ pub enum Decline {
     DiskFull,
     /// The site has labels for none of the run's tasks, or they cannot be used.
     NoLabels,
+    /// The model's lineage does not hold.
+    Lineage,
 }
 
 impl fmt::Display for Decline {
@@ -129,6 +137,7 @@ impl fmt::Display for Decline {
             Self::Withheld => "the site's privacy pipeline withheld the update",
             Self::DiskFull => "the site's disk is full",
             Self::NoLabels => "no usable labels for any task of the run",
+            Self::Lineage => "the model's lineage does not hold at this site: see its log",
         })
     }
 }

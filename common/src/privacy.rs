@@ -114,6 +114,7 @@ impl Pipeline {
             heads: update.heads.into_iter().map(|(task, subjects)| (task, rounded(subjects))).collect(),
             steps: update.steps,
             meters: update.meters,
+            attestation: None,
         };
         Ok(SealedUpdate { manifest, blob, residual: residual.transpose()? })
     }

@@ -65,6 +65,11 @@ pub enum Refusal {
     /// An update that cannot be one of this plan.
     #[error("the update is refused: {0}; the round goes on without it, and the site takes part in the next one")]
     Update(String),
+    /// An update without its site's signature.
+    #[error(
+        "the update is refused: {0}; the agent signs with the key that it enrolled with: enrol again if that key was lost"
+    )]
+    Signature(&'static str),
     /// Scores that cannot be of the run's tasks.
     #[error("the scores are refused: {0}; use the same version of agent and aggregator")]
     Scores(String),
@@ -118,6 +123,7 @@ impl Refusal {
             Self::BaseDiffers { .. } => "base-differs",
             Self::Conflict { .. } => "conflict",
             Self::Update(_) => "update",
+            Self::Signature(_) => "signature",
             Self::Scores(_) => "scores",
             Self::Offset { .. } => "offset",
             Self::Corrupt { .. } => "corrupt",

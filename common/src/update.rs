@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, RoundNumber, RunId, SiteId};
+use crate::signed::Attestation;
 use crate::task::TaskName;
 use crate::weights::NamedTensors;
 
@@ -84,6 +85,9 @@ pub struct UpdateManifest {
     pub steps: u32,
     /// How training went.
     pub meters: Meters,
+    /// The site's hand under all of this; every update of an enrolled site has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<Attestation>,
 }
 
 impl UpdateManifest {
@@ -105,6 +109,12 @@ impl SealedUpdate {
     /// What is said of it.
     pub fn manifest(&self) -> &UpdateManifest {
         &self.manifest
+    }
+
+    /// The same with the site's hand under it.
+    pub fn attested(mut self, attestation: Attestation) -> Self {
+        self.manifest.attestation = Some(attestation);
+        self
     }
 
     /// The delta's file, in the plan's encoding.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::ledger;
 use common::score::MeasuredOn;
+use common::signed::{Attestation, Ed25519, Lineage, VerifyingKey};
 use common::{
     Assignment, Decline, Digest, Directive, Meters, Phase, Progress, RoundNumber, RunId, Score, SiteId, TaskName,
     UpdateManifest,
@@ -150,6 +152,7 @@ fn decline(reason: wire::Decline) -> Option<Decline> {
         wire::Decline::Withheld => Decline::Withheld,
         wire::Decline::DiskFull => Decline::DiskFull,
         wire::Decline::NoLabels => Decline::NoLabels,
+        wire::Decline::Lineage => Decline::Lineage,
     })
 }
 
@@ -163,6 +166,7 @@ fn wire_decline(reason: Decline) -> wire::Decline {
         Decline::Withheld => wire::Decline::Withheld,
         Decline::DiskFull => wire::Decline::DiskFull,
         Decline::NoLabels => wire::Decline::NoLabels,
+        Decline::Lineage => wire::Decline::Lineage,
     }
 }
 
@@ -217,8 +221,44 @@ impl TryFrom<wire::Assignment> for Assignment {
             base_bytes: assignment.base_bytes,
             first_step: assignment.first_step,
             time_left: Duration::from_millis(assignment.time_left_ms),
+            lineage: assignment.lineage.map(|lineage| from_lineage(MESSAGE, &lineage).map(Box::new)).transpose()?,
+            ledger: assignment.ledger.map(|head| from_ledger_head(MESSAGE, &head)).transpose()?,
         })
     }
+}
+
+fn from_lineage(message: &'static str, lineage: &wire::Lineage) -> Result<Lineage, Malformed> {
+    Ok(Lineage {
+        round: RoundNumber(lineage.round),
+        before: digest(message, "lineage.before", &lineage.before)?,
+        signature: Ed25519(bytes(message, "lineage.signature", &lineage.signature)?),
+    })
+}
+
+fn from_ledger_head(message: &'static str, head: &wire::LedgerHead) -> Result<ledger::Head, Malformed> {
+    Ok(ledger::Head { entries: head.entries, digest: digest(message, "ledger.digest", &head.digest)? })
+}
+
+fn to_ledger_head(head: ledger::Head) -> wire::LedgerHead {
+    wire::LedgerHead { entries: head.entries, digest: digest_bytes(head.digest) }
+}
+
+fn from_attestation(message: &'static str, attestation: &wire::Attestation) -> Result<Attestation, Malformed> {
+    Ok(Attestation {
+        ledger: attestation.ledger.as_ref().map(|head| from_ledger_head(message, head)).transpose()?,
+        signature: Ed25519(bytes(message, "attestation.signature", &attestation.signature)?),
+    })
+}
+
+/// The public half of a signing key.
+pub fn verifying_key(message: &'static str, value: &[u8]) -> Result<VerifyingKey, Malformed> {
+    Ok(VerifyingKey(bytes(message, "signing_key", value)?))
+}
+
+/// So many bytes.
+pub fn bytes<const N: usize>(message: &'static str, field: &'static str, value: &[u8]) -> Result<[u8; N], Malformed> {
+    let why = || Malformed { message, field, why: format!("{} bytes, where {N} are expected", value.len()) };
+    value.try_into().map_err(|_| why())
 }
 
 impl From<Assignment> for wire::Assignment {
@@ -231,6 +271,12 @@ impl From<Assignment> for wire::Assignment {
             base_bytes: assignment.base_bytes,
             first_step: assignment.first_step,
             time_left_ms: milliseconds(assignment.time_left),
+            lineage: assignment.lineage.map(|lineage| wire::Lineage {
+                round: lineage.round.0,
+                before: digest_bytes(lineage.before),
+                signature: Bytes::copy_from_slice(&lineage.signature.0),
+            }),
+            ledger: assignment.ledger.map(to_ledger_head),
         }
     }
 }
@@ -258,6 +304,7 @@ impl TryFrom<wire::UpdateManifest> for UpdateManifest {
                 batch_entropy: finite(MESSAGE, "meters.batch_entropy", meters.batch_entropy)?,
                 rank_me: finite(MESSAGE, "meters.rank_me", meters.rank_me)?,
             },
+            attestation: manifest.attestation.map(|told| from_attestation(MESSAGE, &told)).transpose()?,
         })
     }
 }
@@ -281,6 +328,10 @@ impl From<&UpdateManifest> for wire::UpdateManifest {
                 rank_me: manifest.meters.rank_me,
             }),
             heads: manifest.heads.iter().map(|(task, subjects)| wire_head(task, *subjects)).collect(),
+            attestation: manifest.attestation.map(|attestation| wire::Attestation {
+                ledger: attestation.ledger.map(to_ledger_head),
+                signature: Bytes::copy_from_slice(&attestation.signature.0),
+            }),
         }
     }
 }
@@ -363,6 +414,10 @@ mod tests {
 
     use super::*;
 
+    fn head() -> ledger::Head {
+        ledger::Head { entries: 8, digest: Digest::of(b"entry") }
+    }
+
     fn manifest() -> UpdateManifest {
         UpdateManifest {
             run: "run".parse().unwrap(),
@@ -376,6 +431,7 @@ mod tests {
             heads: BTreeMap::from([(task("", "cine").unwrap(), 5), (task("", "lge").unwrap(), 10)]),
             steps: 7,
             meters: Meters { loss: 5.5, teacher_entropy: 1.0, batch_entropy: 2.0, rank_me: 20.0 },
+            attestation: Some(Attestation { ledger: Some(head()), signature: Ed25519([7; 64]) }),
         }
     }
 
@@ -411,6 +467,12 @@ mod tests {
             base_bytes: 5,
             first_step: 100,
             time_left: Duration::from_secs(60),
+            lineage: Some(Box::new(Lineage {
+                round: RoundNumber(0),
+                before: Digest::of(b"base"),
+                signature: Ed25519([9; 64]),
+            })),
+            ledger: Some(head()),
         };
         let directives = [
             Directive::Wait { because: "no run".to_owned() },

@@ -21,7 +21,9 @@ pub fn status(refusal: &Refusal) -> Status {
             Code::FailedPrecondition
         }
         Refusal::Conflict { .. } => Code::AlreadyExists,
-        Refusal::Update(_) | Refusal::Scores(_) | Refusal::Malformed(_) => Code::InvalidArgument,
+        Refusal::Update(_) | Refusal::Signature(_) | Refusal::Scores(_) | Refusal::Malformed(_) => {
+            Code::InvalidArgument
+        }
         Refusal::Offset { .. } => Code::OutOfRange,
         Refusal::Corrupt { .. } => Code::DataLoss,
         Refusal::DiskFull => Code::ResourceExhausted,

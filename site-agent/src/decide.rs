@@ -171,6 +171,8 @@ mod tests {
             base_bytes: 7,
             first_step: 0,
             time_left: Duration::from_secs(1),
+            lineage: None,
+            ledger: None,
         })
     }
 

@@ -1,13 +1,18 @@
 //! Enrolment: the key is made here and never leaves; the invitation pins the CA; a CSR comes back as a certificate.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use certs::credentials::Credentials;
 use certs::identity::Validity;
 use certs::invitation::{Invitation, InvitationError};
-use certs::{CertsError, authority, fingerprint_text, tls};
-use common::{FederationName, SiteId};
+use certs::signing::SigningKey;
+use certs::{CertsError, authority, fingerprint_text, fingerprint_words, tls};
+use common::ledger::Head;
+use common::signed::{Attestation, VerifyingKey, enrolment_statement, update_statement};
+use common::{FederationName, SiteId, UpdateManifest};
 use proto::MESSAGE_BYTES;
+use proto::convert::verifying_key;
 use proto::wire::EnrolRequest;
 use proto::wire::enrolment_client::EnrolmentClient;
 use rustls::ClientConfig;
@@ -15,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, DiskError};
 use crate::home::Home;
+use crate::ledger::{Event, Ledger, LedgerError};
 use crate::link::{Link, LinkError, channel};
 
 /// Whom this site is, and where its aggregator is reached.
@@ -29,6 +35,10 @@ pub struct Enrolled {
     pub address: String,
     /// The CA's fingerprint, in groups of four digits.
     pub fingerprint: String,
+    /// The same in words, for the phone.
+    pub fingerprint_words: String,
+    /// What the aggregator signs models with: told over the connection that the invitation authenticates.
+    pub aggregator_key: VerifyingKey,
 }
 
 /// Why a site is not enrolled.
@@ -62,6 +72,14 @@ pub enum EnrolError {
     /// The disk said no.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The aggregator signs with nothing.
+    #[error(
+        "the aggregator did not say what it signs with: it is older than this agent; the coordinator updates it first"
+    )]
+    NoKey,
+    /// The ledger cannot be written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// The answer is not signed by the CA of the invitation.
     #[error("the aggregator answered with another CA than the invitation names: do not go on; tell the coordinator")]
     OtherAuthority,
@@ -73,12 +91,20 @@ pub struct Member {
     /// Who it is.
     pub enrolled: Enrolled,
     credentials: Credentials,
+    signer: Arc<SigningKey>,
 }
 
 impl Member {
     /// The site of a state folder.
     pub fn of(home: &Home) -> Result<Self, EnrolError> {
-        Ok(Self { enrolled: enrolled(home)?, credentials: Credentials::at(home.identity()) })
+        let (enrolled, signer) = (enrolled(home)?, SigningKey::load(&signing_key_path(home))?);
+        Ok(Self { enrolled, credentials: Credentials::at(home.identity()), signer: Arc::new(signer) })
+    }
+
+    /// Puts this site's hand under an update, and under the aggregator's ledger as this site was told it.
+    pub fn attest(&self, manifest: &UpdateManifest, ledger: Option<Head>) -> Attestation {
+        let statement = update_statement(&self.enrolled.federation, manifest, ledger);
+        Attestation { ledger, signature: self.signer.sign(&statement) }
     }
 
     /// A link that presents the certificate as it is now.
@@ -118,12 +144,18 @@ pub async fn enrol(home: &Home, invitation: &str) -> Result<Enrolled, EnrolError
     }
     let credentials = Credentials::at(home.identity());
     let key = credentials.next()?;
+    let signer = SigningKey::load_or_create(&signing_key_path(home))?;
     let tls = tls::enrolment_config(&invitation.federation, invitation.authority)?;
     let mut client = EnrolmentClient::new(channel(&invitation.address, tls)?).max_decoding_message_size(MESSAGE_BYTES);
+    let csr_pem = key.csr_pem()?;
+    let certified = authority::requested_key(&csr_pem)?;
+    let proof = signer.sign(&enrolment_statement(&invitation.federation, &invitation.site, certified));
     let request = EnrolRequest {
         site: invitation.site.to_string(),
         token: invitation.token.as_bytes().to_vec().into(),
-        csr_pem: key.csr_pem()?,
+        csr_pem,
+        signing_key: signer.verifying().0.to_vec().into(),
+        signing_proof: proof.0.to_vec().into(),
     };
     let reply = client.enrol(request).await.map_err(LinkError::from)?.into_inner();
     if authority::fingerprint(&reply.authority_pem)? != invitation.authority {
@@ -134,6 +166,8 @@ pub async fn enrol(home: &Home, invitation: &str) -> Result<Enrolled, EnrolError
         site: invitation.site,
         address: invitation.address,
         fingerprint: fingerprint_text(invitation.authority),
+        fingerprint_words: fingerprint_words(invitation.authority),
+        aggregator_key: verifying_key("EnrolReply", &reply.signing_key).map_err(|_| EnrolError::NoKey)?,
     };
     // A certificate for another key would be refused here, before anything is kept.
     tls::site_config(&enrolled.federation, &reply.certificate_pem, &reply.authority_pem, &key)?;
@@ -141,7 +175,18 @@ pub async fn enrol(home: &Home, invitation: &str) -> Result<Enrolled, EnrolError
     let path = home.identity().join("federation.json");
     let bytes = serde_json::to_vec_pretty(&enrolled).map_err(|error| durable::told("write", &path)(error.into()))?;
     durable::write(&path, &bytes)?;
+    Ledger::at(home.ledger()).enter(&Event::Enrolled {
+        federation: enrolled.federation.clone(),
+        site: enrolled.site.clone(),
+        authority: invitation.authority,
+        aggregator_key: enrolled.aggregator_key,
+        signing_key: signer.verifying(),
+    })?;
     Ok(enrolled)
+}
+
+fn signing_key_path(home: &Home) -> PathBuf {
+    home.identity().join("signing.key")
 }
 
 /// Who this site is, if it is enrolled.

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! site-agent.toml     the site's settings and policy
-//! identity/           site.key (0600), site.crt, authority.crt, federation.json
+//! identity/           site.key, signing.key (0600), site.crt, authority.crt, federation.json
 //! labels/<data set>/  the labels of a public data set
 //! images/             secret.key (0600), sources.json, one frame cache per image grid, skipped.jsonl
 //! plans/              <digest>.json as received; approved.json: the digests a person here approved
 //! models/             <digest>.safetensors, content-addressed
 //! jobs/<run>/<round>-<base>/   one round's training: spec, progress, checkpoint, result, sealed update
 //! journal             what was acknowledged
+//! ledger              what happened here, each line with the digest of the one before
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -83,6 +84,11 @@ impl Home {
     /// What was acknowledged.
     pub fn journal(&self) -> PathBuf {
         self.0.join("journal")
+    }
+
+    /// What happened here, chained.
+    pub fn ledger(&self) -> PathBuf {
+        self.0.join("ledger")
     }
 
     /// Held by the running agent, so that two never work in one folder.

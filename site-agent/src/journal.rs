@@ -11,8 +11,9 @@ use common::{Digest, RoundNumber, RunId, UpdateManifest};
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, DiskError};
+use crate::lineage::Accepted;
 
-const KIND: Kind = Kind { name: *b"journal\0", version: 2 };
+const KIND: Kind = Kind { name: *b"journal\0", version: 3 };
 
 /// The journal of one agent.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct RunRecord {
     pub sealed: Option<UpdateManifest>,
     /// The last round that was acknowledged.
     pub acknowledged: Option<Acknowledged>,
+    /// The newest round that this site accepted, and its first model.
+    pub accepted: Option<Accepted>,
     /// The last model that this site measured, once the aggregator has what was measured.
     pub scored: Option<Digest>,
     /// The last model, once the run has finished and it is here.
@@ -101,6 +104,11 @@ impl Journal {
         self.change(&manifest.run.clone(), |run| run.sealed = Some(manifest))
     }
 
+    /// Records a round whose lineage holds, before anything of it is trained.
+    pub fn accept(&mut self, run: &RunId, accepted: Accepted) -> Result<(), JournalError> {
+        self.change(run, |run| run.accepted = Some(accepted))
+    }
+
     /// Records the aggregator's acknowledgement.
     pub fn acknowledge(&mut self, manifest: &UpdateManifest) -> Result<(), JournalError> {
         let done = Acknowledged { round: manifest.round, base: manifest.base, blob: manifest.blob };
@@ -144,6 +152,7 @@ mod tests {
             heads: BTreeMap::new(),
             steps: 1,
             meters: Meters::default(),
+            attestation: None,
         }
     }
 

@@ -17,6 +17,8 @@ pub mod home;
 pub mod images;
 pub mod job;
 pub mod journal;
+pub mod ledger;
+pub mod lineage;
 pub mod link;
 pub mod metrics;
 pub mod pictures;

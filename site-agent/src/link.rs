@@ -100,6 +100,9 @@ impl From<Status> for LinkError {
 
 /// The innermost reason: a TLS refusal hides below three layers of transport.
 fn root_cause(status: &Status) -> String {
+    if let Some(explained) = certs::connect::explained(status) {
+        return explained;
+    }
     let mut cause: &dyn std::error::Error = status;
     while let Some(inner) = cause.source() {
         cause = inner;

@@ -111,6 +111,11 @@ impl Federation {
         run(&self.programs.aggregator, &[arguments, &["--state", &state]].concat())
     }
 
+    /// Types a command of the coordinator's program that needs no state folder.
+    pub fn coordinator_alone(&self, arguments: &[&str]) -> Result<String, ProgramError> {
+        run(&self.programs.aggregator, arguments)
+    }
+
     /// Types a command of one site's.
     pub fn at_site(&self, site: &str, arguments: &[&str]) -> Result<String, ProgramError> {
         let state = self.site_state(site).display().to_string();

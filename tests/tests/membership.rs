@@ -1,4 +1,5 @@
-//! A site's certificate, from its renewal under a run to the way back after it has expired, by the real programs.
+//! A site's certificate, from its renewal under a run to the way back after it has expired, and the ledgers of a run, by the real
+//! programs.
 
 #![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
 
@@ -6,11 +7,28 @@ use std::fs;
 use std::time::Duration;
 
 use certs::credentials::Credentials;
+use common::ledger::{self, Head};
 use tests::federation::Federation;
 use tests::story::{self, SITES};
 
 /// Life of certificates here, in seconds; agents renew theirs after two thirds of it.
 const LIFE_S: u32 = 6;
+
+/// A ledger whose second entry tells something else, and whose later entries follow it.
+fn rewritten(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let (mut head, mut anew) = (Head::EMPTY, Vec::new());
+    for (place, line) in lines[..lines.len() - 1].iter().enumerate() {
+        let mut entry: ledger::Entry = serde_json::from_str(line.split_once('\t').unwrap().0).unwrap();
+        if place == 1 {
+            entry.event["kind"] = "nothing".into();
+        }
+        let (line, next) = ledger::line(head, entry.time_ms, &entry.event);
+        anew.push(line);
+        head = next;
+    }
+    [anew.join("\n"), lines[lines.len() - 1].to_owned()].join("\n")
+}
 
 #[test]
 fn certificates_are_renewed_under_a_run_and_one_that_expired_ends_its_agent_with_the_way_back() {
@@ -42,6 +60,42 @@ fn certificates_are_renewed_under_a_run_and_one_that_expired_ends_its_agent_with
         let log = fs::read_to_string(federation.log(site)).unwrap();
         assert!(log.matches("certificate is renewed").count() >= 1, "{log}");
     }
+
+    // What happened is in the ledgers, and they agree.
+    for site in SITES {
+        let told = federation.at_site(site, &["ledger", "show"]).unwrap();
+        let kinds = [
+            "enrolled",
+            "approved",
+            "round-accepted",
+            "update-sealed",
+            "update-acknowledged",
+            "renewed",
+            "run-finished",
+        ];
+        assert!(kinds.iter().all(|kind| told.contains(kind)), "{told}");
+        federation.at_site(site, &["ledger", "verify"]).unwrap();
+    }
+    let of_site = |site: &str| federation.site_state(site).join("ledger").display().to_string();
+    let of_sites = SITES.map(of_site);
+    let verify = ["ledger", "verify", "--site-ledger", &of_sites[0], "--site-ledger", &of_sites[1]];
+    federation.coordinator(&verify).unwrap();
+    let exported = root.join("ledger.jsonl").display().to_string();
+    federation.coordinator(&["ledger", "export", "--out", &exported]).unwrap();
+    let check =
+        |words: &[&str]| federation.coordinator_alone(&[&["ledger", "verify", "--file", &exported], words].concat());
+    check(&["--site-ledger", &of_sites[0]]).unwrap();
+    // One word of the federation's history written anew, with every digest after it as it must be.
+    let text = fs::read_to_string(&exported).unwrap();
+    fs::write(&exported, rewritten(&text)).unwrap();
+    let told = check(&[]).unwrap_err().to_string();
+    assert!(told.contains("does not hold"), "{told}");
+    fs::write(&exported, &text).unwrap();
+    let mut site_ledger = fs::read_to_string(&of_sites[0]).unwrap();
+    site_ledger = site_ledger.replacen("round-accepted", "round-acceptet", 1);
+    fs::write(root.join("tampered"), site_ledger).unwrap();
+    let told = check(&["--site-ledger", &root.join("tampered").display().to_string()]).unwrap_err().to_string();
+    assert!(told.contains("the site's ledger") && told.contains("was changed"), "{told}");
 
     // The agents have ended with their run, and nobody renews.
     let over = |federation: &Federation| {

@@ -10,8 +10,11 @@ use std::task::{Context, Poll, ready};
 
 use aggregator::layout::Layout;
 use bytes::Bytes;
+use certs::authority::requested_key;
 use certs::keys::Key;
-use common::{Assignment, Digest, Directive, Meters, Progress, SiteId, UpdateManifest};
+use certs::signing::SigningKey;
+use common::signed::{Attestation, enrolment_statement, update_statement};
+use common::{Assignment, Digest, Directive, FederationName, Meters, Progress, SiteId, UpdateManifest};
 use hyper_util::rt::TokioIo;
 use proto::convert::{Announced, digest_bytes};
 use proto::wire::enrolment_client::EnrolmentClient;
@@ -35,6 +38,8 @@ pub(crate) struct Site {
     client: FederationClient<Channel>,
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) wire: Wire,
+    federation: FederationName,
+    signer: Arc<SigningKey>,
 }
 
 /// Bytes of TCP, below TLS.
@@ -66,10 +71,17 @@ impl Site {
         let key = Key::create(&server.key_path(&site)).expect("a key");
         let invitation = server.invite(&site);
         let stranger = certs::tls::enrolment_config(&invitation.federation, invitation.authority).expect("a TLS setup");
+        let signer = SigningKey::create(&server.key_path(&site).with_extension("signing")).expect("a signing key");
+        let csr_pem = key.csr_pem().expect("a request");
+        let certified = requested_key(&csr_pem).expect("its key");
+        let federation = invitation.federation.clone();
+        let proof = signer.sign(&enrolment_statement(&federation, &site, certified));
         let request = wire::EnrolRequest {
             site: site.to_string(),
             token: Bytes::copy_from_slice(invitation.token.as_bytes()),
-            csr_pem: key.csr_pem().expect("a request"),
+            csr_pem,
+            signing_key: Bytes::copy_from_slice(&signer.verifying().0),
+            signing_proof: Bytes::copy_from_slice(&proof.0),
         };
         let channel = channel(server.address, stranger, Wire::default());
         let enrolled = EnrolmentClient::new(channel).enrol(request).await.expect("enrolled").into_inner();
@@ -78,7 +90,7 @@ impl Site {
         let client = FederationClient::new(channel_of(server, &tls, &wire))
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES);
-        Self { number, site, client, tls, wire }
+        Self { number, site, client, tls, wire, federation, signer: Arc::new(signer) }
     }
 
     async fn report(&mut self) -> Directive {
@@ -139,7 +151,7 @@ impl Site {
     }
 
     fn manifest(&self, Ready { work, digest, header, values }: &Ready) -> UpdateManifest {
-        UpdateManifest {
+        let manifest = UpdateManifest {
             run: work.run.clone(),
             round: work.round,
             site: self.site.clone(),
@@ -151,7 +163,10 @@ impl Site {
             heads: BTreeMap::new(),
             steps: 10,
             meters: Meters { loss: 5.0, teacher_entropy: 1.0, batch_entropy: 2.0, rank_me: 9.0 },
-        }
+            attestation: None,
+        };
+        let signature = self.signer.sign(&update_statement(&self.federation, &manifest, work.ledger));
+        UpdateManifest { attestation: Some(Attestation { ledger: work.ledger, signature }), ..manifest }
     }
 }
 

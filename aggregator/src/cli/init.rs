@@ -65,9 +65,10 @@ pub(super) fn init(Init { federation, address, listen, state, json }: Init) -> R
         return print_json(&Made { federation, address, state: folder, authority_fingerprint: fingerprint });
     }
     print(&format!(
-        "federation {federation} is made in {}{settings}\nCA fingerprint, for sites to compare:\n  {}\nnext:\n  aggregator serve \
+        "federation {federation} is made in {}{settings}\nCA fingerprint, for sites to compare by phone:\n  {}\n  {}\nnext:\n  aggregator serve \
          --state {}\n  aggregator invite <site> --state {}\n",
         folder.display(),
+        certs::fingerprint_words(fingerprint),
         certs::fingerprint_text(fingerprint),
         folder.display(),
         folder.display(),
@@ -75,7 +76,7 @@ pub(super) fn init(Init { federation, address, listen, state, json }: Init) -> R
 }
 
 /// What `init` makes beside the settings, in its order.
-const MADE: [&str; 5] = ["authority", "server.key", "state.db", "state.db-wal", "state.db-shm"];
+const MADE: [&str; 6] = ["authority", "server.key", "signing.key", "state.db", "state.db-wal", "state.db-shm"];
 
 /// Refuses a folder with a federation, whole or half made: no key is ever replaced.
 fn require_vacant(folder: &Path) -> Result<(), Failure> {

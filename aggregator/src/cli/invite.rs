@@ -73,7 +73,8 @@ pub(super) fn invite(Invite { site, address, state, json }: Invite) -> Result<()
     };
     print(&format!(
         "{earlier}invitation for {site}, to be used once, within 24 hours:\n\n  {invitation}\n\nat the site:\n  site-agent enrol \
-         <invitation>\nCA fingerprint, to be compared by telephone:\n  {}\n",
+         <invitation>\nCA fingerprint, to be compared by telephone:\n  {}\n  {}\n",
+        certs::fingerprint_words(fingerprint),
         certs::fingerprint_text(fingerprint)
     ))
 }

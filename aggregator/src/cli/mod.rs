@@ -14,6 +14,7 @@ pub use exit::Failure;
 mod exit;
 mod init;
 mod invite;
+mod ledger;
 mod model;
 mod revoke;
 mod run;
@@ -51,6 +52,9 @@ enum Verb {
     Run(run::RunVerb),
     /// Show how the federation stands: sites, rounds, meters, who was left out and why.
     Status(status::StatusArguments),
+    /// Show, check and export the ledger: who was let in and out, who took part in what, what came of it.
+    #[command(subcommand)]
+    Ledger(ledger::LedgerVerb),
     /// Take a round's model out of the state folder.
     Model(model::Model),
     /// Revoke a site's certificate and its unused invitations: its next call is refused.
@@ -81,6 +85,7 @@ impl Cli {
             Verb::Invite(arguments) => invite::invite(arguments),
             Verb::Run(verb) => run::run(verb),
             Verb::Status(arguments) => status::status(arguments),
+            Verb::Ledger(verb) => ledger::ledger(verb),
             Verb::Model(arguments) => model::model(arguments),
             Verb::Revoke(arguments) => revoke::revoke(arguments),
         };

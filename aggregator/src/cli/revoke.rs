@@ -39,8 +39,10 @@ pub(super) fn revoke(Revoke { site, state, json }: Revoke) -> Result<(), Failure
     }
     let mut told = String::new();
     if certificate {
-        told += &format!("the certificate of {site} is revoked; a running server cuts its connections within a second, and nothing of it counts \
-                 in a round that is open\n");
+        told += &format!(
+            "the certificate of {site} is revoked; a running server cuts its connections within a second, and nothing of it counts \
+                 in a round that is open\n"
+        );
     }
     if invitations > 0 {
         told += &format!("{invitations} unused invitation(s) of {site} have expired\n");

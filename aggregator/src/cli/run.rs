@@ -116,7 +116,7 @@ fn wish(OfRun { run, state }: &OfRun, told: &str, change: impl FnOnce(&mut Wish)
     // Nothing asked yet is nothing asked.
     let mut wished = store.wishes()?.remove(run).unwrap_or_default();
     change(&mut wished);
-    store.wish(run, &wished)?;
+    store.wish(run, &wished, wall())?;
     super::print(&format!("run {run} {told}: a running server sees to it within a second\n"))
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use common::SiteId;
+use common::signed::VerifyingKey;
 
 use crate::store::SiteRecord;
 
@@ -32,6 +33,11 @@ impl Admitted {
         } else {
             (record.renewal.as_deref() == Some(serial)).then_some(Stands::Newer)
         }
+    }
+
+    /// What a site signs with.
+    pub fn signing_key(&self, site: &SiteId) -> Option<VerifyingKey> {
+        self.0.get(site)?.signing_key
     }
 
     /// The sites that were revoked.

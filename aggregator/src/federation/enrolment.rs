@@ -1,6 +1,8 @@
 //! A token and a signing request become a certificate; once.
 
 use certs::authority::{Authority, requested_key};
+use certs::signing::verifies;
+use common::signed::{Ed25519, VerifyingKey, enrolment_statement};
 use common::{Digest, Refusal, SiteId};
 
 use super::{Federation, refusal};
@@ -11,13 +13,32 @@ use crate::store::{Issued, StoreError};
 /// Longest signing request that is read.
 const MAX_REQUEST: usize = 16 << 10;
 
+/// Who wants to enrol.
+#[derive(Clone, Copy, Debug)]
+pub struct Applicant<'a> {
+    /// The invitation's secret.
+    pub token: &'a [u8],
+    /// The signing request for the certificate.
+    pub csr_pem: &'a str,
+    /// What the site will sign its updates with.
+    pub signing_key: VerifyingKey,
+    /// Its signature over the enrolment.
+    pub proof: Ed25519,
+}
+
 impl Federation {
     /// Exchanges a token for a site's certificate. The token is burned and the certificate written down together, before
     /// anybody hears of it; asked again with the same request, the answer is the same.
-    pub fn enrol(&self, authority: &Authority, site: &SiteId, token: &[u8], csr_pem: &str) -> Result<String, Refusal> {
+    /// What the site signs with is written down along; it proves that it holds that key.
+    pub fn enrol(&self, authority: &Authority, site: &SiteId, applicant: &Applicant<'_>) -> Result<String, Refusal> {
+        let Applicant { token, csr_pem, signing_key, proof } = *applicant;
         let request = request(csr_pem)?;
+        let statement = enrolment_statement(authority.federation(), site, request);
+        if !verifies(signing_key, &statement, proof) {
+            return Err(Refusal::Signature("the proof of the signing key is not of that key"));
+        }
         let now = self.clock.wall();
-        let mut issue = || issue(authority, site, csr_pem, now);
+        let mut issue = || Ok(Issued { signing_key: Some(signing_key), ..issue(authority, site, csr_pem, now)? });
         let issued = self.store.redeem(Digest::of(token), site, request, now, &mut issue).map_err(|error| {
             let told = refusal(error);
             tracing::warn!(%site, refusal = %told, "enrolment refused");
@@ -32,8 +53,9 @@ impl Federation {
     /// that neither a lost answer nor a crash of the site shuts it out.
     pub fn renew(&self, authority: &Authority, site: &SiteId, serial: &str, csr_pem: &str) -> Result<String, Refusal> {
         let request = request(csr_pem)?;
-        let mut issue = || issue(authority, site, csr_pem, self.clock.wall());
-        let issued = self.store.renew(site, serial, request, &mut issue).map_err(refusal)?;
+        let now = self.clock.wall();
+        let mut issue = || issue(authority, site, csr_pem, now);
+        let issued = self.store.renew(site, serial, request, now, &mut issue).map_err(refusal)?;
         let issued = issued.ok_or_else(|| Refusal::Revoked(site.clone()))?;
         self.refresh().map_err(refusal)?;
         tracing::info!(%site, serial = issued.serial, "certificate renewed");
@@ -58,5 +80,6 @@ fn issue(authority: &Authority, site: &SiteId, csr_pem: &str, now: Stamp) -> Res
         certificate_pem: issued.certificate_pem,
         serial: issued.serial,
         expires_at: stamp(issued.expires_at_s),
+        signing_key: None,
     })
 }

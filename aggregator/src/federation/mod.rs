@@ -9,7 +9,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::{Digest, Refusal, RunId, SiteId};
+use certs::signing::SigningKey;
+use common::signed::VerifyingKey;
+use common::{Digest, FederationName, Refusal, RunId, SiteId};
 use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
@@ -33,6 +35,7 @@ mod uploads;
 
 pub use admission::{Admitted, Stands};
 pub use downloads::Blob;
+pub use enrolment::Applicant;
 pub use uploads::UploadState;
 
 /// What the server may take.
@@ -59,6 +62,10 @@ pub struct Federation {
     used: Mutex<BTreeSet<(SiteId, String)>>,
     uploads: Mutex<BTreeMap<UpdateKey, Arc<Upload>>>,
     frozen: Notify,
+    /// The federation's name, which every statement holds.
+    name: FederationName,
+    /// What models are signed with; none where nobody checks.
+    signer: Option<SigningKey>,
     _lock: StateLock,
 }
 
@@ -116,6 +123,8 @@ struct LiveRun {
     /// Whether the coordinator paused it, and what the open round has left meanwhile.
     paused: bool,
     held: Option<Duration>,
+    /// The model that the last merged round started from; the first model if none was merged.
+    before: Digest,
     /// Why the round's end could not be written, when that was tried last.
     trouble: Option<String>,
 }
@@ -140,7 +149,10 @@ impl Federation {
     ) -> Result<Self, OpenError> {
         let lock = StateLock::take(state)?;
         let blobs = Blobs::open(state)?;
+        let name = store.federation()?.name;
         let federation = Self {
+            name,
+            signer: None,
             store,
             blobs,
             clock,
@@ -155,6 +167,16 @@ impl Federation {
         federation.refresh()?;
         federation.resume_uploads()?;
         Ok(federation)
+    }
+
+    /// The same with a key to sign models with.
+    pub fn signing_with(self, key: SigningKey) -> Self {
+        Self { signer: Some(key), ..self }
+    }
+
+    /// The public half of the key that models are signed with.
+    pub fn verifying_key(&self) -> Option<VerifyingKey> {
+        self.signer.as_ref().map(SigningKey::verifying)
     }
 
     /// Looks for what the operator's commands wrote: sites that were enrolled or revoked, runs that were started. A run that
@@ -341,8 +363,10 @@ impl Federation {
             }
             _ => return Err(damaged("its last round does not fit its state")),
         };
+        let merged = rounds.iter().rev().find(|round| matches!(round.state, RoundState::Closed(..)));
+        let before = merged.map_or(record.plan.first_model, |round| round.attempt.base);
         let (layout, paused, held) = (Arc::new(layout), false, None);
-        let mut live = LiveRun { record, rules, layout, run, deadline, paused, held, trouble: None };
+        let mut live = LiveRun { record, rules, layout, run, deadline, paused, held, before, trouble: None };
         if !undone.is_empty() {
             self.store.record(live.id(), &undone, Details::None, self.clock.wall())?;
             self.carry_out(&mut live, &undone);
@@ -422,7 +446,8 @@ impl Federation {
                     let left_out = told(&outcome.left_out);
                     tracing::warn!(%run, %round, attempt, updates = outcome.reports.len(), %left_out, "round abandoned");
                 }
-                RunAction::Publish(Attempt { round, .. }, model) => {
+                RunAction::Publish(Attempt { round, base, .. }, model) => {
+                    live.before = *base;
                     tracing::info!(%run, %round, %model, "model published");
                     self.retire(&run, Some(self.limits.keep_updates_of_rounds));
                 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use common::{Assignment, Directive, Phase, Progress, Refusal, RunId, SiteId};
+use common::signed::{Lineage, model_statement};
+use common::{Assignment, Digest, Directive, Phase, Progress, Refusal, RoundNumber, RunId, SiteId};
 
-use super::{Federation, Live, LiveRun, deadline_of};
+use super::{Federation, Live, LiveRun, deadline_of, refusal};
 use crate::round::{Heard, Word};
 use crate::run::{Attempt, Run, RunEvent};
 use crate::store::Details;
@@ -32,7 +33,23 @@ impl Federation {
                 Ok(()) => {}
             }
         }
-        Ok(directive(&live, site, at_work, self.clock.elapsed()))
+        let directive = directive(&live, site, at_work, self.clock.elapsed());
+        match directive {
+            Directive::Train(work) => {
+                let before = live.runs.iter().find(|run| *run.id() == work.run).map(|run| run.before);
+                Ok(Directive::Train(self.vouched(work, before)?))
+            }
+            directive => Ok(directive),
+        }
+    }
+
+    /// An assignment with the lineage of its model in the aggregator's hand, and with the ledger's head.
+    fn vouched(&self, work: Assignment, before: Option<Digest>) -> Result<Assignment, Refusal> {
+        let (Some(signer), Some(before)) = (&self.signer, before) else { return Ok(work) };
+        let round = RoundNumber(work.round.0.saturating_sub(1));
+        let statement = model_statement(&self.name, &work.run, work.plan, (round, before), work.base);
+        let lineage = Some(Box::new(Lineage { round, before, signature: signer.sign(&statement) }));
+        Ok(Assignment { lineage, ledger: Some(self.store.ledger_head().map_err(refusal)?), ..work })
     }
 }
 
@@ -91,6 +108,8 @@ fn train(live: &LiveRun, now: Duration) -> Option<Directive> {
         base_bytes: live.layout.bytes(),
         first_step: steps * u64::from(round.0.saturating_sub(1)),
         time_left,
+        lineage: None,
+        ledger: None,
     }))
 }
 

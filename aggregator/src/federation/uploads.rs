@@ -13,12 +13,15 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
+use certs::signing::verifies;
 use common::privacy::SUBJECTS_ROUNDED_TO;
+use common::signed::{Attestation, update_statement};
 use common::{Digest, Encoding, Refusal, RoundNumber, SiteId, UpdateManifest};
 
 use super::{Federation, Live, LiveRun, OpenError, io_refusal, refusal};
 use crate::inspection::{Fault, inspect};
 use crate::layout::Layout;
+use crate::ledger::Event;
 use crate::round::{Heard, Word};
 use crate::run::RunEvent;
 use crate::store::{Details, UpdateKey, durable};
@@ -70,6 +73,7 @@ impl Federation {
         if manifest.site != *site {
             return Err(Refusal::SpeaksForAnother { peer: site.clone(), claimed: manifest.site });
         }
+        self.require_attested(&manifest)?;
         let key = UpdateKey::of(&manifest);
         let mut live = self.live();
         let run = invited(&mut live, &key)?;
@@ -88,6 +92,24 @@ impl Federation {
         let upload = self.announce(&key, manifest, layout, max_norm)?;
         let next_offset = self.held(&key, &upload)?.count;
         Ok(UploadState { next_offset, acknowledged: false })
+    }
+
+    /// Holds the manifest of an enrolled site to its signature, and what it signed of the ledger to the ledger.
+    fn require_attested(&self, manifest: &UpdateManifest) -> Result<(), Refusal> {
+        let key = self.admitted.borrow().signing_key(&manifest.site);
+        let Some(key) = key else { return Ok(()) };
+        let Some(Attestation { ledger, signature }) = manifest.attestation else {
+            return Err(Refusal::Signature("it is not signed"));
+        };
+        if !verifies(key, &update_statement(&self.name, manifest, ledger), signature) {
+            return Err(Refusal::Signature("its signature is not of the site's key over this very update"));
+        }
+        let Some(head) = ledger.filter(|head| head.entries > 0) else { return Ok(()) };
+        let line = self.store.ledger(head.entries - 1, 1).map_err(refusal)?.pop();
+        match line.is_some_and(|line| line.ends_with(&head.digest.to_string())) {
+            true => Ok(()),
+            false => Err(Refusal::Signature("it names another ledger than this aggregator's")),
+        }
     }
 
     /// Takes the next bytes of an announced update. Bytes that are here already are not written again.
@@ -129,6 +151,11 @@ impl Federation {
         if let Err(refusal) = self.check(&upload, &received) {
             if !refusal.is_transient() {
                 tracing::warn!(site = %key.site, run = %key.run, round = %key.round, %refusal, "update refused");
+                let (run, round, site) = (&key.run, key.round, &key.site);
+                let refused = Event::UpdateRefused { run, round, site, blob, code: refusal.code() };
+                if let Err(error) = self.store.enter(&refused, self.clock.wall()) {
+                    tracing::warn!(%error, "the refusal could not be entered into the ledger");
+                }
                 self.drop_upload(key, &upload);
             }
             return Err(refusal);
@@ -504,6 +531,7 @@ mod tests {
             heads: BTreeMap::new(),
             steps: 1,
             meters: Meters::default(),
+            attestation: None,
         };
         (federation, [manifest(0.5), manifest(0.25)])
     }

@@ -4,8 +4,9 @@ use common::{Digest, RunId, UpdateManifest};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::rows::{int, json, parsed};
-use super::{Details, StoreError, UpdateKey};
+use super::{Details, StoreError, UpdateKey, ledger};
 use crate::clock::Stamp;
+use crate::ledger::Event;
 use crate::round::{Heard, Word};
 use crate::run::{Attempt, RunAction};
 
@@ -20,6 +21,9 @@ pub(super) fn write_action(
     details: Details<'_>,
     now: Stamp,
 ) -> Result<()> {
+    if let Some(event) = Event::of(run, action, details) {
+        ledger::append(transaction, &event, now)?;
+    }
     let changed = match (action, details) {
         (RunAction::Record(heard), details) => return write_word(transaction, run, heard, details, now),
         (RunAction::Begin(Attempt { round, attempt, base }), _) => transaction.execute(

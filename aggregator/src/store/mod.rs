@@ -11,14 +11,19 @@ use std::time::Duration;
 
 use common::{Digest, FederationName, Plan, Progress, RoundNumber, RunId, Score, SiteId, UpdateManifest};
 
+use common::ledger::Head;
+use common::signed::VerifyingKey;
+
 use crate::aggregation::Merged;
 use crate::clock::Stamp;
+use crate::ledger::Event;
 use crate::round::{Outcome, Roll};
 use crate::run::{Attempt, RunAction};
 
 pub mod blobs;
 mod decisions;
 pub(crate) mod durable;
+mod ledger;
 pub mod lock;
 mod rows;
 mod seals;
@@ -120,6 +125,8 @@ pub struct SiteRecord {
     pub enrolled_at: Stamp,
     /// Whether its certificate was revoked.
     pub revoked: bool,
+    /// What it signs its updates with.
+    pub signing_key: Option<VerifyingKey>,
 }
 
 /// What a revocation ended.
@@ -140,6 +147,8 @@ pub struct Issued {
     pub serial: String,
     /// When it expires.
     pub expires_at: Stamp,
+    /// What the site that enrols signs with; nothing in a renewal.
+    pub signing_key: Option<VerifyingKey>,
 }
 
 /// A run as it is written down.
@@ -311,6 +320,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         site: &SiteId,
         serial: &str,
         request: Digest,
+        now: Stamp,
         issue: &mut dyn FnMut() -> Result<Issued, StoreError>,
     ) -> Result<Option<Issued>, StoreError>;
 
@@ -335,7 +345,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn runs(&self, skip: usize) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError>;
 
     /// Writes down what the coordinator asks of a run, in the place of what was asked before.
-    fn wish(&self, run: &RunId, wish: &Wish) -> Result<(), StoreError>;
+    fn wish(&self, run: &RunId, wish: &Wish, now: Stamp) -> Result<(), StoreError>;
 
     /// What was asked of runs.
     fn wishes(&self) -> Result<BTreeMap<RunId, Wish>, StoreError>;
@@ -400,6 +410,15 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// What was measured of a run's models.
     fn scores(&self, run: &RunId) -> Result<Vec<ScoresRecord>, StoreError>;
+
+    /// Enters into the ledger what no other method does.
+    fn enter(&self, event: &Event<'_>, now: Stamp) -> Result<(), StoreError>;
+
+    /// How far the ledger goes.
+    fn ledger_head(&self) -> Result<Head, StoreError>;
+
+    /// The ledger's lines after the first `skip`, `most` at a time.
+    fn ledger(&self, skip: u64, most: u64) -> Result<Vec<String>, StoreError>;
 
     /// What the sites last said, for each run they said it of.
     fn progress(&self) -> Result<Vec<ProgressRecord>, StoreError>;

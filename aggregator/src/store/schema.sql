@@ -6,7 +6,17 @@ CREATE TABLE federation (
     name          TEXT NOT NULL,
     address       TEXT NOT NULL,
     created_at_ms INTEGER NOT NULL,
+    -- How far the ledger goes, and the digest of its last entry.
+    ledger_entries INTEGER NOT NULL DEFAULT 0,
+    ledger_digest  TEXT NOT NULL DEFAULT '0000000000000000000000000000000000000000000000000000000000000000',
     seal          TEXT NOT NULL DEFAULT ''
+) STRICT;
+
+-- What happened, each line with the digest of the line before: nothing is taken out of it or changed.
+CREATE TABLE ledger (
+    entry INTEGER PRIMARY KEY,
+    line  TEXT NOT NULL,
+    seal  TEXT NOT NULL DEFAULT ''
 ) STRICT;
 
 -- Invitations: the SHA-256 of each token, never the token.
@@ -28,6 +38,7 @@ CREATE TABLE sites (
     expires_at_ms         INTEGER NOT NULL,
     enrolled_at_ms        INTEGER NOT NULL,
     revoked_at_ms         INTEGER,
+    signing_key           TEXT,          -- Ed25519, public: what the site signs its updates with
     renewal_serial        TEXT,          -- of a newer one that it did not use yet; both count until then
     renewal_expires_at_ms INTEGER,
     renewal_request       TEXT,          -- digest of the key it was issued for

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use common::ledger::Head;
 use common::{Digest, Plan, Progress, RoundNumber, RunId, Score, SiteId, UpdateManifest};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, ffi, params};
 
@@ -15,9 +16,10 @@ use super::decisions::{forget_upload, names, upload_blob, write_action};
 use super::rows::{from_json, int, json, maybe_number, number, parsed, small, stamp};
 use super::{
     Details, FederationRecord, Issued, ProgressRecord, Revoked, RoundRecord, RoundState, RunRecord, RunState,
-    ScoresRecord, SiteRecord, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish, durable, seals,
+    ScoresRecord, SiteRecord, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish, durable, ledger, seals,
 };
 use crate::clock::Stamp;
+use crate::ledger::Event;
 use crate::round::{Roll, Word};
 use crate::run::{Attempt, RunAction};
 
@@ -185,6 +187,7 @@ impl Store for SqliteStore {
                 "INSERT INTO tokens (hash, site, expires_at_ms) VALUES (?1, ?2, ?3)",
                 params![token.to_string(), site.as_str(), int(expires_at.0)],
             )?;
+            ledger::append(transaction, &Event::Invited { site, expires_at_ms: expires_at.0 }, now)?;
             Ok(expired)
         })
     }
@@ -232,12 +235,20 @@ impl Store for SqliteStore {
                 ],
             )?;
             transaction.execute(
-                "INSERT INTO sites (site, serial, expires_at_ms, enrolled_at_ms) VALUES (?1, ?2, ?3, ?4) \
+                "INSERT INTO sites (site, serial, expires_at_ms, enrolled_at_ms, signing_key) VALUES (?1, ?2, ?3, ?4, ?5) \
                  ON CONFLICT (site) DO UPDATE SET serial = excluded.serial, expires_at_ms = excluded.expires_at_ms, \
-                 enrolled_at_ms = excluded.enrolled_at_ms, revoked_at_ms = NULL, renewal_serial = NULL, \
-                 renewal_expires_at_ms = NULL, renewal_request = NULL, renewal_certificate = NULL",
-                params![site.as_str(), issued.serial, int(issued.expires_at.0), int(now.0)],
+                 enrolled_at_ms = excluded.enrolled_at_ms, signing_key = excluded.signing_key, revoked_at_ms = NULL, \
+                 renewal_serial = NULL, renewal_expires_at_ms = NULL, renewal_request = NULL, renewal_certificate = NULL",
+                params![
+                    site.as_str(),
+                    issued.serial,
+                    int(issued.expires_at.0),
+                    int(now.0),
+                    issued.signing_key.map(|key| key.to_string())
+                ],
             )?;
+            let (serial, signing_key) = (issued.serial.as_str(), issued.signing_key);
+            ledger::append(transaction, &Event::Enrolled { site, serial, signing_key }, now)?;
             Ok(issued)
         })
     }
@@ -247,6 +258,7 @@ impl Store for SqliteStore {
         site: &SiteId,
         serial: &str,
         request: Digest,
+        now: Stamp,
         issue: &mut dyn FnMut() -> Result<Issued>,
     ) -> Result<Option<Issued>> {
         self.write(|transaction| {
@@ -278,6 +290,7 @@ impl Store for SqliteStore {
                     issued.certificate_pem
                 ],
             )?;
+            ledger::append(transaction, &Event::Renewed { site, serial: &issued.serial }, now)?;
             Ok(Some(issued))
         })
     }
@@ -295,6 +308,10 @@ impl Store for SqliteStore {
                 renewal: row.get("renewal_serial")?,
                 enrolled_at: stamp(row, "enrolled_at_ms")?,
                 revoked: row.get::<_, Option<i64>>("revoked_at_ms")?.is_some(),
+                signing_key: match row.get::<_, Option<String>>("signing_key")? {
+                    Some(key) => Some(parsed("sites.signing_key", &key)?),
+                    None => None,
+                },
             })
         })
     }
@@ -306,6 +323,9 @@ impl Store for SqliteStore {
                 "UPDATE sites SET revoked_at_ms = ?2 WHERE site = ?1 AND revoked_at_ms IS NULL",
                 params![site.as_str(), int(now.0)],
             )?;
+            if changed > 0 {
+                ledger::append(transaction, &Event::Revoked { site }, now)?;
+            }
             Ok(Revoked { certificate: changed > 0, invitations })
         })
     }
@@ -323,6 +343,8 @@ impl Store for SqliteStore {
                 "INSERT INTO runs (run, plan, plan_digest, started_at_ms, state) VALUES (?1, ?2, ?3, ?4, 'running')",
                 params![run.as_str(), plan.canonical_bytes(), plan.digest().to_string(), int(now.0)],
             )?;
+            let (first_model, digest) = (plan.first_model, plan.digest());
+            ledger::append(transaction, &Event::RunStarted { run, plan: digest, first_model }, now)?;
             let (_, actions) = crate::run::Run::begin(plan.first_model);
             actions.iter().try_for_each(|action| write_action(transaction, run, action, Details::None, now))
         })
@@ -332,13 +354,14 @@ impl Store for SqliteStore {
         self.each("runs", "ORDER BY ordinal LIMIT -1 OFFSET ?1", [int(skip as u64)], run_record)
     }
 
-    fn wish(&self, run: &RunId, wish: &Wish) -> Result<()> {
+    fn wish(&self, run: &RunId, wish: &Wish, now: Stamp) -> Result<()> {
         self.write(|transaction| {
             transaction.execute(
                 "INSERT OR REPLACE INTO wishes (run, paused, abort) VALUES (?1, ?2, ?3)",
                 params![run.as_str(), wish.paused, wish.abort],
             )?;
-            Ok(())
+            let asked = Event::Asked { run, paused: wish.paused, abort: wish.abort.as_deref() };
+            ledger::append(transaction, &asked, now)
         })
     }
 
@@ -557,6 +580,19 @@ impl Store for SqliteStore {
         })
     }
 
+    fn enter(&self, event: &Event<'_>, now: Stamp) -> Result<()> {
+        self.write(|transaction| ledger::append(transaction, event, now))
+    }
+
+    fn ledger_head(&self) -> Result<Head> {
+        ledger::head(&self.lock())
+    }
+
+    fn ledger(&self, skip: u64, most: u64) -> Result<Vec<String>> {
+        let which = "WHERE entry > ?1 ORDER BY entry LIMIT ?2";
+        self.all("ledger", which, params![int(skip), int(most)], |row| Ok(row.get("line")?))
+    }
+
     fn progress(&self) -> Result<Vec<ProgressRecord>> {
         self.all("progress", "ORDER BY site, run", [], |row| {
             Ok(ProgressRecord {
@@ -574,7 +610,8 @@ fn renewal(row: &Row<'_>) -> Result<Option<(String, Issued)>> {
     let request: Option<String> = row.get("renewal_request")?;
     let Some(request) = request else { return Ok(None) };
     let (certificate_pem, serial) = (row.get("renewal_certificate")?, row.get("renewal_serial")?);
-    Ok(Some((request, Issued { certificate_pem, serial, expires_at: stamp(row, "renewal_expires_at_ms")? })))
+    let expires_at = stamp(row, "renewal_expires_at_ms")?;
+    Ok(Some((request, Issued { certificate_pem, serial, expires_at, signing_key: None })))
 }
 
 /// The newer one of a site's certificates takes the place of the older one, if `serial` is it.
@@ -632,7 +669,15 @@ impl Token {
             None => None,
             Some(request) => {
                 let (certificate_pem, serial) = (row.get("certificate")?, row.get("serial")?);
-                Some((request, Issued { certificate_pem, serial, expires_at: stamp(row, "cert_expires_at_ms")? }))
+                Some((
+                    request,
+                    Issued {
+                        certificate_pem,
+                        serial,
+                        expires_at: stamp(row, "cert_expires_at_ms")?,
+                        signing_key: None,
+                    },
+                ))
             }
         };
         Ok(Self { site: row.get("site")?, expires_at: stamp(row, "expires_at_ms")?, used })

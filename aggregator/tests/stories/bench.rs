@@ -172,6 +172,7 @@ impl Bench {
             heads: BTreeMap::new(),
             steps: 10,
             meters: Meters { loss: 5.0, teacher_entropy: 1.5, batch_entropy: 3.0, rank_me: 12.0 },
+            attestation: None,
         }
     }
 

@@ -215,3 +215,36 @@ fn a_running_server_keeps_the_folder_and_sees_what_is_typed_beside_it() {
     let mut again = again;
     assert_eq!(again.0.wait().unwrap().code(), Some(0), "SIGTERM is a graceful end");
 }
+
+/// The words of a command as a shell would take them: quoted ones are one, and what follows a `#` is a comment.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
+    for letter in line.split(" #").next().unwrap_or(line).chars() {
+        match letter {
+            '"' => quoted = !quoted,
+            ' ' if !quoted => words.extend(Some(std::mem::take(&mut word)).filter(|word| !word.is_empty())),
+            letter => word.push(letter),
+        }
+    }
+    words.extend(Some(word).filter(|word| !word.is_empty()));
+    words
+}
+
+#[test]
+fn every_command_of_the_runbook_does_what_it_says() {
+    let desk = Desk::new();
+    let plan = desk.write_plan(&PLAN.replace("\"typed\"", "\"pretrain-1\""));
+    let model = desk.write_model(20);
+    desk.json(&["run", "start", &plan, "--first-model", &model, "--json"]);
+    let text = include_str!("../../../docs/runbook.md");
+    let blocks = text.split("```").filter_map(|block| block.strip_prefix("sh\n"));
+    let commands: Vec<Vec<String>> = blocks.flat_map(str::lines).map(words).collect();
+    assert!(commands.len() >= 12, "{commands:?}");
+    for mut command in commands {
+        assert_eq!(command.remove(0), "aggregator");
+        // No round has been merged here.
+        command.iter_mut().filter(|word| *word == "7").for_each(|word| *word = "0".to_owned());
+        let done = Command::new(PROGRAM).args(&command).current_dir(desk.folder.path()).output().unwrap();
+        assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+}

@@ -194,8 +194,14 @@ fn furnished() -> Bench {
     let (store, now) = (bench.store(), bench.clock.wall());
     let token = |name: &str| Digest::of(name.as_bytes());
     store.invite(token("used"), &site_id("a"), now, now.after(Duration::from_secs(9))).unwrap();
-    let issued =
-        || Ok(Issued { certificate_pem: "a certificate".to_owned(), serial: "0a".to_owned(), expires_at: Stamp(9) });
+    let issued = || {
+        Ok(Issued {
+            certificate_pem: "a certificate".to_owned(),
+            serial: "0a".to_owned(),
+            expires_at: Stamp(9),
+            signing_key: None,
+        })
+    };
     store.redeem(token("used"), &site_id("a"), token("request"), now, &mut { issued }).unwrap();
     store.invite(token("expired"), &site_id("b"), now, now).unwrap();
     all_report(&bench);

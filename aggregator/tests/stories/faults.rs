@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use aggregator::clock::Stamp;
 use aggregator::federation::Federation;
+use aggregator::ledger::Event;
 use aggregator::round::Word;
 use aggregator::run::{Attempt, RunAction};
 use aggregator::status::{self, RunPhase};
@@ -17,6 +18,7 @@ use aggregator::store::{
     Details, FederationRecord, Issued, ProgressRecord, Revoked, RoundRecord, RunRecord, ScoresRecord, SiteRecord,
     SqliteStore, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish,
 };
+use common::ledger::Head;
 use common::{Digest, Directive, Phase, Plan, Progress, RoundNumber, RunId, Score, SiteId, UpdateManifest};
 
 use crate::bench::{Bench, ROOMY, run_id, site_id, weights};
@@ -92,9 +94,10 @@ impl Store for Faulty {
         site: &SiteId,
         serial: &str,
         request: Digest,
+        now: Stamp,
         issue: &mut dyn FnMut() -> Result<Issued, StoreError>,
     ) -> Result<Option<Issued>, StoreError> {
-        self.write(|store| store.renew(site, serial, request, issue))
+        self.write(|store| store.renew(site, serial, request, now, issue))
     }
     fn note_used(&self, site: &SiteId, serial: &str) -> Result<(), StoreError> {
         self.write(|store| store.note_used(site, serial))
@@ -116,8 +119,8 @@ impl Store for Faulty {
     fn runs(&self, skip: usize) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError> {
         self.store.runs(skip)
     }
-    fn wish(&self, run: &RunId, wish: &Wish) -> Result<(), StoreError> {
-        self.write(|store| store.wish(run, wish))
+    fn wish(&self, run: &RunId, wish: &Wish, now: Stamp) -> Result<(), StoreError> {
+        self.write(|store| store.wish(run, wish, now))
     }
     fn wishes(&self) -> Result<BTreeMap<RunId, Wish>, StoreError> {
         self.store.wishes()
@@ -197,6 +200,15 @@ impl Store for Faulty {
     }
     fn note_progress(&self, site: &SiteId, progress: &Progress, now: Stamp) -> Result<(), StoreError> {
         self.write(|store| store.note_progress(site, progress, now))
+    }
+    fn enter(&self, event: &Event<'_>, now: Stamp) -> Result<(), StoreError> {
+        self.write(|store| store.enter(event, now))
+    }
+    fn ledger_head(&self) -> Result<Head, StoreError> {
+        self.store.ledger_head()
+    }
+    fn ledger(&self, skip: u64, most: u64) -> Result<Vec<String>, StoreError> {
+        self.store.ledger(skip, most)
     }
     fn progress(&self) -> Result<Vec<ProgressRecord>, StoreError> {
         self.store.progress()

@@ -23,6 +23,8 @@ mod finetuning;
 #[cfg(test)]
 mod invitations;
 #[cfg(test)]
+mod ledger;
+#[cfg(test)]
 mod membership;
 #[cfg(test)]
 mod oracle;

@@ -149,7 +149,7 @@ fn enrol(bench: &Bench, site: &str) {
     bench.store().invite(token, &site, now, Stamp(u64::MAX >> 2)).unwrap();
     let issued = || {
         let (certificate_pem, serial) = ("a certificate".to_owned(), now.0.to_string());
-        Ok(Issued { certificate_pem, serial, expires_at: Stamp(u64::MAX >> 2) })
+        Ok(Issued { certificate_pem, serial, expires_at: Stamp(u64::MAX >> 2), signing_key: None })
     };
     bench.store().redeem(token, &site, token, now, &mut { issued }).unwrap();
     bench.federation().refresh().unwrap();

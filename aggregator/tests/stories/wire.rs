@@ -14,8 +14,12 @@ use aggregator::store::{FederationRecord, SqliteStore, Store};
 use aggregator::{authority, status};
 use bytes::Bytes;
 use certs::authority::Authority;
+use certs::authority::requested_key;
 use certs::invitation::Invitation;
 use certs::keys::Key;
+use certs::signing::SigningKey;
+use common::ledger::Head;
+use common::signed::{Attestation, enrolment_statement, update_statement};
 use common::{
     Assignment, Digest, Directive, Meters, NamedTensors, Phase, Progress, RoundNumber, SiteId, UpdateManifest,
 };
@@ -56,7 +60,8 @@ impl House {
         let listener = listen(self.address).unwrap();
         self.address = listener.local_addr().unwrap();
         let state = self.folder.path().to_owned();
-        let federation = Federation::open(&state, ROOMY, Arc::new(SystemClock::new())).unwrap();
+        let signer = authority::signing_key(&state).unwrap();
+        let federation = Federation::open(&state, ROOMY, Arc::new(SystemClock::new())).unwrap().signing_with(signer);
         let serving = Serving {
             state,
             federation: Arc::new(federation),
@@ -78,6 +83,10 @@ impl House {
         let (stop, serving) = self.running.take().unwrap();
         stop.send(()).unwrap();
         serving.await.unwrap();
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     pub(crate) fn store(&self) -> SqliteStore {
@@ -107,19 +116,35 @@ impl House {
     pub(crate) fn holder(&self, site: &str, key: &Key, certificate_pem: &str) -> Site {
         let (federation, authority_pem) = (self.authority.federation(), self.authority.certificate_pem());
         let tls = certs::tls::site_config(federation, certificate_pem, authority_pem, key);
-        Site { site: site_id(site), client: client(channel(self.address, tls.unwrap())) }
+        Site { site: site_id(site), client: client(channel(self.address, tls.unwrap())), signer: self.signer("any") }
     }
 
     pub(crate) fn key_path(&self, name: &str) -> PathBuf {
         self.folder.path().join("keys").join(name)
     }
 
-    async fn enrol(&self, site: &str, key: &Key, invitation: &Invitation) -> Result<wire::EnrolReply, Status> {
-        let request = wire::EnrolRequest {
+    /// What a site signs with: one key for each name.
+    pub(crate) fn signer(&self, site: &str) -> Arc<SigningKey> {
+        Arc::new(SigningKey::load_or_create(&self.key_path(&format!("{site}.signing"))).unwrap())
+    }
+
+    /// The request of a site that enrols; nothing of it but the site's name depends on whether that is a name.
+    pub(crate) fn enrolment(&self, site: &str, key: &Key, invitation: &Invitation) -> wire::EnrolRequest {
+        let (csr_pem, signer) = (key.csr_pem().unwrap(), self.signer("any"));
+        let certified = requested_key(&csr_pem).unwrap();
+        let name = site.parse().unwrap_or_else(|_| site_id("odd"));
+        let proof = signer.sign(&enrolment_statement(self.authority.federation(), &name, certified));
+        wire::EnrolRequest {
             site: site.to_owned(),
             token: Bytes::copy_from_slice(invitation.token.as_bytes()),
-            csr_pem: key.csr_pem().unwrap(),
-        };
+            csr_pem,
+            signing_key: Bytes::copy_from_slice(&signer.verifying().0),
+            signing_proof: Bytes::copy_from_slice(&proof.0),
+        }
+    }
+
+    async fn enrol(&self, site: &str, key: &Key, invitation: &Invitation) -> Result<wire::EnrolReply, Status> {
+        let request = self.enrolment(site, key, invitation);
         let mut client = EnrolmentClient::new(self.stranger());
         client.enrol(request).await.map(tonic::Response::into_inner)
     }
@@ -153,7 +178,7 @@ impl House {
             &enrolled.authority_pem,
             &key,
         );
-        Site { site: site_id(site), client: client(channel(address, tls.unwrap())) }
+        Site { site: site_id(site), client: client(channel(address, tls.unwrap())), signer: self.signer("any") }
     }
 }
 
@@ -174,8 +199,9 @@ pub(crate) const WITHIN: Duration = Duration::from_secs(30);
 
 /// An enrolled site, as the wire knows it.
 pub(crate) struct Site {
-    site: SiteId,
+    pub(crate) site: SiteId,
     pub(crate) client: FederationClient<Channel>,
+    pub(crate) signer: Arc<SigningKey>,
 }
 
 impl Site {
@@ -218,7 +244,7 @@ impl Site {
 
     pub(crate) fn manifest(&self, work: &Assignment, delta: &NamedTensors) -> UpdateManifest {
         let bytes = delta.to_safetensors();
-        UpdateManifest {
+        let manifest = UpdateManifest {
             run: work.run.clone(),
             round: work.round,
             site: self.site.clone(),
@@ -230,7 +256,16 @@ impl Site {
             heads: BTreeMap::new(),
             steps: 10,
             meters: Meters { loss: 5.0, teacher_entropy: 1.0, batch_entropy: 2.0, rank_me: 9.0 },
-        }
+            attestation: None,
+        };
+        self.attested(manifest, work.ledger)
+    }
+
+    /// With the site's hand under it.
+    pub(crate) fn attested(&self, manifest: UpdateManifest, ledger: Option<Head>) -> UpdateManifest {
+        let statement = update_statement(&"wired".parse().unwrap(), &manifest, ledger);
+        let attestation = Some(Attestation { ledger, signature: self.signer.sign(&statement) });
+        UpdateManifest { attestation, ..manifest }
     }
 
     pub(crate) async fn renew(&mut self, key: &Key) -> Result<String, Status> {
@@ -326,7 +361,7 @@ async fn a_site_speaks_only_for_itself_and_nobody_else_speaks_at_all() {
     let delta = weights(600_000, |_| 0.5);
 
     // Every message of a's that names b.
-    let mut as_b = Site { site: site_id("b"), client: a.client.clone() };
+    let mut as_b = Site { site: site_id("b"), client: a.client.clone(), signer: a.signer.clone() };
     assert_eq!(code(&as_b.report(at_work(Phase::Training, &work)).await.unwrap_err()), "speaks-for-another");
     assert_eq!(code(&as_b.send(&work, &delta).await.unwrap_err()), "speaks-for-another");
     // Where no message names a site, a's certificate alone does: b's upload is out of its reach.
@@ -336,7 +371,7 @@ async fn a_site_speaks_only_for_itself_and_nobody_else_speaks_at_all() {
     assert_eq!(code(&a.chunk(&manifest, 0, vec![0; 10]).await.unwrap_err()), "offset");
 
     // Somebody without a certificate, on every call.
-    let mut nobody = Site { site: site_id("a"), client: client(house.stranger()) };
+    let mut nobody = Site { site: site_id("a"), client: client(house.stranger()), signer: a.signer.clone() };
     let refused = [
         nobody.report(Progress::idle()).await.unwrap_err(),
         nobody.download(work.base, 0).await.unwrap_err(),
@@ -377,12 +412,18 @@ async fn an_invitation_is_for_one_site_one_key_and_one_use() {
     house.enrol("a", &key, &invitation).await.unwrap();
     assert_eq!(code(&house.enrol("a", &other, &invitation).await.unwrap_err()), "token");
 
-    let damaged = wire::EnrolRequest {
-        site: "a".to_owned(),
-        token: Bytes::copy_from_slice(house.invite("a").token.as_bytes()),
-        csr_pem: "not a request".to_owned(),
-    };
+    let newer = house.invite("a");
+    let good = house.enrolment("a", &other, &newer);
+    let damaged = wire::EnrolRequest { csr_pem: "not a request".to_owned(), ..good.clone() };
     let refused = EnrolmentClient::new(house.stranger()).enrol(damaged).await.unwrap_err();
+    assert_eq!(code(&refused), "malformed");
+    // A signing key that the applicant does not hold.
+    let elses = Bytes::copy_from_slice(&house.signer("else").verifying().0);
+    let claimed = wire::EnrolRequest { signing_key: elses, ..good.clone() };
+    let refused = EnrolmentClient::new(house.stranger()).enrol(claimed).await.unwrap_err();
+    assert_eq!(code(&refused), "signature");
+    let keyless = wire::EnrolRequest { signing_key: Bytes::new(), ..good };
+    let refused = EnrolmentClient::new(house.stranger()).enrol(keyless).await.unwrap_err();
     assert_eq!(code(&refused), "malformed");
     let endless = wire::EnrolRequest { csr_pem: "x".repeat(40 << 10), ..wire::EnrolRequest::default() };
     let refused = EnrolmentClient::new(house.stranger()).enrol(endless).await.unwrap_err();

@@ -33,7 +33,7 @@ impl From<LinkError> for Failure {
             LinkError::Plan(error) => Self::Decline(Decline::PlanDiffers, error.to_string()),
             LinkError::Disk(error) => error.into(),
             // The round has moved on, or counts without us: the next directive says how.
-            LinkError::Refused { ref code, .. } if code == "update" || code == "conflict" => {
+            LinkError::Refused { ref code, .. } if ["update", "signature", "conflict"].contains(&code.as_str()) => {
                 Self::Decline(Decline::Withheld, error.to_string())
             }
             error if is_final(&error) => Self::Ends(AgentError::Refused(error)),

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::PathBuf;
 
 use common::privacy::Pipeline;
-use common::{Assignment, Decline, Digest, NamedTensors, RoundNumber, RunId, Update};
+use common::{Assignment, Decline, Digest, NamedTensors, RoundNumber, RunId, Update, UpdateManifest};
 
 use super::failure::{Failure, is_final, unreadable};
 use super::{Agent, AgentError};
 use crate::durable;
 use crate::job::JobFolder;
+use crate::ledger::Event;
 
 impl Agent {
     /// What stays at the site goes from round to round, and starts over when it missed one. What was sealed counts: an
@@ -58,11 +59,15 @@ impl Agent {
         };
         let sealed = Pipeline::new(&plan, self.config.policy.clone()).seal(update);
         let sealed = sealed.map_err(|withheld| Failure::Decline(Decline::Withheld, withheld.to_string()))?;
+        let attestation = self.member.attest(sealed.manifest(), assignment.ledger);
+        let sealed = sealed.attested(attestation);
         if let Some(residual) = sealed.residual() {
             durable::write(&folder.residual(), &residual.to_safetensors())?;
         }
         durable::write(&folder.sealed(), sealed.blob())?;
         self.journal.seal(sealed.manifest().clone()).map_err(AgentError::from)?;
+        let UpdateManifest { run, round, base, blob, subjects, steps, attestation, .. } = sealed.manifest().clone();
+        self.enter(&Event::UpdateSealed { run, round, base, blob, subjects, steps, attestation })?;
         Ok(())
     }
 
@@ -77,6 +82,8 @@ impl Agent {
         let folder = JobFolder::at(self.home.job(&assignment.run, assignment.round, assignment.base));
         self.link.send(&manifest, &folder.sealed()).await?;
         self.journal.acknowledge(&manifest).map_err(AgentError::from)?;
+        let (run, round, blob) = (manifest.run.clone(), manifest.round, manifest.blob);
+        self.enter(&Event::UpdateAcknowledged { run, round, blob })?;
         tracing::info!(run = %manifest.run, round = %manifest.round, bytes = manifest.bytes, "update acknowledged");
         self.forget_older_than(&manifest.run, manifest.round);
         self.forget_models(manifest.base);

@@ -1,13 +1,17 @@
-//! The agent's own certificate: renewed at two thirds of its life while the run goes on. One that has expired ends the agent,
-//! with the way back.
+//! What the agent is in its federation: its certificate, renewed at two thirds of its life while the run goes on, whose end ends
+//! the agent with the way back; the lineage of models it accepts; its ledger.
 
 use std::time::{Duration, Instant};
 
 use certs::identity::Validity;
 
-use super::failure::is_final;
+use common::{Decline, Directive};
+
+use super::failure::{Failure, is_final};
 use super::{Agent, AgentError};
 use crate::enrol::{EnrolError, Member};
+use crate::ledger::{Event, Ledger};
+use crate::lineage::{self, Accepted};
 
 /// Longest pause before a renewal that failed is tried again; of a short life it is a part.
 const AGAIN: Duration = Duration::from_secs(3600);
@@ -37,6 +41,48 @@ impl Certificate {
 }
 
 impl Agent {
+    /// Enters an event into this site's ledger.
+    pub(super) fn enter(&self, event: &Event) -> Result<(), AgentError> {
+        Ok(Ledger::at(self.home.ledger()).enter(event)?)
+    }
+
+    /// Holds the model of an assignment to its lineage; a round that is accepted for the first time is written down before
+    /// anything of it is fetched or trained.
+    pub(super) fn hold_to_lineage(&mut self, directive: &Directive) -> Result<(), Failure> {
+        let Directive::Train(work) = directive else { return Ok(()) };
+        let accepted = self.journal.run(&work.run).and_then(|run| run.accepted);
+        let (federation, key) = (&self.member.enrolled.federation, self.member.enrolled.aggregator_key);
+        if let Err(fault) = lineage::check(work, federation, key, accepted) {
+            let (run, round, plan, base) = (work.run.clone(), work.round, work.plan, work.base);
+            let why = fault.to_string();
+            if self.refused_lineage.replace((run.clone(), round, base)) != Some((run.clone(), round, base)) {
+                self.enter(&Event::LineageRefused {
+                    run,
+                    round,
+                    plan,
+                    base,
+                    lineage: work.lineage.as_deref().copied(),
+                    why: why.clone(),
+                })?;
+            }
+            return Err(Failure::Decline(Decline::Lineage, why));
+        }
+        let now = Accepted { round: work.round, base: work.base };
+        if accepted != Some(now) {
+            self.journal.accept(&work.run, now).map_err(AgentError::from)?;
+            let (run, round, plan, base) = (work.run.clone(), work.round, work.plan, work.base);
+            self.enter(&Event::RoundAccepted {
+                run,
+                round,
+                plan,
+                base,
+                lineage: work.lineage.as_deref().copied(),
+                ledger: work.ledger,
+            })?;
+        }
+        Ok(())
+    }
+
     /// Renews the certificate if it is time. A renewal that fails for a reason that may pass is tried again later: there is a
     /// third of the certificate's life for that.
     pub(super) async fn keep_certificate(&mut self) -> Result<(), AgentError> {
@@ -46,6 +92,7 @@ impl Agent {
                 Ok(()) => {
                     self.link = self.member.link()?;
                     self.certificate = Certificate::of(&self.member)?;
+                    self.enter(&Event::Renewed { not_after_s: self.certificate.validity.not_after_s })?;
                     tracing::info!(until = self.certificate.validity.end_text(), "this site's certificate is renewed");
                 }
                 Err(EnrolError::Link(error)) if is_final(&error) => return Err(AgentError::Refused(error)),

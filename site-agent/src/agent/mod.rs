@@ -23,6 +23,7 @@ use crate::home::Home;
 use crate::images::{self, ImagesError};
 use crate::job::{Job, JobError, JobFolder, JobLabels};
 use crate::journal::{Journal, JournalError};
+use crate::ledger::{Event, Ledger, LedgerError};
 use crate::link::{Link, LinkError};
 use crate::training::{State, TrainerProgram, Training};
 use failure::{Failure, Then, is_final};
@@ -44,6 +45,7 @@ pub struct Agent {
     kills: Option<(Work, Kills)>,
     indexing: Option<Indexing>,
     declined: Option<Declined>,
+    refused_lineage: Option<Work>,
     said: Option<String>,
 }
 
@@ -80,6 +82,9 @@ pub enum AgentError {
     /// The aggregator refuses this site for good.
     #[error("{0}")]
     Refused(LinkError),
+    /// The ledger cannot be written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// The site's key or certificate cannot be used.
     #[error(transparent)]
     Identity(#[from] EnrolError),
@@ -111,6 +116,7 @@ impl Agent {
         let journal = Journal::open(&home.journal())?;
         let (site, link) = (member.enrolled.site.clone(), member.link()?);
         let certificate = Certificate::of(&member)?;
+        Ledger::at(home.ledger()).verify(|_, _| {})?;
         Ok(Self {
             site,
             member,
@@ -124,6 +130,7 @@ impl Agent {
             kills: None,
             indexing: None,
             declined: None,
+            refused_lineage: None,
             said: None,
         })
     }
@@ -153,7 +160,11 @@ impl Agent {
             if until == Until::RunFinished && here.done && matches!(directive, Directive::Finished { .. }) {
                 return Ok(());
             }
-            match self.take(step, &directive).await {
+            let taken = match self.hold_to_lineage(&directive) {
+                Ok(()) => self.take(step, &directive).await,
+                Err(failure) => Err(failure),
+            };
+            match taken {
                 Ok(Then::AtOnce) => failing.reset(),
                 Ok(Then::Later) => tokio::time::sleep(report_every).await,
                 Err(Failure::Passing(error)) => {
@@ -161,7 +172,7 @@ impl Agent {
                     tokio::time::sleep(failing.longer()).await;
                 }
                 Err(Failure::Decline(reason, why)) => {
-                    self.decline(&directive, reason, &why);
+                    self.decline(&directive, reason, &why)?;
                     tokio::time::sleep(failing.longer()).await;
                 }
                 Err(Failure::Ends(error)) => return Err(error),
@@ -343,6 +354,7 @@ impl Agent {
             (Step::Finish(run, model), _) => {
                 self.training = None;
                 self.journal.finish(&run, model).map_err(AgentError::from)?;
+                self.enter(&Event::RunFinished { run: run.clone(), model })?;
                 self.forget_models(model);
                 tracing::info!(%run, %model, path = %self.home.model(model).display(), "the run is over; its last model is here");
                 return Ok(Then::AtOnce);
@@ -417,11 +429,16 @@ impl Agent {
         Ok(())
     }
 
-    fn decline(&mut self, directive: &Directive, reason: Decline, why: &str) {
+    fn decline(&mut self, directive: &Directive, reason: Decline, why: &str) -> Result<(), AgentError> {
         tracing::error!(%reason, detail = why, "this site declines the round");
         if let Some(work) = decide::work(directive) {
+            let before = self.declined.as_ref().map(|declined| (&declined.work, declined.reason));
+            if before != Some((&work, reason)) {
+                self.enter(&Event::Declined { run: work.0.clone(), round: work.1, reason })?;
+            }
             self.declined = Some(Declined { work, reason, since: Instant::now() });
         }
+        Ok(())
     }
 
     /// Says a thing once, not with every report.

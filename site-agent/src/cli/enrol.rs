@@ -20,8 +20,8 @@ pub(super) fn enrol(home: &Home, args: &EnrolArgs) -> anyhow::Result<()> {
         return print_json(&enrolled);
     }
     print(&format!(
-        "{} is enrolled in {} at {}\nCA fingerprint, to compare with the coordinator's by phone:\n  {}\n\
+        "{} is enrolled in {} at {}\nCA fingerprint, to compare with the coordinator's by phone:\n  {}\n  {}\n\
          next: site-agent index <folder|zip>\n",
-        enrolled.site, enrolled.federation, enrolled.address, enrolled.fingerprint
+        enrolled.site, enrolled.federation, enrolled.address, enrolled.fingerprint_words, enrolled.fingerprint
     ))
 }

@@ -9,6 +9,7 @@ mod finetuned;
 mod import;
 mod index;
 mod init_model;
+mod ledger;
 mod plans;
 mod predict;
 mod report;
@@ -64,6 +65,9 @@ enum Verb {
     Plans(Json),
     /// Approve a plan by its SHA-256. Nothing trains without.
     Approve(plans::ApproveArgs),
+    /// Show this site's ledger, or check that nothing in it was changed, left out or put elsewhere.
+    #[command(subcommand)]
+    Ledger(ledger::LedgerVerb),
     /// Work: report, fetch, train, send, until stopped.
     Run(run::RunArgs),
     /// Make the first model of a run from its plan: the network at its random initialisation, or from a backbone.
@@ -149,6 +153,7 @@ fn act(cli: Cli) -> anyhow::Result<()> {
         Verb::Import(args) => import::import(&home, &config, &args),
         Verb::Plans(json) => plans::plans(&home, &json),
         Verb::Approve(args) => plans::approve(&home, &args),
+        Verb::Ledger(verb) => ledger::ledger(&home, &verb),
         Verb::Run(args) => run::run(home, config, &args),
         Verb::InitModel(args) => init_model::init_model(&args),
         Verb::Evaluate(args) => evaluate::evaluate(&home, &config, &args),

@@ -5,6 +5,7 @@ use common::{Digest, Plan};
 
 use super::{Json, print, print_json};
 use crate::home::Home;
+use crate::ledger::{Event, Ledger};
 use crate::{approvals, durable};
 
 #[derive(Debug, Args)]
@@ -47,6 +48,7 @@ pub(super) fn approve(home: &Home, args: &ApproveArgs) -> anyhow::Result<()> {
     let digest = args.digest;
     let announced = home.plan(digest).exists();
     approvals::approve(home, digest)?;
+    Ledger::at(home.ledger()).enter(&Event::Approved { plan: digest })?;
     if args.json.json {
         return print_json(&serde_json::json!({ "plan": digest, "approved": true, "announced": announced }));
     }

@@ -6,6 +6,7 @@ use common::{Digest, Directive, Progress, Refusal, RoundNumber, SiteId, UpdateMa
 
 /// What a site asks.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a call is made, passed on and gone")]
 pub(crate) enum Call {
     Report(Progress),
     Begin(UpdateManifest),

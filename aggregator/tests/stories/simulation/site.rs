@@ -130,6 +130,7 @@ impl Site {
             heads: BTreeMap::new(),
             steps: 1,
             meters: Meters::default(),
+            attestation: None,
         }
     }
 

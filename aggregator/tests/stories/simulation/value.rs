@@ -136,6 +136,8 @@ impl Value {
                 base_bytes: 0,
                 first_step: 0,
                 time_left: std::time::Duration::ZERO,
+                lineage: None,
+                ledger: None,
             }),
             Run::Merging(..) => Directive::Wait { because: "merging".to_owned() },
             Run::Finished { model } => Directive::Finished { run: self.plan.run().clone(), model: *model, bytes: 0 },

@@ -1,0 +1,189 @@
+//! `aggregator ledger`: what happened in the federation, and whether the record of it still holds.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use certs::signing::verifies;
+use clap::{Args, Subcommand};
+use common::ledger::{self, Entry, Head};
+use common::signed::{VerifyingKey, ledger_statement};
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, Json, State, print, print_json};
+use crate::authority;
+use crate::ledger::Colophon;
+use crate::store::{SqliteStore, Store};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LedgerVerb {
+    /// List the entries, oldest first.
+    Show(Show),
+    /// Hold every entry to the digest of the one before, and all of them to what sites signed and wrote of them. Works offline,
+    /// and names the first entry that does not hold, and whose ledger that is.
+    Verify(Verify),
+    /// Write the ledger into a file that anyone can check, with the aggregator's signature under its end.
+    Export(Export),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    #[command(flatten)]
+    state: State,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    /// A ledger that `export` wrote, instead of the state folder's.
+    #[arg(long, value_name = "FILE", conflicts_with = "folder")]
+    file: Option<PathBuf>,
+    /// What the aggregator signs with, as it stands in a site's `identity/federation.json`: then the file's signature must be its.
+    #[arg(long, requires = "file")]
+    key: Option<VerifyingKey>,
+    /// Ledgers of sites (`<state>/ledger`): what they were told of this one must be in it.
+    #[arg(long, value_name = "FILE")]
+    site_ledger: Vec<PathBuf>,
+    /// The federation's state folder.
+    #[arg(long = "state", value_name = "DIR", env = "AGGREGATOR_STATE", required_unless_present = "file")]
+    folder: Option<PathBuf>,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Export {
+    /// The file to write.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    state: State,
+}
+
+pub(super) fn ledger(verb: LedgerVerb) -> Result<(), Failure> {
+    match verb {
+        LedgerVerb::Show(Show { state, json }) => show(&state.folder, json.json),
+        LedgerVerb::Verify(arguments) => verify(&arguments),
+        LedgerVerb::Export(Export { out, state }) => export(&state.folder, &out),
+    }
+}
+
+/// Lines that are read from the store at a time.
+const AT_ONCE: u64 = 1024;
+
+/// All lines of a state folder's ledger, and where it is noted to end.
+fn lines(folder: &Path) -> Result<(Vec<String>, Head), Failure> {
+    let store = SqliteStore::open(folder)?;
+    let mut lines = Vec::new();
+    loop {
+        let some = store.ledger(lines.len() as u64, AT_ONCE)?;
+        if some.is_empty() {
+            return Ok((lines, store.ledger_head()?));
+        }
+        lines.extend(some);
+    }
+}
+
+fn show(folder: &Path, json: bool) -> Result<(), Failure> {
+    let (lines, end) = lines(folder)?;
+    let mut entries = Vec::new();
+    held("the aggregator's ledger", &lines, &[end], |entry| entries.push(entry.clone()))?;
+    if json {
+        return print_json(&entries);
+    }
+    entries.iter().try_for_each(|entry| print(&format!("{entry}\n")))
+}
+
+fn held(whose: &str, lines: &[String], known: &[Head], mut each: impl FnMut(&Entry)) -> Result<Head, Failure> {
+    let held = ledger::verify(lines.iter().map(String::as_str), known, |entry, _| each(entry));
+    held.map_err(|broken| Failure::Failed(format!("{whose} does not hold: {broken}")))
+}
+
+/// What an entry of either kind says of the aggregator's ledger.
+#[derive(Debug, Deserialize)]
+struct Tells {
+    ledger: Option<Head>,
+    attestation: Option<Told>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Told {
+    ledger: Option<Head>,
+}
+
+fn heads(entry: &Entry) -> impl Iterator<Item = Head> {
+    let tells: Option<Tells> = serde_json::from_value(entry.event.clone()).ok();
+    let (ledger, attested) = tells.map_or((None, None), |it| (it.ledger, it.attestation.and_then(|told| told.ledger)));
+    ledger.into_iter().chain(attested)
+}
+
+#[derive(Debug, Serialize)]
+struct Verified {
+    entries: u64,
+    digest: common::Digest,
+    heads_that_sites_knew: usize,
+}
+
+fn verify(arguments: &Verify) -> Result<(), Failure> {
+    let (lines, end) = match (&arguments.file, &arguments.folder) {
+        (Some(file), _) => exported(file, arguments.key)?,
+        (None, Some(folder)) => lines(folder)?,
+        (None, None) => return Err(Failure::refused("name a ledger with --file or --state")),
+    };
+    let mut known = vec![end];
+    for path in &arguments.site_ledger {
+        let text = fs::read_to_string(path).map_err(|error| Failure::failed(path.display(), error))?;
+        let of_site: Vec<String> = text.lines().map(str::to_owned).collect();
+        held(&format!("the site's ledger {}", path.display()), &of_site, &[], |entry| known.extend(heads(entry)))?;
+    }
+    held("the aggregator's ledger", &lines, &known, |_| {})?;
+    // What sites signed along with their updates, as it stands in the ledger itself.
+    let mut signed = Vec::new();
+    held("the aggregator's ledger", &lines, &[], |entry| signed.extend(heads(entry)))?;
+    let head = held("the aggregator's ledger, against what sites signed of it,", &lines, &signed, |_| {})?;
+    known.extend(signed);
+    known.retain(|head| head.entries > 0);
+    if arguments.json.json {
+        let heads_that_sites_knew = known.len() - 1;
+        return print_json(&Verified { entries: head.entries, digest: head.digest, heads_that_sites_knew });
+    }
+    print(&format!(
+        "{} entries hold, and with them {} heads that sites knew; the last one is {}\n",
+        head.entries,
+        known.len() - 1,
+        head.digest
+    ))
+}
+
+/// The lines of an exported ledger, and its head as the aggregator signed it.
+fn exported(file: &Path, expected: Option<VerifyingKey>) -> Result<(Vec<String>, Head), Failure> {
+    let named = |why: String| Failure::Failed(format!("{}: {why}", file.display()));
+    let text = fs::read_to_string(file).map_err(|error| named(error.to_string()))?;
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let last = lines.pop().unwrap_or_default();
+    let colophon: Colophon = serde_json::from_str(&last)
+        .map_err(|_| named("its last line is not the aggregator's signature: the end is missing".to_owned()))?;
+    let Colophon { federation, head, key, signature } = colophon;
+    if expected.is_some_and(|expected| expected != key) {
+        return Err(named(format!("it is signed with {key}, which is not the aggregator's key")));
+    }
+    if !verifies(key, &ledger_statement(&federation, head), signature) {
+        return Err(named("the signature under its end does not hold: the last line was changed".to_owned()));
+    }
+    Ok((lines, head))
+}
+
+fn export(folder: &Path, out: &Path) -> Result<(), Failure> {
+    let (lines, end) = lines(folder)?;
+    let head = held("the aggregator's ledger", &lines, &[end], |_| {})?;
+    let federation = SqliteStore::open(folder)?.federation()?.name;
+    let key = authority::signing_key(folder).map_err(|error| Failure::failed("the signing key", error))?;
+    let signature = key.sign(&ledger_statement(&federation, head));
+    let colophon = Colophon { federation, head, key: key.verifying(), signature };
+    let last = serde_json::to_string(&colophon).map_err(|error| Failure::failed("writing JSON", error))?;
+    let text: String = lines.iter().chain([&last]).flat_map(|line| [line.as_str(), "\n"]).collect();
+    let beside = out.with_added_extension("part");
+    let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, out));
+    written.map_err(|error| Failure::failed(out.display(), error))?;
+    print(&format!("{} entries are in {}; its end is signed with {}\n", head.entries, out.display(), key.verifying()))
+}

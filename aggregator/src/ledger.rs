@@ -1,0 +1,260 @@
+//! What the aggregator writes into its ledger: who was let in and out, what was asked, who took part in what, and what came of it.
+//! Each entry is written in the transaction of what it tells. The chain is [`common::ledger`]'s.
+
+use std::collections::BTreeMap;
+
+use common::ledger::Head;
+use common::signed::{Attestation, VerifyingKey};
+use common::{Decline, Digest, RoundNumber, RunId, SiteId};
+use serde::Serialize;
+
+use crate::round::{LeftOut, Outcome, Word};
+use crate::run::{Attempt, RunAction};
+use crate::store::Details;
+
+/// One event. Names, digests and numbers: nothing that a site did not agree to send.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Event<'a> {
+    /// An invitation was made.
+    Invited {
+        /// For whom.
+        site: &'a SiteId,
+        /// Until when, in milliseconds since 1970.
+        expires_at_ms: u64,
+    },
+    /// An invitation was used.
+    Enrolled {
+        /// By whom.
+        site: &'a SiteId,
+        /// The certificate that was issued.
+        serial: &'a str,
+        /// What the site signs with.
+        signing_key: Option<VerifyingKey>,
+    },
+    /// A newer certificate was issued to a site.
+    Renewed {
+        /// To whom.
+        site: &'a SiteId,
+        /// The certificate.
+        serial: &'a str,
+    },
+    /// A site's certificate was revoked.
+    Revoked {
+        /// Whose.
+        site: &'a SiteId,
+    },
+    /// A run was started.
+    RunStarted {
+        /// The run.
+        run: &'a RunId,
+        /// Its plan, which sites approve.
+        plan: Digest,
+        /// The model it starts from.
+        first_model: Digest,
+    },
+    /// The coordinator asked something of a run.
+    Asked {
+        /// The run.
+        run: &'a RunId,
+        /// That its rounds stand still.
+        paused: bool,
+        /// That it ends, and why.
+        abort: Option<&'a str>,
+    },
+    /// A try at a round began.
+    RoundBegan {
+        /// The run.
+        run: &'a RunId,
+        /// The round.
+        round: RoundNumber,
+        /// The try, from 1.
+        attempt: u32,
+        /// The model it starts from.
+        base: Digest,
+    },
+    /// A site joined.
+    Joined {
+        /// The run.
+        run: &'a RunId,
+        /// The round.
+        round: RoundNumber,
+        /// Who.
+        site: &'a SiteId,
+    },
+    /// A site will not take part.
+    Declined {
+        /// The run.
+        run: &'a RunId,
+        /// The round.
+        round: RoundNumber,
+        /// Who.
+        site: &'a SiteId,
+        /// Why.
+        reason: Decline,
+    },
+    /// A revoked site was left out of an open round.
+    LeftOut {
+        /// The run.
+        run: &'a RunId,
+        /// The round.
+        round: RoundNumber,
+        /// Who.
+        site: &'a SiteId,
+    },
+    /// An update was stored, and is acknowledged.
+    UpdateStored {
+        /// The run.
+        run: &'a RunId,
+        /// The round.
+        round: RoundNumber,
+        /// Whose.
+        site: &'a SiteId,
+        /// Digest of the delta's file.
+        blob: Digest,
+        /// Subjects behind it, rounded down.
+        subjects: u32,
+        /// Optimizer steps.
+        steps: u32,
+        /// The site's hand under it, and under this ledger as it was then.
+        attestation: Option<Attestation>,
+    },
+    /// An update arrived whole, and cannot count.
+    UpdateRefused {
+        /// The run.
+        run: &'a RunId,
+        /// The round.
+        round: RoundNumber,
+        /// Whose.
+        site: &'a SiteId,
+        /// Digest that was announced.
+        blob: Digest,
+        /// The refusal's code.
+        code: &'a str,
+    },
+    /// A stored update no longer counts: its file is damaged.
+    UpdateDiscarded {
+        /// The run.
+        run: &'a RunId,
+        /// The round.
+        round: RoundNumber,
+        /// Whose.
+        site: &'a SiteId,
+    },
+    /// The set of a round is frozen.
+    RoundClosed {
+        /// The run.
+        run: &'a RunId,
+        /// The round.
+        round: RoundNumber,
+        /// The try.
+        attempt: u32,
+        /// Digest of each update that is merged.
+        reports: &'a BTreeMap<SiteId, Digest>,
+        /// Who is not in it, and why.
+        left_out: &'a BTreeMap<SiteId, LeftOut>,
+    },
+    /// A try ended without a merge.
+    RoundAbandoned {
+        /// The run.
+        run: &'a RunId,
+        /// The round.
+        round: RoundNumber,
+        /// The try.
+        attempt: u32,
+        /// Digest of each update that was there.
+        reports: &'a BTreeMap<SiteId, Digest>,
+        /// Who was not, and why.
+        left_out: &'a BTreeMap<SiteId, LeftOut>,
+    },
+    /// A round's model is made.
+    ModelPublished {
+        /// The run.
+        run: &'a RunId,
+        /// The round.
+        round: RoundNumber,
+        /// The try.
+        attempt: u32,
+        /// The model it started from.
+        before: Digest,
+        /// The model.
+        model: Digest,
+        /// Each site's part of the mean.
+        shares: BTreeMap<&'a SiteId, f64>,
+    },
+    /// All rounds are done.
+    RunFinished {
+        /// The run.
+        run: &'a RunId,
+        /// The last model.
+        model: Digest,
+    },
+    /// A run ended before its last round.
+    RunFailed {
+        /// The run.
+        run: &'a RunId,
+        /// Why.
+        because: &'a str,
+    },
+}
+
+impl<'a> Event<'a> {
+    /// What a decision about a run says to the ledger, if anything.
+    pub(crate) fn of(run: &'a RunId, action: &'a RunAction, details: Details<'a>) -> Option<Self> {
+        let ended = |Attempt { round, attempt, .. }: &Attempt, outcome: &'a Outcome| {
+            (*round, *attempt, &outcome.reports, &outcome.left_out)
+        };
+        Some(match action {
+            RunAction::Record(heard) => {
+                let (site, round) = (&heard.site, heard.round);
+                match (heard.word, details) {
+                    (Word::Joined, _) => Self::Joined { run, round, site },
+                    (Word::Declined(reason), _) => Self::Declined { run, round, site, reason },
+                    (Word::Revoked, _) => Self::LeftOut { run, round, site },
+                    (Word::Reported(blob), Details::Update(manifest)) => {
+                        let (subjects, steps, attestation) = (manifest.subjects, manifest.steps, manifest.attestation);
+                        Self::UpdateStored { run, round, site, blob, subjects, steps, attestation }
+                    }
+                    (Word::Reported(_) | Word::Lost, _) => return None,
+                }
+            }
+            RunAction::Begin(Attempt { round, attempt, base }) => {
+                Self::RoundBegan { run, round: *round, attempt: *attempt, base: *base }
+            }
+            RunAction::Freeze(attempt, outcome) => {
+                let (round, attempt, reports, left_out) = ended(attempt, outcome);
+                Self::RoundClosed { run, round, attempt, reports, left_out }
+            }
+            RunAction::Abandon(attempt, outcome) => {
+                let (round, attempt, reports, left_out) = ended(attempt, outcome);
+                Self::RoundAbandoned { run, round, attempt, reports, left_out }
+            }
+            RunAction::Discard(Attempt { round, .. }, site) => Self::UpdateDiscarded { run, round: *round, site },
+            RunAction::Publish(Attempt { round, attempt, base }, model) => {
+                let shares = match details {
+                    Details::Merge(merged) => merged.sites.iter().map(|(site, drift)| (site, drift.fraction)).collect(),
+                    Details::None | Details::Update(_) => BTreeMap::new(),
+                };
+                let (round, attempt, before, model) = (*round, *attempt, *base, *model);
+                Self::ModelPublished { run, round, attempt, before, model, shares }
+            }
+            RunAction::Finish { model } => Self::RunFinished { run, model: *model },
+            RunAction::Fail { because } => Self::RunFailed { run, because },
+            RunAction::ArmDeadline(_) | RunAction::Refuse(_) => return None,
+        })
+    }
+}
+
+/// The last line of a ledger that was handed out: its head in the aggregator's hand.
+#[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Colophon {
+    /// The federation.
+    pub federation: common::FederationName,
+    /// How far the ledger goes.
+    pub head: Head,
+    /// The aggregator's key.
+    pub key: VerifyingKey,
+    /// Over [`common::signed::ledger_statement`].
+    pub signature: common::signed::Ed25519,
+}

@@ -1,0 +1,171 @@
+//! What is signed with Ed25519 (RFC 8032), to the byte: so that any program can check it, years later and without a network.
+//!
+//! A statement is a line that says what kind it is, the federation's name, and JSON in a fixed order of fields. No statement of
+//! one kind or federation is one of another. The keys are kept elsewhere; here are bytes alone.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Digest, FederationName, RoundNumber, RunId, SiteId};
+use crate::ledger::Head;
+use crate::update::UpdateManifest;
+
+macro_rules! hexadecimal {
+    ($(#[$doc:meta])* $name:ident, $length:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(pub [u8; $length]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NotBytes;
+            fn from_str(text: &str) -> Result<Self, NotBytes> {
+                let refuse = || NotBytes { expected: $length, found: text.chars().take(160).collect() };
+                let mut bytes = [0; $length];
+                if text.len() != 2 * $length || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+                    return Err(refuse());
+                }
+                for (place, byte) in bytes.iter_mut().enumerate() {
+                    *byte = u8::from_str_radix(&text[2 * place..2 * place + 2], 16).map_err(|_| refuse())?;
+                }
+                Ok(Self(bytes))
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NotBytes;
+            fn try_from(text: String) -> Result<Self, NotBytes> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(bytes: $name) -> String {
+                bytes.to_string()
+            }
+        }
+    };
+}
+
+/// Not so many bytes in hexadecimal digits.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{found:?} is not {expected} bytes in lower-case hexadecimal digits")]
+pub struct NotBytes {
+    /// How many are expected.
+    pub expected: usize,
+    /// What was written, cut to 160 characters.
+    pub found: String,
+}
+
+hexadecimal!(
+    /// The public half of a signing key.
+    VerifyingKey,
+    32
+);
+hexadecimal!(
+    /// A signature under a [`VerifyingKey`].
+    Ed25519,
+    64
+);
+
+/// A site's hand under an update: what it knew of the aggregator's ledger, and its signature over both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attestation {
+    /// The head of the aggregator's ledger, as the site was told it with the round: signed along, so that the aggregator cannot
+    /// write another history later.
+    pub ledger: Option<Head>,
+    /// Over [`update_statement`].
+    pub signature: Ed25519,
+}
+
+/// Where a round's first model comes from, in the aggregator's hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lineage {
+    /// The round that it came of; 0 for the first model.
+    pub round: RoundNumber,
+    /// The model that round started from; itself for the first model.
+    pub before: Digest,
+    /// Over [`model_statement`].
+    pub signature: Ed25519,
+}
+
+fn statement(kind: &str, federation: &FederationName, what: &impl Serialize) -> Vec<u8> {
+    let mut statement = format!("cmrfed {kind} 1\n{federation}\n").into_bytes();
+    // Numbers, text and arrays: nothing that JSON cannot write.
+    statement.extend(serde_json::to_vec(what).unwrap_or_default());
+    statement
+}
+
+/// What a site signs when it enrols: that it holds the signing key, for this certificate's key (SHA-256).
+pub fn enrolment_statement(federation: &FederationName, site: &SiteId, certified_key: Digest) -> Vec<u8> {
+    statement("enrolment", federation, &(site, certified_key))
+}
+
+/// What a site signs of an update: all of its manifest (run, round, site, plan, base, digest and length of the delta, subjects,
+/// steps, meters), and the ledger's head.
+pub fn update_statement(federation: &FederationName, manifest: &UpdateManifest, ledger: Option<Head>) -> Vec<u8> {
+    statement("update", federation, &(UpdateManifest { attestation: None, ..manifest.clone() }, ledger))
+}
+
+/// What the aggregator signs of a model: that it came of this round of this run and plan, from that model before.
+pub fn model_statement(
+    federation: &FederationName,
+    run: &RunId,
+    plan: Digest,
+    (round, before): (RoundNumber, Digest),
+    model: Digest,
+) -> Vec<u8> {
+    statement("model", federation, &(run, plan, round, before, model))
+}
+
+/// What the aggregator signs of its ledger when it hands it out.
+pub fn ledger_statement(federation: &FederationName, head: Head) -> Vec<u8> {
+    statement("ledger", federation, &head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_written_in_hexadecimal_digits_and_anything_else_is_named() {
+        let key = VerifyingKey([0xab; 32]);
+        assert_eq!(key.to_string().parse::<VerifyingKey>().unwrap(), key);
+        assert_eq!(serde_json::from_str::<VerifyingKey>(&serde_json::to_string(&key).unwrap()).unwrap(), key);
+        for odd in ["", "ab", &"AB".repeat(32), &"xy".repeat(32), &"ab".repeat(33)] {
+            assert!(odd.parse::<VerifyingKey>().unwrap_err().to_string().contains("32 bytes"), "{odd}");
+        }
+    }
+
+    #[test]
+    fn no_statement_is_one_of_another_kind_or_federation() {
+        let (one, other) = ("cmr".parse().unwrap(), "cmr-2".parse().unwrap());
+        let (site, digest) = ("aalst".parse().unwrap(), Digest::of(b"key"));
+        let head = Head { entries: 3, digest };
+        let statements = [
+            enrolment_statement(&one, &site, digest),
+            enrolment_statement(&other, &site, digest),
+            ledger_statement(&one, head),
+            model_statement(&one, &"run".parse().unwrap(), digest, (RoundNumber(1), digest), digest),
+        ];
+        for (place, statement) in statements.iter().enumerate() {
+            assert!(statements.iter().skip(place + 1).all(|another| another != statement));
+        }
+    }
+}
