@@ -18,6 +18,9 @@ use serde_json::Value;
 
 use crate::programs::{self, Process, ProgramError, Programs, run};
 
+/// What the aggregator is called among the processes.
+pub const AGGREGATOR: &str = "aggregator";
+
 /// One federation in one folder.
 #[derive(Debug)]
 pub struct Federation {
@@ -124,7 +127,13 @@ impl Federation {
 
     /// Starts the aggregator, and waits until it listens.
     pub fn start_aggregator(&mut self) -> Result<(), FederationError> {
-        let ready = self.root.join("ready");
+        self.begin_aggregator()?;
+        self.wait_until("the aggregator listening", Duration::from_secs(30), |federation| Ok(federation.is_listening()))
+    }
+
+    /// Starts the aggregator, and does not wait.
+    pub fn begin_aggregator(&mut self) -> Result<(), FederationError> {
+        let ready = self.ready_file();
         if ready.exists() {
             fs::remove_file(&ready)?;
         }
@@ -132,7 +141,16 @@ impl Federation {
         let arguments = ["serve", "--state", &state, "--listen", &self.address, "--ready-file", &ready_text];
         let log = self.log("aggregator");
         self.aggregator = Some(Process::start("aggregator", &self.programs.aggregator, &arguments, &log)?);
-        self.wait_until("the aggregator listening", Duration::from_secs(30), |_| Ok(ready.exists()))
+        Ok(())
+    }
+
+    /// Whether the aggregator that was started last has come as far as to listen.
+    pub fn is_listening(&self) -> bool {
+        self.ready_file().exists()
+    }
+
+    fn ready_file(&self) -> PathBuf {
+        self.root.join("ready")
     }
 
     /// Invites and enrols a site, as the coordinator and hospital IT do.
@@ -194,6 +212,27 @@ impl Federation {
         if let Some(mut agent) = self.agents.remove(site) {
             agent.kill();
         }
+    }
+
+    /// Kills the aggregator, agents, or several of them at one instant, as `kill -9` does: agents with their trainers. Says
+    /// how many processes that were.
+    pub fn kill_at_once(&mut self, names: &[&str]) -> std::io::Result<usize> {
+        let mut victims = Vec::new();
+        for name in names {
+            victims.extend(if *name == AGGREGATOR { self.aggregator.take() } else { self.agents.remove(*name) });
+        }
+        let of = |agent: &Process| programs::child(agent.id(), "train").into_iter().chain([agent.id()]);
+        let agents = if names == [AGGREGATOR] { Vec::new() } else { victims.iter().flat_map(of).collect() };
+        if !agents.is_empty() {
+            programs::kill(&agents)?;
+        }
+        victims.iter_mut().for_each(Process::kill);
+        Ok(agents.len().max(victims.len()))
+    }
+
+    /// Whether a site's agent is started and has not ended by itself.
+    pub fn is_at_work(&mut self, site: &str) -> bool {
+        self.agents.get_mut(site).is_some_and(|agent| agent.ended().is_none())
     }
 
     /// Kills a site's trainer as `kill -9` does, and leaves its agent alone. False if it has none just now.

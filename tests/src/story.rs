@@ -19,6 +19,12 @@ pub const WITHIN: Duration = Duration::from_secs(120);
 
 const PLAN: &str = include_str!("../plans/story.toml");
 
+/// The sites of the stories in which programs are killed at random instants.
+pub const THREE: [&str; 3] = ["site-a", "site-b", "site-c"];
+
+/// The plan of those: rounds as short as can be, with checkpoints close to each other.
+pub const KILLS: &str = include_str!("../plans/kills.toml");
+
 /// The plan of the stories, written into `root`.
 pub fn plan(root: &Path) -> PathBuf {
     root.join("plan.toml")
@@ -29,12 +35,21 @@ pub fn plan(root: &Path) -> PathBuf {
 /// # Panics
 /// If any of it fails: a story cannot be told then.
 pub fn prepare(root: &Path) {
+    prepare_with(root, PLAN, &SITES);
+}
+
+/// The same with another plan and other sites: of each, the last letter of its name says which phantom it has.
+///
+/// # Panics
+/// If any of it fails.
+pub fn prepare_with(root: &Path, written: &str, sites: &[&str]) {
     fs::create_dir_all(root).expect("a folder for the story");
-    fs::write(plan(root), PLAN).expect("the story's plan");
+    fs::write(plan(root), written).expect("the story's plan");
     let mut federation = Federation::create(root).expect("a federation");
     federation.start_aggregator().expect("an aggregator");
-    let specs = [SiteSpec::a(12).small(), SiteSpec::c(12).small()];
-    for (site, spec) in SITES.into_iter().zip(specs) {
+    for site in sites {
+        let letter = site.chars().last().expect("a name");
+        let spec = SiteSpec::of(letter, 12).expect("a phantom of that letter").small();
         let images = root.join("images").join(site);
         phantom::write_site(&spec, 3, &images, &|_| {}).expect("phantom images");
         federation.enrol(site).expect("enrolment");
@@ -47,8 +62,13 @@ pub fn prepare(root: &Path) {
 
 /// Starts the story's run, approves it at the story's sites and returns the plan's digest; the agents are not started.
 pub fn start_run(federation: &Federation, root: &Path) -> Result<String, FederationError> {
-    let digest = federation.start_run(SITES[0], &plan(root))?;
-    for site in SITES {
+    start_run_at(federation, root, &SITES)
+}
+
+/// The same for other sites than the story's two.
+pub fn start_run_at(federation: &Federation, root: &Path, sites: &[&str]) -> Result<String, FederationError> {
+    let digest = federation.start_run(sites[0], &plan(root))?;
+    for site in sites {
         federation.at_site(site, &["approve", &digest])?;
     }
     Ok(digest)

@@ -137,7 +137,7 @@ const END_AGAIN: Duration = Duration::from_secs(5);
 impl Federation {
     /// Takes the state folder, and goes on from what is written there.
     pub fn open(state: &Path, limits: Limits, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        Self::with_store(state, Box::new(SqliteStore::open(state)?), limits, clock)
+        Self::with_store(state, Box::new(SqliteStore::open(state)?.for_writing()?), limits, clock)
     }
 
     /// The same with a store of another kind; the blobs are in the state folder.

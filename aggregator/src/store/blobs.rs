@@ -67,11 +67,14 @@ impl Blobs {
         [folder, &self.folder(), &self.tmp()].into_iter().try_for_each(durable::sync_folder)
     }
 
-    /// Removes a blob that nothing names any more. One that is not here is as good.
+    /// Removes a blob that nothing names any more, durably: once that is written down, nobody looks for it again, and one
+    /// that a power cut brought back would stay for ever. One that is not here is as good.
     pub fn remove(&self, digest: Digest) -> io::Result<()> {
-        match fs::remove_file(self.path(digest)) {
+        let path = self.path(digest);
+        match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+            Err(_) => Ok(()),
+            Ok(()) => durable::sync_folder(path.parent().unwrap_or(&self.root)),
         }
     }
 

@@ -1,7 +1,8 @@
 //! The embedded store: one SQLite file, write-ahead log, synced at every commit.
 //!
 //! The server and the operator's commands open the same file; every write takes the write lock first, so that neither
-//! reads what the other is about to change. A commit that could not be synced ends the process.
+//! reads what the other is about to change. A commit that could not be synced ends the process, and so does a log that could
+//! not be synced into the database.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,9 @@ const SCHEMA: &str = include_str!("schema.sql");
 /// Longest wait for another program's write.
 const BUSY: Duration = Duration::from_secs(10);
 
+/// Pages of the log that are moved into the database: SQLite's own number.
+const LONG_LOG: i32 = 1000;
+
 /// The store in a state folder.
 #[derive(Debug)]
 pub struct SqliteStore {
@@ -41,11 +45,7 @@ pub struct SqliteStore {
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match &error {
-            rusqlite::Error::SqliteFailure(failure, _)
-                if [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC].contains(&failure.extended_code) =>
-            {
-                durable::abort("fsync of the database", &error)
-            }
+            _ if is_failed_sync(&error) => durable::abort("fsync of the database", &error),
             rusqlite::Error::SqliteFailure(failure, _) if failure.code == ErrorCode::DiskFull => Self::Full,
             rusqlite::Error::SqliteFailure(failure, _)
                 if matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) =>
@@ -68,6 +68,11 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 type Result<T> = std::result::Result<T, StoreError>;
+
+fn is_failed_sync(error: &rusqlite::Error) -> bool {
+    let failed = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC];
+    matches!(error, rusqlite::Error::SqliteFailure(failure, _) if failed.contains(&failure.extended_code))
+}
 
 impl SqliteStore {
     /// Makes the store of a new federation.
@@ -105,8 +110,21 @@ impl SqliteStore {
             return Err(StoreError::Version { path: state.to_owned(), found, expected: VERSION });
         }
         seals::hold_structure(&main, SCHEMA)?;
+        // The log has its name now. SQLite syncs that as well, and passes over an error.
+        durable::sync_folder(state).map_err(|error| StoreError::io("syncing the state folder", error))?;
         let relaxed = connect(&path, "NORMAL")?;
         Ok(Self { main: Mutex::new(main), relaxed: Mutex::new(relaxed) })
+    }
+
+    /// This store, unless it can only be read: SQLite opens a file so that it may not or, just then, cannot write, and the
+    /// server would refuse every site for as long as it lives.
+    pub fn for_writing(self) -> Result<Self> {
+        let [main, relaxed] = [&self.main, &self.relaxed]
+            .map(|connection| connection.lock().unwrap_or_else(PoisonError::into_inner).is_readonly(rusqlite::MAIN_DB));
+        if main? || relaxed? {
+            return Err(StoreError::io("opening state.db to write", std::io::ErrorKind::ReadOnlyFilesystem.into()));
+        }
+        Ok(self)
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
@@ -158,14 +176,31 @@ fn path(state: &Path) -> PathBuf {
 }
 
 fn connect(path: &Path, synchronous: &str) -> Result<Connection> {
-    let connection = Connection::open(path)?;
+    let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "cell_size_check", true)?;
     seals::teach(&connection)?;
+    connection.wal_hook(Some(checkpoint))?;
     Ok(connection)
+}
+
+/// Moves a long log into the database after a commit, as SQLite does by itself; but SQLite passes over what fails in it. A log
+/// that could not be synced then is not synced by the next commit either, whatever the system says: later commits would be
+/// acknowledged, and lost behind the gap at a power cut.
+fn checkpoint(log: &mut rusqlite::hooks::Wal, pages: i32) -> rusqlite::Result<()> {
+    if pages >= LONG_LOG
+        && let Err(error) = log.checkpoint()
+    {
+        if is_failed_sync(&error) {
+            durable::abort("fsync of the database", &error);
+        }
+        // The commit is durable all the same; the next one tries again.
+        tracing::debug!(%error, "the log was not moved into the database");
+    }
+    Ok(())
 }
 
 impl Store for SqliteStore {

@@ -64,6 +64,26 @@ pub(crate) fn plan_draft(run: &str, sites: &[&str], quorum: usize, rounds: u32, 
     toml::from_str(&text).unwrap()
 }
 
+/// What a site would announce of a delta for the open round of a run.
+pub(crate) fn manifest(run: &RunStatus, site: &str, delta: &NamedTensors) -> UpdateManifest {
+    let open = run.open.as_ref().expect("an open round");
+    let bytes = delta.to_safetensors();
+    UpdateManifest {
+        run: run_id(),
+        round: open.round,
+        site: site_id(site),
+        plan: run.plan,
+        base: open.base,
+        blob: Digest::of(&bytes),
+        bytes: bytes.len() as u64,
+        subjects: 10,
+        heads: BTreeMap::new(),
+        steps: 10,
+        meters: Meters { loss: 5.0, teacher_entropy: 1.5, batch_entropy: 3.0, rank_me: 12.0 },
+        attestation: None,
+    }
+}
+
 impl Bench {
     /// A federation without a run.
     pub(crate) fn empty() -> Self {
@@ -157,23 +177,7 @@ impl Bench {
 
     /// What a site would announce of this delta for the open round.
     pub(crate) fn manifest(&self, site: &str, delta: &NamedTensors) -> UpdateManifest {
-        let run = self.run();
-        let open = run.open.expect("an open round");
-        let bytes = delta.to_safetensors();
-        UpdateManifest {
-            run: run_id(),
-            round: open.round,
-            site: site_id(site),
-            plan: run.plan,
-            base: open.base,
-            blob: Digest::of(&bytes),
-            bytes: bytes.len() as u64,
-            subjects: 10,
-            heads: BTreeMap::new(),
-            steps: 10,
-            meters: Meters { loss: 5.0, teacher_entropy: 1.5, batch_entropy: 3.0, rank_me: 12.0 },
-            attestation: None,
-        }
+        manifest(&self.run(), site, delta)
     }
 
     pub(crate) fn begin(&self, manifest: &UpdateManifest) -> Result<UploadState, Refusal> {

@@ -11,6 +11,8 @@ mod commands;
 #[cfg(test)]
 mod deadlines;
 #[cfg(test)]
+mod disk;
+#[cfg(test)]
 mod encodings;
 #[cfg(test)]
 mod every_byte;

@@ -182,6 +182,19 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_plan_with_numbers_of_seventeen_digits_is_the_same_plan_after_it_was_sent_read_and_written() {
+        let mut draft = draft();
+        for sixteenths in 1..2000 {
+            let third = f64::from(sixteenths) / 3.0;
+            (draft.images.mean, draft.training.koleo) = (third, third / 1e4);
+            let signature = Signature::new([("w".to_owned(), vec![2])]).unwrap();
+            let plan = draft.clone().with_first_model(signature, Digest::of(b"model"));
+            let read: Plan = serde_json::from_slice(&plan.canonical_bytes()).unwrap();
+            assert_eq!(read.digest(), plan.digest(), "{third}");
+        }
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_by_name() {
         let written = "run = \"a\"\ntypo = 1\n[training]\nsteps_per_round = 1\nepoch_steps = 1\nbatch_size = 2\n[rounds]\ncount = 1\nsites = [\"a\"]\nquorum = 1\ndeadline_s = 1";
         let error = toml::from_str::<PlanDraft>(written).unwrap_err();

@@ -1,0 +1,308 @@
+//! One round, and every call by which it reaches the disk: the server's own files and SQLite's. Each fails once; at each the
+//! disk is full for a while; before each the process is killed, and before each the power is cut, which loses whatever was not
+//! synced. Nothing that was acknowledged is lost, and the round ends with the same model and the same files.
+//!
+//! The aggregator of these stories is a process of its own, this program again, whose system calls are judged (`calls.rs`) by
+//! a disk (`disk.rs`). What comes just after a call comes just before the next.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use aggregator::clock::Stamp;
+use aggregator::federation::Federation;
+use aggregator::status::{self, RunPhase, RunStatus};
+use aggregator::store::{SqliteStore, Store, StoreError, UpdateKey};
+use common::{Directive, Phase, Progress, Refusal, RoundNumber};
+
+use self::disk::{Disk, Fault};
+use crate::bench::{Bench, HandClock, ROOMY, manifest, run_id, site_id, weights};
+
+mod calls;
+#[expect(clippy::module_inception, reason = "the disk, of the stories about disks")]
+mod disk;
+
+/// A file beside the state folder: its aggregator does nothing but write a long log.
+const LONG_LOG: &str = "long-log";
+const STORY: &str = "STORY_ON_A_DISK";
+const PROCESS: &str = "disk::the_process_of_these_stories";
+const SITES: [&str; 3] = ["a", "b", "c"];
+const ABORTED: Option<i32> = Some(6);
+const KILLED: Option<i32> = Some(9);
+
+/// The folder of a story's aggregator, and beside it what the sites know.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    /// A federation whose run has one round, before anything happened.
+    fn new() -> Self {
+        let bench = Bench::with_run(60, 3, 1, 1);
+        let place = Self(tempfile::tempdir_in(bench.path().parent().unwrap()).unwrap());
+        let bench = bench.closed();
+        copy(&bench.path(), &place.state());
+        place
+    }
+
+    fn state(&self) -> PathBuf {
+        self.0.path().join("state")
+    }
+
+    /// Lets an aggregator live there until the run is over, or until it dies of its disk.
+    fn lives(&self, at: usize, fault: Fault) -> Output {
+        let kind = match fault {
+            Fault::None => "none".to_owned(),
+            Fault::Fails => "fails".to_owned(),
+            Fault::Full(more) => more.to_string(),
+            Fault::Killed => "killed".to_owned(),
+            Fault::PowerCut => "power-cut".to_owned(),
+            Fault::Torn => "torn".to_owned(),
+        };
+        let told = format!("{at} {kind} {}", self.0.path().display());
+        let program = std::env::current_exe().unwrap();
+        let mut command = Command::new(program);
+        command.args(["--exact", PROCESS, "--nocapture"]).env(STORY, told).output().unwrap()
+    }
+
+    /// What is left when all is over: the model, and the names of all files.
+    fn end(&self) -> (String, Vec<String>) {
+        let run = told(&self.state()).unwrap();
+        assert_eq!(run.state, RunPhase::Finished, "{:?}", run.because);
+        let sites: Vec<_> = run.rounds[0].sites.iter().map(|part| part.site.as_str()).collect();
+        assert_eq!((run.rounds.len(), sites), (1, SITES.to_vec()));
+        let mut files = Vec::new();
+        list(&self.state(), &mut files);
+        files.sort();
+        (run.model.to_string(), files)
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &to.join(entry.file_name())),
+            false => drop(fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
+        }
+    }
+}
+
+fn list(folder: &Path, files: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        match entry.path().is_dir() {
+            true => list(&entry.path(), files),
+            // What SQLite keeps beside its file while it is open is its own affair.
+            false => files.extend(entry.file_name().into_string().ok().filter(|name| !name.starts_with("state.db-"))),
+        }
+    }
+}
+
+fn told(state: &Path) -> Result<RunStatus, StoreError> {
+    let run = status::read(&SqliteStore::open(state)?, Stamp(0))?.runs.into_iter().next();
+    run.ok_or_else(|| StoreError::Damaged("the run is gone".to_owned()))
+}
+
+/// The other side of [`Place::lives`]; by itself, nothing.
+#[test]
+fn the_process_of_these_stories() {
+    let Ok(story) = std::env::var(STORY) else { return };
+    let [at, kind, folder] = story.splitn(3, ' ').collect::<Vec<_>>().try_into().unwrap();
+    let fault = match kind {
+        "none" => Fault::None,
+        "fails" => Fault::Fails,
+        "killed" => Fault::Killed,
+        "power-cut" => Fault::PowerCut,
+        "torn" => Fault::Torn,
+        more => Fault::Full(more.parse().unwrap()),
+    };
+    let (folder, state) = (Path::new(folder), Path::new(folder).join("state"));
+    let log_only = folder.join(LONG_LOG).exists();
+    disk::arm(Disk::below(&state, at.parse().unwrap(), fault));
+    if log_only {
+        write_a_long_log(&state)
+    } else {
+        live(folder, &state)
+    }
+    disk::calls().iter().for_each(|call| println!("call {call}"));
+}
+
+/// A server and its sites, until the run is over. Whatever answers an error is asked again.
+fn live(folder: &Path, state: &Path) {
+    let clock = Arc::new(HandClock::default());
+    let mut federation = None;
+    for turn in 0..200 {
+        let start = || Federation::open(state, ROOMY, clock.clone()).ok();
+        let Some(living) = federation.take().or_else(start) else { continue };
+        if let Ok(run) = told(state) {
+            require_acknowledged(folder, state);
+            if run.state != RunPhase::Running {
+                return println!("closing after {}", disk::calls().len());
+            }
+            match turn % 4 {
+                0 => _ = living.merge_frozen(),
+                index => _ = one_turn(&living, &run, folder, index),
+            }
+            living.tick();
+            living.note_remaining();
+        }
+        federation = Some(living);
+    }
+    panic!("the run did not end");
+}
+
+/// Says so much, a word a commit, that SQLite's log becomes long.
+fn write_a_long_log(state: &Path) {
+    let store = SqliteStore::open(state).unwrap();
+    for time in 100..400 {
+        // No page of it is what it was.
+        store.note_trouble(&run_id(), Some(&time.to_string().repeat(6000))).unwrap();
+    }
+    println!("closing after {}", disk::calls().len());
+}
+
+fn one_turn(federation: &Federation, run: &RunStatus, folder: &Path, index: usize) -> Result<(), Refusal> {
+    let site = SITES[index - 1];
+    let Directive::Train(work) = federation.report(&site_id(site), &Progress::idle())? else { return Ok(()) };
+    let joined = Progress { work: Some((run_id(), work.round)), phase: Phase::Training, ..Progress::idle() };
+    federation.report(&site_id(site), &joined)?;
+    if run.open.as_ref().is_none_or(|open| open.round != work.round) {
+        return Ok(());
+    }
+    let delta = weights(60, |place| (place * (index + 1)) as f32 / 500.0);
+    let (manifest, bytes) = (manifest(run, site, &delta), delta.to_safetensors());
+    let key = UpdateKey::of(&manifest);
+    let begun = federation.begin_upload(&site_id(site), manifest.clone())?;
+    let mut offset = begun.next_offset as usize;
+    while offset < bytes.len() {
+        let end = bytes.len().min(offset + 200);
+        offset = federation.upload_chunk(&key, manifest.blob, offset as u64, &bytes[offset..end])?.next_offset as usize;
+    }
+    let blob = federation.finish_upload(&key, manifest.blob)?;
+    // What a site believes from here on: not on the aggregator's disk.
+    let mut believed = File::options().create(true).append(true).open(folder.join("believed")).unwrap();
+    writeln!(believed, "{site} {blob}").unwrap();
+    Ok(())
+}
+
+/// Whatever a site was told is stored, is.
+fn require_acknowledged(folder: &Path, state: &Path) {
+    let believed = fs::read_to_string(folder.join("believed")).unwrap_or_default();
+    let Ok(stored) = SqliteStore::open(state).and_then(|store| store.updates(&run_id(), RoundNumber(1))) else {
+        return;
+    };
+    for line in believed.lines() {
+        let (site, blob) = line.split_once(' ').unwrap();
+        let found = stored.get(&site_id(site)).map(|update| update.manifest.blob.to_string());
+        assert_eq!(found.as_deref(), Some(blob), "{site} was told that its update is stored");
+    }
+}
+
+/// The calls of a life that nothing disturbs, up to the end of the run and then while the store is closed.
+fn undisturbed(place: &Place) -> (Vec<String>, usize) {
+    let output = place.lives(0, Fault::None);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let calls: Vec<String> = text.lines().filter_map(|line| line.strip_prefix("call ")).map(str::to_owned).collect();
+    let closing = text.lines().find_map(|line| line.strip_prefix("closing after ")?.parse().ok());
+    (calls, closing.unwrap())
+}
+
+/// Tells the story once for each call that it concerns, two beside each other. `dies` says whether the process may end as it
+/// did; then another one goes on.
+fn at_every_call(
+    fault: Fault,
+    concerns: impl Fn(&str) -> bool + Sync,
+    dies: impl Fn(&str, Option<i32>) -> bool + Sync,
+) {
+    let place = Place::new();
+    let ((calls, closing), expected) = (undisturbed(&place), place.end());
+    let (next, told) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::SeqCst);
+            let Some(call) = calls.get(at) else { return };
+            if !concerns(call) {
+                continue;
+            }
+            let place = Place::new();
+            let first = place.lives(at, fault);
+            let words = String::from_utf8_lossy(&first.stderr);
+            let ended = || format!("{fault:?} at call {at}, {call}: {:?}\n{words}", first.status);
+            // SQLite tidies up when it is closed, and looks at no answer: nothing is acknowledged any more.
+            let is_passed_over = fault == Fault::Fails && at >= closing && first.status.success();
+            assert!(is_passed_over || dies(call, first.status.signal()), "{}", ended());
+            assert!(first.status.signal().is_some() || first.status.success(), "{}", ended());
+            // The next life goes on, or tidies up what could not be removed.
+            let second = place.lives(0, Fault::None);
+            let words = String::from_utf8_lossy(&second.stderr);
+            assert!(second.status.success(), "after {}\nthe next life: {words}", ended());
+            assert_eq!(place.end(), expected, "{}", ended());
+            told.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+    });
+    let mut kinds = BTreeMap::<&str, usize>::new();
+    calls.iter().for_each(|call| *kinds.entry(call.split(' ').next().unwrap_or_default()).or_default() += 1);
+    println!("{fault:?} at {} of {} calls: {kinds:?}", told.into_inner(), calls.len());
+    assert!(calls.len() > 100 && kinds["sync"] > 20, "{kinds:?}");
+}
+
+fn is_sync(call: &str) -> bool {
+    call.starts_with("sync ")
+}
+
+#[test]
+fn whichever_call_fails_the_round_ends_with_the_same_model_and_a_failed_sync_ends_the_process() {
+    // The state folder is synced by us, and once more by SQLite, which does not look at the answer.
+    let dies = |call: &str, how: Option<i32>| {
+        how == if is_sync(call) { ABORTED } else { None } || (call == "sync state" && how.is_none())
+    };
+    at_every_call(Fault::Fails, |_| true, dies);
+}
+
+#[test]
+fn whenever_the_disk_is_full_nothing_is_acknowledged_that_is_not_stored_and_it_goes_on_when_there_is_room() {
+    at_every_call(Fault::Full(0), |call| !is_sync(call), |_, how| how.is_none());
+    at_every_call(Fault::Full(30), |call| !is_sync(call), |_, how| how.is_none());
+}
+
+#[test]
+fn killed_before_whichever_call_the_next_process_ends_the_round_with_the_same_model() {
+    at_every_call(Fault::Killed, |_| true, |_, how| how == KILLED);
+}
+
+#[test]
+fn whenever_the_power_is_cut_nothing_that_was_acknowledged_is_lost_and_the_round_ends_with_the_same_model() {
+    at_every_call(Fault::PowerCut, |_| true, |_, how| how == KILLED);
+}
+
+#[test]
+fn killed_in_the_middle_of_whichever_write_the_next_process_ends_the_round_with_the_same_model() {
+    at_every_call(Fault::Torn, |call| call.starts_with("write "), |_, how| how == KILLED);
+}
+
+#[test]
+fn a_sync_that_fails_while_the_log_is_moved_into_the_database_ends_the_process() {
+    let place = || {
+        let place = Place::new();
+        File::create(place.0.path().join(LONG_LOG)).unwrap();
+        place
+    };
+    let (calls, closing) = undisturbed(&place());
+    let calls = &calls[..closing];
+    // The first thing that is written to the database itself, and what was synced before and after.
+    let moves = calls.iter().position(|call| call == "write state.db").unwrap();
+    let log = calls[..moves].iter().rposition(|call| call == "sync state.db-wal").unwrap();
+    let database = moves + calls[moves..].iter().position(|call| call == "sync state.db").unwrap();
+    for at in [log, database] {
+        let output = place().lives(at, Fault::Fails);
+        assert_eq!(output.status.signal(), ABORTED, "{} at {at}: {output:?}", calls[at]);
+    }
+}
