@@ -9,6 +9,7 @@ pub mod encoding;
 pub mod fixed_point;
 pub mod ids;
 pub mod plan;
+pub mod policy;
 pub mod privacy;
 pub mod refusal;
 pub mod score;

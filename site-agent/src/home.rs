@@ -9,6 +9,8 @@
 //! models/             <digest>.safetensors, content-addressed
 //! jobs/<run>/<round>-<base>/   one round's training: spec, progress, checkpoint, result, sealed update
 //! journal             what was acknowledged
+//! begun.json          which rounds were begun on which day
+//! stopped             while it is there, nothing trains and nothing is sent
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -83,6 +85,16 @@ impl Home {
     /// What was acknowledged.
     pub fn journal(&self) -> PathBuf {
         self.0.join("journal")
+    }
+
+    /// Which rounds were begun on which day.
+    pub fn begun(&self) -> PathBuf {
+        self.0.join("begun.json")
+    }
+
+    /// While it is there, nothing trains and nothing is sent.
+    pub fn stopped(&self) -> PathBuf {
+        self.0.join("stopped")
     }
 
     /// Held by the running agent, so that two never work in one folder.

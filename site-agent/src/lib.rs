@@ -6,8 +6,10 @@
 
 pub mod agent;
 pub mod approvals;
+pub mod begun;
 pub mod card;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod decide;
 pub mod durable;
@@ -19,8 +21,11 @@ pub mod job;
 pub mod journal;
 pub mod link;
 pub mod metrics;
+pub mod pace;
 pub mod pictures;
 pub mod report;
+pub mod standing;
+pub mod switch;
 pub mod tasks;
 pub mod trainer;
 pub mod training;

@@ -13,6 +13,7 @@ mod plans;
 mod predict;
 mod report;
 mod run;
+mod stop;
 mod weights;
 
 use std::fmt::Display;
@@ -66,6 +67,10 @@ enum Verb {
     Approve(plans::ApproveArgs),
     /// Work: report, fetch, train, send, until stopped.
     Run(run::RunArgs),
+    /// Stop: the trainer ends within seconds, and nothing is sent until `resume`, whoever starts the agent again.
+    Stop(Json),
+    /// Let a stopped agent go on, from its checkpoint.
+    Resume(Json),
     /// Make the first model of a run from its plan: the network at its random initialisation, or from a backbone.
     InitModel(init_model::InitModelArgs),
     /// Measure a model here on subjects that no training saw: a finetuned task in clinical units, or the k-NN accuracy of
@@ -150,6 +155,8 @@ fn act(cli: Cli) -> anyhow::Result<()> {
         Verb::Plans(json) => plans::plans(&home, &json),
         Verb::Approve(args) => plans::approve(&home, &args),
         Verb::Run(args) => run::run(home, config, &args),
+        Verb::Stop(json) => stop::stop(&home, &json),
+        Verb::Resume(json) => stop::resume(&home, &json),
         Verb::InitModel(args) => init_model::init_model(&args),
         Verb::Evaluate(args) => evaluate::evaluate(&home, &config, &args),
         Verb::Tasks(args) => finetune::tasks(&args),
