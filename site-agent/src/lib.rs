@@ -23,6 +23,7 @@ pub mod link;
 pub mod metrics;
 pub mod pace;
 pub mod pictures;
+pub mod plan_words;
 pub mod report;
 pub mod standing;
 pub mod switch;

@@ -6,7 +6,7 @@ use std::fs;
 
 use serde_json::Value;
 use site_agent::clock;
-use tests::federation::Federation;
+use tests::federation::{Federation, FederationError};
 use tests::story::{self, SITES, WITHIN};
 
 fn settings(federation: &Federation, site: &str, written: &str) {
@@ -64,4 +64,50 @@ fn a_site_declines_by_rule_what_it_does_not_permit_rests_outside_its_hours_and_t
     let begun: Value =
         serde_json::from_slice(&fs::read(federation.site_state(SITES[0]).join("begun.json")).unwrap()).unwrap();
     assert_eq!(begun.as_array().unwrap().len(), 3, "each round of the run is begun once: {begun:#}");
+}
+
+/// The run's name is in the plan as well, so a run of another name is the same plan but for one byte.
+#[test]
+fn a_plan_with_one_changed_byte_awaits_another_approval_and_the_coordinator_sees_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    story::prepare(root);
+    let mut federation = Federation::open(root).unwrap();
+    federation.start_aggregator().unwrap();
+    let first = story::start_run(&federation, root).unwrap();
+    let site = SITES[1];
+    federation.start_agent(site).unwrap();
+    federation.wait_until("the site in the round", WITHIN, |federation| Ok(federation.has_trainer(site))).unwrap();
+
+    federation.coordinator(&["run", "abort", "story", "--because", "the plan changes"]).unwrap();
+    let written = fs::read_to_string(story::plan(root)).unwrap();
+    fs::write(story::plan(root), written.replace("run = \"story\"", "run = \"storz\"")).unwrap();
+    let second = federation.start_run(site, &story::plan(root)).unwrap();
+    let phase = |federation: &Federation| -> Result<String, FederationError> {
+        let status = federation.status()?;
+        let run = status["runs"].as_array().into_iter().flatten().find(|run| run["run"] == "storz").cloned();
+        Ok(run.unwrap_or_default()["sites"][site]["phase"].as_str().unwrap_or_default().to_owned())
+    };
+    let awaits = |federation: &Federation| Ok(phase(federation)? == "awaiting-approval");
+    federation.wait_until("the wait for an approval", WITHIN, awaits).unwrap();
+    let told = federation.coordinator(&["status"]).unwrap();
+    assert!(told.lines().any(|line| line.contains(site) && line.contains("awaiting-approval")), "{told}");
+    assert!(!federation.has_trainer(site), "nothing trains without");
+
+    let told = federation.at_site(site, &["plans"]).unwrap();
+    let changed = format!("(run story, {}), 1 settings changed:", &first[..12]);
+    for part in [
+        &changed,
+        "run was story, and is storz",
+        "3 rounds of 300 steps",
+        "AWAITS APPROVAL",
+        "what is sent: the change of student",
+    ] {
+        assert!(told.contains(part), "{part:?} is missing from:\n{told}");
+    }
+    let unknown = federation.at_site(site, &["approve", "0123456789"]).unwrap_err().to_string();
+    assert!(unknown.contains("no plan that was announced to this site begins with 0123456789"), "{unknown}");
+    federation.at_site(site, &["approve", &second[..8]]).unwrap();
+    let trains = |federation: &Federation| Ok(phase(federation)? == "training");
+    federation.wait_until("the site in the round of the approved plan", WITHIN, trains).unwrap();
 }

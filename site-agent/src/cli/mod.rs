@@ -61,9 +61,9 @@ enum Verb {
     Index(index::IndexArgs),
     /// Read a public data set as it is downloaded (ACDC, M&Ms, M&Ms-2, EMIDEC), and write a folder with its labels.
     Import(import::ImportArgs),
-    /// List the plans this site has heard of, and which are approved.
-    Plans(Json),
-    /// Approve a plan by its SHA-256. Nothing trains without.
+    /// List the plans this site has heard of: what each asks of it, and what has changed since the one approved last.
+    Plans(plans::PlansArgs),
+    /// Approve a plan by its SHA-256. Nothing trains without; one changed byte of it is another plan.
     Approve(plans::ApproveArgs),
     /// Work: report, fetch, train, send, until stopped.
     Run(run::RunArgs),
@@ -152,8 +152,8 @@ fn act(cli: Cli) -> anyhow::Result<()> {
         Verb::Enrol(args) => enrol::enrol(&home, &args),
         Verb::Index(args) => index::index(&home, &config, &args),
         Verb::Import(args) => import::import(&home, &config, &args),
-        Verb::Plans(json) => plans::plans(&home, &json),
-        Verb::Approve(args) => plans::approve(&home, &args),
+        Verb::Plans(args) => plans::plans(&home, &config, &args),
+        Verb::Approve(args) => plans::approve(&home, &config, &args),
         Verb::Run(args) => run::run(home, config, &args),
         Verb::Stop(json) => stop::stop(&home, &json),
         Verb::Resume(json) => stop::resume(&home, &json),
