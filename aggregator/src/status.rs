@@ -163,7 +163,7 @@ pub enum OpenState {
 pub struct SiteProgress {
     /// The round it works on.
     pub round: Option<RoundNumber>,
-    /// `idle`, `awaiting-approval`, `fetching`, `indexing`, `training`, `sending`, `reported` or `declined`.
+    /// `idle`, `awaiting-approval`, `outside-hours`, `fetching`, `indexing`, `training`, `sending`, `reported` or `declined`.
     pub phase: String,
     /// Why it declined.
     pub declined: Option<Decline>,
@@ -450,6 +450,7 @@ fn site_progress(said: &ProgressRecord, now: Stamp) -> SiteProgress {
         Phase::AwaitingApproval => ("awaiting-approval", None),
         Phase::Fetching => ("fetching", None),
         Phase::Indexing => ("indexing", None),
+        Phase::OutsideHours => ("outside-hours", None),
         Phase::Training => ("training", None),
         Phase::Sending => ("sending", None),
         Phase::Reported => ("reported", None),

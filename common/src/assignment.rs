@@ -80,7 +80,7 @@ impl Progress {
 }
 
 /// What a site is doing. A site has joined a round when it reports `Fetching`, `Indexing`, `Training` or `Sending` with
-/// that round as its work; a site that merely asks, or awaits approval, has not.
+/// that round as its work; a site that merely asks, awaits approval or its hours has not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
@@ -90,6 +90,8 @@ pub enum Phase {
     AwaitingApproval,
     /// Fetching the plan and the model.
     Fetching,
+    /// Its own policy lets it use its machine at other hours. It stays in a round that it has joined.
+    OutsideHours,
     /// Reading its images onto the plan's grid.
     Indexing,
     /// Training.
@@ -122,6 +124,20 @@ pub enum Decline {
     DiskFull,
     /// The site has labels for none of the run's tasks, or they cannot be used.
     NoLabels,
+    /// The site's policy does not permit what the run is for.
+    PolicyPurposes,
+    /// The site's policy does not permit one of the run's tasks.
+    PolicyTasks,
+    /// The site's policy asks for larger batches.
+    PolicyBatchSize,
+    /// The site's policy asks for more steps a round.
+    PolicySteps,
+    /// The site's policy keeps one of the run's tensors at the site.
+    PolicyTensors,
+    /// The site has begun as many rounds today as its policy permits.
+    PolicyRoundsADay,
+    /// A person at the site stopped its agent.
+    Stopped,
     /// The model's lineage does not hold.
     Lineage,
 }
@@ -137,6 +153,13 @@ impl fmt::Display for Decline {
             Self::Withheld => "the site's privacy pipeline withheld the update",
             Self::DiskFull => "the site's disk is full",
             Self::NoLabels => "no usable labels for any task of the run",
+            Self::PolicyPurposes => "the site's policy does not permit what the run is for (purposes)",
+            Self::PolicyTasks => "the site's policy does not permit one of the run's tasks (tasks)",
+            Self::PolicyBatchSize => "the site's policy asks for larger batches (min_batch_size)",
+            Self::PolicySteps => "the site's policy asks for more steps a round (min_steps)",
+            Self::PolicyTensors => "the site's policy keeps one of the run's tensors (tensors)",
+            Self::PolicyRoundsADay => "the site's policy permits no more rounds today (max_rounds_a_day)",
+            Self::Stopped => "a person at the site stopped its agent",
             Self::Lineage => "the model's lineage does not hold at this site: see its log",
         })
     }
@@ -148,6 +171,7 @@ impl fmt::Display for Phase {
             Self::Idle => f.write_str("idle"),
             Self::AwaitingApproval => f.write_str("awaiting approval"),
             Self::Fetching => f.write_str("fetching"),
+            Self::OutsideHours => f.write_str("outside the site's hours"),
             Self::Indexing => f.write_str("indexing"),
             Self::Training => f.write_str("training"),
             Self::Sending => f.write_str("sending"),

@@ -10,6 +10,7 @@ pub mod fixed_point;
 pub mod ids;
 pub mod ledger;
 pub mod plan;
+pub mod policy;
 pub mod privacy;
 pub mod refusal;
 pub mod score;

@@ -4,11 +4,10 @@
 //! [`Pipeline::seal`] builds a [`SealedUpdate`], the one type that the wire accepts. A site's own policy may be
 //! stricter than the plan, never looser.
 
-use serde::{Deserialize, Serialize};
-
 use crate::fixed_point::MAX_MAGNITUDE;
 use crate::ids::Digest;
 use crate::plan::{Plan, PlanError};
+use crate::policy::SitePolicy;
 use crate::update::{SealedUpdate, Update, UpdateManifest};
 use crate::weights::{NamedTensors, WeightsError};
 
@@ -17,26 +16,6 @@ pub const SUBJECTS_ROUNDED_TO: u32 = 5;
 
 /// What the norm of a delta may exceed its bound by, as a fraction of it: scaling in 32-bit floats rounds.
 const NORM_ROUNDING: f64 = 5e-7;
-
-/// What a site permits, whatever the plan asks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SitePolicy {
-    /// Fewest subjects whose update may leave: the smaller the count, the more one patient shapes the delta.
-    pub min_subjects: u32,
-    /// Fewest optimizer steps in an update, for the same reason.
-    pub min_steps: u32,
-    /// Bound on the delta's L2 norm; the plan's bound holds as well.
-    pub max_delta_norm: f64,
-    /// Whether what this site measures of a model may leave, as scalars and rounded counts, in a run that finetunes.
-    pub scores: bool,
-}
-
-impl Default for SitePolicy {
-    fn default() -> Self {
-        Self { min_subjects: SUBJECTS_ROUNDED_TO, min_steps: 1, max_delta_norm: 1000.0, scores: true }
-    }
-}
 
 /// Why an update stays at the site.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +42,9 @@ pub enum Withheld {
         /// The site's minimum.
         minimum: u32,
     },
+    /// A tensor that the site's policy keeps here.
+    #[error("update withheld: it holds the tensor {0}, which `policy.tensors` does not permit")]
+    TensorStays(String),
     /// A meter that is NaN or infinite.
     #[error("update withheld: a meter is not a finite number; the training diverged")]
     Meters,
@@ -139,6 +121,9 @@ impl Pipeline {
         let heads = update.heads.keys().cloned().collect();
         let expected = self.plan.update_signature(&heads).map_err(Withheld::Heads)?;
         expected.require(&update.delta.signature())?;
+        if let Some((name, _)) = update.delta.iter().find(|(name, _)| !self.policy.tensors.match_name(name)) {
+            return Err(Withheld::TensorStays(name.to_owned()));
+        }
         Ok(update)
     }
 
@@ -254,6 +239,9 @@ mod tests {
         );
         let strict = pipeline(SitePolicy { min_steps: 11, ..SitePolicy::default() }, 1e9);
         assert!(matches!(strict.seal(update(&[1.0, 1.0])), Err(Withheld::TooFewSteps { .. })));
+        let kept = SitePolicy { tensors: toml::Value::from(vec!["v*"]).try_into().unwrap(), ..SitePolicy::default() };
+        let stays = pipeline(kept, 1e9).seal(update(&[1.0, 1.0]));
+        assert!(matches!(stays, Err(Withheld::TensorStays(name)) if name == "w"));
         let meters = Meters { loss: f64::INFINITY, ..Meters::default() };
         assert!(matches!(normal.seal(Update { meters, ..update(&[1.0, 1.0]) }), Err(Withheld::Meters)));
     }

@@ -94,6 +94,7 @@ impl TryFrom<wire::ReportRequest> for Announced<Progress> {
             Ok(wire::Phase::Reported) => Phase::Reported,
             Ok(wire::Phase::AwaitingApproval) => Phase::AwaitingApproval,
             Ok(wire::Phase::Indexing) => Phase::Indexing,
+            Ok(wire::Phase::OutsideHours) => Phase::OutsideHours,
             Ok(wire::Phase::Declined) => {
                 let reason = wire::Decline::try_from(report.decline).map_err(|_| unknown("decline"))?;
                 Phase::Declined(decline(reason).ok_or_else(|| unknown("decline"))?)
@@ -124,6 +125,7 @@ impl From<Announced<Progress>> for wire::ReportRequest {
             Phase::Reported => (wire::Phase::Reported, wire::Decline::Unspecified),
             Phase::AwaitingApproval => (wire::Phase::AwaitingApproval, wire::Decline::Unspecified),
             Phase::Indexing => (wire::Phase::Indexing, wire::Decline::Unspecified),
+            Phase::OutsideHours => (wire::Phase::OutsideHours, wire::Decline::Unspecified),
             Phase::Declined(reason) => (wire::Phase::Declined, wire_decline(reason)),
         };
         Self {
@@ -152,6 +154,13 @@ fn decline(reason: wire::Decline) -> Option<Decline> {
         wire::Decline::Withheld => Decline::Withheld,
         wire::Decline::DiskFull => Decline::DiskFull,
         wire::Decline::NoLabels => Decline::NoLabels,
+        wire::Decline::PolicyPurposes => Decline::PolicyPurposes,
+        wire::Decline::PolicyTasks => Decline::PolicyTasks,
+        wire::Decline::PolicyBatchSize => Decline::PolicyBatchSize,
+        wire::Decline::PolicySteps => Decline::PolicySteps,
+        wire::Decline::PolicyTensors => Decline::PolicyTensors,
+        wire::Decline::PolicyRoundsADay => Decline::PolicyRoundsADay,
+        wire::Decline::Stopped => Decline::Stopped,
         wire::Decline::Lineage => Decline::Lineage,
     })
 }
@@ -166,6 +175,13 @@ fn wire_decline(reason: Decline) -> wire::Decline {
         Decline::Withheld => wire::Decline::Withheld,
         Decline::DiskFull => wire::Decline::DiskFull,
         Decline::NoLabels => wire::Decline::NoLabels,
+        Decline::PolicyPurposes => wire::Decline::PolicyPurposes,
+        Decline::PolicyTasks => wire::Decline::PolicyTasks,
+        Decline::PolicyBatchSize => wire::Decline::PolicyBatchSize,
+        Decline::PolicySteps => wire::Decline::PolicySteps,
+        Decline::PolicyTensors => wire::Decline::PolicyTensors,
+        Decline::PolicyRoundsADay => wire::Decline::PolicyRoundsADay,
+        Decline::Stopped => wire::Decline::Stopped,
         Decline::Lineage => wire::Decline::Lineage,
     }
 }
@@ -443,11 +459,12 @@ mod tests {
             Phase::AwaitingApproval,
             Phase::Fetching,
             Phase::Indexing,
+            Phase::OutsideHours,
             Phase::Training,
             Phase::Sending,
             Phase::Reported,
         ];
-        let declines = (1..=8).map(|code| Phase::Declined(decline(code.try_into().unwrap()).unwrap()));
+        let declines = (1..=15).map(|code| Phase::Declined(decline(code.try_into().unwrap()).unwrap()));
         for phase in phases.into_iter().chain(declines) {
             let progress = Progress {
                 work: Some(("run".parse().unwrap(), RoundNumber(2))),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::Digest;
-use common::privacy::SitePolicy;
+use common::policy::SitePolicy;
 use model::DeviceChoice;
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +104,9 @@ pub enum ConfigError {
     },
 }
 
+/// Slower, and a transfer's pieces would take longer than an answer is waited for.
+const SLOWEST_MB_S: f64 = 0.01;
+
 impl Config {
     /// The settings in `path`, or the defaults if there is no such file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
@@ -114,6 +117,8 @@ impl Config {
         if let Err(source) = config.device.parse::<DeviceChoice>() {
             return Err(ConfigError::Device { path: told(), source });
         }
+        let cap = |written: Option<f64>| written.unwrap_or(f64::INFINITY);
+        let (up, down) = (cap(config.policy.max_upload_mb_s), cap(config.policy.max_download_mb_s));
         let checks = [
             ("report_every_s", config.report_every_s, (0.05..=60.0).contains(&config.report_every_s), "0.05 to 60"),
             ("held_out", config.held_out, (0.0..=0.9).contains(&config.held_out), "0 to 0.9"),
@@ -129,6 +134,8 @@ impl Config {
                 config.policy.max_delta_norm > 0.0,
                 "a number above 0",
             ),
+            ("policy.max_upload_mb_s", up, up >= SLOWEST_MB_S, "0.01 or more; leave it out for no cap"),
+            ("policy.max_download_mb_s", down, down >= SLOWEST_MB_S, "0.01 or more; leave it out for no cap"),
         ];
         match checks.into_iter().find(|(_, _, holds, _)| !holds) {
             Some((key, value, _, bound)) => {
@@ -241,6 +248,10 @@ mod tests {
         assert!(Config::read(&path).unwrap_err().to_string().contains("devise"));
         std::fs::write(&path, "device = \"gpu\"").unwrap();
         assert!(Config::read(&path).unwrap_err().to_string().contains("use cpu, cuda or cuda:<n>"));
+        std::fs::write(&path, "[policy]\nhours = \"8 to 6\"").unwrap();
+        assert!(Config::read(&path).unwrap_err().to_string().contains("20:00-06:00 +02:00"));
+        std::fs::write(&path, "[policy]\nmax_upload_mb_s = 0.0").unwrap();
+        assert!(Config::read(&path).unwrap_err().to_string().contains("policy.max_upload_mb_s is 0, but must be 0.01"));
         std::fs::write(&path, "held_out = 1.5").unwrap();
         assert!(Config::read(&path).unwrap_err().to_string().contains("held_out is 1.5, but must be 0 to 0.9"));
     }

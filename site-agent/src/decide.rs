@@ -7,6 +7,8 @@
 
 use common::{Assignment, Decline, Digest, Directive, RoundNumber, RunId};
 
+use crate::standing::Still;
+
 /// What is here, as far as the directive asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Here {
@@ -28,6 +30,10 @@ pub struct Here {
     pub measured: bool,
     /// This round was declined before.
     pub declined: Option<Decline>,
+    /// The site's policy does not permit what the plan asks, by this rule.
+    pub objection: Option<Decline>,
+    /// Nothing trains just now.
+    pub still: Option<Still>,
 }
 
 /// The trainer, a child process.
@@ -103,6 +109,8 @@ pub enum Step {
     SendScores,
     /// Say that this site will not take part in this round.
     Decline(Decline),
+    /// Stand still until a person, or the hour, lets it go on.
+    StandStill(Still),
     /// Record that the run is over.
     Finish(RunId, Digest),
 }
@@ -114,14 +122,16 @@ pub fn next(directive: &Directive, here: &Here) -> Step {
         Directive::Wait { .. } => Step::Rest,
         Directive::Finished { .. } if here.done => Step::Rest,
         Directive::Finished { .. } if here.trainer == Trainer::RunningAnother => Step::StopTraining,
+        Directive::Finished { .. } if here.still == Some(Still::Stopped) => stand_still(Still::Stopped, here),
         Directive::Finished { model, bytes, .. } if !here.model => Step::FetchModel { model: *model, bytes: *bytes },
-        Directive::Finished { run, model, .. } => match &here.trainer {
+        Directive::Finished { run, model, .. } => match (&here.trainer, here.still) {
             _ if here.measured => Step::Finish(run.clone(), *model),
-            Trainer::Absent => Step::Measure,
-            Trainer::Finished => Step::SendScores,
-            Trainer::Running | Trainer::RunningAnother => Step::KeepTraining,
+            (Trainer::Absent | Trainer::Running, Some(still)) => stand_still(still, here),
+            (Trainer::Absent, None) => Step::Measure,
+            (Trainer::Finished, _) => Step::SendScores,
+            (Trainer::Running | Trainer::RunningAnother, _) => Step::KeepTraining,
             // The run is over: a measurement that cannot be made keeps nobody from going on.
-            Trainer::Failed(_) => Step::Finish(run.clone(), *model),
+            (Trainer::Failed(_), _) => Step::Finish(run.clone(), *model),
         },
         Directive::Train(assignment) => round(assignment, here),
     }
@@ -131,17 +141,25 @@ fn round(assignment: &Assignment, here: &Here) -> Step {
     match here {
         Here { done: true, .. } => Step::Rest,
         Here { trainer: Trainer::RunningAnother, .. } => Step::StopTraining,
+        Here { still: Some(Still::Stopped), .. } => stand_still(Still::Stopped, here),
         Here { declined: Some(reason), .. } => Step::Decline(*reason),
         Here { plan: false, .. } => Step::FetchPlan(assignment.plan),
+        // Before a person is asked: what the policy does not permit need not be read.
+        Here { objection: Some(rule), .. } => Step::Decline(*rule),
         Here { approved: false, .. } => Step::AwaitApproval(assignment.plan),
         Here { sealed: true, .. } => Step::Send,
         Here { trainer: Trainer::Finished, .. } => Step::Seal,
+        Here { still: Some(still), .. } => stand_still(*still, here),
         Here { trainer: Trainer::Running, .. } => Step::KeepTraining,
         Here { trainer: Trainer::Failed(why), .. } => Step::Decline(*why),
         Here { model: false, .. } => Step::FetchModel { model: assignment.base, bytes: assignment.base_bytes },
         Here { images: false, .. } => Step::Index,
         Here { trainer: Trainer::Absent, .. } => Step::Train,
     }
+}
+
+fn stand_still(still: Still, here: &Here) -> Step {
+    if here.trainer == Trainer::Running { Step::StopTraining } else { Step::StandStill(still) }
 }
 
 /// Stands for the time after the last round, when the last model is measured.
@@ -208,6 +226,58 @@ mod tests {
     fn nothing_trains_without_approval() {
         let here = Here { plan: true, model: true, images: true, sealed: true, ..Here::default() };
         assert_eq!(next(&train(), &here), Step::AwaitApproval(Digest::of(b"plan")));
+    }
+
+    #[test]
+    fn a_stopped_agent_stops_its_trainer_and_sends_nothing_and_a_resumed_one_takes_the_step_it_would_have_taken() {
+        let ready = Here { plan: true, approved: true, model: true, images: true, ..Here::default() };
+        let finished = Directive::Finished { run: "run".parse().unwrap(), model: Digest::of(b"last"), bytes: 9 };
+        for trainer in [Trainer::Absent, Trainer::Running, Trainer::Finished, Trainer::Failed(Decline::DiskFull)] {
+            for (sealed, directive) in [(true, train()), (false, train()), (false, finished.clone())] {
+                let here = Here { trainer: trainer.clone(), sealed, still: Some(Still::Stopped), ..ready.clone() };
+                let expected = match trainer {
+                    Trainer::Running => Step::StopTraining,
+                    _ => Step::StandStill(Still::Stopped),
+                };
+                assert_eq!(next(&directive, &here), expected, "{here:?}");
+            }
+        }
+        let stopped = Here { still: Some(Still::Stopped), ..Here::default() };
+        assert_eq!(next(&train(), &stopped), Step::StandStill(Still::Stopped), "not even the plan is fetched");
+        assert_eq!(next(&train(), &ready), Step::Train);
+    }
+
+    #[test]
+    fn outside_its_hours_nothing_trains_is_read_or_fetched_and_what_is_trained_is_sent() {
+        let still = Still::OutsideHours { opens_in: Duration::from_secs(60) };
+        let closed = Here { plan: true, approved: true, still: Some(still), ..Here::default() };
+        let step = |change: fn(&mut Here)| {
+            let mut here = closed.clone();
+            change(&mut here);
+            next(&train(), &here)
+        };
+        assert_eq!(step(|_| {}), Step::StandStill(still));
+        assert_eq!(step(|here| here.model = true), Step::StandStill(still));
+        assert_eq!(step(|here| (here.model, here.images) = (true, true)), Step::StandStill(still));
+        assert_eq!(step(|here| here.trainer = Trainer::Running), Step::StopTraining);
+        assert_eq!(step(|here| here.trainer = Trainer::Finished), Step::Seal);
+        assert_eq!(step(|here| here.sealed = true), Step::Send);
+        assert_eq!(step(|here| here.plan = false), Step::FetchPlan(Digest::of(b"plan")), "a person may read it by day");
+        assert_eq!(step(|here| here.approved = false), Step::AwaitApproval(Digest::of(b"plan")));
+        let finished = Directive::Finished { run: "run".parse().unwrap(), model: Digest::of(b"last"), bytes: 9 };
+        let here = |trainer| Here { model: true, trainer, ..closed.clone() };
+        assert_eq!(next(&finished, &here(Trainer::Absent)), Step::StandStill(still));
+        assert_eq!(next(&finished, &here(Trainer::Running)), Step::StopTraining);
+        assert_eq!(next(&finished, &here(Trainer::Finished)), Step::SendScores);
+    }
+
+    #[test]
+    fn what_the_policy_does_not_permit_is_declined_by_its_rule_whoever_approved_it_and_whatever_is_sealed() {
+        let objection = Some(Decline::PolicyTensors);
+        for (approved, sealed) in [(false, false), (true, false), (true, true)] {
+            let here = Here { plan: true, approved, sealed, objection, ..Here::default() };
+            assert_eq!(next(&train(), &here), Step::Decline(Decline::PolicyTensors));
+        }
     }
 
     #[test]

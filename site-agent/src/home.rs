@@ -10,6 +10,8 @@
 //! jobs/<run>/<round>-<base>/   one round's training: spec, progress, checkpoint, result, sealed update
 //! journal             what was acknowledged
 //! ledger              what happened here, each line with the digest of the one before
+//! begun.json          which rounds were begun on which day
+//! stopped             while it is there, nothing trains and nothing is sent
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -89,6 +91,16 @@ impl Home {
     /// What happened here, chained.
     pub fn ledger(&self) -> PathBuf {
         self.0.join("ledger")
+    }
+
+    /// Which rounds were begun on which day.
+    pub fn begun(&self) -> PathBuf {
+        self.0.join("begun.json")
+    }
+
+    /// While it is there, nothing trains and nothing is sent.
+    pub fn stopped(&self) -> PathBuf {
+        self.0.join("stopped")
     }
 
     /// Held by the running agent, so that two never work in one folder.

@@ -6,8 +6,10 @@
 
 pub mod agent;
 pub mod approvals;
+pub mod begun;
 pub mod card;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod decide;
 pub mod durable;
@@ -21,8 +23,12 @@ pub mod ledger;
 pub mod lineage;
 pub mod link;
 pub mod metrics;
+pub mod pace;
 pub mod pictures;
+pub mod plan_words;
 pub mod report;
+pub mod standing;
+pub mod switch;
 pub mod tasks;
 pub mod trainer;
 pub mod training;

@@ -7,10 +7,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::ids::DigestBuilder;
+use common::policy::SitePolicy;
 use common::{Digest, Directive, Plan, Progress, RunId, Score, SiteId, UpdateManifest};
 use hyper_util::rt::TokioIo;
 use proto::convert::{Announced, ModelScores, digest_bytes};
@@ -21,12 +22,47 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
 use crate::durable::{self, DiskError};
+use crate::home::Home;
+use crate::pace::Bucket;
+use crate::switch;
 
 /// A connection to the aggregator, as one site.
 #[derive(Clone, Debug)]
 pub struct Link {
     site: SiteId,
     client: FederationClient<Channel>,
+    upload: Pace,
+    download: Pace,
+}
+
+/// How fast bytes may pass one way, and the switch that ends a transfer.
+#[derive(Clone, Debug)]
+struct Pace {
+    bucket: Bucket,
+    since: Instant,
+    switch: Option<Home>,
+}
+
+impl Pace {
+    fn of(mb_s: Option<f64>, switch: Option<&Home>) -> Self {
+        Self { bucket: Bucket::of(mb_s), since: Instant::now(), switch: switch.cloned() }
+    }
+
+    /// Waits until so many bytes may have passed; ends early, with an error, when a person stops the agent.
+    async fn passed(&mut self, bytes: usize) -> Result<(), LinkError> {
+        let mut wait = self.bucket.take(bytes, self.since.elapsed());
+        loop {
+            if self.switch.as_ref().is_some_and(switch::is_stopped) {
+                return Err(LinkError::Stopped);
+            }
+            if wait.is_zero() {
+                return Ok(());
+            }
+            let now = wait.min(Duration::from_secs(1));
+            tokio::time::sleep(now).await;
+            wait -= now;
+        }
+    }
 }
 
 /// Why a call did not succeed.
@@ -58,6 +94,9 @@ pub enum LinkError {
         /// What arrived.
         found: Digest,
     },
+    /// A person stopped the agent in the middle of a transfer.
+    #[error("a person at this site stopped the agent; the transfer goes on after `site-agent resume`")]
+    Stopped,
     /// A plan that this version cannot honour.
     #[error(transparent)]
     Plan(#[from] common::plan::PlanError),
@@ -70,7 +109,7 @@ impl LinkError {
     /// Whether to try the same again after a pause.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::DigestDiffers { .. } => true,
+            Self::Unreachable(_) | Self::DigestDiffers { .. } | Self::Stopped => true,
             Self::Refused { transient, .. } => *transient,
             Self::Malformed(_) | Self::Plan(_) | Self::Disk(_) => false,
         }
@@ -135,7 +174,15 @@ impl Link {
         let client = FederationClient::new(channel(address, tls)?)
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES);
-        Ok(Self { site, client })
+        let unbounded = Pace::of(None, None);
+        Ok(Self { site, client, upload: unbounded.clone(), download: unbounded })
+    }
+
+    /// The same link, held to the policy's bandwidth and to the switch in the state folder.
+    pub fn under(self, policy: &SitePolicy, home: &Home) -> Self {
+        let upload = Pace::of(policy.max_upload_mb_s, Some(home));
+        let download = Pace::of(policy.max_download_mb_s, Some(home));
+        Self { upload, download, ..self }
     }
 
     /// Says how this site is getting on, and hears what to do.
@@ -173,6 +220,8 @@ impl Link {
                 }
                 file.write_all(&chunk.data).map_err(durable::told("write", &beside))?;
                 offset += chunk.data.len() as u64;
+                // What is not read is not sent: the connection's window holds the aggregator to this pace as well.
+                self.download.passed(chunk.data.len()).await?;
             }
             if offset < bytes {
                 return Err(LinkError::Unreachable(format!("the download stopped at {offset} of {bytes} bytes")));
@@ -209,7 +258,9 @@ impl Link {
         let (run, round, blob) = (manifest.run.to_string(), manifest.round.0, digest_bytes(manifest.blob));
         let mut offset = state.next_offset;
         while offset < manifest.bytes {
-            let data = chunk_at(sealed, offset).map_err(durable::told("read", sealed))?;
+            let most = self.upload.bucket.piece(CHUNK_BYTES);
+            let data = chunk_at(sealed, offset, most).map_err(durable::told("read", sealed))?;
+            self.upload.passed(data.len()).await?;
             let (run, blob) = (run.clone(), blob.clone());
             let chunk = wire::UploadChunkRequest { run, round, blob, offset, data };
             offset = self.client.upload_chunk(chunk).await?.into_inner().next_offset;
@@ -219,11 +270,11 @@ impl Link {
     }
 }
 
-fn chunk_at(path: &Path, offset: u64) -> io::Result<Bytes> {
+fn chunk_at(path: &Path, offset: u64, most: usize) -> io::Result<Bytes> {
     use std::os::unix::fs::FileExt;
     let file = File::open(path)?;
     let left = file.metadata()?.len().saturating_sub(offset);
-    let mut chunk = vec![0; usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES))];
+    let mut chunk = vec![0; usize::try_from(left).map_or(most, |left| left.min(most))];
     file.read_exact_at(&mut chunk, offset)?;
     if chunk.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(chunk.into()) }
 }

@@ -104,6 +104,11 @@ impl Training {
         }
     }
 
+    /// Whether it is running.
+    pub fn is_at_work(&mut self) -> bool {
+        self.state() == State::Running
+    }
+
     /// Steps of this round that it has taken.
     pub fn steps_taken(&self) -> u64 {
         self.folder.last_step().ok().flatten().map_or(0, |line| line.step)

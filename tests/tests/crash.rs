@@ -65,6 +65,33 @@ fn a_killed_aggregator_and_a_killed_agent_go_on_to_the_same_model() {
     });
     assert_eq!(trainer_killed, undisturbed, "a trainer was killed under its agent");
 
+    let stopped = told(&prepared, "stopped", |federation| {
+        // An agent that looks at its switch more often than a round takes.
+        federation.kill_agent(SITES[0]);
+        fs::write(federation.site_state(SITES[0]).join("site-agent.toml"), "report_every_s = 0.05")?;
+        federation.start_agent(SITES[0])?;
+        in_mid_training(federation, |federation| {
+            federation.at_site(SITES[0], &["stop"])?;
+            federation.wait_until("the site's word that it is stopped", WITHIN, |federation| {
+                let progress = &story::run(federation)?["sites"][SITES[0]];
+                let declined = progress["declined"] == "stopped" || progress["phase"] == "reported";
+                Ok(declined && !federation.has_trainer(SITES[0]))
+            })?;
+            // A trainer that was done just before waits with its result: the next round is another try.
+            let caught = in_the_middle(&federation.site_state(SITES[0]).join("jobs"));
+            if !caught {
+                federation.at_site(SITES[0], &["resume"])?;
+            }
+            Ok(caught)
+        })?;
+        // An agent that is started again stays stopped, and one that is resumed goes on by itself.
+        federation.kill_agent(SITES[0]);
+        federation.start_agent(SITES[0])?;
+        federation.at_site(SITES[0], &["resume"])?;
+        goes_on(federation)
+    });
+    assert_eq!(stopped, undisturbed, "a person at a site stopped its agent for a while");
+
     let paused = told(&prepared, "paused", |federation| {
         in_mid_training(federation, |federation| {
             federation.coordinator(&["run", "pause", "story"])?;

@@ -58,7 +58,7 @@ fn word(phase: &Phase) -> Option<Word> {
     match phase {
         Phase::Fetching | Phase::Indexing | Phase::Training | Phase::Sending => Some(Word::Joined),
         Phase::Declined(reason) => Some(Word::Declined(*reason)),
-        Phase::Idle | Phase::AwaitingApproval | Phase::Reported => None,
+        Phase::Idle | Phase::AwaitingApproval | Phase::OutsideHours | Phase::Reported => None,
     }
 }
 

@@ -103,6 +103,11 @@ impl Plan {
         self.draft.finetuning.iter().flat_map(|finetuning| &finetuning.tasks).map(|task| &task.name)
     }
 
+    /// Whether a tensor is of a task's head, and not of the backbone.
+    pub fn is_of_a_head(&self, tensor: &str) -> bool {
+        self.draft.finetuning.is_some() && tensor.starts_with(HEADS)
+    }
+
     /// Names and shapes of the tensors of an update that holds these heads: all of the signature but for the heads of other
     /// tasks, and without a backbone that is frozen. In a run that pretrains there is no head to name, and an update holds
     /// every tensor.

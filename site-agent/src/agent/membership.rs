@@ -90,7 +90,7 @@ impl Agent {
         if self.certificate.is_due(now_s) {
             match self.member.renew(&mut self.link).await {
                 Ok(()) => {
-                    self.link = self.member.link()?;
+                    self.link = self.member.link()?.under(&self.config.policy, &self.home);
                     self.certificate = Certificate::of(&self.member)?;
                     self.enter(&Event::Renewed { not_after_s: self.certificate.validity.not_after_s })?;
                     tracing::info!(until = self.certificate.validity.end_text(), "this site's certificate is renewed");

@@ -7,6 +7,7 @@ mod failure;
 mod leaving;
 mod membership;
 mod pauses;
+mod permitted;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -15,6 +16,8 @@ use common::privacy::SUBJECTS_ROUNDED_TO;
 use common::{Assignment, Decline, Digest, Directive, Phase, Plan, Progress, RoundNumber, RunId, SiteId};
 
 use crate::approvals;
+use crate::begun::Begun;
+use crate::clock;
 use crate::config::Config;
 use crate::decide::{self, Here, Kills, Step, Trainer};
 use crate::durable::{self, DiskError};
@@ -25,6 +28,7 @@ use crate::job::{Job, JobError, JobFolder, JobLabels};
 use crate::journal::{Journal, JournalError};
 use crate::ledger::{Event, Ledger, LedgerError};
 use crate::link::{Link, LinkError};
+use crate::standing::Still;
 use crate::training::{State, TrainerProgram, Training};
 use failure::{Failure, Then, is_final};
 use membership::Certificate;
@@ -40,6 +44,7 @@ pub struct Agent {
     config: Config,
     link: Link,
     journal: Journal,
+    begun: Begun,
     program: PathBuf,
     training: Option<Training>,
     kills: Option<(Work, Kills)>,
@@ -114,8 +119,8 @@ impl Agent {
     /// The agent of the state folder `home`. `program` is this program, to start the trainer and the parser with.
     pub fn new(member: Member, home: Home, config: Config, program: PathBuf) -> Result<Self, AgentError> {
         let journal = Journal::open(&home.journal())?;
-        let (site, link) = (member.enrolled.site.clone(), member.link()?);
-        let certificate = Certificate::of(&member)?;
+        let link = member.link()?.under(&config.policy, &home);
+        let (site, certificate, begun) = (member.enrolled.site.clone(), Certificate::of(&member)?, Begun::read(&home)?);
         Ledger::at(home.ledger()).verify(|_, _| {})?;
         Ok(Self {
             site,
@@ -125,6 +130,7 @@ impl Agent {
             config,
             link,
             journal,
+            begun,
             program,
             training: None,
             kills: None,
@@ -143,7 +149,7 @@ impl Agent {
         let mut directive = Directive::Wait { because: "not connected yet".to_owned() };
         loop {
             self.keep_certificate().await?;
-            match self.link.report(self.progress(&directive)).await {
+            match self.report(&directive).await {
                 Ok(told) => {
                     unheard.reset();
                     directive = told;
@@ -151,7 +157,7 @@ impl Agent {
                 Err(error) if is_final(&error) => return Err(AgentError::Refused(error)),
                 Err(error) => {
                     self.say(format!("{error}; trying again"));
-                    tokio::time::sleep(unheard.longer()).await;
+                    self.rest(unheard.longer()).await;
                     continue;
                 }
             }
@@ -166,14 +172,14 @@ impl Agent {
             };
             match taken {
                 Ok(Then::AtOnce) => failing.reset(),
-                Ok(Then::Later) => tokio::time::sleep(report_every).await,
+                Ok(Then::Later) => self.rest(report_every).await,
                 Err(Failure::Passing(error)) => {
                     self.say(format!("{error}; trying again"));
-                    tokio::time::sleep(failing.longer()).await;
+                    self.rest(failing.longer()).await;
                 }
                 Err(Failure::Decline(reason, why)) => {
                     self.decline(&directive, reason, &why)?;
-                    tokio::time::sleep(failing.longer()).await;
+                    self.rest(failing.longer()).await;
                 }
                 Err(Failure::Ends(error)) => return Err(error),
             }
@@ -185,6 +191,11 @@ impl Agent {
         let work = decide::work(directive);
         let named =
             |phase| Progress { work: work.clone().map(|(run, round, _)| (run, round)), phase, ..Progress::idle() };
+        let still = self.still();
+        if still == Some(Still::Stopped) {
+            let wanted = matches!(directive, Directive::Train(assignment) if !self.is_done(assignment));
+            return if wanted { named(Phase::Declined(Decline::Stopped)) } else { Progress::idle() };
+        }
         if let (Some(declined), Some(work)) = (&self.declined, &work)
             && declined.work == *work
         {
@@ -192,13 +203,18 @@ impl Agent {
         }
         match (&self.training, directive) {
             (Some(training), _) => training.progress(),
-            (None, Directive::Train(assignment)) => named(self.phase_of(assignment)),
+            (None, Directive::Train(assignment)) => match (self.phase_of(assignment), still) {
+                (Phase::Fetching | Phase::Indexing, Some(Still::OutsideHours { opens_in })) => {
+                    Progress { eta: Some(opens_in), ..named(Phase::OutsideHours) }
+                }
+                (phase, _) => named(phase),
+            },
             (None, _) => Progress::idle(),
         }
     }
 
     fn phase_of(&self, assignment: &Assignment) -> Phase {
-        if self.journal.is_acknowledged(&assignment.run, assignment.round, assignment.base) {
+        if self.is_done(assignment) {
             Phase::Reported
         } else if self.home.plan(assignment.plan).exists() && !self.approves(assignment.plan) {
             Phase::AwaitingApproval
@@ -214,6 +230,10 @@ impl Agent {
         }
     }
 
+    fn is_done(&self, assignment: &Assignment) -> bool {
+        self.journal.is_acknowledged(&assignment.run, assignment.round, assignment.base)
+    }
+
     fn approves(&self, plan: Digest) -> bool {
         approvals::approved(&self.home).is_ok_and(|approved| approved.contains(&plan))
     }
@@ -221,7 +241,7 @@ impl Agent {
     /// What is here, as far as the directive asks.
     fn look(&mut self, directive: &Directive) -> Result<Here, AgentError> {
         let wanted = decide::work(directive);
-        let mut here = Here { trainer: self.trainer(wanted.as_ref()), ..Here::default() };
+        let mut here = Here { trainer: self.trainer(wanted.as_ref()), still: self.still(), ..Here::default() };
         self.declined = self.declined.take().filter(|declined| declined.since.elapsed() < DECLINED_FOR);
         match directive {
             Directive::Wait { .. } => {}
@@ -237,12 +257,13 @@ impl Agent {
                 here.approved = here.plan && approvals::approved(&self.home)?.contains(&assignment.plan);
                 here.model = self.home.model(base).exists();
                 here.sealed = self.journal.sealed(run, round, base).is_some();
-                here.done = self.journal.is_acknowledged(run, round, base);
+                here.done = self.is_done(assignment);
                 if let Some(declined) = &self.declined {
                     here.declined = (Some(&declined.work) == wanted.as_ref()).then_some(declined.reason);
                 }
                 if here.plan && !here.done {
                     let plan = self.read_plan(assignment.plan)?;
+                    here.objection = self.objection(&plan, assignment).map(|objection| objection.decline());
                     here.images =
                         images::cache_for(&self.home, &plan.draft.images)?.is_some() && self.indexing.is_none();
                 }
@@ -322,6 +343,14 @@ impl Agent {
                     training.stop().await;
                 }
             }
+            (Step::StandStill(Still::Stopped), _) => self.say(
+                "stopped by a person at this site: nothing trains and nothing is sent until `site-agent resume`"
+                    .to_owned(),
+            ),
+            (Step::StandStill(Still::OutsideHours { .. }), _) => {
+                let hours = self.config.policy.hours.map(|hours| hours.to_string()).unwrap_or_default();
+                self.say(format!("outside this site's hours ({hours}): what was begun goes on when they begin"));
+            }
             (Step::Index, Directive::Train(assignment)) => return self.index(assignment).await,
             (Step::Train, Directive::Train(assignment)) => self.train(assignment)?,
             (Step::Measure, Directive::Finished { run, model, .. }) => {
@@ -346,7 +375,8 @@ impl Agent {
                 return Ok(Then::AtOnce);
             }
             (Step::Decline(reason), _) => {
-                let words = self.training.take().map(|training| training.last_words()).unwrap_or_default();
+                let words = self.training.take().map(|training| training.last_words());
+                let words = words.or_else(|| self.words_of_objection(directive)).unwrap_or_default();
                 let declined = self.declined.as_ref().map(|declined| &declined.work);
                 let said = declined.is_some() && declined == decide::work(directive).as_ref();
                 return if said { Ok(Then::Later) } else { Err(Failure::Decline(reason, words)) };
@@ -396,6 +426,9 @@ impl Agent {
     fn train(&mut self, assignment: &Assignment) -> Result<(), Failure> {
         let plan = self.read_plan(assignment.plan)?;
         let work = (assignment.run.clone(), assignment.round, assignment.base);
+        if self.begun.begin(&work, clock::wall().day()) {
+            self.begun.write(&self.home)?;
+        }
         tracing::info!(run = %work.0, round = %work.1, "training");
         self.start_trainer(plan, work, assignment.first_step, false)
     }

@@ -14,6 +14,7 @@ mod plans;
 mod predict;
 mod report;
 mod run;
+mod stop;
 mod weights;
 
 use std::fmt::Display;
@@ -61,15 +62,19 @@ enum Verb {
     Index(index::IndexArgs),
     /// Read a public data set as it is downloaded (ACDC, M&Ms, M&Ms-2, EMIDEC), and write a folder with its labels.
     Import(import::ImportArgs),
-    /// List the plans this site has heard of, and which are approved.
-    Plans(Json),
-    /// Approve a plan by its SHA-256. Nothing trains without.
+    /// List the plans this site has heard of: what each asks of it, and what has changed since the one approved last.
+    Plans(plans::PlansArgs),
+    /// Approve a plan by its SHA-256. Nothing trains without; one changed byte of it is another plan.
     Approve(plans::ApproveArgs),
     /// Show this site's ledger, or check that nothing in it was changed, left out or put elsewhere.
     #[command(subcommand)]
     Ledger(ledger::LedgerVerb),
     /// Work: report, fetch, train, send, until stopped.
     Run(run::RunArgs),
+    /// Stop: the trainer ends within seconds, and nothing is sent until `resume`, whoever starts the agent again.
+    Stop(Json),
+    /// Let a stopped agent go on, from its checkpoint.
+    Resume(Json),
     /// Make the first model of a run from its plan: the network at its random initialisation, or from a backbone.
     InitModel(init_model::InitModelArgs),
     /// Measure a model here on subjects that no training saw: a finetuned task in clinical units, or the k-NN accuracy of
@@ -151,10 +156,12 @@ fn act(cli: Cli) -> anyhow::Result<()> {
         Verb::Enrol(args) => enrol::enrol(&home, &args),
         Verb::Index(args) => index::index(&home, &config, &args),
         Verb::Import(args) => import::import(&home, &config, &args),
-        Verb::Plans(json) => plans::plans(&home, &json),
-        Verb::Approve(args) => plans::approve(&home, &args),
+        Verb::Plans(args) => plans::plans(&home, &config, &args),
+        Verb::Approve(args) => plans::approve(&home, &config, &args),
         Verb::Ledger(verb) => ledger::ledger(&home, &verb),
         Verb::Run(args) => run::run(home, config, &args),
+        Verb::Stop(json) => stop::stop(&home, &json),
+        Verb::Resume(json) => stop::resume(&home, &json),
         Verb::InitModel(args) => init_model::init_model(&args),
         Verb::Evaluate(args) => evaluate::evaluate(&home, &config, &args),
         Verb::Tasks(args) => finetune::tasks(&args),

@@ -4,56 +4,100 @@ use clap::Args;
 use common::{Digest, Plan};
 
 use super::{Json, print, print_json};
+use crate::config::Config;
 use crate::home::Home;
 use crate::ledger::{Event, Ledger};
-use crate::{approvals, durable};
+use crate::{approvals, plan_words};
 
 #[derive(Debug, Args)]
-pub(super) struct ApproveArgs {
-    /// The plan's digest, all 64 digits.
-    digest: Digest,
+pub(super) struct PlansArgs {
+    /// Show every setting of each plan as well.
+    #[arg(long)]
+    whole: bool,
     #[command(flatten)]
     json: Json,
 }
 
-pub(super) fn plans(home: &Home, json: &Json) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub(super) struct ApproveArgs {
+    /// The plan's digest: all 64 digits, or the first 8 or more of a plan that `site-agent plans` shows.
+    digest: String,
+    #[command(flatten)]
+    json: Json,
+}
+
+pub(super) fn plans(home: &Home, config: &Config, args: &PlansArgs) -> anyhow::Result<()> {
     let approved = approvals::approved(home)?;
-    let mut known = Vec::new();
-    for entry in std::fs::read_dir(home.plans()).into_iter().flatten() {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        let Some(digest) = name.strip_suffix(".json").and_then(|name| name.parse::<Digest>().ok()) else { continue };
-        known.push((digest, Plan::from_agreed_bytes(&durable::read(&home.plan(digest))?, digest)?));
-    }
-    if json.json {
+    let known = approvals::announced(home)?;
+    let of = |digest: &Digest| known.iter().find(|(known, _)| known == digest).map(|(_, plan)| plan);
+    let last = approved.iter().rev().find_map(|digest| Some((*digest, of(digest)?)));
+    if args.json.json {
         let rows = known.iter().map(|(digest, plan)| {
-            serde_json::json!({ "plan": digest, "approved": approved.contains(digest), "draft": plan.draft })
+            let is_approved = approved.contains(digest);
+            let since = last.filter(|_| !is_approved);
+            serde_json::json!({
+                "plan": digest, "approved": is_approved, "means": plan_words::meaning(plan),
+                "refused_by_policy": plan_words::objections(&config.policy, plan),
+                "approved_before": since.map(|(digest, _)| digest),
+                "changes": since.map(|(_, before)| plan_words::changes(before, plan)), "draft": plan.draft,
+            })
         });
         return print_json(&rows.collect::<Vec<_>>());
     }
     if known.is_empty() {
         print(&"no plan has been announced to this site yet\n")?;
     }
-    for (digest, plan) in known {
-        let state = if approved.contains(&digest) { "approved" } else { "AWAITS APPROVAL" };
-        print(&format!("{digest}  {state}\n{}\n", indented(&toml::to_string(&plan.draft)?)))?;
+    for (digest, plan) in &known {
+        let is_approved = approved.contains(digest);
+        let state = if is_approved { "approved" } else { "AWAITS APPROVAL" };
+        print(&format!("{digest}  {state}\n"))?;
+        print(&indented(&format!("run {}, {}", plan.run(), plan_words::meaning(plan).told())))?;
+        let refused = plan_words::objections(&config.policy, plan);
+        print(&indented(&refused.iter().map(|why| format!("DECLINED BY POLICY: {why}\n")).collect::<String>()))?;
+        if !is_approved {
+            print(&indented(&since_the_last(last, plan)))?;
+        }
+        if args.whole || !is_approved && last.is_none() {
+            print(&format!("\n{}", indented(&toml::to_string(&plan.draft)?)))?;
+        }
+        print(&"\n")?;
     }
     Ok(())
+}
+
+/// What has changed since the plan that was approved last.
+fn since_the_last(last: Option<(Digest, &Plan)>, plan: &Plan) -> String {
+    let Some((digest, before)) = last else {
+        return "no plan that is here was approved before: every setting is shown\n".to_owned();
+    };
+    let changes = plan_words::changes(before, plan);
+    let lines: String = changes.iter().map(|change| format!("  {}\n", change.told())).collect();
+    let (run, short) = (before.run(), digest.short());
+    format!("since the plan that was approved last (run {run}, {short}), {} settings changed:\n{lines}", changes.len())
 }
 
 fn indented(text: &str) -> String {
     text.lines().map(|line| format!("    {line}\n")).collect()
 }
 
-pub(super) fn approve(home: &Home, args: &ApproveArgs) -> anyhow::Result<()> {
-    let digest = args.digest;
-    let announced = home.plan(digest).exists();
+pub(super) fn approve(home: &Home, config: &Config, args: &ApproveArgs) -> anyhow::Result<()> {
+    let known = approvals::announced(home)?;
+    let digests: Vec<Digest> = known.iter().map(|(digest, _)| *digest).collect();
+    let digest = approvals::meant(&args.digest, &digests)?;
+    let plan = known.into_iter().find(|(known, _)| *known == digest).map(|(_, plan)| plan);
+    let refused = plan.as_ref().map(|plan| plan_words::objections(&config.policy, plan)).unwrap_or_default();
     approvals::approve(home, digest)?;
     Ledger::at(home.ledger()).enter(&Event::Approved { plan: digest })?;
     if args.json.json {
-        return print_json(&serde_json::json!({ "plan": digest, "approved": true, "announced": announced }));
+        return print_json(&serde_json::json!({
+            "plan": digest, "approved": true, "announced": plan.is_some(), "refused_by_policy": refused,
+        }));
     }
-    if !announced {
+    if plan.is_none() {
         print(&"this plan has not been announced to this site yet; the approval is kept for when it is\n")?;
+    }
+    for why in refused {
+        print(&format!("approved, and declined by this site's policy all the same: {why}\n"))?;
     }
     print(&format!("approved {digest}\n"))
 }

@@ -116,7 +116,7 @@ impl Value {
         let word = match &progress.phase {
             Phase::Fetching | Phase::Indexing | Phase::Training | Phase::Sending => Some(Word::Joined),
             Phase::Declined(reason) => Some(Word::Declined(*reason)),
-            Phase::Idle | Phase::AwaitingApproval | Phase::Reported => None,
+            Phase::Idle | Phase::AwaitingApproval | Phase::OutsideHours | Phase::Reported => None,
         };
         if let (Some((_, round)), Some(word)) = (&progress.work, word) {
             let heard = Heard { site: site.clone(), round: *round, word };

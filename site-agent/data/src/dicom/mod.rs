@@ -17,12 +17,12 @@ mod shape;
 mod source;
 
 pub(crate) use header::{Component, FrameHeader, ImageHeader, Substitutes, read_header};
+pub(crate) use opened::{standard_uid, transfer_syntax};
 pub(crate) use pixels::{Pixels, read_pixels};
 pub(crate) use source::{FileSource, MemorySource, Source};
 
 #[cfg(test)]
 #[path = "../../tests/intake/support.rs"]
-#[expect(dead_code, reason = "the tests of whole intakes use the rest of it")]
 pub(crate) mod support;
 #[cfg(test)]
 mod tests;

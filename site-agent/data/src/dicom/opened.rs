@@ -120,8 +120,13 @@ fn is_supported(transfer_syntax: &str) -> bool {
     NATIVE.contains(&transfer_syntax) || is_encapsulated(transfer_syntax) || is_deflated(transfer_syntax)
 }
 
+/// The UID of the transfer syntax that a file says it is in, whether or not it can be decoded here.
+pub(crate) fn transfer_syntax(source: &mut dyn Source) -> Result<String, SkipReason> {
+    Ok(standard_uid(&scan(source)?.transfer_syntax))
+}
+
 /// The UID if it is one of the standard's, so that nothing else from a file gets into a reason.
-fn standard_uid(uid: &str) -> String {
+pub(crate) fn standard_uid(uid: &str) -> String {
     let standard = uid.starts_with("1.2.840.10008.1.2") && uid.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if standard && uid.len() <= 32 { uid.to_owned() } else { "unknown".to_owned() }
 }

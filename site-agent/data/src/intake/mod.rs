@@ -9,6 +9,7 @@
 mod frames;
 mod headers;
 mod report;
+mod spot;
 mod walk;
 mod workers;
 
@@ -19,6 +20,7 @@ use common::plan::ImagePlan;
 
 pub(crate) use frames::Counts;
 pub use report::{IntakeReport, SkipCount, ViewCount};
+pub use spot::{SpotCheck, spot_check};
 pub(crate) use walk::walk;
 pub use workers::Workers;
 

@@ -55,6 +55,9 @@ fn answer(examiner: &mut Examiner, request: Request) -> io::Result<(Response, Ve
         Request::Header { path: file, entry } => {
             examiner.header(&path(file), entry).map(|header| (Response::Header(header), Vec::new()))
         }
+        Request::Syntax { path: file, entry } => {
+            examiner.syntax(&path(file), entry).map(|uid| (Response::Syntax(uid), Vec::new()))
+        }
         Request::Frames { path: file, span } => {
             examiner.frames(&path(file), span).map(|values| (Response::Frames, values))
         }

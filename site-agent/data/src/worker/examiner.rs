@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::{Content, Parser, Span};
 use crate::archive::{Archive, is_archive, participant};
-use crate::dicom::{FileSource, ImageHeader, MemorySource, Pixels, Source, Substitutes, read_header, read_pixels};
+use crate::dicom::{
+    FileSource, ImageHeader, MemorySource, Pixels, Source, Substitutes, read_header, read_pixels, transfer_syntax,
+};
 use crate::keys::SiteSecret;
 use crate::limits::IntakeLimits;
 use crate::skip::SkipReason;
@@ -85,6 +87,10 @@ impl Parser for Examiner {
 
     fn header(&mut self, path: &Path, entry: u32) -> Result<Box<ImageHeader>, SkipReason> {
         self.guarded(|this| Ok(Box::new(this.read_image(path, Some(entry))?.0)))
+    }
+
+    fn syntax(&mut self, path: &Path, entry: Option<u32>) -> Result<String, SkipReason> {
+        self.guarded(|this| transfer_syntax(&mut *this.source(path, entry)?.0))
     }
 
     fn frames(&mut self, path: &Path, span: Span) -> Result<Vec<f32>, SkipReason> {

@@ -62,6 +62,10 @@ pub(crate) trait Parser {
     /// The header of an archive's entry.
     fn header(&mut self, path: &Path, entry: u32) -> Result<Box<ImageHeader>, SkipReason>;
 
+    /// The UID of the transfer syntax that a file, or an archive's entry, says it is in; `unknown` for what is none of the
+    /// standard's.
+    fn syntax(&mut self, path: &Path, entry: Option<u32>) -> Result<String, SkipReason>;
+
     /// The modality values of some frames, as many as the span has.
     fn frames(&mut self, path: &Path, span: Span) -> Result<Vec<f32>, SkipReason>;
 }

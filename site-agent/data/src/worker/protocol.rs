@@ -37,6 +37,10 @@ pub(super) enum Request {
         path: Vec<u8>,
         entry: u32,
     },
+    Syntax {
+        path: Vec<u8>,
+        entry: Option<u32>,
+    },
     Frames {
         path: Vec<u8>,
         span: Span,
@@ -72,6 +76,7 @@ impl Request {
 pub(super) enum Response {
     Archive(Vec<Entry>),
     Header(Box<ImageHeader>),
+    Syntax(String),
     /// Values are the payload.
     Frames,
     Skip(SkipReason),

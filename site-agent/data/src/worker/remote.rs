@@ -13,7 +13,7 @@ use std::thread;
 
 use super::protocol::{Bounds, Request, Response, read_message, write_message};
 use super::{Content, Parser, Span};
-use crate::dicom::ImageHeader;
+use crate::dicom::{ImageHeader, standard_uid};
 use crate::keys::SiteSecret;
 use crate::limits::IntakeLimits;
 use crate::skip::SkipReason;
@@ -152,6 +152,13 @@ impl Parser for Remote {
     fn header(&mut self, path: &Path, entry: u32) -> Result<Box<ImageHeader>, SkipReason> {
         match self.ask(&Request::Header { path: bytes(path), entry })?.0 {
             Response::Header(header) => Ok(header),
+            other => Err(reason(other)),
+        }
+    }
+
+    fn syntax(&mut self, path: &Path, entry: Option<u32>) -> Result<String, SkipReason> {
+        match self.ask(&Request::Syntax { path: bytes(path), entry })?.0 {
+            Response::Syntax(uid) => Ok(standard_uid(&uid)),
             other => Err(reason(other)),
         }
     }

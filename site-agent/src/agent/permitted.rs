@@ -1,0 +1,73 @@
+//! What this site permits the agent at this moment: its policy, its hours, its switch. The last two count without the aggregator.
+
+use std::time::{Duration, Instant};
+
+use common::policy::Objection;
+use common::{Assignment, Directive, Plan};
+
+use super::Agent;
+use crate::clock;
+use crate::link::LinkError;
+use crate::standing::{self, Still};
+use crate::switch;
+
+impl Agent {
+    /// Why nothing trains just now, if nothing does.
+    pub(super) fn still(&self) -> Option<Still> {
+        standing::still(switch::is_stopped(&self.home), self.config.policy.hours, clock::wall())
+    }
+
+    /// What a plan asks beyond this site's policy, first of all; or that this would be a round too many today.
+    pub(super) fn objection(&self, plan: &Plan, assignment: &Assignment) -> Option<Objection> {
+        let work = (assignment.run.clone(), assignment.round, assignment.base);
+        let policy = &self.config.policy;
+        let too_many = || match self.begun.holds(&work) {
+            true => None,
+            false => policy.another_round(self.begun.on(clock::wall().day())).err(),
+        };
+        policy.objections(plan).into_iter().next().or_else(too_many)
+    }
+
+    /// The objection in words, for a person at this site.
+    pub(super) fn words_of_objection(&self, directive: &Directive) -> Option<String> {
+        let Directive::Train(assignment) = directive else { return None };
+        let plan = self.read_plan(assignment.plan).ok()?;
+        Some(self.objection(&plan, assignment)?.to_string())
+    }
+
+    /// Stops the trainer if nothing may train just now, whatever the aggregator says or does not say.
+    async fn stop_if_still(&mut self) {
+        if let Some(why) = self.still()
+            && let Some(training) = self.training.take_if(|training| training.is_at_work())
+        {
+            tracing::info!(run = %training.work.0, round = training.work.1.0, ?why, "stopping the trainer; its checkpoint stays");
+            training.stop().await;
+        }
+    }
+
+    /// Waits, with an eye on the switch and the hours.
+    pub(super) async fn rest(&mut self, time: Duration) {
+        let (began, look_every) = (Instant::now(), self.config.report_every());
+        loop {
+            self.stop_if_still().await;
+            let left = time.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(look_every)).await;
+        }
+    }
+
+    /// Says how it goes and hears what to do, with an eye on the switch and the hours: an answer may take a minute.
+    pub(super) async fn report(&mut self, directive: &Directive) -> Result<Directive, LinkError> {
+        self.stop_if_still().await;
+        let (mut link, progress) = (self.link.clone(), self.progress(directive));
+        let mut answer = std::pin::pin!(link.report(progress));
+        loop {
+            tokio::select! {
+                told = &mut answer => return told,
+                () = tokio::time::sleep(self.config.report_every()) => self.stop_if_still().await,
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What a site permits holds, whatever the plan asks, and the coordinator sees by which rule.
+
+#![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
+
+use std::fs;
+
+use serde_json::Value;
+use site_agent::clock;
+use tests::federation::{Federation, FederationError};
+use tests::story::{self, SITES, WITHIN};
+
+fn settings(federation: &Federation, site: &str, written: &str) {
+    fs::write(federation.site_state(site).join("site-agent.toml"), written).unwrap();
+}
+
+/// Hours of twelve, of which now is in the middle, or as far from as can be.
+fn hours(open: bool) -> String {
+    let hour = clock::wall().minute_of_day() / 60 + if open { 18 } else { 6 };
+    format!("{:02}:00-{:02}:00", hour % 24, (hour + 12) % 24)
+}
+
+#[test]
+fn a_site_declines_by_rule_what_it_does_not_permit_rests_outside_its_hours_and_takes_part_when_both_allow() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    story::prepare(root);
+    let mut federation = Federation::open(root).unwrap();
+    federation.start_aggregator().unwrap();
+    story::start_run(&federation, root).unwrap();
+
+    settings(&federation, SITES[0], "[policy]\ntensors = ['student.*']");
+    settings(&federation, SITES[1], &format!("[policy]\nhours = '{}'", hours(false)));
+    SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
+    let said = |run: &Value, site: &str, what: &str| run["sites"][site][what].as_str().unwrap_or_default().to_owned();
+    federation
+        .wait_until("both sites' words", WITHIN, |federation| {
+            let run = story::run(federation)?;
+            let declines = said(&run, SITES[0], "declined") == "policy-tensors";
+            Ok(declines && said(&run, SITES[1], "phase") == "outside-hours")
+        })
+        .unwrap();
+    let run = story::run(&federation).unwrap();
+    let eta = run["sites"][SITES[1]]["eta_ms"].as_u64().unwrap();
+    assert!((5 * 3_600_000..=6 * 3_600_000).contains(&eta), "its hours begin in five to six hours: {eta} ms");
+    assert_eq!(run["open"]["joined"].as_array().unwrap().len(), 0, "{run:#}");
+    let told = federation.coordinator(&["status"]).unwrap();
+    assert!(told.contains("the site's policy keeps one of the run's tensors (tensors)"), "{told}");
+    for site in SITES {
+        assert!(
+            !federation.site_state(site).join("models").exists(),
+            "nothing of a plan that is not permitted is fetched"
+        );
+        assert!(!federation.has_trainer(site));
+    }
+    let log = fs::read_to_string(federation.log(SITES[0])).unwrap();
+    assert!(log.contains("the run sends the tensor center, which `policy.tensors` does not permit"), "{log}");
+
+    SITES.iter().for_each(|site| federation.kill_agent(site));
+    settings(&federation, SITES[0], "[policy]\nmax_rounds_a_day = 3");
+    settings(&federation, SITES[1], &format!("[policy]\nmax_upload_mb_s = 0.5\nhours = '{}'", hours(true)));
+    SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
+    let run = story::finished(&mut federation).unwrap();
+    assert_eq!((run["state"].as_str(), story::models(&run).len()), (Some("finished"), 3), "{run:#}");
+    let begun: Value =
+        serde_json::from_slice(&fs::read(federation.site_state(SITES[0]).join("begun.json")).unwrap()).unwrap();
+    assert_eq!(begun.as_array().unwrap().len(), 3, "each round of the run is begun once: {begun:#}");
+}
+
+/// The run's name is in the plan as well, so a run of another name is the same plan but for one byte.
+#[test]
+fn a_plan_with_one_changed_byte_awaits_another_approval_and_the_coordinator_sees_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    story::prepare(root);
+    let mut federation = Federation::open(root).unwrap();
+    federation.start_aggregator().unwrap();
+    let first = story::start_run(&federation, root).unwrap();
+    let site = SITES[1];
+    federation.start_agent(site).unwrap();
+    federation.wait_until("the site in the round", WITHIN, |federation| Ok(federation.has_trainer(site))).unwrap();
+
+    federation.coordinator(&["run", "abort", "story", "--because", "the plan changes"]).unwrap();
+    let written = fs::read_to_string(story::plan(root)).unwrap();
+    fs::write(story::plan(root), written.replace("run = \"story\"", "run = \"storz\"")).unwrap();
+    let second = federation.start_run(site, &story::plan(root)).unwrap();
+    let phase = |federation: &Federation| -> Result<String, FederationError> {
+        let status = federation.status()?;
+        let run = status["runs"].as_array().into_iter().flatten().find(|run| run["run"] == "storz").cloned();
+        Ok(run.unwrap_or_default()["sites"][site]["phase"].as_str().unwrap_or_default().to_owned())
+    };
+    let awaits = |federation: &Federation| Ok(phase(federation)? == "awaiting-approval");
+    federation.wait_until("the wait for an approval", WITHIN, awaits).unwrap();
+    let told = federation.coordinator(&["status"]).unwrap();
+    assert!(told.lines().any(|line| line.contains(site) && line.contains("awaiting-approval")), "{told}");
+    assert!(!federation.has_trainer(site), "nothing trains without");
+
+    let told = federation.at_site(site, &["plans"]).unwrap();
+    let changed = format!("(run story, {}), 1 settings changed:", &first[..12]);
+    for part in [
+        &changed,
+        "run was story, and is storz",
+        "3 rounds of 300 steps",
+        "AWAITS APPROVAL",
+        "what is sent: the change of student",
+    ] {
+        assert!(told.contains(part), "{part:?} is missing from:\n{told}");
+    }
+    let unknown = federation.at_site(site, &["approve", "0123456789"]).unwrap_err().to_string();
+    assert!(unknown.contains("no plan that was announced to this site begins with 0123456789"), "{unknown}");
+    federation.at_site(site, &["approve", &second[..8]]).unwrap();
+    let trains = |federation: &Federation| Ok(phase(federation)? == "training");
+    federation.wait_until("the site in the round of the approved plan", WITHIN, trains).unwrap();
+}
