@@ -1,5 +1,6 @@
 //! Where the federation's authority and the server's key lie in the state folder, and what is signed with them.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use certs::CertsError;
@@ -18,9 +19,46 @@ pub fn create(state: &Path, federation: &FederationName, now: Stamp) -> Result<A
     Ok(authority)
 }
 
-/// The authority of a state folder.
+/// The authority of a state folder, with the next one if one takes its place.
 pub fn load(state: &Path, federation: &FederationName) -> Result<Authority, CertsError> {
-    Authority::load(&folder(state), federation)
+    settle(state)?;
+    let next = next(state).join("ca.crt").exists().then(|| Authority::load(&next(state), federation)).transpose()?;
+    Ok(Authority::load(&folder(state), federation)?.followed_by(next))
+}
+
+/// Makes the authority that takes the place of the one there is; refuses if one does already.
+pub fn begin_next(state: &Path, federation: &FederationName, now: Stamp) -> Result<Authority, CertsError> {
+    Authority::create(&next(state), federation, seconds(now))
+}
+
+/// Puts the next authority in the place of the one there is, whose key is removed.
+pub fn switch(state: &Path) -> Result<(), CertsError> {
+    rename(&next(state), &aside(state))?;
+    settle(state)
+}
+
+/// Makes up for a switch that was cut short: from the moment when the next authority was put aside, it is the one.
+fn settle(state: &Path) -> Result<(), CertsError> {
+    if !aside(state).exists() {
+        return Ok(());
+    }
+    if folder(state).exists() {
+        let told = |source| CertsError::Disk { what: "remove", path: folder(state).display().to_string(), source };
+        fs::remove_dir_all(folder(state)).map_err(told)?;
+    }
+    rename(&aside(state), &folder(state))
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), CertsError> {
+    let told = |source| CertsError::Disk { what: "rename", path: from.display().to_string(), source };
+    fs::rename(from, to).map_err(told)?;
+    let parent = to.parent().unwrap_or(Path::new("."));
+    fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(told)
+}
+
+/// Whether the authority of the folder is another one than this, or has another one beside it.
+pub fn has_changed(state: &Path, authority: &Authority) -> bool {
+    load(state, authority.federation()).is_ok_and(|found| found.anchors() != authority.anchors())
 }
 
 /// The server's side of TLS, with a certificate that is made now for the names that sites reach it by.
@@ -32,7 +70,7 @@ pub fn server_config(
 ) -> Result<std::sync::Arc<tokio_rustls::rustls::ServerConfig>, CertsError> {
     let key = Key::load(&server_key(state))?;
     let issued = authority.issue_aggregator(&key.csr_pem()?, names, seconds(now))?;
-    certs::tls::server_config(&issued.certificate_pem, authority.certificate_pem(), &key)
+    certs::tls::server_config(&issued.certificate_pem, &authority.anchors_pem(), &key)
 }
 
 /// Seconds since 1970, as certificates count.
@@ -69,6 +107,14 @@ pub fn signing_key(state: &Path) -> Result<SigningKey, CertsError> {
     SigningKey::load_or_create(&state.join("signing.key"))
 }
 
+fn next(state: &Path) -> PathBuf {
+    folder(state).join("next")
+}
+
+fn aside(state: &Path) -> PathBuf {
+    state.join("authority.next")
+}
+
 fn server_key(state: &Path) -> PathBuf {
     state.join("server.key")
 }
@@ -76,6 +122,35 @@ fn server_key(state: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_switch_that_is_cut_short_is_made_up_for() {
+        let federation = "cmr".parse().unwrap();
+        for cut in 0..4 {
+            let state = tempfile::tempdir().unwrap();
+            let old = create(state.path(), &federation, Stamp(0)).unwrap();
+            assert!(!has_changed(state.path(), &old));
+            let next_one = begin_next(state.path(), &federation, Stamp(0)).unwrap();
+            assert!(begin_next(state.path(), &federation, Stamp(0)).is_err(), "there is one already");
+            let both = load(state.path(), &federation).unwrap();
+            assert!(has_changed(state.path(), &old) && !has_changed(state.path(), &both));
+            assert_eq!(both.anchors_pem(), format!("{}{}", old.certificate_pem(), next_one.certificate_pem()));
+            if cut == 0 {
+                switch(state.path()).unwrap();
+            } else {
+                rename(&next(state.path()), &aside(state.path())).unwrap();
+                if cut > 1 {
+                    fs::remove_file(folder(state.path()).join("ca.key")).unwrap();
+                }
+                if cut > 2 {
+                    fs::remove_dir_all(folder(state.path())).unwrap();
+                }
+            }
+            let now = load(state.path(), &federation).unwrap();
+            assert_eq!(now.anchors_pem(), next_one.certificate_pem(), "cut {cut}");
+            assert!(!aside(state.path()).exists());
+        }
+    }
 
     #[test]
     fn an_address_is_a_host_and_a_port() {

@@ -36,6 +36,8 @@ pub fn identified(request: Request<()>) -> Result<Request<()>, Status> {
 pub struct SiteCalls {
     federation: Arc<Federation>,
     authority: Arc<Authority>,
+    /// What the authority's certificates are now.
+    anchors: Digest,
 }
 
 /// The call that demands none.
@@ -48,7 +50,8 @@ pub struct EnrolmentCalls {
 impl SiteCalls {
     /// Calls on this federation, whose certificates are renewed by this authority.
     pub fn new(federation: Arc<Federation>, authority: Arc<Authority>) -> Self {
-        Self { federation, authority }
+        let anchors = authority.anchors();
+        Self { federation, authority, anchors }
     }
 
     /// Who calls, as the certificate says, if that still counts.
@@ -92,7 +95,7 @@ impl Enrolment for EnrolmentCalls {
             federation.enrol(&authority, &site, &applicant)
         })
         .await?;
-        let authority_pem = self.authority.certificate_pem().to_owned();
+        let authority_pem = self.authority.anchors_pem();
         Ok(Response::new(wire::EnrolReply { certificate_pem, authority_pem, signing_key: aggregators_key }))
     }
 }
@@ -103,8 +106,12 @@ impl Wire for SiteCalls {
         let caller = self.caller(&request)?;
         let Announced { site, value } = Announced::<Progress>::try_from(request.into_inner()).map_err(unclear)?;
         require_itself(&caller, site)?;
+        let itself = caller.clone();
         let directive: Directive = self.ask(move |federation| federation.report(&caller, &value)).await?;
-        Ok(Response::new(directive.into()))
+        let knows = self.federation.admitted().borrow().anchors(&itself);
+        // It learns of a CA that takes the place of another by renewing its certificate.
+        let renew = knows.is_some_and(|anchors| anchors != self.anchors);
+        Ok(Response::new(wire::ReportReply { renew, ..directive.into() }))
     }
 
     async fn get_plan(&self, request: Request<wire::GetPlanRequest>) -> Result<Response<wire::GetPlanReply>, Status> {
@@ -173,7 +180,7 @@ impl Wire for SiteCalls {
         let (authority, csr_pem) = (Arc::clone(&self.authority), request.into_inner().csr_pem);
         let certificate_pem =
             self.ask(move |federation| federation.renew(&authority, &site, &serial, &csr_pem)).await?;
-        let authority_pem = self.authority.certificate_pem().to_owned();
+        let authority_pem = self.authority.anchors_pem();
         Ok(Response::new(wire::RenewReply { certificate_pem, authority_pem }))
     }
 

@@ -15,7 +15,7 @@ use proto::wire::enrolment_server::EnrolmentServer;
 use proto::wire::federation_server::FederationServer;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tokio_stream::StreamExt;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
@@ -88,6 +88,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const FAREWELL: Duration = Duration::from_secs(10);
 /// Longest request to enrol; strangers are read no further than this.
 const ENROLMENT_BYTES: usize = 32 << 10;
+/// Time between two looks for a CA that the operator's commands changed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Pause before a new certificate that could not be made is tried again. Half of the old one's life is left.
 const RENEWED_AGAIN: Duration = Duration::from_secs(60 * 60);
 
@@ -109,12 +111,15 @@ impl Serving {
         let driver = driver::drive(Arc::clone(&self.federation));
         let (mut driver, mut stop) = (pin!(driver), pin!(stop));
         // Dropping it ends the generation.
-        let mut end = self.begin_generation(&listener, &mut generations)?;
+        let mut authority = Arc::clone(&self.authority);
+        let mut end = self.begin_generation(&authority, &listener, &mut generations)?;
+        let mut look = interval(LOOK_EVERY);
         let mut expired = pin!(sleep(self.renewed_every));
         loop {
             let is_due = tokio::select! {
                 () = &mut expired => true,
                 () = self.renew.notified() => true,
+                _ = look.tick() => self.takes_another(&mut authority),
                 () = &mut stop => break,
                 panicked = &mut driver => return Err(ServeError::Panicked(panicked)),
                 // An earlier generation has said goodbye to its last connection; or this one failed.
@@ -126,7 +131,7 @@ impl Serving {
             if !is_due {
                 continue;
             }
-            let again = match self.begin_generation(&listener, &mut generations) {
+            let again = match self.begin_generation(&authority, &listener, &mut generations) {
                 Ok(next) => {
                     tracing::info!("the server's certificate is renewed");
                     end = next;
@@ -144,32 +149,52 @@ impl Serving {
         farewell(generations).await
     }
 
+    /// Whether the operator's commands changed the authority; takes the one there is now.
+    fn takes_another(&self, authority: &mut Arc<Authority>) -> bool {
+        if !authority::has_changed(&self.state, authority) {
+            return false;
+        }
+        match authority::load(&self.state, authority.federation()) {
+            Ok(found) => {
+                tracing::info!("the federation's CA changes");
+                *authority = Arc::new(found.with_leaves_of(authority.leaf_s()));
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "the changed CA cannot be read; the one before is kept");
+                false
+            }
+        }
+    }
+
     /// Serves the connections that arrive from now on, with a new certificate, until what is returned is dropped.
     fn begin_generation(
         &self,
+        authority: &Arc<Authority>,
         listener: &TcpListener,
         generations: &mut JoinSet<Result<(), ServeError>>,
     ) -> Result<oneshot::Sender<()>, ServeError> {
         let (end, ended) = oneshot::channel();
-        generations.spawn(self.generation(listener.try_clone()?, ended)?);
+        generations.spawn(self.generation(authority, listener.try_clone()?, ended)?);
         Ok(end)
     }
 
     fn generation(
         &self,
+        authority: &Arc<Authority>,
         listener: TcpListener,
         ended: oneshot::Receiver<()>,
     ) -> Result<impl Future<Output = Result<(), ServeError>> + Send + 'static, ServeError> {
-        let config = authority::server_config(&self.state, &self.authority, &self.names, wall())?;
+        let config = authority::server_config(&self.state, authority, &self.names, wall())?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let (places, admitted) = (self.places.clone(), self.federation.admitted());
-        let arriving = certs::acceptor::connections(listener, config, self.authority.federation().clone());
+        let arriving = certs::acceptor::connections(listener, config, authority.federation().clone());
         let seated = arriving.filter_map(move |connection| match connection {
             Ok(connection) => places.seat(connection, &admitted).map(Ok),
             Err(error) => Some(Err(error)),
         });
-        let calls = SiteCalls::new(Arc::clone(&self.federation), Arc::clone(&self.authority));
-        let enrolment = EnrolmentCalls::new(Arc::clone(&self.federation), Arc::clone(&self.authority));
+        let calls = SiteCalls::new(Arc::clone(&self.federation), Arc::clone(authority));
+        let enrolment = EnrolmentCalls::new(Arc::clone(&self.federation), Arc::clone(authority));
         let server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

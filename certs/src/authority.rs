@@ -29,13 +29,16 @@ pub const LEAF_S: i64 = LEAF_DAYS * DAY;
 /// Clocks may differ by this much: a leaf is valid from a little before it was made.
 pub(crate) const CLOCK_SKEW_S: i64 = 300;
 
-/// The certificate authority of one federation.
+/// The certificate authority of one federation; and, while one takes the place of another, the next one with it. Then both are
+/// anchors, sites get their leaves of the next one, and the aggregator keeps one of the old: every site verifies it, whether it
+/// knows the next one yet or not.
 #[derive(Debug)]
 pub struct Authority {
     federation: FederationName,
     key: Key,
     certificate_pem: String,
     leaf_s: i64,
+    next: Option<Box<Authority>>,
 }
 
 /// A certificate that the authority made.
@@ -62,7 +65,7 @@ impl Authority {
         params.not_after = date_time_ymd(1970, 1, 1) + since_1970(now_s + AUTHORITY_DAYS * DAY);
         let certificate_pem = params.self_signed(key.pair())?.pem();
         files::write_new(&folder.join("ca.crt"), certificate_pem.as_bytes(), 0o644)?;
-        Ok(Self { federation: federation.clone(), key, certificate_pem, leaf_s: LEAF_S })
+        Ok(Self { federation: federation.clone(), key, certificate_pem, leaf_s: LEAF_S, next: None })
     }
 
     /// The authority that was created in `folder`.
@@ -70,12 +73,29 @@ impl Authority {
         let key = Key::load(&folder.join("ca.key"))?;
         let certificate_pem = files::read(&folder.join("ca.crt"))?;
         fingerprint(&certificate_pem)?;
-        Ok(Self { federation: federation.clone(), key, certificate_pem, leaf_s: LEAF_S })
+        Ok(Self { federation: federation.clone(), key, certificate_pem, leaf_s: LEAF_S, next: None })
+    }
+
+    /// The same with the one that takes its place.
+    pub fn followed_by(self, next: Option<Self>) -> Self {
+        Self { next: next.map(Box::new), ..self }
+    }
+
+    /// The certificates that the federation trusts: its own, and the next one's if there is one.
+    pub fn anchors_pem(&self) -> String {
+        let next = self.next.iter().map(|next| next.certificate_pem.as_str());
+        [self.certificate_pem.as_str()].into_iter().chain(next).collect()
+    }
+
+    /// What makes two sets of anchors the same.
+    pub fn anchors(&self) -> Digest {
+        Digest::of(self.anchors_pem().as_bytes())
     }
 
     /// The same, whose leaves live so many seconds.
     pub fn with_leaves_of(self, leaf_s: i64) -> Self {
-        Self { leaf_s, ..self }
+        let next = self.next.map(|next| Box::new(next.with_leaves_of(leaf_s)));
+        Self { leaf_s, next, ..self }
     }
 
     /// Life of its leaves, in seconds.
@@ -100,6 +120,9 @@ impl Authority {
 
     /// A site's leaf, for the public key of its request.
     pub fn issue_site(&self, csr_pem: &str, site: &SiteId, now_s: i64) -> Result<Issued, CertsError> {
+        if let Some(next) = &self.next {
+            return next.issue_site(csr_pem, site, now_s);
+        }
         let identity = PeerIdentity { federation: self.federation.clone(), role: Role::Site(site.clone()) };
         self.issue(csr_pem, &identity, &[], ExtendedKeyUsagePurpose::ClientAuth, now_s)
     }

@@ -20,7 +20,7 @@ use crate::keys::Key;
 /// Application protocol: HTTP/2.
 const H2: &[u8] = b"h2";
 
-/// The aggregator's side. A client certificate is verified if there is one; without one, the peer is nobody, and may
+/// The aggregator's side; `authority_pem` may hold several CAs, while one takes the place of another. A client certificate is verified if there is one; without one, the peer is nobody, and may
 /// only enrol: that is for the calls to hold.
 pub fn server_config(certificate_pem: &str, authority_pem: &str, key: &Key) -> Result<Arc<ServerConfig>, CertsError> {
     let provider = provider();
@@ -29,7 +29,7 @@ pub fn server_config(certificate_pem: &str, authority_pem: &str, key: &Key) -> R
         .build()
         .map_err(|error| CertsError::malformed("the CA's certificate")(error.to_string()))?;
     // The CA's certificate is sent along, so that a site that enrols can hold it to its invitation.
-    let chain = vec![certificate(certificate_pem)?, certificate(authority_pem)?];
+    let chain = [vec![certificate(certificate_pem)?], certificates(authority_pem)?].concat();
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13])?
         .with_client_cert_verifier(verifier)
@@ -42,7 +42,7 @@ pub fn server_config(certificate_pem: &str, authority_pem: &str, key: &Key) -> R
     Ok(Arc::new(config))
 }
 
-/// An enrolled site's side: it presents its certificate, and accepts only the aggregator of its federation.
+/// An enrolled site's side; `authority_pem` may hold several CAs. It presents its certificate, and accepts only the aggregator of its federation.
 pub fn site_config(
     federation: &FederationName,
     certificate_pem: &str,
@@ -84,9 +84,17 @@ fn certificate(pem: &str) -> Result<CertificateDer<'static>, CertsError> {
         .map_err(|error| CertsError::malformed("a certificate")(error.to_string()))
 }
 
+/// All certificates of a text, of which there is one at least.
+fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, CertsError> {
+    let malformed = CertsError::malformed("a certificate");
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let all = all.map_err(|error| malformed(error.to_string()))?;
+    if all.is_empty() { Err(malformed("there is none".to_owned())) } else { Ok(all) }
+}
+
 fn roots(authority_pem: &str) -> Result<Arc<RootCertStore>, CertsError> {
     let mut roots = RootCertStore::empty();
-    roots.add(certificate(authority_pem)?)?;
+    certificates(authority_pem)?.into_iter().try_for_each(|certificate| roots.add(certificate))?;
     Ok(Arc::new(roots))
 }
 

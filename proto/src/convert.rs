@@ -221,7 +221,7 @@ impl From<Directive> for wire::ReportReply {
                 Wire::Finished(wire::Finished { run: run.into(), model: digest_bytes(model), model_bytes: bytes })
             }
         };
-        Self { directive: Some(directive) }
+        Self { directive: Some(directive), renew: false }
     }
 }
 

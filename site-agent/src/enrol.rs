@@ -129,6 +129,7 @@ impl Member {
         let renewed = link.renew(key.csr_pem()?).await?;
         // A certificate for another key, or of another CA, would be refused here, before anything is kept.
         tls::site_config(&self.enrolled.federation, &renewed.certificate_pem, &renewed.authority_pem, &key)?;
+        // The connection was verified by the CAs that are known here: what it tells of the next one is told by the federation.
         Ok(self.credentials.replace(&renewed.certificate_pem, &renewed.authority_pem)?)
     }
 }
@@ -158,6 +159,7 @@ pub async fn enrol(home: &Home, invitation: &str) -> Result<Enrolled, EnrolError
         signing_proof: proof.0.to_vec().into(),
     };
     let reply = client.enrol(request).await.map_err(LinkError::from)?.into_inner();
+    // The first of them, if there are two: that is the one that invitations pin.
     if authority::fingerprint(&reply.authority_pem)? != invitation.authority {
         return Err(EnrolError::OtherAuthority);
     }

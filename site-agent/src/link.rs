@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -33,6 +34,8 @@ pub struct Link {
     client: FederationClient<Channel>,
     upload: Pace,
     download: Pace,
+    /// Whether the aggregator asked for a renewal: heard by any clone of this link.
+    renewal: Arc<AtomicBool>,
 }
 
 /// How fast bytes may pass one way, and the switch that ends a transfer.
@@ -175,7 +178,7 @@ impl Link {
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES);
         let unbounded = Pace::of(None, None);
-        Ok(Self { site, client, upload: unbounded.clone(), download: unbounded })
+        Ok(Self { site, client, upload: unbounded.clone(), download: unbounded, renewal: Arc::default() })
     }
 
     /// The same link, held to the policy's bandwidth and to the switch in the state folder.
@@ -188,8 +191,11 @@ impl Link {
     /// Says how this site is getting on, and hears what to do.
     pub async fn report(&mut self, progress: Progress) -> Result<Directive, LinkError> {
         let announced = Announced { site: self.site.clone(), value: progress };
-        let reply = self.client.report(wire::ReportRequest::from(announced)).await?;
-        Ok(reply.into_inner().try_into()?)
+        let reply = self.client.report(wire::ReportRequest::from(announced)).await?.into_inner();
+        if reply.renew {
+            self.renewal.store(true, Ordering::Relaxed);
+        }
+        Ok(reply.try_into()?)
     }
 
     /// Fetches a plan and holds it to the announced digest.
@@ -234,6 +240,11 @@ impl Link {
             return Err(LinkError::DigestDiffers { what: "the model", expected: model, found });
         }
         Ok(durable::publish(&beside, path)?)
+    }
+
+    /// Whether the aggregator asked this site to renew its certificate.
+    pub fn renewal_is_asked_for(&self) -> bool {
+        self.renewal.load(Ordering::Relaxed)
     }
 
     /// Asks for a new certificate for the key of this request.

@@ -1,5 +1,6 @@
 //! The Federation harness, the CMR phantom, the demo, and stories between programs.
 
+pub mod canary;
 pub mod demo;
 pub mod federation;
 pub mod finetuning;
@@ -8,3 +9,4 @@ pub mod phantom;
 pub mod programs;
 pub mod public_sets;
 pub mod story;
+pub mod tap;

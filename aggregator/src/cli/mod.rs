@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 pub use exit::Failure;
 
+mod authority;
 mod exit;
 mod init;
 mod invite;
@@ -52,6 +53,9 @@ enum Verb {
     Run(run::RunVerb),
     /// Show how the federation stands: sites, rounds, meters, who was left out and why.
     Status(status::StatusArguments),
+    /// Let another CA take the place of the federation's, with the work going on.
+    #[command(subcommand)]
+    Authority(authority::AuthorityVerb),
     /// Show, check and export the ledger: who was let in and out, who took part in what, what came of it.
     #[command(subcommand)]
     Ledger(ledger::LedgerVerb),
@@ -85,6 +89,7 @@ impl Cli {
             Verb::Invite(arguments) => invite::invite(arguments),
             Verb::Run(verb) => run::run(verb),
             Verb::Status(arguments) => status::status(arguments),
+            Verb::Authority(verb) => authority::authority(verb),
             Verb::Ledger(verb) => ledger::ledger(verb),
             Verb::Model(arguments) => model::model(arguments),
             Verb::Revoke(arguments) => revoke::revoke(arguments),

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use common::SiteId;
 use common::signed::VerifyingKey;
+use common::{Digest, SiteId};
 
 use crate::store::SiteRecord;
 
@@ -33,6 +33,11 @@ impl Admitted {
         } else {
             (record.renewal.as_deref() == Some(serial)).then_some(Stands::Newer)
         }
+    }
+
+    /// The CAs that a site knows.
+    pub fn anchors(&self, site: &SiteId) -> Option<Digest> {
+        Some(self.0.get(site)?.anchors)
     }
 
     /// What a site signs with.

@@ -81,5 +81,6 @@ fn issue(authority: &Authority, site: &SiteId, csr_pem: &str, now: Stamp) -> Res
         serial: issued.serial,
         expires_at: stamp(issued.expires_at_s),
         signing_key: None,
+        anchors: authority.anchors(),
     })
 }

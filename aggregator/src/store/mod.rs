@@ -127,6 +127,8 @@ pub struct SiteRecord {
     pub revoked: bool,
     /// What it signs its updates with.
     pub signing_key: Option<VerifyingKey>,
+    /// The CAs that it knows: [`certs::authority::Authority::anchors`].
+    pub anchors: Digest,
 }
 
 /// What a revocation ended.
@@ -149,6 +151,8 @@ pub struct Issued {
     pub expires_at: Stamp,
     /// What the site that enrols signs with; nothing in a renewal.
     pub signing_key: Option<VerifyingKey>,
+    /// The CAs that are told along with it.
+    pub anchors: Digest,
 }
 
 /// A run as it is written down.

@@ -29,6 +29,7 @@ CREATE TABLE tokens (
     certificate   TEXT,           -- what was issued for it
     serial        TEXT,
     cert_expires_at_ms INTEGER,
+    anchors       TEXT,
     seal          TEXT NOT NULL DEFAULT ''
 ) STRICT;
 
@@ -38,11 +39,13 @@ CREATE TABLE sites (
     expires_at_ms         INTEGER NOT NULL,
     enrolled_at_ms        INTEGER NOT NULL,
     revoked_at_ms         INTEGER,
+    anchors               TEXT NOT NULL, -- digest of the CAs that it knows
     signing_key           TEXT,          -- Ed25519, public: what the site signs its updates with
     renewal_serial        TEXT,          -- of a newer one that it did not use yet; both count until then
     renewal_expires_at_ms INTEGER,
     renewal_request       TEXT,          -- digest of the key it was issued for
     renewal_certificate   TEXT,
+    renewal_anchors       TEXT,
     seal                  TEXT NOT NULL DEFAULT ''
 ) STRICT;
 

@@ -258,7 +258,8 @@ impl Store for SqliteStore {
             }
             let issued = issue()?;
             transaction.execute(
-                "UPDATE tokens SET used_at_ms = ?2, request = ?3, certificate = ?4, serial = ?5, cert_expires_at_ms = ?6 \
+                "UPDATE tokens SET used_at_ms = ?2, request = ?3, certificate = ?4, serial = ?5, cert_expires_at_ms = ?6, \
+                 anchors = ?7 \
                  WHERE hash = ?1",
                 params![
                     token.to_string(),
@@ -266,20 +267,23 @@ impl Store for SqliteStore {
                     request.to_string(),
                     issued.certificate_pem,
                     issued.serial,
-                    int(issued.expires_at.0)
+                    int(issued.expires_at.0),
+                    issued.anchors.to_string()
                 ],
             )?;
             transaction.execute(
-                "INSERT INTO sites (site, serial, expires_at_ms, enrolled_at_ms, signing_key) VALUES (?1, ?2, ?3, ?4, ?5) \
+                "INSERT INTO sites (site, serial, expires_at_ms, enrolled_at_ms, signing_key, anchors) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
                  ON CONFLICT (site) DO UPDATE SET serial = excluded.serial, expires_at_ms = excluded.expires_at_ms, \
-                 enrolled_at_ms = excluded.enrolled_at_ms, signing_key = excluded.signing_key, revoked_at_ms = NULL, \
+                 enrolled_at_ms = excluded.enrolled_at_ms, signing_key = excluded.signing_key, \
+                 anchors = excluded.anchors, renewal_anchors = NULL, revoked_at_ms = NULL, \
                  renewal_serial = NULL, renewal_expires_at_ms = NULL, renewal_request = NULL, renewal_certificate = NULL",
                 params![
                     site.as_str(),
                     issued.serial,
                     int(issued.expires_at.0),
                     int(now.0),
-                    issued.signing_key.map(|key| key.to_string())
+                    issued.signing_key.map(|key| key.to_string()),
+                    issued.anchors.to_string()
                 ],
             )?;
             let (serial, signing_key) = (issued.serial.as_str(), issued.signing_key);
@@ -316,13 +320,14 @@ impl Store for SqliteStore {
             let issued = issue()?;
             transaction.execute(
                 "UPDATE sites SET renewal_serial = ?2, renewal_expires_at_ms = ?3, renewal_request = ?4, \
-                 renewal_certificate = ?5 WHERE site = ?1",
+                 renewal_certificate = ?5, renewal_anchors = ?6 WHERE site = ?1",
                 params![
                     site.as_str(),
                     issued.serial,
                     int(issued.expires_at.0),
                     request.to_string(),
-                    issued.certificate_pem
+                    issued.certificate_pem,
+                    issued.anchors.to_string()
                 ],
             )?;
             ledger::append(transaction, &Event::Renewed { site, serial: &issued.serial }, now)?;
@@ -343,6 +348,7 @@ impl Store for SqliteStore {
                 renewal: row.get("renewal_serial")?,
                 enrolled_at: stamp(row, "enrolled_at_ms")?,
                 revoked: row.get::<_, Option<i64>>("revoked_at_ms")?.is_some(),
+                anchors: parsed("sites.anchors", &row.get::<_, String>("anchors")?)?,
                 signing_key: match row.get::<_, Option<String>>("signing_key")? {
                     Some(key) => Some(parsed("sites.signing_key", &key)?),
                     None => None,
@@ -640,19 +646,28 @@ impl Store for SqliteStore {
 }
 
 /// Lets the invitations of a site that could still be used expire; says how many.
+/// A digest that stands in a row.
+fn digest_of(row: &Row<'_>, column: &'static str) -> rusqlite::Result<Digest> {
+    let text: String = row.get(column)?;
+    text.parse()
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error)))
+}
+
 /// The newer one of a site's certificates, and the key it was issued for.
 fn renewal(row: &Row<'_>) -> Result<Option<(String, Issued)>> {
     let request: Option<String> = row.get("renewal_request")?;
     let Some(request) = request else { return Ok(None) };
     let (certificate_pem, serial) = (row.get("renewal_certificate")?, row.get("renewal_serial")?);
     let expires_at = stamp(row, "renewal_expires_at_ms")?;
-    Ok(Some((request, Issued { certificate_pem, serial, expires_at, signing_key: None })))
+    let anchors = digest_of(row, "renewal_anchors")?;
+    Ok(Some((request, Issued { certificate_pem, serial, expires_at, signing_key: None, anchors })))
 }
 
 /// The newer one of a site's certificates takes the place of the older one, if `serial` is it.
 fn note_used(transaction: &Transaction<'_>, site: &SiteId, serial: &str) -> Result<()> {
     transaction.execute(
         "UPDATE sites SET serial = renewal_serial, expires_at_ms = renewal_expires_at_ms, renewal_serial = NULL, \
+         anchors = renewal_anchors, renewal_anchors = NULL, \
          renewal_expires_at_ms = NULL, renewal_request = NULL, renewal_certificate = NULL \
          WHERE site = ?1 AND renewal_serial = ?2",
         params![site.as_str(), serial],
@@ -711,6 +726,7 @@ impl Token {
                         serial,
                         expires_at: stamp(row, "cert_expires_at_ms")?,
                         signing_key: None,
+                        anchors: digest_of(row, "anchors")?,
                     },
                 ))
             }

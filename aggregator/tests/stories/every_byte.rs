@@ -200,6 +200,7 @@ fn furnished() -> Bench {
             serial: "0a".to_owned(),
             expires_at: Stamp(9),
             signing_key: None,
+            anchors: Digest::of(b"ca"),
         })
     };
     store.redeem(token("used"), &site_id("a"), token("request"), now, &mut { issued }).unwrap();

@@ -15,6 +15,7 @@ fn certificate(serial: &str) -> Result<Issued, StoreError> {
         serial: serial.to_owned(),
         expires_at: Stamp(u64::MAX >> 2),
         signing_key: None,
+        anchors: Digest::of(b"ca"),
     })
 }
 

@@ -33,7 +33,13 @@ fn a_run_is_told_from_its_start_to_its_end_with_who_took_part_and_who_did_not() 
     bench.store().invite(token, &site_id("c"), bench.clock.wall(), Stamp(u64::MAX >> 2)).unwrap();
     let issued = || {
         let (certificate_pem, serial) = ("a certificate".to_owned(), "0a".to_owned());
-        Ok(Issued { certificate_pem, serial, expires_at: Stamp(u64::MAX >> 2), signing_key: None })
+        Ok(Issued {
+            certificate_pem,
+            serial,
+            expires_at: Stamp(u64::MAX >> 2),
+            signing_key: None,
+            anchors: Digest::of(b"ca"),
+        })
     };
     bench.store().redeem(token, &site_id("c"), token, bench.clock.wall(), &mut { issued }).unwrap();
     bench.joins("a");

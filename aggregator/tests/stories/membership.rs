@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use aggregator::clock::{Clock, Stamp, wall};
-use aggregator::status;
 use aggregator::store::{Issued, Store};
+use aggregator::{authority, status};
 use certs::keys::Key;
 use common::{Digest, Directive, Phase, Progress, Refusal};
 use proto::convert::digest_bytes;
@@ -143,13 +143,66 @@ async fn a_revocation_cuts_an_upload_and_a_download_in_their_middle_and_nothing_
     house.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn another_authority_takes_the_place_of_the_federations_with_the_work_going_on() {
+    let mut house = House::new();
+    house.start();
+    house.start_run(&["a"], 2);
+    let mut a = house.site("a").await;
+    let mut b = house.site("b").await;
+    a.is_asked_to_renew(false).await;
+    let federation = "wired".parse().unwrap();
+    authority::begin_next(house.path(), &federation, wall()).unwrap();
+    a.is_asked_to_renew(true).await;
+    // A round goes on with the certificate of before.
+    let work = a.work(1).await;
+    a.send(&work, &weights(600_000, |_| 0.5)).await.unwrap();
+    let renewed = async |site: &mut Site, name: &str| {
+        let key = Key::create(&house.key_path(name)).unwrap();
+        let request = wire::RenewRequest { csr_pem: key.csr_pem().unwrap() };
+        let reply = site.client.renew(request).await.unwrap().into_inner();
+        (house.holder_knowing("a", &key, &reply.certificate_pem, &reply.authority_pem), reply.authority_pem)
+    };
+    let (mut a, both) = renewed(&mut a, "a-both").await;
+    assert_eq!(both.matches("BEGIN CERTIFICATE").count(), 2);
+    a.is_asked_to_renew(false).await;
+    // Who does not know the next one is still served, and is named before anybody ends the old one.
+    b.report(Progress::idle()).await.unwrap();
+    let anchors = authority::load(house.path(), &federation).unwrap().anchors();
+    house
+        .store()
+        .sites()
+        .unwrap()
+        .iter()
+        .for_each(|site| assert_eq!(site.anchors == anchors, site.site == site_id("a")));
+
+    authority::switch(house.path()).unwrap();
+    a.is_asked_to_renew(true).await;
+    let (mut a, one) = renewed(&mut a, "a-one").await;
+    assert_eq!(one.matches("BEGIN CERTIFICATE").count(), 1);
+    a.is_asked_to_renew(false).await;
+    let work = a.work(2).await;
+    a.send(&work, &weights(600_000, |_| 0.25)).await.unwrap();
+    a.told(|directive| matches!(directive, Directive::Finished { .. }).then_some(())).await;
+    // The old one's certificates count no more, and who knows it alone does not believe the server.
+    let shut_out = async { while b.report(Progress::idle()).await.is_ok() {} };
+    timeout(WITHIN, shut_out).await.expect("the old authority's end");
+    house.stop().await;
+}
+
 fn enrol(bench: &Bench, site: &str) {
     let token = Digest::of(&bench.clock.wall().0.to_le_bytes());
     let (site, now) = (site_id(site), bench.clock.wall());
     bench.store().invite(token, &site, now, Stamp(u64::MAX >> 2)).unwrap();
     let issued = || {
         let (certificate_pem, serial) = ("a certificate".to_owned(), now.0.to_string());
-        Ok(Issued { certificate_pem, serial, expires_at: Stamp(u64::MAX >> 2), signing_key: None })
+        Ok(Issued {
+            certificate_pem,
+            serial,
+            expires_at: Stamp(u64::MAX >> 2),
+            signing_key: None,
+            anchors: Digest::of(b"ca"),
+        })
     };
     bench.store().redeem(token, &site, token, now, &mut { issued }).unwrap();
     bench.federation().refresh().unwrap();

@@ -114,8 +114,12 @@ impl House {
 
     /// A site with this key and the certificate that was issued for it.
     pub(crate) fn holder(&self, site: &str, key: &Key, certificate_pem: &str) -> Site {
-        let (federation, authority_pem) = (self.authority.federation(), self.authority.certificate_pem());
-        let tls = certs::tls::site_config(federation, certificate_pem, authority_pem, key);
+        self.holder_knowing(site, key, certificate_pem, self.authority.certificate_pem())
+    }
+
+    /// The same, who knows these CAs.
+    pub(crate) fn holder_knowing(&self, site: &str, key: &Key, certificate_pem: &str, authority_pem: &str) -> Site {
+        let tls = certs::tls::site_config(self.authority.federation(), certificate_pem, authority_pem, key);
         Site { site: site_id(site), client: client(channel(self.address, tls.unwrap())), signer: self.signer("any") }
     }
 
@@ -209,6 +213,21 @@ impl Site {
         let announced = Announced { site: self.site.clone(), value: progress };
         let reply = self.client.report(wire::ReportRequest::from(announced)).await?;
         Ok(reply.into_inner().try_into().unwrap())
+    }
+
+    /// Reports until the aggregator asks for a renewal, or for none, as wanted.
+    pub(crate) async fn is_asked_to_renew(&mut self, wanted: bool) {
+        let asking = async {
+            loop {
+                let announced = Announced { site: self.site.clone(), value: Progress::idle() };
+                let reply = self.client.report(wire::ReportRequest::from(announced)).await;
+                // A connection that ends with its server's certificate is an error that passes.
+                if reply.is_ok_and(|reply| reply.into_inner().renew == wanted) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(WITHIN, asking).await.expect("the wish in time");
     }
 
     /// Asks until the answer is of the wanted kind.

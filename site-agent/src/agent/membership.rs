@@ -29,8 +29,8 @@ impl Certificate {
     }
 
     /// Whether to try to renew it now.
-    fn is_due(&self, now_s: i64) -> bool {
-        self.validity.is_renewed_at(now_s) && self.not_before.is_none_or(|moment| Instant::now() >= moment)
+    fn is_due(&self, now_s: i64, asked: bool) -> bool {
+        (asked || self.validity.is_renewed_at(now_s)) && self.not_before.is_none_or(|moment| Instant::now() >= moment)
     }
 
     /// A tenth of what is left of its life, within bounds.
@@ -87,7 +87,7 @@ impl Agent {
     /// third of the certificate's life for that.
     pub(super) async fn keep_certificate(&mut self) -> Result<(), AgentError> {
         let now_s = i64::try_from(rustls::pki_types::UnixTime::now().as_secs()).unwrap_or(i64::MAX);
-        if self.certificate.is_due(now_s) {
+        if self.certificate.is_due(now_s, self.link.renewal_is_asked_for()) {
             match self.member.renew(&mut self.link).await {
                 Ok(()) => {
                     self.link = self.member.link()?.under(&self.config.policy, &self.home);
