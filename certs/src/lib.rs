@@ -10,8 +10,11 @@ mod files;
 pub mod identity;
 pub mod invitation;
 pub mod keys;
+pub mod probe;
+pub mod proxy;
 pub mod quota;
 pub mod tls;
+pub mod tunnel;
 
 use common::Digest;
 

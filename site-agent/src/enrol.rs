@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::durable::{self, DiskError};
 use crate::home::Home;
 use crate::link::{LinkError, channel};
+use crate::network::NetworkConfig;
 
 /// Whom this site is, and where its aggregator is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +58,9 @@ pub enum EnrolError {
     /// The aggregator cannot be reached, or refuses.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// The proxy's address cannot be used.
+    #[error(transparent)]
+    Proxy(#[from] certs::proxy::ProxyUrlError),
     /// The disk said no.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -70,7 +74,7 @@ fn key_path(home: &Home) -> PathBuf {
 }
 
 /// Enrols this site with an invitation. A key from an attempt that was cut short is used again.
-pub async fn enrol(home: &Home, invitation: &str) -> Result<Enrolled, EnrolError> {
+pub async fn enrol(home: &Home, network: &NetworkConfig, invitation: &str) -> Result<Enrolled, EnrolError> {
     let invitation: Invitation = invitation.parse()?;
     if let Ok(Enrolled { federation, site, .. }) = enrolled(home) {
         return Err(EnrolError::Already { site, federation });
@@ -78,7 +82,9 @@ pub async fn enrol(home: &Home, invitation: &str) -> Result<Enrolled, EnrolError
     let path = key_path(home);
     let key = if path.exists() { Key::load(&path)? } else { Key::create(&path)? };
     let tls = tls::enrolment_config(&invitation.federation, invitation.authority)?;
-    let mut client = EnrolmentClient::new(channel(&invitation.address, tls)?).max_decoding_message_size(MESSAGE_BYTES);
+    let route = network.route(&invitation.address)?;
+    let mut client =
+        EnrolmentClient::new(channel(&invitation.address, tls, route)?).max_decoding_message_size(MESSAGE_BYTES);
     let request = EnrolRequest {
         site: invitation.site.to_string(),
         token: invitation.token.as_bytes().to_vec().into(),

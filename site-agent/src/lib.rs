@@ -21,6 +21,7 @@ pub mod job;
 pub mod journal;
 pub mod link;
 pub mod metrics;
+pub mod network;
 pub mod pace;
 pub mod pictures;
 pub mod plan_words;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use certs::proxy::Route;
 use common::ids::DigestBuilder;
 use common::policy::SitePolicy;
 use common::{Digest, Directive, Plan, Progress, RunId, Score, SiteId, UpdateManifest};
@@ -151,7 +152,7 @@ fn root_cause(status: &Status) -> String {
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// A channel to `address` (host:port) that connects when it is first used and again whenever it broke.
-pub(crate) fn channel(address: &str, tls: Arc<ClientConfig>) -> Result<Channel, LinkError> {
+pub(crate) fn channel(address: &str, tls: Arc<ClientConfig>, route: Route) -> Result<Channel, LinkError> {
     // The scheme is only tonic's wish: the stream that the connector returns is TLS already.
     let endpoint = Endpoint::try_from(format!("http://{address}"))
         .map_err(|_| LinkError::Unreachable(format!("{address:?} is not an address: host:port is expected")))?
@@ -160,15 +161,15 @@ pub(crate) fn channel(address: &str, tls: Arc<ClientConfig>) -> Result<Channel, 
         .keep_alive_timeout(Duration::from_secs(20));
     let address = address.to_owned();
     Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-        let (address, tls) = (address.clone(), Arc::clone(&tls));
-        async move { certs::connect::connect(&address, tls).await.map(TokioIo::new) }
+        let (address, tls, route) = (address.clone(), Arc::clone(&tls), route.clone());
+        async move { certs::connect::connect_via(&address, tls, &route).await.map(TokioIo::new) }
     })))
 }
 
 impl Link {
-    /// A link to the aggregator at `address`, as `site`. Nothing is sent yet.
-    pub fn new(site: SiteId, address: &str, tls: Arc<ClientConfig>) -> Result<Self, LinkError> {
-        let client = FederationClient::new(channel(address, tls)?)
+    /// A link to the aggregator at `address`, as `site`, by a route. Nothing is sent yet.
+    pub fn new(site: SiteId, address: &str, tls: Arc<ClientConfig>, route: Route) -> Result<Self, LinkError> {
+        let client = FederationClient::new(channel(address, tls, route)?)
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES);
         let unbounded = Pace::of(None, None);

@@ -149,7 +149,7 @@ fn act(cli: Cli) -> anyhow::Result<()> {
         config.device = device.parse::<DeviceChoice>()?.to_string();
     }
     match cli.verb {
-        Verb::Enrol(args) => enrol::enrol(&home, &args),
+        Verb::Enrol(args) => enrol::enrol(&home, &config, &args),
         Verb::Index(args) => index::index(&home, &config, &args),
         Verb::Import(args) => import::import(&home, &config, &args),
         Verb::Plans(args) => plans::plans(&home, &config, &args),

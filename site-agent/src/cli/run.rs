@@ -28,7 +28,8 @@ pub(super) fn run(home: Home, config: Config, args: &RunArgs) -> anyhow::Result<
     let until = if args.until_finished { Until::RunFinished } else { Until::Stopped };
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
-        let link = Link::new(site.clone(), &address, enrol::client_config(&home)?)?;
+        let route = config.network.route(&address)?;
+        let link = Link::new(site.clone(), &address, enrol::client_config(&home)?, route)?;
         let agent = Agent::new(site, home, config, link, program)?;
         tokio::select! {
             ended = agent.run(until) => Ok(ended?),
