@@ -12,6 +12,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod decide;
+pub mod doctor;
 pub mod durable;
 pub mod enrol;
 pub mod evaluate;

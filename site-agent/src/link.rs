@@ -148,6 +148,18 @@ fn root_cause(status: &Status) -> String {
     if inner.is_empty() { status.message().to_owned() } else { inner }
 }
 
+/// An answer to [`Link::ping`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// The round trip.
+    pub took: Duration,
+    /// The aggregator's time, as HTTP writes it.
+    pub date: Option<String>,
+}
+
+/// Codes of refusals that are of who asks, and not of what is asked.
+const REFUSES_THE_SITE: [&str; 3] = ["unidentified", "speaks-for-another", "revoked"];
+
 /// Longest wait for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
@@ -232,6 +244,36 @@ impl Link {
             return Err(LinkError::DigestDiffers { what: "the model", expected: model, found });
         }
         Ok(durable::publish(&beside, path)?)
+    }
+
+    /// Asks for a plan that nobody has: whether the aggregator answers this very site, how fast, and what time it has there.
+    pub async fn ping(&mut self) -> Result<Answered, LinkError> {
+        let asked = Instant::now();
+        let nothing = wire::GetPlanRequest { plan: digest_bytes(Digest::of(b"")) };
+        let Err(status) = self.client.get_plan(nothing).await else {
+            return Ok(Answered { took: asked.elapsed(), date: None });
+        };
+        let date = status.metadata().get("date").and_then(|date| date.to_str().ok()).map(str::to_owned);
+        let took = asked.elapsed();
+        match LinkError::from(status) {
+            LinkError::Refused { ref code, transient: false, .. } if !REFUSES_THE_SITE.contains(&code.as_str()) => {
+                Ok(Answered { took, date })
+            }
+            error => Err(error),
+        }
+    }
+
+    /// Fetches a model for at most so long and keeps nothing; bytes that came, and in which time.
+    pub async fn measure(&mut self, model: Digest, most: Duration) -> Result<(u64, Duration), LinkError> {
+        let request = wire::DownloadRequest { blob: digest_bytes(model), offset: 0 };
+        let (mut chunks, began, mut moved) = (self.client.download(request).await?.into_inner(), Instant::now(), 0);
+        while began.elapsed() < most
+            && let Some(chunk) = chunks.message().await?
+        {
+            moved += chunk.data.len() as u64;
+            self.download.passed(chunk.data.len()).await?;
+        }
+        Ok((moved, began.elapsed()))
     }
 
     /// Says what this site measured of a model.

@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 pub use exit::Failure;
 
+mod doctor;
 mod exit;
 mod init;
 mod invite;
@@ -27,7 +28,7 @@ mod text;
 /// directly, whether a server runs or not: the folder's permissions are the operator's authentication.
 ///
 /// Exit codes: 0 done; 1 the machine failed; 2 the command line is not understood; 3 refused as asked; 4 the folder is
-/// served by another aggregator.
+/// served by another aggregator; 5 a check of the doctor's failed.
 #[derive(Debug, Parser)]
 #[command(name = "aggregator", version, propagate_version = true)]
 pub struct Cli {
@@ -53,6 +54,9 @@ enum Verb {
     Status(status::StatusArguments),
     /// Take a round's model out of the state folder.
     Model(model::Model),
+    /// Look at everything that must be well (state folder, keys, database, sites, blobs, server), and say what to do where it
+    /// is not.
+    Doctor(doctor::Doctor),
     /// Revoke a site's certificate and its unused invitations: its next call is refused.
     Revoke(revoke::Revoke),
 }
@@ -82,6 +86,7 @@ impl Cli {
             Verb::Run(verb) => run::run(verb),
             Verb::Status(arguments) => status::status(arguments),
             Verb::Model(arguments) => model::model(arguments),
+            Verb::Doctor(arguments) => doctor::doctor(arguments),
             Verb::Revoke(arguments) => revoke::revoke(arguments),
         };
         match done {
