@@ -9,6 +9,7 @@ pub mod authority;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod driver;
 pub mod federation;
 pub mod identity;

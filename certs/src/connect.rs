@@ -11,6 +11,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::proxy::Route;
+use crate::tunnel::{self, Stream, TunnelError};
+
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why there is no connection.
@@ -38,6 +41,9 @@ pub enum ConnectError {
         /// What is wrong with its certificate.
         why: String,
     },
+    /// The proxy on the way gives no tunnel.
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
     /// The other side refuses this site's certificate.
     #[error("{address} refuses this site's certificate ({why}): enrol again with a new invitation")]
     Refused {
@@ -48,18 +54,58 @@ pub enum ConnectError {
     },
 }
 
-/// Connects to `address` (host:port) and shakes hands.
+/// Connects straight to `address` (host:port) and shakes hands.
 pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, ConnectError> {
+    let name = name_of(address)?;
+    handshake(address, name, straight(address).await?, config).await
+}
+
+/// Connects to `address` (host:port) by a route and shakes hands. Through a proxy the name is looked up there, and whoever
+/// answers is held to the same certificate.
+pub async fn connect_via(
+    address: &str,
+    config: Arc<ClientConfig>,
+    route: &Route,
+) -> Result<TlsStream<Box<dyn Stream>>, ConnectError> {
+    let name = name_of(address)?;
+    handshake(address, name, line(address, route).await?, config).await
+}
+
+/// A connection by a route, without TLS.
+pub(crate) async fn line(address: &str, route: &Route) -> Result<Box<dyn Stream>, ConnectError> {
+    Ok(match route {
+        Route::Direct => Box::new(straight(address).await?),
+        Route::Via(proxy) => tunnel::tunnel(proxy, address).await?,
+    })
+}
+
+fn name_of(address: &str) -> Result<ServerName<'static>, ConnectError> {
     let not_one = || ConnectError::Address(address.to_owned());
     let (host, _) = address.rsplit_once(':').ok_or_else(not_one)?;
-    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| not_one())?;
+    ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| not_one())
+}
+
+async fn straight(address: &str) -> Result<TcpStream, ConnectError> {
     let unreachable = |why: String| ConnectError::Unreachable { address: address.to_owned(), why };
-    let late = |_| unreachable(format!("no answer within {} s", CONNECT_WITHIN.as_secs()));
-    let tcp = timeout(CONNECT_WITHIN, TcpStream::connect(address)).await.map_err(late)?;
+    let tcp = timeout(CONNECT_WITHIN, TcpStream::connect(address)).await.map_err(|_| late(address))?;
     let tcp = tcp.map_err(|error| unreachable(error.to_string()))?;
     tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
-    let shaken = timeout(CONNECT_WITHIN, TlsConnector::from(config).connect(name, tcp)).await.map_err(late)?;
-    shaken.map_err(|error| told(address, &error))
+    Ok(tcp)
+}
+
+async fn handshake<S: Stream>(
+    address: &str,
+    name: ServerName<'static>,
+    line: S,
+    config: Arc<ClientConfig>,
+) -> Result<TlsStream<S>, ConnectError> {
+    let shaken = timeout(CONNECT_WITHIN, TlsConnector::from(config).connect(name, line)).await;
+    shaken.map_err(|_| late(address))?.map_err(|error| told(address, &error))
+}
+
+fn late(address: &str) -> ConnectError {
+    let why = format!("no answer within {} s", CONNECT_WITHIN.as_secs());
+    ConnectError::Unreachable { address: address.to_owned(), why }
 }
 
 /// What the other side said no to, if that is in this error: in TLS 1.3 a client hears that its certificate is refused only when

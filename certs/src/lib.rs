@@ -11,9 +11,12 @@ mod files;
 pub mod identity;
 pub mod invitation;
 pub mod keys;
+pub mod probe;
+pub mod proxy;
 pub mod quota;
 pub mod signing;
 pub mod tls;
+pub mod tunnel;
 
 use common::Digest;
 

@@ -63,6 +63,23 @@ pub fn enrolment_config(federation: &FederationName, authority: Digest) -> Resul
     Ok(Arc::new(config))
 }
 
+/// The side of a client of an `https://` proxy: it knows the proxy by the CAs of a PEM file, and shows no certificate. What runs
+/// inside is another session, held to the federation's own CA.
+pub(crate) fn proxy_config(roots_pem: &str) -> Result<Arc<ClientConfig>, CertsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(roots_pem.as_bytes()) {
+        roots.add(certificate.map_err(|error| CertsError::malformed("a CA of a proxy")(error.to_string()))?)?;
+    }
+    if roots.is_empty() {
+        return Err(CertsError::malformed("the CA of a proxy")("the file holds no certificate".to_owned()));
+    }
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&version::TLS13])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
 fn client(
     federation: &FederationName,
     trust: Trust,

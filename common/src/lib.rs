@@ -4,6 +4,7 @@
 //! function of its arguments, so that the aggregator, the site agents and the tests agree by construction.
 
 pub mod assignment;
+pub mod check;
 pub mod codec;
 pub mod encoding;
 pub mod fixed_point;

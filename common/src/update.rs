@@ -86,7 +86,7 @@ pub struct UpdateManifest {
     /// How training went.
     pub meters: Meters,
     /// The site's hand under all of this; every update of an enrolled site has it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub attestation: Option<Attestation>,
 }
 

@@ -9,6 +9,7 @@ use model::DeviceChoice;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, DiskError};
+use crate::network::NetworkConfig;
 
 /// `site-agent.toml`, unknown keys refused. Every key has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +29,8 @@ pub struct Config {
     pub held_out: f64,
     /// The folder of this site's labels (labels.toml and its tables), for runs that finetune; none if it has no labels.
     pub labels: Option<PathBuf>,
+    /// The way to the aggregator.
+    pub network: NetworkConfig,
     /// Settings of the DICOM intake.
     pub intake: IntakeConfig,
     /// What may leave this site.
@@ -56,6 +59,7 @@ impl Default for Config {
             report_every_s: 1.0,
             held_out: 0.25,
             labels: None,
+            network: NetworkConfig::default(),
             intake: IntakeConfig::default(),
             policy: SitePolicy::default(),
         }
@@ -74,13 +78,23 @@ pub enum ConfigError {
     /// The disk said no.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// Not TOML, or a key or type that is not ours.
-    #[error("{path}: {source}")]
+    /// Not TOML, or a key or type that is not ours. The line itself is not repeated: it may hold a proxy's password.
+    #[error("{path}, line {line}: {why}")]
     Content {
         /// The file.
         path: String,
-        /// What is wrong, with its line.
-        source: toml::de::Error,
+        /// The line.
+        line: usize,
+        /// What is wrong.
+        why: String,
+    },
+    /// A proxy that cannot be used.
+    #[error("{path}: {source}")]
+    Proxy {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: certs::proxy::ProxyUrlError,
     },
     /// A device that nobody knows.
     #[error("{path}: {source}")]
@@ -113,7 +127,16 @@ impl Config {
         let Some(bytes) = durable::read_if_there(path)? else { return Ok(Self::default()) };
         let text = String::from_utf8_lossy(&bytes);
         let told = || path.display().to_string();
-        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Content { path: told(), source })?;
+        let wrong = |error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            ConfigError::Content {
+                path: told(),
+                line: before.matches('\n').count() + 1,
+                why: error.message().to_owned(),
+            }
+        };
+        let config: Self = toml::from_str(&text).map_err(wrong)?;
+        config.network.check().map_err(|source| ConfigError::Proxy { path: told(), source })?;
         if let Err(source) = config.device.parse::<DeviceChoice>() {
             return Err(ConfigError::Device { path: told(), source });
         }
@@ -246,6 +269,12 @@ mod tests {
         let path = folder.path().join("site-agent.toml");
         std::fs::write(&path, "devise = \"cpu\"").unwrap();
         assert!(Config::read(&path).unwrap_err().to_string().contains("devise"));
+        std::fs::write(&path, "nice = 1\n[network]\nproxxy = \"http://user:secret@proxy:1\"").unwrap();
+        let told = Config::read(&path).unwrap_err().to_string();
+        assert!(told.contains("line 3: unknown field `proxxy`") && !told.contains("secret"), "{told}");
+        std::fs::write(&path, "[network]\nproxy = \"user:secret@proxy:1\"").unwrap();
+        let told = Config::read(&path).unwrap_err().to_string();
+        assert!(told.contains("a proxy is written as http://host:port") && !told.contains("secret"), "{told}");
         std::fs::write(&path, "device = \"gpu\"").unwrap();
         assert!(Config::read(&path).unwrap_err().to_string().contains("use cpu, cuda or cuda:<n>"));
         std::fs::write(&path, "[policy]\nhours = \"8 to 6\"").unwrap();

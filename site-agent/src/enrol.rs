@@ -6,6 +6,7 @@ use std::sync::Arc;
 use certs::credentials::Credentials;
 use certs::identity::Validity;
 use certs::invitation::{Invitation, InvitationError};
+use certs::proxy::Route;
 use certs::signing::SigningKey;
 use certs::{CertsError, authority, fingerprint_text, fingerprint_words, tls};
 use common::ledger::Head;
@@ -22,6 +23,7 @@ use crate::durable::{self, DiskError};
 use crate::home::Home;
 use crate::ledger::{Event, Ledger, LedgerError};
 use crate::link::{Link, LinkError, channel};
+use crate::network::NetworkConfig;
 
 /// Whom this site is, and where its aggregator is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +71,9 @@ pub enum EnrolError {
     /// The aggregator cannot be reached, or refuses.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// The proxy's address cannot be used.
+    #[error(transparent)]
+    Proxy(#[from] certs::proxy::ProxyUrlError),
     /// The disk said no.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -92,13 +97,15 @@ pub struct Member {
     pub enrolled: Enrolled,
     credentials: Credentials,
     signer: Arc<SigningKey>,
+    route: Route,
 }
 
 impl Member {
-    /// The site of a state folder.
-    pub fn of(home: &Home) -> Result<Self, EnrolError> {
+    /// The site of a state folder, which reaches its aggregator as `network` says.
+    pub fn of(home: &Home, network: &NetworkConfig) -> Result<Self, EnrolError> {
         let (enrolled, signer) = (enrolled(home)?, SigningKey::load(&signing_key_path(home))?);
-        Ok(Self { enrolled, credentials: Credentials::at(home.identity()), signer: Arc::new(signer) })
+        let route = network.route(&enrolled.address)?;
+        Ok(Self { enrolled, credentials: Credentials::at(home.identity()), signer: Arc::new(signer), route })
     }
 
     /// Puts this site's hand under an update, and under the aggregator's ledger as this site was told it.
@@ -109,12 +116,8 @@ impl Member {
 
     /// A link that presents the certificate as it is now.
     pub fn link(&self) -> Result<Link, EnrolError> {
-        let (key, certificate_pem) = self.credentials.load()?;
-        let path = self.credentials.authority_path();
-        let authority_pem = std::fs::read_to_string(&path).map_err(durable::told("read", &path))?;
-        let tls: Arc<ClientConfig> =
-            tls::site_config(&self.enrolled.federation, &certificate_pem, &authority_pem, &key)?;
-        Ok(Link::new(self.enrolled.site.clone(), &self.enrolled.address, tls)?)
+        let tls = presented(&self.enrolled.federation, &self.credentials)?;
+        Ok(Link::new(self.enrolled.site.clone(), &self.enrolled.address, tls, self.route.clone())?)
     }
 
     /// When its certificate counts.
@@ -136,7 +139,7 @@ impl Member {
 
 /// Enrols this site with an invitation, or once more: after its certificate expired or was revoked, with a new key. A key from
 /// an attempt that was cut short is used again.
-pub async fn enrol(home: &Home, invitation: &str) -> Result<Enrolled, EnrolError> {
+pub async fn enrol(home: &Home, network: &NetworkConfig, invitation: &str) -> Result<Enrolled, EnrolError> {
     let invitation: Invitation = invitation.parse()?;
     if let Ok(Enrolled { federation, site, .. }) = enrolled(home)
         && (site != invitation.site || federation != invitation.federation)
@@ -147,7 +150,9 @@ pub async fn enrol(home: &Home, invitation: &str) -> Result<Enrolled, EnrolError
     let key = credentials.next()?;
     let signer = SigningKey::load_or_create(&signing_key_path(home))?;
     let tls = tls::enrolment_config(&invitation.federation, invitation.authority)?;
-    let mut client = EnrolmentClient::new(channel(&invitation.address, tls)?).max_decoding_message_size(MESSAGE_BYTES);
+    let route = network.route(&invitation.address)?;
+    let mut client =
+        EnrolmentClient::new(channel(&invitation.address, tls, route)?).max_decoding_message_size(MESSAGE_BYTES);
     let csr_pem = key.csr_pem()?;
     let certified = authority::requested_key(&csr_pem)?;
     let proof = signer.sign(&enrolment_statement(&invitation.federation, &invitation.site, certified));
@@ -185,6 +190,18 @@ pub async fn enrol(home: &Home, invitation: &str) -> Result<Enrolled, EnrolError
         signing_key: signer.verifying(),
     })?;
     Ok(enrolled)
+}
+
+/// The TLS configuration of an enrolled site, with the certificate as it is now.
+pub fn client_config(home: &Home) -> Result<Arc<ClientConfig>, EnrolError> {
+    presented(&enrolled(home)?.federation, &Credentials::at(home.identity()))
+}
+
+fn presented(federation: &FederationName, credentials: &Credentials) -> Result<Arc<ClientConfig>, EnrolError> {
+    let (key, certificate_pem) = credentials.load()?;
+    let path = credentials.authority_path();
+    let authority_pem = std::fs::read_to_string(&path).map_err(durable::told("read", &path))?;
+    Ok(tls::site_config(federation, &certificate_pem, &authority_pem, &key)?)
 }
 
 fn signing_key_path(home: &Home) -> PathBuf {

@@ -9,7 +9,7 @@ use common::plan::ImagePlan;
 use common::{Decline, Digest};
 use data::{
     DataSet, ImportError, Imported, IntakeError, IntakeOptions, IntakeProgress, IntakeReport, LabelsOut, SiteSecret,
-    Workers,
+    SpotCheck, Workers,
 };
 
 use crate::config::{IntakeConfig, Source, Sources};
@@ -195,6 +195,18 @@ fn read_all(
     let frames = reports.last().map_or(0, |(_, report)| report.cache_frames);
     durable::write(&finished(&options.cache), sources.digest().to_string().as_bytes())?;
     Ok((Indexed { frames, reports }, labelled))
+}
+
+/// A look at a few files of a source; nothing is kept.
+pub(crate) fn spot_check(
+    home: &Home,
+    source: &Path,
+    config: &IntakeConfig,
+    program: &Path,
+    most: usize,
+) -> Result<SpotCheck, ImagesError> {
+    let options = options(home, &ImagePlan::default(), config, program)?;
+    Ok(data::spot_check(source, &options, most)?)
 }
 
 /// Where that secret is.

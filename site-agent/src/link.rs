@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use certs::proxy::Route;
 use common::ids::DigestBuilder;
 use common::policy::SitePolicy;
 use common::{Digest, Directive, Plan, Progress, RunId, Score, SiteId, UpdateManifest};
@@ -153,11 +154,23 @@ fn root_cause(status: &Status) -> String {
     if inner.is_empty() { status.message().to_owned() } else { inner }
 }
 
+/// An answer to [`Link::ping`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// The round trip.
+    pub took: Duration,
+    /// The aggregator's time, as HTTP writes it.
+    pub date: Option<String>,
+}
+
+/// Codes of refusals that are of who asks, and not of what is asked.
+const REFUSES_THE_SITE: [&str; 3] = ["unidentified", "speaks-for-another", "revoked"];
+
 /// Longest wait for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// A channel to `address` (host:port) that connects when it is first used and again whenever it broke.
-pub(crate) fn channel(address: &str, tls: Arc<ClientConfig>) -> Result<Channel, LinkError> {
+pub(crate) fn channel(address: &str, tls: Arc<ClientConfig>, route: Route) -> Result<Channel, LinkError> {
     // The scheme is only tonic's wish: the stream that the connector returns is TLS already.
     let endpoint = Endpoint::try_from(format!("http://{address}"))
         .map_err(|_| LinkError::Unreachable(format!("{address:?} is not an address: host:port is expected")))?
@@ -166,15 +179,15 @@ pub(crate) fn channel(address: &str, tls: Arc<ClientConfig>) -> Result<Channel, 
         .keep_alive_timeout(Duration::from_secs(20));
     let address = address.to_owned();
     Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-        let (address, tls) = (address.clone(), Arc::clone(&tls));
-        async move { certs::connect::connect(&address, tls).await.map(TokioIo::new) }
+        let (address, tls, route) = (address.clone(), Arc::clone(&tls), route.clone());
+        async move { certs::connect::connect_via(&address, tls, &route).await.map(TokioIo::new) }
     })))
 }
 
 impl Link {
-    /// A link to the aggregator at `address`, as `site`. Nothing is sent yet.
-    pub fn new(site: SiteId, address: &str, tls: Arc<ClientConfig>) -> Result<Self, LinkError> {
-        let client = FederationClient::new(channel(address, tls)?)
+    /// A link to the aggregator at `address`, as `site`, by a route. Nothing is sent yet.
+    pub fn new(site: SiteId, address: &str, tls: Arc<ClientConfig>, route: Route) -> Result<Self, LinkError> {
+        let client = FederationClient::new(channel(address, tls, route)?)
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES);
         let unbounded = Pace::of(None, None);
@@ -250,6 +263,36 @@ impl Link {
     /// Asks for a new certificate for the key of this request.
     pub async fn renew(&mut self, csr_pem: String) -> Result<wire::RenewReply, LinkError> {
         Ok(self.client.renew(wire::RenewRequest { csr_pem }).await?.into_inner())
+    }
+
+    /// Asks for a plan that nobody has: whether the aggregator answers this very site, how fast, and what time it has there.
+    pub async fn ping(&mut self) -> Result<Answered, LinkError> {
+        let asked = Instant::now();
+        let nothing = wire::GetPlanRequest { plan: digest_bytes(Digest::of(b"")) };
+        let Err(status) = self.client.get_plan(nothing).await else {
+            return Ok(Answered { took: asked.elapsed(), date: None });
+        };
+        let date = status.metadata().get("date").and_then(|date| date.to_str().ok()).map(str::to_owned);
+        let took = asked.elapsed();
+        match LinkError::from(status) {
+            LinkError::Refused { ref code, transient: false, .. } if !REFUSES_THE_SITE.contains(&code.as_str()) => {
+                Ok(Answered { took, date })
+            }
+            error => Err(error),
+        }
+    }
+
+    /// Fetches a model for at most so long and keeps nothing; bytes that came, and in which time.
+    pub async fn measure(&mut self, model: Digest, most: Duration) -> Result<(u64, Duration), LinkError> {
+        let request = wire::DownloadRequest { blob: digest_bytes(model), offset: 0 };
+        let (mut chunks, began, mut moved) = (self.client.download(request).await?.into_inner(), Instant::now(), 0);
+        while began.elapsed() < most
+            && let Some(chunk) = chunks.message().await?
+        {
+            moved += chunk.data.len() as u64;
+            self.download.passed(chunk.data.len()).await?;
+        }
+        Ok((moved, began.elapsed()))
     }
 
     /// Says what this site measured of a model.

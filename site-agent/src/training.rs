@@ -1,9 +1,9 @@
 //! The trainer as a child process: started, watched, stopped. What it computes is not known here.
 
 use std::fs::{self, OpenOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Decline, Digest, Phase, Progress, RoundNumber, RunId};
 use tokio::process::{Child, Command};
@@ -89,6 +89,30 @@ impl TrainerProgram {
         let (steps, pretrains) = (job.plan.training.steps_per_round as u64, job.plan.finetuning.is_none());
         Ok(Training { work, folder, steps, pretrains, measures: job.measure_only, child })
     }
+}
+
+/// Starts a trainer on the settings' device, for a step of a tiny network; how long that took, or its last words.
+pub fn try_device(program: &Path, config: &Config, within: Duration) -> Result<Duration, String> {
+    let mut command = std::process::Command::new(program);
+    if config.threads > 0 {
+        command.env("RAYON_NUM_THREADS", config.threads.to_string());
+    }
+    command.arg("--device").arg(&config.device).arg("try-device");
+    let began = Instant::now();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut child = child.map_err(|error| error.to_string())?;
+    // A few hundred bytes at most are written, so the pipe never fills.
+    while child.try_wait().map_err(|error| error.to_string())?.is_none() {
+        if began.elapsed() > within {
+            drop(child.kill());
+            drop(child.wait());
+            return Err(format!("no step within {} s", within.as_secs()));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let ended = child.wait_with_output().map_err(|error| error.to_string())?;
+    let words = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
+    if ended.status.success() { Ok(began.elapsed()) } else { Err(format!("{}: {words}", ended.status)) }
 }
 
 impl Training {

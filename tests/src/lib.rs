@@ -7,6 +7,7 @@ pub mod finetuning;
 pub mod learning;
 pub mod phantom;
 pub mod programs;
+pub mod proxy;
 pub mod public_sets;
 pub mod story;
 pub mod tap;

@@ -48,7 +48,7 @@ fn certificates_are_renewed_under_a_run_and_one_that_expired_ends_its_agent_with
     assert_ne!(fs::read(identity(&federation, SITES[0]).key_path()).unwrap(), first_key, "with a key of its own");
 
     let plan = fs::read_to_string(story::plan(&root)).unwrap();
-    fs::write(story::plan(&root), plan.replace("count = 3", "count = 2")).unwrap();
+    fs::write(story::plan(&root), plan.replace("count = 3", "count = 6")).unwrap();
     story::start_run(&federation, &root).unwrap();
     SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
     let run = story::finished(&mut federation).unwrap();

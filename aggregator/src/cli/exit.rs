@@ -15,6 +15,9 @@ pub enum Failure {
     /// Another aggregator serves the folder.
     #[error("{0}")]
     Busy(String),
+    /// Checks of the doctor's failed.
+    #[error("{0} checks failed: each says what to do")]
+    Unwell(usize),
     /// The machine failed: disk, network, a damaged state.
     #[error("{0}")]
     Failed(String),
@@ -37,6 +40,7 @@ impl Failure {
             Self::Failed(_) => 1,
             Self::Refused(_) => 3,
             Self::Busy(_) => 4,
+            Self::Unwell(_) => 5,
         })
     }
 }

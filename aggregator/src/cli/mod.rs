@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 pub use exit::Failure;
 
 mod authority;
+mod doctor;
 mod exit;
 mod init;
 mod invite;
@@ -29,7 +30,7 @@ mod text;
 /// directly, whether a server runs or not: the folder's permissions are the operator's authentication.
 ///
 /// Exit codes: 0 done; 1 the machine failed; 2 the command line is not understood; 3 refused as asked; 4 the folder is
-/// served by another aggregator.
+/// served by another aggregator; 5 a check of the doctor's failed.
 #[derive(Debug, Parser)]
 #[command(name = "aggregator", version, propagate_version = true)]
 pub struct Cli {
@@ -61,6 +62,9 @@ enum Verb {
     Ledger(ledger::LedgerVerb),
     /// Take a round's model out of the state folder.
     Model(model::Model),
+    /// Look at everything that must be well (state folder, keys, database, sites, blobs, server), and say what to do where it
+    /// is not.
+    Doctor(doctor::Doctor),
     /// Revoke a site's certificate and its unused invitations: its next call is refused.
     Revoke(revoke::Revoke),
 }
@@ -92,6 +96,7 @@ impl Cli {
             Verb::Authority(verb) => authority::authority(verb),
             Verb::Ledger(verb) => ledger::ledger(verb),
             Verb::Model(arguments) => model::model(arguments),
+            Verb::Doctor(arguments) => doctor::doctor(arguments),
             Verb::Revoke(arguments) => revoke::revoke(arguments),
         };
         match done {

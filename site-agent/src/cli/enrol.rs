@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{Json, print, print_json, runtime};
+use crate::config::Config;
 use crate::enrol;
 use crate::home::Home;
 
@@ -14,8 +15,8 @@ pub(super) struct EnrolArgs {
     json: Json,
 }
 
-pub(super) fn enrol(home: &Home, args: &EnrolArgs) -> anyhow::Result<()> {
-    let enrolled = runtime()?.block_on(enrol::enrol(home, &args.invitation))?;
+pub(super) fn enrol(home: &Home, config: &Config, args: &EnrolArgs) -> anyhow::Result<()> {
+    let enrolled = runtime()?.block_on(enrol::enrol(home, &config.network, &args.invitation))?;
     if args.json.json {
         return print_json(&enrolled);
     }

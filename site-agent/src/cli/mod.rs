@@ -1,6 +1,7 @@
 //! The agent's command line: what was typed, and which verb does it. Exit codes are in one place.
 
 mod adopt;
+mod doctor;
 mod enrol;
 mod evaluate;
 mod export;
@@ -71,6 +72,9 @@ enum Verb {
     Ledger(ledger::LedgerVerb),
     /// Work: report, fetch, train, send, until stopped.
     Run(run::RunArgs),
+    /// Look at everything that must be well (settings, network, certificates, machine, images), and say what to do where it
+    /// is not.
+    Doctor(doctor::DoctorArgs),
     /// Stop: the trainer ends within seconds, and nothing is sent until `resume`, whoever starts the agent again.
     Stop(Json),
     /// Let a stopped agent go on, from its checkpoint.
@@ -102,6 +106,9 @@ enum Verb {
         #[arg(long)]
         stop_with_parent: bool,
     },
+    /// Take one step of a tiny network on the device.
+    #[command(hide = true)]
+    TryDevice,
     /// Parse files for the parent process, under limits on memory and time.
     #[command(hide = true)]
     IntakeWorker,
@@ -114,8 +121,11 @@ struct Json {
     json: bool,
 }
 
+/// Exit code of a doctor of whose checks some failed.
+pub const DOCTOR_FAILED: u8 = 5;
+
 /// Reads the command line, does what it says, and returns the exit code: 0 done, 1 failed, 2 not understood, 3 the disk
-/// is full, 4 no usable labels.
+/// is full, 4 no usable labels, 5 a check of the doctor's failed.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Verb::IntakeWorker = cli.verb {
@@ -129,9 +139,11 @@ pub fn main() -> ExitCode {
             // By the system's own answer, which every error of a disk holds innermost.
             let full = error.chain().filter_map(|cause| cause.downcast_ref()).any(durable::is_full);
             let no_labels = matches!(error.downcast_ref(), Some(trainer::TrainerError::NoLabels(_)));
-            match (full, no_labels) {
-                (true, _) => ExitCode::from(DISK_FULL),
-                (_, true) => ExitCode::from(NO_LABELS),
+            let unwell = error.downcast_ref::<doctor::Failed>().is_some();
+            match (full, no_labels, unwell) {
+                (true, ..) => ExitCode::from(DISK_FULL),
+                (_, true, _) => ExitCode::from(NO_LABELS),
+                (.., true) => ExitCode::from(DOCTOR_FAILED),
                 _ => ExitCode::FAILURE,
             }
         }
@@ -147,13 +159,23 @@ fn log(json: bool) {
 
 fn act(cli: Cli) -> anyhow::Result<()> {
     let home = Home::at(&cli.state);
-    let mut config = Config::read(&home.config())?;
-    if let Some(device) = cli.device {
-        // Read here, so that a mistyped device is refused before anything starts.
-        config.device = device.parse::<DeviceChoice>()?.to_string();
+    // Read here, so that a mistyped device is refused before anything starts.
+    let device = cli.device.map(|device| device.parse::<DeviceChoice>()).transpose()?;
+    let config = Config::read(&home.config()).map(|config| match &device {
+        Some(device) => Config { device: device.to_string(), ..config },
+        None => config,
+    });
+    if let Verb::Doctor(args) = &cli.verb {
+        // The one verb that must work with settings that do not.
+        return doctor::doctor(&home, config, args);
     }
+    if let Verb::TryDevice = &cli.verb {
+        return Ok(trainer::try_device(&device.unwrap_or(DeviceChoice::Cpu))?);
+    }
+    let config = config?;
     match cli.verb {
-        Verb::Enrol(args) => enrol::enrol(&home, &args),
+        Verb::Doctor(_) | Verb::TryDevice => Ok(()),
+        Verb::Enrol(args) => enrol::enrol(&home, &config, &args),
         Verb::Index(args) => index::index(&home, &config, &args),
         Verb::Import(args) => import::import(&home, &config, &args),
         Verb::Plans(args) => plans::plans(&home, &config, &args),

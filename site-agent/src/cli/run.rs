@@ -17,7 +17,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(home: Home, config: Config, args: &RunArgs) -> anyhow::Result<()> {
-    let member = Member::of(&home)?;
+    let member = Member::of(&home, &config.network)?;
     let path = home.lock();
     let lock = std::fs::File::create(&path).with_context(|| format!("creating {}", path.display()))?;
     if lock.try_lock().is_err() {

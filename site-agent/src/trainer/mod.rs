@@ -21,11 +21,28 @@ use std::thread;
 use common::plan::FinetuningPlan;
 use common::seed::SeedScope;
 use common::{Digest, NamedTensors, PlanDraft};
-use model::{Finetuner, import};
+use model::{DeviceChoice, Finetuner, import};
 
 use crate::durable::{self, DiskError};
 use crate::job::{Job, JobError, JobFolder};
 use crate::tasks::TasksError;
+
+/// Takes one step of a tiny network on a device: whether a trainer would start there at all.
+pub fn try_device(device: &DeviceChoice) -> Result<(), TrainerError> {
+    const TINY: &str = include_str!("tiny.toml");
+    // Ours, and held to by a test.
+    let plan: PlanDraft = toml::from_str(TINY).expect("the tiny plan is one");
+    let (batch, channels, global_side, local_side) =
+        (plan.training.batch_size, plan.model.in_channels, plan.model.image_size, plan.crops.local_size);
+    let crop =
+        |side: usize| (0..batch * channels * side * side).map(|place| (place % 7) as f32 / 7.0).collect::<Vec<f32>>();
+    let global = [crop(global_side), crop(global_side)];
+    let local = (0..plan.crops.local_count).map(|_| crop(local_side)).collect();
+    let crops = model::CropBatch { batch, channels, global_side, local_side, global, local };
+    let first = model::initial_weights(&plan.model, 1);
+    model::Trainer::new(&plan, device, &first)?.step(&crops, 0, 0)?;
+    Ok(())
+}
 
 /// Why a round was not trained.
 #[derive(Debug, thiserror::Error)]

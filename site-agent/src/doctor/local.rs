@@ -1,0 +1,154 @@
+//! Looks at this machine and at what lies in the state folder. Thin: what it means is in [`super::verdicts`].
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use common::check::Check;
+use common::plan::ImagePlan;
+use common::{Digest, Plan};
+use data::{FrameCache, SpotCheck};
+
+use super::verdicts;
+use crate::config::{Config, Source};
+use crate::home::Home;
+use crate::journal::Journal;
+use crate::standing;
+use crate::{approvals, clock, enrol, images, switch, training};
+
+/// Files of each source that are looked at.
+const SAMPLE: usize = 24;
+/// Bytes of frames that are read to hold them to their checksums.
+const MOST_READ: u64 = 4 << 30;
+
+/// What this site permits, and who it is.
+pub(super) fn permissions(home: &Home, config: &Config) -> Vec<Check> {
+    let enrolled = enrol::enrolled(home);
+    let enrolled = enrolled.as_ref().map(|who| (who.site.as_str(), who.federation.as_str()));
+    let mode = |path: &Path| fs::metadata(path).ok().map(|file| file.permissions().mode() & 0o777);
+    let still = standing::still(switch::is_stopped(home), config.policy.hours, clock::wall());
+    vec![
+        verdicts::policy(&config.policy),
+        verdicts::standing(still, config.policy.hours),
+        plans(home, config),
+        verdicts::enrolment(enrolled.map_err(|_| "")),
+        verdicts::keys(&[
+            ("site.key", mode(&home.identity().join("site.key"))),
+            ("secret.key", mode(&images::secret_path(home))),
+        ]),
+        verdicts::journal(Journal::open(&home.journal()).err().map(|error| error.to_string()).as_deref()),
+    ]
+}
+
+fn plans(home: &Home, config: &Config) -> Check {
+    let (known, approved) =
+        (approvals::announced(home).unwrap_or_default(), approvals::approved(home).unwrap_or_default());
+    let waiting = known.iter().filter(|(digest, _)| !approved.contains(digest)).map(|(digest, _)| digest.short());
+    let refused = known.iter().filter(|(_, plan)| !config.policy.objections(plan).is_empty()).count();
+    verdicts::approvals(known.len(), &waiting.collect::<Vec<_>>(), refused)
+}
+
+/// Room, memory, device, and whether the trainer starts.
+pub(super) fn machine(home: &Home, config: &Config, program: &Path) -> Vec<Check> {
+    let plans = approvals::announced(home).unwrap_or_default();
+    let largest = plans.iter().map(|(_, plan): &(Digest, Plan)| plan.signature.value_count() as u64 * 4).max();
+    // A model of the published size, until a plan is known: student and teacher of ViT-S/8, and both heads.
+    let model = largest.unwrap_or(200_000_000);
+    let driver = fs::read_to_string("/proc/driver/nvidia/version").ok().and_then(|text| driver_version(&text));
+    let step = training::try_device(program, config, Duration::from_secs(120));
+    vec![
+        // The model and its successor, a checkpoint with both networks and AdamW's moments, what is kept, the delta twice.
+        verdicts::disk(free_bytes(home.root()), model * 10 + (1 << 30)),
+        // Both networks, gradients, moments, the round's start, and activations of a batch.
+        verdicts::memory(memory_available(), model * 8 + (1 << 30)),
+        verdicts::gpu(&config.device, cfg!(feature = "cuda"), driver.as_deref()),
+        verdicts::trainer(&config.device, step.as_ref().map(|took| *took).map_err(String::as_str)),
+    ]
+}
+
+/// Sources, a sample of their files, caches and labels.
+pub(super) fn images(home: &Home, config: &Config, program: &Path) -> Vec<Check> {
+    let sources = images::sources(home).unwrap_or_default();
+    let unreadable = |source: &&Source| {
+        let path = source.path();
+        if path.is_dir() { fs::read_dir(path).map(drop) } else { fs::File::open(path).map(drop) }.is_err()
+    };
+    let lost: Vec<String> =
+        sources.0.iter().filter(unreadable).map(|source| source.path().display().to_string()).collect();
+    let look = |source: &Source| match source {
+        Source::Dicom(path) => images::spot_check(home, path, &config.intake, program, SAMPLE).ok(),
+        Source::Public { .. } => None,
+    };
+    let sample = sources.0.iter().filter_map(look).reduce(SpotCheck::and);
+    let labels = config.labels.as_ref().map(|folder| fs::read(folder.join("labels.toml")).err());
+    let wrong = labels.as_ref().and_then(|wrong| wrong.as_ref().map(ToString::to_string));
+    vec![
+        verdicts::sources(sources.0.len(), &lost),
+        verdicts::sample(sample.as_ref(), config.intake.tolerance),
+        caches(home),
+        verdicts::labels(labels.is_some(), wrong.as_deref()),
+    ]
+}
+
+/// The caches of every grid that a plan here asks, and of the default one.
+fn caches(home: &Home) -> Check {
+    let plans = approvals::announced(home).unwrap_or_default();
+    let mut grids: Vec<ImagePlan> = plans.into_iter().map(|(_, plan)| plan.draft.images).collect();
+    grids.push(ImagePlan::default());
+    let mut folders: Vec<_> = grids.into_iter().map(|grid| (images::cache_folder(home, &grid), grid)).collect();
+    folders.sort_by(|(one, _), (other, _)| one.cmp(other));
+    folders.dedup_by(|(one, _), (other, _)| one == other);
+    folders.retain(|(folder, _)| folder.is_dir());
+    let (mut frames, mut read, mut wrong) = (0, true, Vec::new());
+    for (folder, grid) in &folders {
+        let sound = FrameCache::open(folder, grid).and_then(|cache| {
+            frames += cache.frame_count();
+            let bytes = cache.frame_count() * 2 * (grid.frame_size as u64).pow(2);
+            read &= bytes <= MOST_READ;
+            if bytes <= MOST_READ { cache.verify() } else { Ok(()) }
+        });
+        wrong.extend(sound.err().map(|error| error.to_string()));
+    }
+    verdicts::caches(folders.len(), frames, read, &wrong)
+}
+
+/// Of the file system that holds a folder, or its nearest ancestor that is there.
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let folder = std::path::absolute(folder).ok()?;
+    let there = folder.ancestors().find(|folder| folder.exists())?;
+    let found = rustix::fs::statvfs(there).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+fn memory_available() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+/// `NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue ...`: the first word of digits and dots.
+fn driver_version(text: &str) -> Option<String> {
+    let words = text.lines().next()?.split_whitespace();
+    let mut versions = words.filter(|word| word.contains('.') && word.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
+    versions.next().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drivers_version_is_the_word_of_digits_and_dots() {
+        let text = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version:  gcc";
+        assert_eq!(driver_version(text).as_deref(), Some("550.54.15"));
+        assert_eq!(driver_version("nothing"), None);
+    }
+
+    #[test]
+    fn the_room_of_a_folder_that_is_not_there_yet_is_that_of_the_one_it_will_be_in() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(free_bytes(&folder.path().join("a/b/c")).is_some_and(|free| free > 0));
+        assert!(memory_available().is_some());
+    }
+}

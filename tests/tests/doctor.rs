@@ -1,0 +1,163 @@
+//! What the doctors say of a federation that is well, of one that is not, and of one that is only begun; and that what is sent to
+//! a helper holds nothing of a patient.
+
+#![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tests::federation::Federation;
+use tests::phantom;
+use tests::programs::ProgramError;
+use tests::story::{self, SITES, WITHIN};
+
+const DOCTOR_FAILED: i32 = 5;
+
+/// Each check's outcome and what was found, and the exit code.
+fn examined(answer: Result<String, ProgramError>) -> (BTreeMap<String, (String, String)>, i32) {
+    let (text, code) = match answer {
+        Ok(text) => (text, 0),
+        Err(ProgramError::Failed { status, words, .. }) => (words, status.code().unwrap()),
+        Err(error) => panic!("{error}"),
+    };
+    // The words of an exit code come after the JSON.
+    let told: Value = serde_json::Deserializer::from_str(&text).into_iter().next().unwrap().unwrap();
+    let word = |check: &Value, key: &str| check[key].as_str().unwrap().to_owned();
+    let checks = told["checks"].as_array().unwrap();
+    let named = checks.iter().map(|check| (word(check, "name"), (word(check, "outcome"), word(check, "found"))));
+    let named: BTreeMap<_, _> = named.collect();
+    assert_eq!(named.len(), checks.len(), "every check has a name of its own");
+    (named, code)
+}
+
+fn with_outcome<'a>(checks: &'a BTreeMap<String, (String, String)>, outcome: &str) -> Vec<&'a str> {
+    checks.iter().filter(|(_, (found, _))| found == outcome).map(|(name, _)| name.as_str()).collect()
+}
+
+/// Every text that a zip holds, with the names of its files.
+fn texts(path: &Path) -> String {
+    let mut zip = zip::ZipArchive::new(fs::File::open(path).unwrap()).unwrap();
+    let mut all = String::new();
+    for place in 0..zip.len() {
+        let mut file = zip.by_index(place).unwrap();
+        all += &format!("{}\n", file.name().unwrap());
+        file.read_to_string(&mut all).unwrap();
+    }
+    all
+}
+
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries
+        .flat_map(|path| if path.is_dir() { [vec![path.clone()], below(&path)].concat() } else { vec![path] })
+        .collect()
+}
+
+#[test]
+fn the_doctors_find_what_is_well_what_is_not_and_what_cannot_be_looked_at_yet_and_send_nothing_of_a_patient() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = &folder.path().join("CANARY-export");
+    story::prepare(root);
+    let mut federation = Federation::open(root).unwrap();
+    let site = SITES[0];
+    let doctor = |federation: &Federation| examined(federation.at_site(site, &["doctor", "--json"]));
+
+    // Nothing there yet: nothing failed, and what cannot be looked at says so.
+    let (checks, code) = examined(federation.at_site("newcomer", &["doctor", "--json"]));
+    assert_eq!((with_outcome(&checks, "failure"), code), (vec![], 0), "{checks:#?}");
+    let not_yet = with_outcome(&checks, "not-yet");
+    for name in
+        ["enrolment", "certificate", "reach", "TLS chain", "aggregator", "clock", "image folders", "frame cache"]
+    {
+        assert!(not_yet.contains(&name), "{name}: {checks:#?}");
+    }
+    assert!(checks.len() >= 20, "{} checks", checks.len());
+    assert_eq!(checks["trainer"].0, "ok", "{checks:#?}");
+
+    // The aggregator is down.
+    let (checks, code) = doctor(&federation);
+    assert_eq!(with_outcome(&checks, "failure"), ["TLS chain", "aggregator", "reach"], "{checks:#?}");
+    assert_eq!(code, DOCTOR_FAILED);
+    let (checks, code) = examined(federation.coordinator(&["doctor", "--json"]));
+    assert_eq!((with_outcome(&checks, "failure"), code), (vec!["server"], DOCTOR_FAILED), "{checks:#?}");
+
+    // A file of the export is none (the first, which every sample holds), and every name says whose it is.
+    let images = phantom::dicom_folder(&root.join("images").join(site));
+    fs::write(images.join("0 CANARY^PATIENT 19450508.dcm"), "CANARY").unwrap();
+    federation.start_aggregator().unwrap();
+    story::start_run(&federation, root).unwrap();
+    federation.start_agent(site).unwrap();
+    federation.wait_until("the site in the round", WITHIN, |federation| Ok(federation.has_trainer(site))).unwrap();
+    let bundle = folder.path().join("bundle.zip");
+    let state = federation.site_state(site);
+    fs::write(state.join("site-agent.toml"), format!("labels = '{}'", root.join("CANARY-labels").display())).unwrap();
+    let answer = federation.at_site(site, &["doctor", "--json", "--bundle", &bundle.display().to_string()]);
+    let (checks, code) = examined(answer);
+    assert_eq!((with_outcome(&checks, "failure"), code), (vec!["labels"], DOCTOR_FAILED), "{checks:#?}");
+    for (name, part) in [
+        ("TLS chain", "issued by this federation's CA (CN=demo certificate authority)"),
+        ("aggregator", "answers this site in"),
+        ("clock", "as the aggregator's"),
+        ("bandwidth", "MB/s from the aggregator"),
+        ("enrolment", "site-a in demo"),
+        ("plans", "1 known, all approved"),
+        ("image sample", "not-dicom 1"),
+        ("frame cache", "each as its checksum says"),
+        ("certificate", "days left"),
+    ] {
+        assert!(checks[name].1.contains(part), "{part:?} is missing from {name}: {checks:#?}");
+    }
+    let sent = texts(&bundle);
+    let mut words = vec!["CANARY".to_owned(), "PHANTOM".to_owned(), root.display().to_string()];
+    words.extend(below(&images).iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()));
+    for word in words {
+        // A name of a digit or two is in every text.
+        assert!(word.len() < 4 || !sent.contains(&word), "the bundle says {word}:\n{sent}");
+    }
+    for part in ["doctor.json", "settings.toml", "versions.json", "jobs.json", "(set, not shown)", "\"story\""] {
+        assert!(sent.contains(part), "{part:?} is missing from:\n{sent}");
+    }
+
+    // Each fault is found by the check that is for it.
+    fs::remove_file(state.join("site-agent.toml")).unwrap();
+    let key = state.join("identity/site.key");
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    federation.at_site(site, &["stop"]).unwrap();
+    let (checks, _) = doctor(&federation);
+    assert_eq!(
+        with_outcome(&checks, "failure"),
+        ["aggregator", "key files"],
+        "a key that others read is not used: {checks:#?}"
+    );
+    assert!(with_outcome(&checks, "warning").contains(&"switch and hours"), "{checks:#?}");
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    federation.kill_agent(site);
+    federation.coordinator(&["revoke", site]).unwrap();
+    // A server that runs notices by itself.
+    let is_refused = |federation: &Federation| Ok(doctor(federation).0["aggregator"].0 == "failure");
+    federation.wait_until("the revocation", WITHIN, is_refused).unwrap();
+    let (checks, _) = doctor(&federation);
+    assert_eq!(with_outcome(&checks, "failure"), ["aggregator"], "{checks:#?}");
+    assert!(checks["aggregator"].1.contains("refuses this site (revoked)"), "{checks:#?}");
+    let told = federation.at_site(site, &["doctor"]).unwrap_err().to_string();
+    assert!(
+        told.contains("FAILURE  refuses this site (revoked)") && told.contains("->  the coordinator sees why"),
+        "{told}"
+    );
+
+    let (checks, code) = examined(federation.coordinator(&["doctor", "--json"]));
+    assert_eq!((with_outcome(&checks, "failure"), code), (vec![], 0), "{checks:#?}");
+    assert!(checks.len() >= 11 && checks["sites"].1.contains("2 enrolled, 1 revoked"), "{checks:#?}");
+    let authority = federation.aggregator_state().join("authority/ca.key");
+    fs::set_permissions(&authority, Permissions::from_mode(0o640)).unwrap();
+    let first = fs::read(story::plan(root).with_file_name("first-model.safetensors")).unwrap();
+    let digest = common::Digest::of(&first).to_string();
+    let blob = below(&federation.aggregator_state()).into_iter().find(|path| path.ends_with(&digest)).unwrap();
+    fs::write(blob, &first[1..]).unwrap();
+    let (checks, _) = examined(federation.coordinator(&["doctor", "--json"]));
+    assert_eq!(with_outcome(&checks, "failure"), ["blobs", "keys"], "{checks:#?}");
+}
