@@ -88,6 +88,17 @@ impl Federation {
         Ok(Self { root: root.to_owned(), programs, address, aggregator: None, agents: BTreeMap::new() })
     }
 
+    /// Starts this program from now on in the place of the site agent's.
+    pub fn use_site_agent(&mut self, program: PathBuf) {
+        self.programs.site_agent = program;
+    }
+
+    /// The end of a program's log.
+    pub fn last_words(&self, name: &str) -> String {
+        let log = fs::read_to_string(self.log(name)).unwrap_or_default();
+        log.lines().rev().take(20).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
     /// Where the aggregator is reached.
     pub fn address(&self) -> &str {
         &self.address
