@@ -236,6 +236,13 @@ impl Federation {
         Ok(agents.len().max(victims.len()))
     }
 
+    /// Sends a signal, for example `-STOP`, to a site's agent and to its trainer.
+    pub fn signal(&self, site: &str, signal: &str) -> std::io::Result<()> {
+        let Some(agent) = self.agents.get(site) else { return Ok(()) };
+        let ids: Vec<u32> = [agent.id()].into_iter().chain(programs::child(agent.id(), "train")).collect();
+        programs::signal(signal, &ids)
+    }
+
     /// Whether a site's agent is started and has not ended by itself.
     pub fn is_at_work(&mut self, site: &str) -> bool {
         self.agents.get_mut(site).is_some_and(|agent| agent.ended().is_none())

@@ -23,6 +23,8 @@ mod faults;
 #[cfg(test)]
 mod finetuning;
 #[cfg(test)]
+mod foreign_bytes;
+#[cfg(test)]
 mod invitations;
 #[cfg(test)]
 mod oracle;
@@ -38,5 +40,7 @@ mod refusals;
 mod restarts;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod stragglers;
 #[cfg(test)]
 mod wire;

@@ -17,7 +17,8 @@ use certs::authority::Authority;
 use certs::invitation::Invitation;
 use certs::keys::Key;
 use common::{
-    Assignment, Digest, Directive, Meters, NamedTensors, Phase, Progress, RoundNumber, SiteId, UpdateManifest,
+    Assignment, Digest, Directive, Meters, NamedTensors, Phase, PlanDraft, Progress, RoundNumber, SiteId,
+    UpdateManifest,
 };
 use hyper_util::rt::TokioIo;
 use proto::convert::{Announced, digest_bytes};
@@ -85,7 +86,10 @@ impl House {
     }
 
     pub(crate) fn start_run(&self, sites: &[&str], rounds: u32) {
-        let draft = plan_draft("run", sites, sites.len(), rounds, 1);
+        self.start_run_of(plan_draft("run", sites, sites.len(), rounds, 1));
+    }
+
+    pub(crate) fn start_run_of(&self, draft: PlanDraft) {
         let model = weights(600_000, |place| place as f32 / 1e6);
         let plan = draft.with_first_model(model.signature(), model.digest());
         let blobs = aggregator::store::Blobs::open(self.folder.path()).unwrap();
@@ -172,7 +176,7 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    async fn report(&mut self, progress: Progress) -> Result<Directive, Status> {
+    pub(crate) async fn report(&mut self, progress: Progress) -> Result<Directive, Status> {
         let announced = Announced { site: self.site.clone(), value: progress };
         let reply = self.client.report(wire::ReportRequest::from(announced)).await?;
         Ok(reply.into_inner().try_into().unwrap())
@@ -242,7 +246,7 @@ impl Site {
         self.client.upload_chunk(request).await.map(tonic::Response::into_inner)
     }
 
-    async fn send(&mut self, work: &Assignment, delta: &NamedTensors) -> Result<(), Status> {
+    pub(crate) async fn send(&mut self, work: &Assignment, delta: &NamedTensors) -> Result<(), Status> {
         let (manifest, bytes) = (self.manifest(work, delta), delta.to_safetensors());
         let state = self.client.begin_upload(wire::UpdateManifest::from(&manifest)).await?.into_inner();
         let mut offset = state.next_offset as usize;
@@ -263,7 +267,7 @@ pub(crate) fn code(status: &Status) -> &str {
     proto::refusal::code(status).unwrap_or("no refusal")
 }
 
-fn at_work(phase: Phase, work: &Assignment) -> Progress {
+pub(crate) fn at_work(phase: Phase, work: &Assignment) -> Progress {
     Progress { work: Some((work.run.clone(), work.round)), phase, ..Progress::idle() }
 }
 
