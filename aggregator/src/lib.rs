@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod driver;
 pub mod federation;
+pub mod forecast;
 pub mod identity;
 pub mod inspection;
 pub mod layout;
