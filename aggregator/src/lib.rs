@@ -12,6 +12,7 @@ pub mod config;
 pub mod doctor;
 pub mod driver;
 pub mod federation;
+pub mod forecast;
 pub mod identity;
 pub mod inspection;
 pub mod layout;

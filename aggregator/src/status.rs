@@ -4,6 +4,7 @@
 //! [`crate::cli`].
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use common::score::{self, Scores};
 use common::share::Share;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::aggregation::Merged;
 use crate::alarms::{self, Alarm, Measured};
 use crate::clock::Stamp;
+use crate::forecast;
 use crate::round::{Outcome, Word};
 use crate::store::{
     ProgressRecord, RoundRecord, RoundState, RunRecord, RunState, ScoresRecord, Store, StoreError, UpdateRecord,
@@ -140,6 +142,9 @@ pub struct OpenRound {
     pub time_left_ms: Option<u64>,
     /// Who has joined and not reported yet.
     pub joined: Vec<SiteId>,
+    /// When those of them are expected that were in a round before, in milliseconds from now; 0 for who is later than usual.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub expected_in_ms: BTreeMap<SiteId, u64>,
     /// Whose update is stored.
     pub reported: Vec<SiteId>,
     /// Who declined.
@@ -290,7 +295,8 @@ fn run_status(
         RoundState::Closed(_, merged) => Some(merged.model),
         _ => None,
     });
-    let open = rounds.last().map(|last| open_round(store, run, last)).transpose()?.flatten();
+    let grace = Duration::from_secs(plan.draft.rounds.grace_s);
+    let open = rounds.last().map(|last| open_round(store, run, last, grace, now)).transpose()?.flatten();
     let (state, because) = match state {
         RunState::Running => (RunPhase::Running, trouble.clone()),
         RunState::Finished => (RunPhase::Finished, None),
@@ -352,7 +358,13 @@ fn cross_site(plan: &Plan, rounds: &[RoundRecord], noted: Vec<ScoresRecord>) -> 
     (tasks.collect(), scores)
 }
 
-fn open_round(store: &dyn Store, run: &RunId, last: &RoundRecord) -> Result<Option<OpenRound>, StoreError> {
+fn open_round(
+    store: &dyn Store,
+    run: &RunId,
+    last: &RoundRecord,
+    grace: Duration,
+    now: Stamp,
+) -> Result<Option<OpenRound>, StoreError> {
     let state = match last.state {
         RoundState::Gathering => OpenState::Gathering,
         RoundState::Training => OpenState::Training,
@@ -364,8 +376,9 @@ fn open_round(store: &dyn Store, run: &RunId, last: &RoundRecord) -> Result<Opti
         attempt: last.attempt.attempt,
         state,
         base: last.attempt.base,
-        time_left_ms: last.remaining.map(milliseconds),
+        time_left_ms: last.remaining.map(|left| milliseconds(left.saturating_sub(grace))),
         joined: Vec::new(),
+        expected_in_ms: BTreeMap::new(),
         reported: Vec::new(),
         declined: BTreeMap::new(),
     };
@@ -380,6 +393,10 @@ fn open_round(store: &dyn Store, run: &RunId, last: &RoundRecord) -> Result<Opti
             Word::Revoked => {}
         }
     }
+    let forecasts = forecast::read(store, run, last.attempt.round)?;
+    let since = now.since(last.began_at);
+    let expected = |site: &SiteId| Some((site.clone(), milliseconds(forecasts.get(site)?.saturating_sub(since))));
+    open.expected_in_ms = open.joined.iter().filter_map(expected).collect();
     Ok(Some(open))
 }
 

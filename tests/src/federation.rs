@@ -88,6 +88,17 @@ impl Federation {
         Ok(Self { root: root.to_owned(), programs, address, aggregator: None, agents: BTreeMap::new() })
     }
 
+    /// Starts this program from now on in the place of the site agent's.
+    pub fn use_site_agent(&mut self, program: PathBuf) {
+        self.programs.site_agent = program;
+    }
+
+    /// The end of a program's log.
+    pub fn last_words(&self, name: &str) -> String {
+        let log = fs::read_to_string(self.log(name)).unwrap_or_default();
+        log.lines().rev().take(20).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
     /// Where the aggregator is reached.
     pub fn address(&self) -> &str {
         &self.address
@@ -228,6 +239,13 @@ impl Federation {
         }
         victims.iter_mut().for_each(Process::kill);
         Ok(agents.len().max(victims.len()))
+    }
+
+    /// Sends a signal, for example `-STOP`, to a site's agent and to its trainer.
+    pub fn signal(&self, site: &str, signal: &str) -> std::io::Result<()> {
+        let Some(agent) = self.agents.get(site) else { return Ok(()) };
+        let ids: Vec<u32> = [agent.id()].into_iter().chain(programs::child(agent.id(), "train")).collect();
+        programs::signal(signal, &ids)
     }
 
     /// Whether a site's agent is started and has not ended by itself.

@@ -176,8 +176,13 @@ pub fn child(parent: u32, verb: &str) -> Option<u32> {
 
 /// Kills processes at one instant as `kill -9` does. One that has ended by itself is as good.
 pub fn kill(ids: &[u32]) -> io::Result<()> {
+    signal("-KILL", ids)
+}
+
+/// Sends a signal, for example `-STOP`, to processes at one instant.
+pub fn signal(signal: &str, ids: &[u32]) -> io::Result<()> {
     let ids = ids.iter().map(u32::to_string);
-    Command::new("kill").arg("-9").args(ids).stderr(Stdio::null()).status().map(drop)
+    Command::new("kill").arg(signal).args(ids).stderr(Stdio::null()).status().map(drop)
 }
 
 /// Kills a child of the process `parent` that was started with the verb `verb`. False if there is none.

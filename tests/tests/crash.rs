@@ -4,10 +4,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tests::federation::{Federation, FederationError};
-use tests::story::{self, SITES, WITHIN};
+use tests::story::{self, SITES, THREE, WITHIN};
 
 /// Tells one story on a copy of the prepared federation, and returns the digests of its models.
 fn told(
@@ -105,6 +105,38 @@ fn a_killed_aggregator_and_a_killed_agent_go_on_to_the_same_model() {
         Ok(())
     });
     assert_eq!(paused, undisturbed, "the coordinator let the run stand still");
+}
+
+#[test]
+fn a_site_that_is_stopped_delays_no_round_past_its_deadline_is_named_and_is_in_the_next_one() {
+    const DEADLINE: Duration = Duration::from_secs(5);
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("stopped");
+    let plan = story::KILLS.replace("quorum = 3", "quorum = 2").replace("deadline_s = 3600", "deadline_s = 5");
+    // Long enough that everybody has joined before anybody is done.
+    story::prepare_with(&root, &plan.replace("steps_per_round = 40", "steps_per_round = 150"), &THREE);
+    let mut federation = Federation::open(&root).unwrap();
+    federation.start_aggregator().unwrap();
+    story::start_run_at(&federation, &root, &THREE).unwrap();
+    THREE.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
+    federation.wait_until("a trainer", WITHIN, |federation| Ok(federation.has_trainer(THREE[2]))).unwrap();
+    // It has joined, because its trainer is started after that; who stops it here stops both.
+    federation.signal(THREE[2], "-STOP").unwrap();
+    let stopped = Instant::now();
+    let closed = |federation: &Federation| Ok(!story::models(&story::run(federation)?).is_empty());
+    federation.wait_until("the end of the round", WITHIN, closed).unwrap();
+    let took = stopped.elapsed();
+    println!("stopped in a round with a deadline of {DEADLINE:?}, which ended {took:?} later");
+    assert!(took < DEADLINE + Duration::from_secs(2), "{took:?}");
+    let run = story::run(&federation).unwrap();
+    let left_out = &run["rounds"][0]["left_out"];
+    assert_eq!((&left_out[0]["site"], &left_out[0]["reason"]), (&THREE[2].into(), &"did not report in time".into()));
+    federation.signal(THREE[2], "-CONT").unwrap();
+    let whole = |federation: &Federation| {
+        let rounds = story::run(federation)?["rounds"].clone();
+        Ok(rounds.as_array().unwrap().iter().any(|round| round["left_out"].as_array().unwrap().is_empty()))
+    };
+    federation.wait_until("a round with everybody", WITHIN, whole).unwrap();
 }
 
 /// Waits until a trainer has a checkpoint and is not done, and does `harm` then.

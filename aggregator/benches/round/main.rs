@@ -4,6 +4,7 @@
 //! ```sh
 //! cargo bench --locked -p aggregator --bench round -- --sites 3,8,32 --parameters 21.7M --runs 3 --json
 //! cargo bench --locked -p aggregator --bench round -- --merge-only
+//! cargo bench --locked -p aggregator --bench round -- --recover --sites 32
 //! ```
 //!
 //! A table goes to the standard error, JSON to the standard output. `docs/results/aggregator.md` has figures, and says how
@@ -15,6 +16,7 @@ mod merging;
 mod model;
 mod oracle;
 mod process;
+mod recovery;
 mod report;
 mod rounds;
 mod server;
@@ -46,6 +48,9 @@ struct Arguments {
     /// Only the merge, over files in the page cache.
     #[arg(long)]
     merge_only: bool,
+    /// Only how long a killed server takes until it answers again, with the updates of so many sites on its disk; prints JSON.
+    #[arg(long)]
+    recover: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -68,6 +73,14 @@ fn main() {
     if !arguments.bench {
         (arguments.sites, arguments.parameters, arguments.pieces) = (vec![3], vec![Size::Small], vec![1]);
         arguments.runs = 1;
+    }
+    if arguments.recover {
+        for (&sites, &size) in
+            arguments.sites.iter().flat_map(|sites| arguments.parameters.iter().map(move |size| (sites, size)))
+        {
+            println!("{}", recovery::measure(model::Case { sites, size, pieces: 1 }, &arguments.folder));
+        }
+        return;
     }
     let mut report = Report::of_this_machine(limits::measure(&arguments.folder, arguments.bench));
     for &size in &arguments.parameters {

@@ -39,18 +39,16 @@ impl Server {
         let folder = tempfile::Builder::new().prefix("round-").tempdir_in(within).expect("a folder");
         let state = folder.path().join("state");
         operate(&state, &["init", "--federation", "bench", "--address", "127.0.0.1:1"]);
-        let ready = folder.path().join("address");
-        let mut command = Command::new(AGGREGATOR);
-        command.arg("serve").arg("--listen").arg("127.0.0.1:0").arg("--ready-file").arg(&ready);
-        command.arg("--state").arg(&state).env("RUST_LOG", "warn").stdout(Stdio::null());
-        let mut process = Process::start(&mut command);
-        while !ready.exists() {
-            let ended = process.child().try_wait().expect("the process is ours");
-            assert!(ended.is_none(), "the aggregator ended before it listened: {ended:?}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let address = fs::read_to_string(&ready).expect("the address");
-        Self { process, address: address.parse().expect("an address"), folder }
+        let (process, address) = serve(folder.path(), "127.0.0.1:0");
+        Self { process, address, folder }
+    }
+
+    /// Kills the process, starts another one at the same address, and waits until it listens.
+    pub(crate) fn killed_and_started_again(&mut self) {
+        self.process.child().kill().expect("the process is ours");
+        self.process.child().wait().expect("the process is ours");
+        let address = self.address.to_string();
+        (self.process, self.address) = serve(self.folder.path(), &address);
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -82,6 +80,24 @@ impl Server {
         let path = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
         operate(&self.state(), &["run", "start", &path(&plan), "--first-model", &path(&model)]);
     }
+}
+
+/// A server of the state below a folder, once it listens.
+fn serve(folder: &Path, listen: &str) -> (Process, SocketAddr) {
+    let ready = folder.join("address");
+    // There is none before the first start.
+    drop(fs::remove_file(&ready));
+    let mut command = Command::new(AGGREGATOR);
+    command.arg("serve").arg("--listen").arg(listen).arg("--ready-file").arg(&ready);
+    command.arg("--state").arg(folder.join("state")).env("RUST_LOG", "warn").stdout(Stdio::null());
+    let mut process = Process::start(&mut command);
+    while !ready.exists() {
+        let ended = process.child().try_wait().expect("the process is ours");
+        assert!(ended.is_none(), "the aggregator ended before it listened: {ended:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let address = fs::read_to_string(&ready).expect("the address");
+    (process, address.parse().expect("an address"))
 }
 
 fn operate(state: &Path, words: &[&str]) -> String {

@@ -133,21 +133,49 @@ impl Site {
         bytes
     }
 
-    async fn send(&mut self, ready: &Ready) {
-        let manifest = self.manifest(ready);
-        let state =
-            self.client.begin_upload(wire::UpdateManifest::from(&manifest)).await.expect("a place").into_inner();
+    pub(crate) async fn send(&mut self, ready: &Ready) {
+        let state = self.begin(ready).await;
         assert_eq!((state.next_offset, state.acknowledged), (0, false), "no delta is sent twice");
+        self.send_rest(ready, 0).await;
+        self.finish(ready).await;
+    }
+
+    /// Sends all but the word that it is all.
+    pub(crate) async fn send_unfinished(&mut self, ready: &Ready) {
+        self.begin(ready).await;
+        self.send_rest(ready, 0).await;
+    }
+
+    /// Announces a delta; says how far it has come.
+    pub(crate) async fn begin(&mut self, ready: &Ready) -> wire::UploadState {
+        let manifest = wire::UpdateManifest::from(&self.manifest(ready));
+        self.client.begin_upload(manifest).await.expect("a place").into_inner()
+    }
+
+    pub(crate) async fn send_rest(&mut self, ready: &Ready, from: u64) {
+        let manifest = self.manifest(ready);
         let (run, round, blob) = (manifest.run.to_string(), manifest.round.0, digest_bytes(manifest.blob));
-        let mut offset = 0;
+        let mut offset = from;
         while offset < manifest.bytes {
             let data = ready.chunk(offset as usize);
             let (run, blob) = (run.clone(), blob.clone());
             let chunk = wire::UploadChunkRequest { run, round, blob, offset, data };
             offset = self.client.upload_chunk(chunk).await.expect("taken").into_inner().next_offset;
         }
-        let finish = wire::FinishUploadRequest { run, round, blob };
-        self.client.finish_upload(finish).await.expect("acknowledged");
+    }
+
+    pub(crate) async fn finish(&mut self, ready: &Ready) {
+        let manifest = self.manifest(ready);
+        let (run, round, blob) = (manifest.run.to_string(), manifest.round.0, digest_bytes(manifest.blob));
+        self.client.finish_upload(wire::FinishUploadRequest { run, round, blob }).await.expect("acknowledged");
+    }
+
+    /// Asks until there is an answer: the connection was broken off.
+    pub(crate) async fn is_answered(&mut self) {
+        let idle = Announced { site: self.site.clone(), value: Progress::idle() };
+        while self.client.report(wire::ReportRequest::from(idle.clone())).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
     }
 
     fn manifest(&self, Ready { work, digest, header, values }: &Ready) -> UpdateManifest {

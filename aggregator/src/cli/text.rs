@@ -104,6 +104,9 @@ fn standing(run: &RunStatus) -> String {
 fn open_round(text: &mut String, run: &RunStatus, open: &OpenRound) {
     let state = match (open.state, open.time_left_ms) {
         (OpenState::Gathering, _) => format!("gathering, until {} sites have joined", run.quorum),
+        (OpenState::Training, Some(0)) if !open.expected_in_ms.is_empty() => {
+            "training, past its deadline: who is no later than usual is waited for, if the plan has a grace".to_owned()
+        }
         (OpenState::Training, Some(left)) => format!("training, {} left", time(left)),
         (OpenState::Training, None) => "training".to_owned(),
         (OpenState::Merging, _) => "merging".to_owned(),
@@ -118,7 +121,12 @@ fn open_round(text: &mut String, run: &RunStatus, open: &OpenRound) {
             Some(progress) => site_progress(progress),
         };
         let age = progress.as_ref().map_or(String::new(), |progress| format!("  ({} ago)", time(progress.age_ms)));
-        line(text, format_args!("    {site:<12} {told}{age}"));
+        let expected = match open.expected_in_ms.get(site) {
+            None => String::new(),
+            Some(0) => "  later than usual".to_owned(),
+            Some(expected) => format!("  expected in {}", time(*expected)),
+        };
+        line(text, format_args!("    {site:<12} {told}{expected}{age}"));
     }
 }
 

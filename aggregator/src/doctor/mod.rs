@@ -35,7 +35,7 @@ pub async fn examine(state: &Path, config: Result<Config, ConfigError>, now: Sta
     let mut checks = vec![
         verdicts::folder(mode(state)),
         verdicts::settings(wrong.as_deref()),
-        verdicts::keys(&[key("authority/ca.key"), key("server.key")]),
+        verdicts::keys(&[key("authority/ca.key"), key("server.key"), key("signing.key")]),
         verdicts::authority(authority.as_ref().map(|shown| shown.not_after_s).map_err(String::as_str), now),
     ];
     let subject = authority.ok().map(|shown| shown.subject);

@@ -15,6 +15,7 @@ use common::{Digest, FederationName, Refusal, RunId, SiteId};
 use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
+use crate::forecast;
 use crate::layout::Layout;
 use crate::round::{Heard, Round, Word, told};
 use crate::run::{Attempt, Run, RunAction, RunEvent, RunRules};
@@ -118,7 +119,7 @@ struct LiveRun {
     rules: RunRules,
     layout: Arc<Layout>,
     run: Run,
-    /// When the open round's time is up, on the clock that never goes back; none while the run is paused.
+    /// When the open round's time is up, its grace with it, on the clock that never goes back; none while the run is paused.
     deadline: Option<Duration>,
     /// Whether the coordinator paused it, and what the open round has left meanwhile.
     paused: bool,
@@ -272,8 +273,8 @@ impl Federation {
         let now = self.clock.elapsed();
         let mut live = self.live();
         for run in &mut live.runs {
-            let Some(deadline) = run.deadline else { continue };
-            if now < deadline {
+            let Some(end) = run.deadline else { continue };
+            if now + grace_of(&run.record) < end || (now < end && self.is_worth_waiting(run)) {
                 continue;
             }
             let before = run.trouble.take();
@@ -284,12 +285,25 @@ impl Federation {
                 }
                 run.trouble = Some(trouble);
                 // Unless it was written after all, and what was read again has another deadline or none.
-                if run.deadline.is_some_and(|deadline| deadline <= now) {
-                    run.deadline = Some(now + END_AGAIN);
+                if run.deadline == Some(end) {
+                    run.deadline = Some(now + END_AGAIN + grace_of(&run.record));
                 }
             }
         }
         self.forget_late_uploads(&live);
+    }
+
+    /// Whether somebody is no later than usual in a round whose deadline has passed. What cannot be read is not waited for.
+    fn is_worth_waiting(&self, run: &LiveRun) -> bool {
+        let begun = || -> Result<Option<bool>, StoreError> {
+            let Some((attempt, round)) = run.open() else { return Ok(None) };
+            let forecasts = forecast::read(&*self.store, run.id(), attempt.round)?;
+            let rounds = self.store.rounds(run.id())?;
+            let began = rounds.iter().find(|record| record.attempt == attempt).map(|record| record.began_at);
+            let since = began.map(|began| self.clock.wall().since(began));
+            Ok(round.roll().zip(since).map(|(roll, since)| forecast::is_worth_waiting(roll, &forecasts, since)))
+        };
+        begun().ok().flatten().unwrap_or(false)
     }
 
     /// Notes how much time the open rounds have left; to be called every [`Federation::noted_every`].
@@ -352,7 +366,8 @@ impl Federation {
             (RunState::Running, state @ (RoundState::Gathering | RoundState::Training)) => {
                 let armed = matches!(state, RoundState::Training);
                 let roll = self.store.roll(record.plan.run(), last.attempt)?;
-                deadline = armed.then(|| self.clock.elapsed() + last.remaining.unwrap_or(deadline_of(&record)));
+                deadline = armed
+                    .then(|| self.clock.elapsed() + last.remaining.unwrap_or(deadline_of(&record) + grace_of(&record)));
                 let run;
                 (run, undone) = Run::resumed(last.attempt, roll, armed, &rules);
                 run
@@ -427,6 +442,7 @@ impl Federation {
                 RunAction::ArmDeadline(Attempt { round, attempt, .. }) => {
                     let allowed = deadline_of(&live.record);
                     tracing::info!(%run, %round, attempt, seconds = allowed.as_secs(), "quorum has joined; the deadline runs");
+                    let allowed = allowed + grace_of(&live.record);
                     match live.paused {
                         true => live.held = Some(allowed),
                         false => live.deadline = Some(self.clock.elapsed() + allowed),
@@ -507,6 +523,10 @@ impl Live {
 
 fn deadline_of(record: &RunRecord) -> Duration {
     Duration::from_secs(record.plan.draft.rounds.deadline_s)
+}
+
+fn grace_of(record: &RunRecord) -> Duration {
+    Duration::from_secs(record.plan.draft.rounds.grace_s)
 }
 
 /// What the wire hears of the store's trouble; the log hears more.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::signed::{Lineage, model_statement};
 use common::{Assignment, Digest, Directive, Phase, Progress, Refusal, RoundNumber, RunId, SiteId};
 
-use super::{Federation, Live, LiveRun, deadline_of, refusal};
+use super::{Federation, Live, LiveRun, deadline_of, grace_of, refusal};
 use crate::round::{Heard, Word};
 use crate::run::{Attempt, Run, RunEvent};
 use crate::store::Details;
@@ -98,7 +98,8 @@ fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration)
 
 fn train(live: &LiveRun, now: Duration) -> Option<Directive> {
     let (Attempt { round, base, .. }, _) = live.open()?;
-    let time_left = live.deadline.map_or(deadline_of(&live.record), |deadline| deadline.saturating_sub(now));
+    let time_left =
+        live.deadline.map_or(deadline_of(&live.record), |end| end.saturating_sub(now + grace_of(&live.record)));
     let steps = live.record.plan.draft.training.steps_per_round as u64;
     Some(Directive::Train(Assignment {
         run: live.id().clone(),

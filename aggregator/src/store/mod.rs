@@ -208,7 +208,7 @@ pub struct RoundRecord {
     pub began_at: Stamp,
     /// When it ended.
     pub ended_at: Option<Stamp>,
-    /// Time that was left when it was last noted, once the deadline runs.
+    /// Time that was left when it was last noted, once the deadline runs, the plan's grace with it.
     pub remaining: Option<Duration>,
 }
 

@@ -139,3 +139,75 @@ fn a_site_finishes_the_work_at_hand_before_it_begins_other_work() {
     let stranger = bench.federation().report(&site_id("z"), &Progress::idle()).unwrap();
     assert!(matches!(stranger, Directive::Wait { because } if because.contains("no run invites")));
 }
+
+/// A run of two rounds of three sites with a grace, whose first round c ended last, after 50 seconds; in the second, a and b
+/// have reported after a second.
+fn second_round(grace_s: u64) -> Bench {
+    let bench = Bench::empty();
+    let mut draft = plan_draft("run", &["a", "b", "c"], 2, 2, 1);
+    draft.rounds.grace_s = grace_s;
+    bench.start_run(draft, 20);
+    for round in 1..=2 {
+        ["a", "b", "c"].into_iter().for_each(|site| drop(bench.joins(site)));
+        bench.clock.pass(Duration::from_secs(1));
+        for site in ["a", "b"] {
+            bench.reports(site, &weights(20, |_| 0.5)).unwrap();
+        }
+        if round == 1 {
+            bench.clock.pass(Duration::from_secs(49));
+            bench.reports("c", &weights(20, |_| 0.25)).unwrap();
+            bench.merge();
+        }
+    }
+    bench
+}
+
+fn after(bench: &Bench, seconds: u64) -> Option<OpenState> {
+    bench.clock.pass(Duration::from_secs(seconds));
+    bench.federation().tick();
+    bench.run().open.map(|open| open.state)
+}
+
+#[test]
+fn a_site_that_is_no_later_than_usual_is_waited_for_in_the_grace_and_is_in_the_round() {
+    let bench = second_round(30);
+    let open = bench.run().open.unwrap();
+    assert_eq!(open.expected_in_ms[&site_id("c")], 61_500, "50 s and a quarter, of which one second has passed");
+    assert!(matches!(bench.joins("c"), Directive::Train(work) if work.time_left == Duration::from_secs(59)));
+    assert_eq!(after(&bench, 60), Some(OpenState::Training), "past the deadline");
+    bench.reports("c", &weights(20, |_| 0.25)).unwrap();
+    bench.merge();
+    assert_eq!(bench.run().rounds[1].sites.len(), 3);
+}
+
+#[test]
+fn a_site_that_is_later_than_usual_is_waited_for_no_longer() {
+    let bench = second_round(600);
+    assert_eq!(after(&bench, 61), Some(OpenState::Training));
+    assert_eq!(bench.run().open.unwrap().expected_in_ms[&site_id("c")], 500);
+    assert_eq!(after(&bench, 1), Some(OpenState::Merging));
+    bench.merge();
+    assert_eq!(bench.run().rounds[1].left_out[0].reason, "did not report in time");
+}
+
+#[test]
+fn nobody_is_waited_for_longer_than_the_grace_also_after_a_restart_in_it_and_without_one_not_at_all() {
+    let mut bench = second_round(2);
+    assert_eq!(after(&bench, 60), Some(OpenState::Training));
+    bench.federation().note_remaining();
+    bench.restart();
+    assert_eq!(after(&bench, 0), Some(OpenState::Training));
+    assert_eq!(after(&bench, 1), Some(OpenState::Merging));
+    assert_eq!(after(&second_round(0), 59), Some(OpenState::Merging));
+}
+
+#[test]
+fn who_was_in_no_round_yet_is_not_waited_for() {
+    let bench = Bench::empty();
+    let mut draft = plan_draft("run", &["a", "b"], 1, 1, 1);
+    draft.rounds.grace_s = 600;
+    bench.start_run(draft, 20);
+    bench.joins("b");
+    bench.reports("a", &weights(20, |_| 0.5)).unwrap();
+    assert_eq!(after(&bench, 60), Some(OpenState::Merging));
+}

@@ -23,6 +23,8 @@ mod faults;
 #[cfg(test)]
 mod finetuning;
 #[cfg(test)]
+mod foreign_bytes;
+#[cfg(test)]
 mod invitations;
 #[cfg(test)]
 mod ledger;
@@ -42,5 +44,7 @@ mod refusals;
 mod restarts;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod stragglers;
 #[cfg(test)]
 mod wire;

@@ -21,7 +21,8 @@ use certs::signing::SigningKey;
 use common::ledger::Head;
 use common::signed::{Attestation, enrolment_statement, update_statement};
 use common::{
-    Assignment, Digest, Directive, Meters, NamedTensors, Phase, Progress, RoundNumber, SiteId, UpdateManifest,
+    Assignment, Digest, Directive, Meters, NamedTensors, Phase, PlanDraft, Progress, RoundNumber, SiteId,
+    UpdateManifest,
 };
 use hyper_util::rt::TokioIo;
 use proto::convert::{Announced, digest_bytes};
@@ -94,7 +95,10 @@ impl House {
     }
 
     pub(crate) fn start_run(&self, sites: &[&str], rounds: u32) {
-        let draft = plan_draft("run", sites, sites.len(), rounds, 1);
+        self.start_run_of(plan_draft("run", sites, sites.len(), rounds, 1));
+    }
+
+    pub(crate) fn start_run_of(&self, draft: PlanDraft) {
         let model = weights(600_000, |place| place as f32 / 1e6);
         let plan = draft.with_first_model(model.signature(), model.digest());
         let blobs = aggregator::store::Blobs::open(self.folder.path()).unwrap();
@@ -329,7 +333,7 @@ pub(crate) fn code(status: &Status) -> &str {
     proto::refusal::code(status).unwrap_or("no refusal")
 }
 
-fn at_work(phase: Phase, work: &Assignment) -> Progress {
+pub(crate) fn at_work(phase: Phase, work: &Assignment) -> Progress {
     Progress { work: Some((work.run.clone(), work.round)), phase, ..Progress::idle() }
 }
 

@@ -229,7 +229,8 @@ fn rounds(rounds: &RoundPlan) -> Bounded {
     let bound = if quorum == 0 { "1 or more".to_owned() } else { format!("at most the {invited} sites") };
     within("rounds.quorum", quorum, (1..=invited).contains(&quorum), &bound)?;
     let deadline = rounds.deadline_s;
-    within("rounds.deadline_s", deadline, (1..=MAX_DEADLINE_S).contains(&deadline), "1 to 2592000 (30 days)")
+    within("rounds.deadline_s", deadline, (1..=MAX_DEADLINE_S).contains(&deadline), "1 to 2592000 (30 days)")?;
+    within("rounds.grace_s", rounds.grace_s, rounds.grace_s <= MAX_DEADLINE_S, "0 to 2592000 (30 days)")
 }
 
 impl ModelPlan {
@@ -313,7 +314,7 @@ mod tests {
     #[test]
     fn what_would_overflow_wait_for_ever_or_draw_from_nothing_is_refused_by_name() {
         type Change = fn(&mut PlanDraft);
-        let cases: [(Change, &str); 13] = [
+        let cases: [(Change, &str); 14] = [
             (
                 |plan| plan.aggregation.strategy = Strategy::Krum { faulty: 1 },
                 "rounds.quorum is 2, but must be at least 5 for 1 faulty sites: n >= 2 f + 3",
@@ -332,6 +333,7 @@ mod tests {
             ),
             (|plan| plan.rounds.deadline_s = u64::MAX, "rounds.deadline_s is 18446744073709551615, but must be 1 to"),
             (|plan| plan.rounds.deadline_s = 0, "rounds.deadline_s is 0"),
+            (|plan| plan.rounds.grace_s = u64::MAX, "rounds.grace_s is 18446744073709551615, but must be 0 to"),
             (|plan| plan.training.warmup_epochs = usize::MAX, "training.warmup_epochs"),
             (|plan| plan.training.teacher_temperature_warmup_epochs = 1 << 21, "teacher_temperature_warmup_epochs"),
             (|plan| plan.training.freeze_last_layer_epochs = 1 << 21, "training.freeze_last_layer_epochs"),

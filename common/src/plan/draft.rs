@@ -261,6 +261,9 @@ pub struct RoundPlan {
     pub quorum: usize,
     /// Time a round may take, in seconds. Who has not reported by then is left out, by name.
     pub deadline_s: u64,
+    /// Time past the deadline, in seconds, in which a site is waited for that is no later than it usually is.
+    #[serde(default, skip_serializing_if = "is_no_time")]
+    pub grace_s: u64,
     /// Times a round that failed its quorum is tried again before the run stops.
     #[serde(default = "default::attempts")]
     pub attempts: u32,
@@ -281,6 +284,10 @@ pub struct AggregationPlan {
     /// How the values of an update are written.
     #[serde(skip_serializing_if = "is_f32")]
     pub encoding: Encoding,
+}
+
+fn is_no_time(seconds: &u64) -> bool {
+    *seconds == 0
 }
 
 fn is_zero(value: &f64) -> bool {

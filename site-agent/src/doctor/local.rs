@@ -35,6 +35,7 @@ pub(super) fn permissions(home: &Home, config: &Config) -> Vec<Check> {
         verdicts::enrolment(enrolled.map_err(|_| "")),
         verdicts::keys(&[
             ("site.key", mode(&home.identity().join("site.key"))),
+            ("signing.key", mode(&home.identity().join("signing.key"))),
             ("secret.key", mode(&images::secret_path(home))),
         ]),
         verdicts::journal(Journal::open(&home.journal()).err().map(|error| error.to_string()).as_deref()),

@@ -60,6 +60,7 @@ pub(super) fn train(folder: &JobFolder, job: &Job) -> Result<JobResult, TrainerE
                 seconds_per_step: began.elapsed().as_secs_f64() / (taken - done) as f64,
             })?;
             if taken < steps && taken % job.plan.training.checkpoint_every_steps as u64 == 0 {
+                progress.sync()?;
                 durable::write(&folder.checkpoint(), &trainer.checkpoint())?;
             }
         }

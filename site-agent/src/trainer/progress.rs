@@ -33,6 +33,11 @@ impl Progress {
         self.file.write_all(line_text(&line).as_bytes()).map_err(durable::told("write", &self.path))
     }
 
+    /// Waits until every line so far is on the disk: before a checkpoint is, from which nobody takes these steps again.
+    pub(super) fn sync(&self) -> Result<(), DiskError> {
+        self.file.sync_all().map_err(durable::told("sync", &self.path))
+    }
+
     pub(super) fn meters(&self) -> Meters {
         let mean = |of: fn(&StepLine) -> f64| self.lines.iter().map(of).sum::<f64>() / self.lines.len().max(1) as f64;
         Meters {

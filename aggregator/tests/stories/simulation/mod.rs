@@ -55,7 +55,9 @@ fn cast(seed: u64) -> Cast {
     let (rounds, attempts) = (dice.within(1, 4) as u32, dice.within(1, 3) as u32);
     let names: Vec<String> = (0..count).map(|site| format!("site-{site}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let draft = plan_draft("run", &names, quorum, rounds, attempts);
+    let mut draft = plan_draft("run", &names, quorum, rounds, attempts);
+    // The shell in memory passes over it: that a round may wait for somebody changes nothing of what must hold.
+    draft.rounds.grace_s = [0, 20, 50][seed as usize % 3];
     let model = tensors(&FIRST);
     let plan = draft.with_first_model(model.signature(), model.digest());
     let mut sites: Vec<Site> = (0..count).map(Site::new).collect();
