@@ -72,6 +72,10 @@ fn no_planted_string_leaves_a_hospital_or_its_image_cache() {
     let plan = plan.replace("run = \"story\"", "run = \"again\"").replace("frame_size = 40", "frame_size = 44");
     fs::write(story::plan(&root), plan.replace("spacing_mm = 4.0", "spacing_mm = 3.6")).unwrap();
     story::start_run(&federation, &root).unwrap();
+    // An agent that asks before the server knows of the run would hear that the last one is over, and end.
+    let log = federation.log("aggregator");
+    let known = |_: &Federation| Ok(fs::read_to_string(&log)?.contains("run found run=again"));
+    federation.wait_until("the second run at the server", WITHIN, known).unwrap();
     for site in SITES {
         federation.kill_agent(site);
         federation.start_agent(site).unwrap();
