@@ -1,6 +1,8 @@
 //! Accepts TLS connections: handshakes beside each other, each with a time limit, with a cap on all and a lower one on
-//! those of one address. So no slow or silent peer delays another, and no single address keeps the others out.
+//! those of one address. So no slow or silent peer delays another, and no single address keeps the others out; where many
+//! are silent from many addresses, the oldest handshake gives way to each new one.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv6Addr};
 use std::pin::Pin;
@@ -12,7 +14,7 @@ use common::FederationName;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -23,7 +25,7 @@ use crate::quota::Quota;
 
 /// Longest a handshake may take.
 pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
-/// Most handshakes under way at once.
+/// Most handshakes under way at once. One takes milliseconds: what is older when they are this many is not a member's.
 pub const HANDSHAKES: usize = 256;
 /// Most handshakes under way at once from one address: many sites may be behind one, and all of a test is.
 pub const HANDSHAKES_OF_ONE: usize = 64;
@@ -60,6 +62,7 @@ pub fn connections(
         federation,
         per_address: Quota::new(HANDSHAKES_OF_ONE),
         under_way: JoinSet::new(),
+        in_order: VecDeque::new(),
         pause: None,
     }
 }
@@ -70,6 +73,8 @@ struct Connections {
     federation: FederationName,
     per_address: Quota<IpAddr>,
     under_way: JoinSet<Option<Connection>>,
+    /// The same, the oldest first.
+    in_order: VecDeque<AbortHandle>,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -83,11 +88,9 @@ impl Stream for Connections {
                 match shaken {
                     Ok(Some(connection)) => return Poll::Ready(Some(Ok(connection))),
                     Ok(None) => {}
+                    Err(gave_way) if gave_way.is_cancelled() => {}
                     Err(panicked) => tracing::error!(%panicked, "a handshake ended in a panic"),
                 }
-            }
-            if self.under_way.len() >= HANDSHAKES {
-                return Poll::Pending;
             }
             if let Some(pause) = &mut self.pause {
                 ready!(pause.as_mut().poll(cx));
@@ -110,8 +113,9 @@ impl Connections {
             tracing::info!(%address, most = HANDSHAKES_OF_ONE, "a connection was dropped: its address has too many handshakes");
             return;
         };
+        self.make_room();
         let (acceptor, federation) = (self.acceptor.clone(), self.federation.clone());
-        self.under_way.spawn(async move {
+        let begun = self.under_way.spawn(async move {
             let shaken = timeout(HANDSHAKE_WITHIN, handshake(&acceptor, tcp, &federation)).await;
             drop(place);
             match shaken {
@@ -121,6 +125,18 @@ impl Connections {
             }
             None
         });
+        self.in_order.push_back(begun);
+    }
+
+    /// Ends the oldest handshakes, if there are too many: to let new ones wait would leave it to the silent who gets in.
+    fn make_room(&mut self) {
+        self.in_order.retain(|handshake| !handshake.is_finished());
+        while self.in_order.len() >= HANDSHAKES
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            oldest.abort();
+            tracing::info!(most = HANDSHAKES, "a handshake was ended: it is the oldest of too many");
+        }
     }
 }
 

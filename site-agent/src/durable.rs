@@ -43,12 +43,25 @@ pub fn told<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
 
 /// Writes a file so that after a crash it holds either its old bytes or these.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
-    let folder = folder_of(path);
-    fs::create_dir_all(folder).map_err(told("create", folder))?;
+    make_folder(folder_of(path))?;
     let beside = path.with_added_extension("part");
     let mut file = File::create(&beside).map_err(told("create", &beside))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(told("write", &beside))?;
     publish(&beside, path)
+}
+
+/// Makes a folder and those above it that are not there, so that a power cut does not take them with all that is in them.
+fn make_folder(folder: &Path) -> Result<(), DiskError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder_of(folder);
+    make_folder(above)?;
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(told("create", folder)(error)),
+        _ => {}
+    }
+    File::open(above).and_then(|above| above.sync_all()).map_err(told("sync", above))
 }
 
 /// Gives a synced file its final name.
