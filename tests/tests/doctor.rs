@@ -91,7 +91,8 @@ fn the_doctors_find_what_is_well_what_is_not_and_what_cannot_be_looked_at_yet_an
     federation.start_aggregator().unwrap();
     story::start_run(&federation, root).unwrap();
     federation.start_agent(site).unwrap();
-    federation.wait_until("the site in the round", WITHIN, |federation| Ok(federation.has_trainer(site))).unwrap();
+    let jobs = federation.site_state(site).join("jobs/story");
+    federation.wait_until("the site in the round", WITHIN, |_| Ok(jobs.exists())).unwrap();
     let bundle = folder.path().join("bundle.zip");
     let state = federation.site_state(site);
     fs::write(state.join("site-agent.toml"), format!("labels = '{}'", root.join("CANARY-labels").display())).unwrap();

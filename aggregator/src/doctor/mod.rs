@@ -9,7 +9,6 @@ use std::path::Path;
 use std::time::Duration;
 use std::{fs, io};
 
-use certs::authority::LEAF_DAYS;
 use certs::probe::{self, Shown};
 use certs::proxy::Route;
 use common::check::Check;
@@ -44,8 +43,8 @@ pub async fn examine(state: &Path, config: Result<Config, ConfigError>, now: Sta
     if let Ok((store, status)) = &stored {
         let enrolled = store.sites().unwrap_or_default();
         let live = enrolled.iter().filter(|site| !site.revoked);
-        let left = |issued: Stamp| LEAF_DAYS - (now.since(issued).as_secs() / 86_400).cast_signed();
-        let days: Vec<(String, i64)> = live.map(|site| (site.site.to_string(), left(site.enrolled_at))).collect();
+        let left = |end: Stamp| (end.seconds().cast_signed() - now.seconds().cast_signed()) / 86_400;
+        let days: Vec<(String, i64)> = live.map(|site| (site.site.to_string(), left(site.expires_at))).collect();
         checks.push(verdicts::sites(&days, enrolled.len() - days.len()));
         checks.push(verdicts::blobs(&missing(state, store, status)));
         checks.push(verdicts::runs(status));

@@ -73,7 +73,7 @@ enum Verb {
     /// Work: report, fetch, train, send, until stopped.
     Run(run::RunArgs),
     /// Look at everything that must be well (settings, network, certificates, machine, images), and say what to do where it
-    /// is not.
+    /// is not. Ends with exit code 5 if a check failed.
     Doctor(doctor::DoctorArgs),
     /// Stop: the trainer ends within seconds, and nothing is sent until `resume`, whoever starts the agent again.
     Stop(Json),

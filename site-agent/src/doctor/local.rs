@@ -82,13 +82,13 @@ pub(super) fn images(home: &Home, config: &Config, program: &Path) -> Vec<Check>
         Source::Public { .. } => None,
     };
     let sample = sources.0.iter().filter_map(look).reduce(SpotCheck::and);
-    let labels = config.labels.as_ref().map(|folder| fs::read(folder.join("labels.toml")).err());
-    let wrong = labels.as_ref().and_then(|wrong| wrong.as_ref().map(ToString::to_string));
+    let unread = |path: &Path| fs::read(path).err().map(|error| format!("{}: {error}", path.display()));
+    let labels = config.labels.as_ref().map(|folder| unread(&folder.join("labels.toml")));
     vec![
         verdicts::sources(sources.0.len(), &lost),
         verdicts::sample(sample.as_ref(), config.intake.tolerance),
         caches(home),
-        verdicts::labels(labels.is_some(), wrong.as_deref()),
+        verdicts::labels(labels.is_some(), labels.as_ref().and_then(Option::as_deref)),
     ]
 }
 
