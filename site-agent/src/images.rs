@@ -64,6 +64,34 @@ pub enum ImagesError {
 }
 
 impl ImagesError {
+    /// What a log may hold of it: no path of the hospital's, which may be called what a patient is called. `site-agent index`
+    /// shows the whole.
+    pub fn for_a_log(&self) -> String {
+        let told = match self {
+            Self::Intake(IntakeError::Unreadable { error, .. }) => {
+                format!("a source of images cannot be read ({error})")
+            }
+            Self::Intake(IntakeError::Empty { .. }) => "a source of images is empty".to_owned(),
+            Self::Intake(IntakeError::NoImages { files, reasons, .. }) => {
+                format!("none of the {files} files of a source is a usable cardiac MR image ({reasons})")
+            }
+            Self::Intake(IntakeError::TooManyFaults { report, tolerance, .. }) => format!(
+                "{} of {} images of a source are faulty, more than the permitted {:.1} %",
+                report.faults,
+                report.faults + report.images,
+                100.0 * tolerance
+            ),
+            Self::Import(_) => "a public data set cannot be taken in".to_owned(),
+            // These name files of the agent's own.
+            Self::NoSources
+            | Self::Intake(IntakeError::NoWorker { .. } | IntakeError::Cache(_))
+            | Self::DataSet { .. }
+            | Self::Disk(_)
+            | Self::Secret { .. } => return self.to_string(),
+        };
+        format!("{told}: `site-agent index` with that source shows which, and why")
+    }
+
     /// What to tell the aggregator.
     pub fn decline(&self) -> Decline {
         match self {

@@ -190,3 +190,39 @@ pub fn kill_child(parent: u32, verb: &str) -> io::Result<bool> {
     let Some(id) = child(parent, verb) else { return Ok(false) };
     Ok(Command::new("kill").arg("-9").arg(id.to_string()).status()?.success())
 }
+
+/// A TCP socket of a process, as the system lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// This end's port.
+    pub local_port: u16,
+    /// The other end's port; 0 if there is none.
+    pub remote_port: u16,
+    /// Whether it waits for connections.
+    pub listens: bool,
+}
+
+/// The TCP sockets that a process holds (Linux).
+pub fn sockets(process: u32) -> io::Result<Vec<Socket>> {
+    let mut held = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{process}/fd"))? {
+        // A descriptor may be closed while it is looked at.
+        let Ok(target) = fs::read_link(entry?.path()) else { continue };
+        let target = target.to_string_lossy().into_owned();
+        held.extend(target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')).map(str::to_owned));
+    }
+    let mut sockets = Vec::new();
+    for table in ["tcp", "tcp6"] {
+        for line in fs::read_to_string(format!("/proc/{process}/net/{table}"))?.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [_, local, remote, state, _, _, _, _, _, inode, ..] = fields[..] else { continue };
+            let port = |address: &str| {
+                address.rsplit_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok()).unwrap_or(0)
+            };
+            if held.iter().any(|held| held == inode) {
+                sockets.push(Socket { local_port: port(local), remote_port: port(remote), listens: state == "0A" });
+            }
+        }
+    }
+    Ok(sockets)
+}

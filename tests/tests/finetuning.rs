@@ -203,7 +203,9 @@ fn a_frozen_backbone_is_neither_sent_nor_moved_and_a_killed_trainer_and_a_site_o
     assert_eq!(left_out["site"], "site-c", "{run}");
     assert!(left_out["reason"].as_str().unwrap().contains("no usable labels for any task of the run"), "{left_out}");
     let log = fs::read_to_string(federation.log("site-c")).unwrap();
-    assert!(log.contains("classes.csv, line"), "the person at the site hears which line: {log}");
+    assert!(log.contains("labels-refused.txt says why") && !log.contains("classes.csv"), "{log}");
+    let why = fs::read_to_string(federation.site_state("site-c").join("images/labels-refused.txt")).unwrap();
+    assert!(why.contains("classes.csv, line"), "the person at the site hears which line: {why}");
     assert!(fs::read_to_string(federation.log("site-b")).unwrap().contains("the trainer was killed"));
     let sent = sent(&federation, "site-b");
     assert!(sent.iter().all(|(name, _)| name.starts_with("heads.")), "{:?}", sent.signature());

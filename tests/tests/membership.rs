@@ -4,12 +4,14 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use certs::credentials::Credentials;
 use common::ledger::{self, Head};
 use tests::federation::Federation;
-use tests::story::{self, SITES};
+use tests::programs;
+use tests::story::{self, SITES, WITHIN};
 
 /// Life of certificates here, in seconds; agents renew theirs after two thirds of it.
 const LIFE_S: u32 = 6;
@@ -28,6 +30,52 @@ fn rewritten(text: &str) -> String {
         head = next;
     }
     [anew.join("\n"), lines[lines.len() - 1].to_owned()].join("\n")
+}
+
+/// One listener, the aggregator's; from each agent, connections to it and nothing else; from a trainer, nothing.
+fn as_the_communication_matrix_says(federation: &Federation) {
+    let port: u16 = federation.address().rsplit_once(':').unwrap().1.parse().unwrap();
+    for (name, process) in federation.processes() {
+        let sockets = programs::sockets(process).unwrap();
+        if name == "aggregator" {
+            let listening: Vec<_> = sockets.iter().filter(|socket| socket.listens).collect();
+            assert!(listening.len() == 1 && listening[0].local_port == port, "{sockets:?}");
+            assert!(sockets.iter().all(|socket| socket.local_port == port), "it calls nobody: {sockets:?}");
+            continue;
+        }
+        assert!(!sockets.is_empty(), "{name} is connected");
+        assert!(sockets.iter().all(|socket| !socket.listens && socket.remote_port == port), "{name}: {sockets:?}");
+        if let Some(trainer) = programs::child(process, "train") {
+            // It may end while it is looked at.
+            assert!(programs::sockets(trainer).unwrap_or_default().is_empty(), "the trainer of {name}");
+        }
+    }
+}
+
+/// What the guide for hospital IT tells to type does what it says, at a site that has been through a run.
+fn every_command_of_the_it_guide(federation: &Federation, root: &Path) {
+    let site = SITES[1];
+    let guide = include_str!("../../docs/it-guide.md");
+    let blocks = guide.split("```").filter_map(|block| block.strip_prefix("sh\n"));
+    let commands: Vec<&str> = blocks.flat_map(str::lines).collect();
+    assert!(commands.len() >= 9, "{commands:?}");
+    let images = tests::phantom::dicom_folder(&root.join("images").join(site)).display().to_string();
+    let plans: serde_json::Value =
+        serde_json::from_str(&federation.at_site(site, &["plans", "--json"]).unwrap()).unwrap();
+    let plan = plans[0]["plan"].as_str().unwrap().to_owned();
+    for command in commands {
+        let words = command.strip_prefix("site-agent ").unwrap();
+        let words = match words {
+            "enrol cmrfed1.…" => vec!["enrol".to_owned(), federation.invite(site).unwrap()],
+            "index /data/cmr" => vec!["index".to_owned(), images.clone()],
+            // An agent that has nothing left to do ends.
+            "run" => vec!["run".to_owned(), "--until-finished".to_owned()],
+            "approve <digest>" => vec!["approve".to_owned(), plan.clone()],
+            words => words.split(' ').map(str::to_owned).collect(),
+        };
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        federation.at_site(site, &words).unwrap_or_else(|error| panic!("{command}: {error}"));
+    }
 }
 
 #[test]
@@ -51,6 +99,8 @@ fn certificates_are_renewed_under_a_run_and_one_that_expired_ends_its_agent_with
     fs::write(story::plan(&root), plan.replace("count = 3", "count = 6")).unwrap();
     story::start_run(&federation, &root).unwrap();
     SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
+    federation.wait_until("a trainer at work", WITHIN, |federation| Ok(federation.has_trainer(SITES[0]))).unwrap();
+    as_the_communication_matrix_says(&federation);
     let run = story::finished(&mut federation).unwrap();
     assert_eq!(run["state"], "finished", "{run:#}");
     for round in run["rounds"].as_array().unwrap() {
@@ -61,8 +111,11 @@ fn certificates_are_renewed_under_a_run_and_one_that_expired_ends_its_agent_with
         assert!(log.matches("certificate is renewed").count() >= 1, "{log}");
     }
 
-    // What happened is in the ledgers, and they agree.
+    // What happened is in the ledgers, and they agree; a site enters the end when the last model is there.
     for site in SITES {
+        let ended =
+            |federation: &Federation| Ok(federation.at_site(site, &["ledger", "show"])?.contains("run-finished"));
+        federation.wait_until("the end of the run at the site", WITHIN, ended).unwrap();
         let told = federation.at_site(site, &["ledger", "show"]).unwrap();
         let kinds = [
             "enrolled",
@@ -110,6 +163,8 @@ fn certificates_are_renewed_under_a_run_and_one_that_expired_ends_its_agent_with
     assert!(told.contains("needs its own --state"), "{told}");
     federation.enrol(SITES[0]).unwrap();
     federation.at_site(SITES[0], &["run", "--until-finished"]).unwrap();
+
+    every_command_of_the_it_guide(&federation, &root);
 
     // Revoked, the agent ends by itself, and says what to do.
     federation.coordinator(&["revoke", SITES[0]]).unwrap();

@@ -407,7 +407,7 @@ impl Agent {
             Some(indexing) if indexing.grid == grid && !indexing.task.is_finished() => self.indexing = Some(indexing),
             Some(indexing) if indexing.grid == grid => match indexing.task.await {
                 Ok(Ok(indexed)) => tracing::info!(frames = indexed.frames, "the images are on the plan's grid"),
-                Ok(Err(error)) => return Err(Failure::Decline(error.decline(), error.to_string())),
+                Ok(Err(error)) => return Err(Failure::Decline(error.decline(), error.for_a_log())),
                 Err(error) => return Err(Failure::Decline(Decline::TooFewImages, error.to_string())),
             },
             _ => {

@@ -38,11 +38,12 @@ pub(super) fn index(home: &Home, config: &Config, args: &IndexArgs) -> anyhow::R
     });
     bar.finish_and_clear();
     let indexed = indexed?;
-    for (source, report) in &indexed.reports {
+    // By number: a folder may be called what a patient is called, and what is shown here is pasted elsewhere.
+    for (number, (_, report)) in indexed.reports.iter().enumerate() {
         if args.json.json {
             print(&format!("{}\n", serde_json::to_string(report)?))?;
         } else {
-            print(&format!("{}\n{report}\n", source.display()))?;
+            print(&format!("source {} of {}\n{report}\n", number + 1, home.images().join("sources.json").display()))?;
         }
     }
     Ok(())

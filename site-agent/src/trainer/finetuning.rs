@@ -12,7 +12,7 @@ use model::{BACKBONE, DeviceChoice, Finetuner};
 
 use super::progress::Progress;
 use super::{TrainerError, base, scoring, seeds, told};
-use crate::job::{Job, JobFolder, JobResult, StepLine};
+use crate::job::{Job, JobFolder, JobLabels, JobResult, StepLine};
 use crate::tasks::{Batches, Cohort, CohortError, Examples, FewShot, TasksError};
 use crate::{durable, images};
 
@@ -121,7 +121,7 @@ fn of_tasks(model: NamedTensors, tasks: &[SiteTask]) -> NamedTensors {
 
 fn labels(job: &Job, cache: &FrameCache) -> Result<Option<Labels>, TrainerError> {
     let Some(labels) = &job.labels else { return Ok(None) };
-    let unusable = |error: &dyn std::fmt::Display| TrainerError::NoLabels(error.to_string());
+    let unusable = |error: &dyn std::fmt::Display| refused(labels, error);
     let secret = images::read_secret(&labels.secret).map_err(|error| unusable(&error))?;
     let opened = Labels::open(&labels.folder, &secret).map_err(|error| unusable(&error))?;
     opened.check(cache).map_err(|error| unusable(&error))?;
@@ -146,7 +146,10 @@ fn site_tasks(
             without.push(format!("{name}: no {missing}"));
             continue;
         }
-        let unusable = |error: TasksError| TrainerError::NoLabels(format!("{name}: {error}"));
+        let unusable = |error: TasksError| match &job.labels {
+            Some(labels) => refused(labels, &format!("{name}: {error}")),
+            None => TrainerError::NoLabels(format!("{name}: {error}")),
+        };
         let examples = Examples::of(&task, cache, labels).map_err(unusable)?;
         if examples.unseen > 0 {
             tracing::warn!(task = %name, subjects = examples.unseen, "with a label, but without an image that the task is shown");
@@ -177,6 +180,18 @@ fn site_tasks(
         all.push(SiteTask { task, examples, cohort });
     }
     if all.is_empty() { Err(TrainerError::NoLabels(without.join("; "))) } else { Ok(all) }
+}
+
+/// Labels that cannot be used. What is wrong with them may name a file that is called what a patient is called: it is written
+/// beside the images, for the site's own eyes, and the log says where.
+fn refused(labels: &JobLabels, why: &dyn std::fmt::Display) -> TrainerError {
+    let path = labels.secret.with_file_name("labels-refused.txt");
+    match durable::write(&path, format!("{why}\n").as_bytes()) {
+        Ok(()) => TrainerError::NoLabels(format!("its labels cannot be used: {} says why", path.display())),
+        Err(error) => {
+            TrainerError::NoLabels(format!("its labels cannot be used, and why could not be written: {error}"))
+        }
+    }
 }
 
 /// What a task learns from and this site lacks.
