@@ -1,5 +1,5 @@
 //! `aggregator doctor`: looks at the state folder, the certificates, the sites and the server, and says what to do where
-//! something is not well. It reads alone, whether a server runs or not. What the facts mean is in [`verdicts`].
+//! something is not well. It reads alone, whether a server runs or not. What the facts mean is in `verdicts`.
 
 mod verdicts;
 
