@@ -44,12 +44,12 @@ impl Check {
         Self { outcome: Outcome::NotYet, ..Self::ok(name, found) }
     }
 
-    /// Well enough, for now.
+    /// It works, but not for long, or not well.
     pub fn warning(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { outcome: Outcome::Warning, remedy: Some(remedy.into()), ..Self::ok(name, found) }
     }
 
-    /// Not well.
+    /// It does not work.
     pub fn failure(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { outcome: Outcome::Failure, ..Self::warning(name, found, remedy) }
     }

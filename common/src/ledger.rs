@@ -88,8 +88,8 @@ pub enum Fault {
 /// The line of an event that follows `head`, and the head with it.
 pub fn line(head: Head, time_ms: u64, event: &impl Serialize) -> (String, Head) {
     let entry = Entry { entry: head.entries + 1, time_ms, before: head.digest, event };
-    // Events are text, numbers and maps by name: nothing that JSON cannot write.
-    let text = serde_json::to_string(&entry).unwrap_or_default();
+    // Events are text, numbers and maps by name. One that could not be written must not become an entry that says nothing.
+    let text = serde_json::to_string(&entry).expect("an event is writable as JSON");
     let digest = Digest::of(text.as_bytes());
     (format!("{text}\t{digest}"), Head { entries: entry.entry, digest })
 }
@@ -150,14 +150,16 @@ pub fn verify<'a>(
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = self.event["kind"].as_str().unwrap_or("?");
-        write!(f, "{:>5}  {}  {kind:<18}", self.entry, time(self.time_ms))?;
+        write!(f, "{:>5}  {}  {kind:<20}", self.entry, time(self.time_ms))?;
         let fields = self.event.as_object().into_iter().flatten();
         let told = fields.filter(|(name, value)| *name != "kind" && !value.is_null());
         for (name, value) in told {
             match value {
+                // By site: digests of reports, why somebody was left out, parts of the mean.
                 Value::Object(inner) if name == "reports" || name == "left_out" || name == "shares" => {
-                    let names: Vec<&str> = inner.keys().map(String::as_str).collect();
-                    write!(f, " {name}=[{}]", names.join(" "))?;
+                    let each: Vec<String> =
+                        inner.iter().map(|(site, value)| format!("{site}:{}", short(value))).collect();
+                    write!(f, " {name}=[{}]", each.join(" "))?;
                 }
                 Value::Object(_) => write!(f, " {name}=yes")?,
                 value => write!(f, " {name}={}", short(value))?,
@@ -168,10 +170,11 @@ impl fmt::Display for Entry {
 }
 
 fn short(value: &Value) -> String {
-    match value.as_str() {
-        Some(text) if text.len() == 64 => text[..12].to_owned(),
-        Some(text) => text.to_owned(),
-        None => value.to_string(),
+    match value {
+        Value::String(text) if text.len() == 64 && text.is_ascii() => text[..12].to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Number(number) if number.is_f64() => format!("{:.3}", number.as_f64().unwrap_or(f64::NAN)),
+        value => value.to_string(),
     }
 }
 
@@ -198,6 +201,16 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_entry_is_a_line_that_says_who_was_left_out_and_why() {
+        let event = serde_json::json!({
+            "kind": "round-closed", "round": 2, "reports": { "a": "ab".repeat(32) }, "left_out": { "b": "revoked" }, "note": null,
+        });
+        let entry = Entry { entry: 7, time_ms: 0, before: Digest([0; 32]), event };
+        let told = entry.to_string();
+        assert!(told.contains("round-closed         left_out=[b:revoked] reports=[a:abababababab] round=2"), "{told}");
+    }
 
     #[test]
     fn times_are_told_in_utc() {

@@ -107,8 +107,8 @@ pub struct Lineage {
 
 fn statement(kind: &str, federation: &FederationName, what: &impl Serialize) -> Vec<u8> {
     let mut statement = format!("cmrfed {kind} 1\n{federation}\n").into_bytes();
-    // Numbers, text and arrays: nothing that JSON cannot write.
-    statement.extend(serde_json::to_vec(what).unwrap_or_default());
+    // Numbers, text and arrays. What could not be written must not be signed as if it were nothing.
+    statement.extend(serde_json::to_vec(what).expect("a statement is writable as JSON"));
     statement
 }
 

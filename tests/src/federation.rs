@@ -114,6 +114,12 @@ impl Federation {
         self.root.join("sites").join(site)
     }
 
+    /// Writes a site's settings, as a person there would.
+    pub fn write_settings(&self, site: &str, written: &str) -> std::io::Result<()> {
+        fs::create_dir_all(self.site_state(site))?;
+        fs::write(self.site_state(site).join("site-agent.toml"), written)
+    }
+
     /// A process's log.
     pub fn log(&self, name: &str) -> PathBuf {
         self.root.join("logs").join(format!("{name}.log"))

@@ -1,17 +1,11 @@
 //! What a site permits holds, whatever the plan asks, and the coordinator sees by which rule.
 
-#![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
-
 use std::fs;
 
 use serde_json::Value;
 use site_agent::clock;
 use tests::federation::{Federation, FederationError};
 use tests::story::{self, SITES, WITHIN};
-
-fn settings(federation: &Federation, site: &str, written: &str) {
-    fs::write(federation.site_state(site).join("site-agent.toml"), written).unwrap();
-}
 
 /// Hours of twelve, of which now is in the middle, or as far from as can be.
 fn hours(open: bool) -> String {
@@ -28,8 +22,8 @@ fn a_site_declines_by_rule_what_it_does_not_permit_rests_outside_its_hours_and_t
     federation.start_aggregator().unwrap();
     story::start_run(&federation, root).unwrap();
 
-    settings(&federation, SITES[0], "[policy]\ntensors = ['student.*']");
-    settings(&federation, SITES[1], &format!("[policy]\nhours = '{}'", hours(false)));
+    federation.write_settings(SITES[0], "[policy]\ntensors = ['student.*']").unwrap();
+    federation.write_settings(SITES[1], &format!("[policy]\nhours = '{}'", hours(false))).unwrap();
     SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
     let said = |run: &Value, site: &str, what: &str| run["sites"][site][what].as_str().unwrap_or_default().to_owned();
     federation
@@ -56,8 +50,10 @@ fn a_site_declines_by_rule_what_it_does_not_permit_rests_outside_its_hours_and_t
     assert!(log.contains("the run sends the tensor center, which `policy.tensors` does not permit"), "{log}");
 
     SITES.iter().for_each(|site| federation.kill_agent(site));
-    settings(&federation, SITES[0], "[policy]\nmax_rounds_a_day = 3");
-    settings(&federation, SITES[1], &format!("[policy]\nmax_upload_mb_s = 0.5\nhours = '{}'", hours(true)));
+    federation.write_settings(SITES[0], "[policy]\nmax_rounds_a_day = 3").unwrap();
+    federation
+        .write_settings(SITES[1], &format!("[policy]\nmax_upload_mb_s = 0.5\nhours = '{}'", hours(true)))
+        .unwrap();
     SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
     let run = story::finished(&mut federation).unwrap();
     assert_eq!((run["state"].as_str(), story::models(&run).len()), (Some("finished"), 3), "{run:#}");

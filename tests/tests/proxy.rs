@@ -15,11 +15,6 @@ use tests::story::{self, SITES};
 /// base64 of `user:hidden-word`.
 const CREDENTIALS: &str = "dXNlcjpoaWRkZW4td29yZA==";
 
-fn settings(federation: &Federation, site: &str, written: &str) {
-    fs::create_dir_all(federation.site_state(site)).unwrap();
-    fs::write(federation.site_state(site).join("site-agent.toml"), written).unwrap();
-}
-
 /// No file below says the password, but for the settings in which a person wrote it.
 fn says_nowhere(folder: &Path, words: &[&str]) {
     for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
@@ -50,15 +45,19 @@ fn a_run_goes_through_a_proxy_that_asks_for_a_password_and_cuts_what_rests() {
     let proxy = Proxy::start(Rules { credentials: CREDENTIALS, idle: Duration::from_millis(500) }).unwrap();
 
     let invitation = federation.invite("newcomer").unwrap();
-    settings(&federation, "newcomer", &format!("[network]\nproxy = 'http://{}'", proxy.address()));
+    federation.write_settings("newcomer", &format!("[network]\nproxy = 'http://{}'", proxy.address())).unwrap();
     let told = federation.at_site("newcomer", &["enrol", &invitation]).unwrap_err().to_string();
     assert!(told.contains("asks for credentials: write them as http://user:password@host:port"), "{told}");
     assert_eq!((proxy.tunnels(), proxy.refused() > 0), (0, true));
-    settings(&federation, "newcomer", &format!("[network]\nproxy = 'http://user:hidden-word@{}'", proxy.address()));
+    federation
+        .write_settings("newcomer", &format!("[network]\nproxy = 'http://user:hidden-word@{}'", proxy.address()))
+        .unwrap();
     federation.at_site("newcomer", &["enrol", &invitation]).unwrap();
     assert_eq!(proxy.tunnels(), 1);
 
-    settings(&federation, SITES[0], &format!("[network]\nproxy = 'http://user:hidden-word@{}'", proxy.address()));
+    federation
+        .write_settings(SITES[0], &format!("[network]\nproxy = 'http://user:hidden-word@{}'", proxy.address()))
+        .unwrap();
     SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
     let run = story::finished(&mut federation).unwrap();
     assert_eq!(run["state"], "finished", "{run:#}");
@@ -94,7 +93,7 @@ fn a_run_goes_through_tinyproxy() {
     let log = root.join("tinyproxy.log");
     let mut proxy =
         Process::start("tinyproxy", Path::new("tinyproxy"), &["-d", "-c", &path.display().to_string()], &log).unwrap();
-    settings(&federation, SITES[0], &format!("[network]\nproxy = 'http://user:hidden-word@{free}'"));
+    federation.write_settings(SITES[0], &format!("[network]\nproxy = 'http://user:hidden-word@{free}'")).unwrap();
     SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
     let run = story::finished(&mut federation).unwrap();
     assert_eq!(run["state"], "finished", "{run:#}");

@@ -111,10 +111,24 @@ struct Told {
     ledger: Option<Head>,
 }
 
-fn heads(entry: &Entry) -> impl Iterator<Item = Head> {
-    let tells: Option<Tells> = serde_json::from_value(entry.event.clone()).ok();
-    let (ledger, attested) = tells.map_or((None, None), |it| (it.ledger, it.attestation.and_then(|told| told.ledger)));
-    ledger.into_iter().chain(attested)
+/// The heads that an entry tells. One that is chained well and tells a head which is none was not written by these programs.
+fn heads(entry: &Entry) -> Result<Vec<Head>, String> {
+    let tells: Tells = serde_json::from_value(entry.event.clone())
+        .map_err(|error| format!("entry {}: what it tells of a ledger is not understood: {error}", entry.entry))?;
+    Ok(tells.ledger.into_iter().chain(tells.attestation.and_then(|told| told.ledger)).collect())
+}
+
+/// All heads that the entries of a ledger tell.
+fn heads_in(whose: &str, lines: &[String]) -> Result<Vec<Head>, Failure> {
+    let (mut all, mut wrong) = (Vec::new(), None);
+    held(whose, lines, &[], |entry| match heads(entry) {
+        Ok(heads) => all.extend(heads),
+        Err(why) => wrong = wrong.take().or(Some(why)),
+    })?;
+    match wrong {
+        Some(why) => Err(Failure::Failed(format!("{whose} does not hold: {why}"))),
+        None => Ok(all),
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -134,12 +148,11 @@ fn verify(arguments: &Verify) -> Result<(), Failure> {
     for path in &arguments.site_ledger {
         let text = fs::read_to_string(path).map_err(|error| Failure::failed(path.display(), error))?;
         let of_site: Vec<String> = text.lines().map(str::to_owned).collect();
-        held(&format!("the site's ledger {}", path.display()), &of_site, &[], |entry| known.extend(heads(entry)))?;
+        known.extend(heads_in(&format!("the site's ledger {}", path.display()), &of_site)?);
     }
     held("the aggregator's ledger", &lines, &known, |_| {})?;
     // What sites signed along with their updates, as it stands in the ledger itself.
-    let mut signed = Vec::new();
-    held("the aggregator's ledger", &lines, &[], |entry| signed.extend(heads(entry)))?;
+    let signed = heads_in("the aggregator's ledger", &lines)?;
     let head = held("the aggregator's ledger, against what sites signed of it,", &lines, &signed, |_| {})?;
     known.extend(signed);
     known.retain(|head| head.entries > 0);
@@ -160,7 +173,7 @@ fn exported(file: &Path, expected: Option<VerifyingKey>) -> Result<(Vec<String>,
     let named = |why: String| Failure::Failed(format!("{}: {why}", file.display()));
     let text = fs::read_to_string(file).map_err(|error| named(error.to_string()))?;
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    let last = lines.pop().unwrap_or_default();
+    let last = lines.pop().ok_or_else(|| named("it is empty".to_owned()))?;
     let colophon: Colophon = serde_json::from_str(&last)
         .map_err(|_| named("its last line is not the aggregator's signature: the end is missing".to_owned()))?;
     let Colophon { federation, head, key, signature } = colophon;
@@ -186,4 +199,19 @@ fn export(folder: &Path, out: &Path) -> Result<(), Failure> {
     let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, out));
     written.map_err(|error| Failure::failed(out.display(), error))?;
     print(&format!("{} entries are in {}; its end is signed with {}\n", head.entries, out.display(), key.verifying()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_that_is_none_is_named_and_not_passed_over() {
+        let entry = |event: serde_json::Value| Entry { entry: 3, time_ms: 0, before: Head::EMPTY.digest, event };
+        let head = serde_json::json!({ "entries": 2, "digest": "00".repeat(32) });
+        assert_eq!(heads(&entry(serde_json::json!({ "kind": "round-accepted", "ledger": head }))).unwrap().len(), 1);
+        assert_eq!(heads(&entry(serde_json::json!({ "kind": "joined" }))).unwrap(), []);
+        let odd = serde_json::json!({ "kind": "update-stored", "attestation": { "ledger": { "entries": "two" } } });
+        assert!(heads(&entry(odd)).unwrap_err().contains("entry 3"));
+    }
 }

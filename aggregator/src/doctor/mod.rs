@@ -17,7 +17,7 @@ use common::{Digest, RunId};
 use crate::clock::Stamp;
 use crate::config::{Config, ConfigError};
 use crate::status::{self, RunPhase, Status};
-use crate::store::{Blobs, SqliteStore, Store, StoreError};
+use crate::store::{Blobs, SiteRecord, SqliteStore, Store, StoreError};
 
 /// Longest that the server's answer is waited for.
 const WITHIN: Duration = Duration::from_secs(15);
@@ -40,58 +40,79 @@ pub async fn examine(state: &Path, config: Result<Config, ConfigError>, now: Sta
     let subject = authority.ok().map(|shown| shown.subject);
     let stored = stored(state, now);
     checks.push(verdicts::database(stored.as_ref().err().map(ToString::to_string).as_deref()));
-    if let Ok((store, status)) = &stored {
-        let enrolled = store.sites().unwrap_or_default();
+    if let Ok(Read { sites: enrolled, latest, status, needed, .. }) = &stored {
         let live = enrolled.iter().filter(|site| !site.revoked);
         let left = |end: Stamp| (end.seconds().cast_signed() - now.seconds().cast_signed()) / 86_400;
         let days: Vec<(String, i64)> = live.map(|site| (site.site.to_string(), left(site.expires_at))).collect();
         checks.push(verdicts::sites(&days, enrolled.len() - days.len()));
-        checks.push(verdicts::blobs(&missing(state, store, status)));
+        checks.push(match missing(state, needed) {
+            Ok(lost) => verdicts::blobs(&lost),
+            Err(error) => verdicts::no_blobs(&error.to_string()),
+        });
         checks.push(verdicts::runs(status));
         let newest = status.sites.iter().filter_map(|site| site.last_word_ms).count();
-        let latest = store.progress().unwrap_or_default().iter().map(|said| said.heard_at).max();
-        let latest = latest.max(store.federation().ok().map(|federation| federation.created_at));
-        checks.push(verdicts::clock(latest.map(|latest| latest.0.saturating_sub(now.0)), newest));
+        checks.push(verdicts::clock(latest.0.saturating_sub(now.0), newest));
     }
-    let models =
-        stored.as_ref().map_or(0, |(_, status)| status.runs.iter().map(|run| run.model_bytes).max().unwrap_or(0));
+    let models = stored
+        .as_ref()
+        .map_or(0, |Read { status, .. }| status.runs.iter().map(|run| run.model_bytes).max().unwrap_or(0));
     checks.push(verdicts::disk(free_bytes(state), models));
     checks.push(server(&config, subject.as_deref(), now).await);
-    if let Ok((_, status)) = &stored {
+    if let Ok(Read { status, .. }) = &stored {
         checks.push(outside(&status.address).await);
     }
     checks
 }
 
-/// The database, every row of it held to its seal.
-fn stored(state: &Path, now: Stamp) -> Result<(SqliteStore, Status), StoreError> {
+/// What the database says. Whatever of it cannot be read is the finding, and nothing is said of it as if it were not there.
+struct Read {
+    status: Status,
+    sites: Vec<SiteRecord>,
+    /// The newest time that stands in it.
+    latest: Stamp,
+    /// Blobs that runs go on from, with their lengths.
+    needed: Vec<(RunId, Digest, u64)>,
+}
+
+/// The database, every row of it held to its seal, and the ledger to its chain.
+fn stored(state: &Path, now: Stamp) -> Result<Read, StoreError> {
     // Opening holds the trees to SQLite's own check.
     let store = SqliteStore::open(state)?;
     let status = status::read(&store, now)?;
     store.uploads()?;
-    match status.damaged_runs.first() {
-        Some(damaged) => Err(StoreError::Damaged(damaged.clone())),
-        None => Ok((store, status)),
+    if let Some(damaged) = status.damaged_runs.first() {
+        return Err(StoreError::Damaged(damaged.clone()));
     }
+    let lines = store.ledger(0, i64::MAX.unsigned_abs())?;
+    common::ledger::verify(lines.iter().map(String::as_str), &[store.ledger_head()?], |_, _| {})
+        .map_err(|broken| StoreError::Damaged(format!("the ledger does not hold: {broken}")))?;
+    let heard = store.progress()?.iter().map(|said| said.heard_at).max();
+    let latest = heard.max(Some(store.federation()?.created_at)).unwrap_or(now);
+    Ok(Read { sites: store.sites()?, latest, needed: needed(&store, &status)?, status })
 }
 
-/// Blobs of runs that go on which are not there, or are too short: the model that a round starts from, and stored updates.
-fn missing(state: &Path, store: &SqliteStore, status: &Status) -> Vec<(RunId, Digest)> {
-    let Ok(blobs) = Blobs::open(state) else { return Vec::new() };
-    let mut lost = Vec::new();
+/// The model that each running round starts from, and its stored updates.
+fn needed(store: &SqliteStore, status: &Status) -> Result<Vec<(RunId, Digest, u64)>, StoreError> {
+    let mut needed = Vec::new();
     for run in status.runs.iter().filter(|run| run.state == RunPhase::Running) {
-        let mut needed = vec![(run.model, Some(run.model_bytes))];
+        let mut of_run = vec![(run.model, run.model_bytes)];
         if let Some(open) = &run.open {
-            needed.push((open.base, Some(run.model_bytes)));
-            let updates = store.updates(&run.run, open.round).unwrap_or_default();
-            needed.extend(updates.values().map(|update| (update.manifest.blob, Some(update.manifest.bytes))));
+            of_run.push((open.base, run.model_bytes));
+            let updates = store.updates(&run.run, open.round)?;
+            of_run.extend(updates.values().map(|update| (update.manifest.blob, update.manifest.bytes)));
         }
-        let is_lost = |(digest, bytes): &(Digest, Option<u64>)| blobs.length(*digest) != *bytes;
-        lost.extend(needed.into_iter().filter(is_lost).map(|(digest, _)| (run.run.clone(), digest)));
+        needed.extend(of_run.into_iter().map(|(digest, bytes)| (run.run.clone(), digest, bytes)));
     }
-    lost.sort();
-    lost.dedup();
-    lost
+    needed.sort();
+    needed.dedup();
+    Ok(needed)
+}
+
+/// Those that are not there, or are too short.
+fn missing(state: &Path, needed: &[(RunId, Digest, u64)]) -> io::Result<Vec<(RunId, Digest)>> {
+    let blobs = Blobs::open(state)?;
+    let is_lost = |(_, digest, bytes): &&(RunId, Digest, u64)| blobs.length(*digest) != Some(*bytes);
+    Ok(needed.iter().filter(is_lost).map(|(run, digest, _)| (run.clone(), *digest)).collect())
 }
 
 /// Who answers where this aggregator is to listen.

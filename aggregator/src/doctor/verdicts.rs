@@ -78,7 +78,9 @@ pub(super) fn authority(not_after_s: Result<i64, &str>, now: Stamp) -> Check {
 /// state.db.
 pub(super) fn database(wrong: Option<&str>) -> Check {
     match wrong {
-        None => Check::ok("database", "its trees are sound, and every row is as its seal says"),
+        None => {
+            Check::ok("database", "its trees are sound, every row is as its seal says, and the ledger as its chain")
+        }
         Some(wrong) => {
             Check::failure("database", "it cannot be used as it is", "the words below say what to do").here(wrong)
         }
@@ -113,6 +115,12 @@ pub(super) fn blobs(missing: &[(RunId, Digest)]) -> Check {
     }
 }
 
+/// The folder of blobs, if it cannot be looked into.
+pub(super) fn no_blobs(why: &str) -> Check {
+    let remedy = "see to the folder blobs/: it must be there, and be this user's";
+    Check::failure("blobs", format!("the folder cannot be looked into: {why}"), remedy)
+}
+
 /// How the runs stand.
 pub(super) fn runs(status: &Status) -> Check {
     let running: Vec<_> = status.runs.iter().filter(|run| run.state == RunPhase::Running).collect();
@@ -139,9 +147,9 @@ pub(super) fn runs(status: &Status) -> Check {
 }
 
 /// This machine's clock against what it wrote itself: milliseconds that the newest word is in the future.
-pub(super) fn clock(ahead_ms: Option<u64>, words: usize) -> Check {
+pub(super) fn clock(ahead_ms: u64, words: usize) -> Check {
     match ahead_ms {
-        Some(ahead @ 60_000..) => {
+        ahead @ 60_000.. => {
             let found = format!("it was set back: a record is {} s in the future", ahead / 1000);
             Check::failure("clock", found, "set this machine's clock by NTP: certificates and invitations go by it")
         }
@@ -238,9 +246,9 @@ mod tests {
             (sites(&days(&[("a", 29), ("b", 9)]), 0), Warning, "b (9 days)"),
             (blobs(&[]), Fine, ""),
             (blobs(&lost), Failure, "of run"),
-            (clock(None, 0), Fine, ""),
-            (clock(Some(59_000), 2), Fine, ""),
-            (clock(Some(3_600_000), 2), Failure, "3600 s in the future"),
+            (clock(0, 0), Fine, ""),
+            (clock(59_000, 2), Fine, ""),
+            (clock(3_600_000, 2), Failure, "3600 s in the future"),
             (disk(None, 0), Warning, ""),
             (disk(Some(1 << 30), 100_000_000), Failure, "rounds need 3.1 GB"),
             (disk(Some(1 << 40), 100_000_000), Fine, "3.1 GB"),

@@ -25,6 +25,7 @@ mod decisions;
 pub(crate) mod durable;
 mod ledger;
 pub mod lock;
+mod members;
 mod rows;
 mod seals;
 pub mod sqlite;

@@ -17,7 +17,8 @@ use super::decisions::{forget_upload, names, upload_blob, write_action};
 use super::rows::{from_json, int, json, maybe_number, number, parsed, small, stamp};
 use super::{
     Details, FederationRecord, Issued, ProgressRecord, Revoked, RoundRecord, RoundState, RunRecord, RunState,
-    ScoresRecord, SiteRecord, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish, durable, ledger, seals,
+    ScoresRecord, SiteRecord, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish, durable, ledger, members,
+    seals,
 };
 use crate::clock::Stamp;
 use crate::ledger::Event;
@@ -216,15 +217,7 @@ impl Store for SqliteStore {
     }
 
     fn invite(&self, token: Digest, site: &SiteId, now: Stamp, expires_at: Stamp) -> Result<usize> {
-        self.write(|transaction| {
-            let expired = expire_invitations(transaction, site, now)?;
-            transaction.execute(
-                "INSERT INTO tokens (hash, site, expires_at_ms) VALUES (?1, ?2, ?3)",
-                params![token.to_string(), site.as_str(), int(expires_at.0)],
-            )?;
-            ledger::append(transaction, &Event::Invited { site, expires_at_ms: expires_at.0 }, now)?;
-            Ok(expired)
-        })
+        self.write(|transaction| members::invite(transaction, token, site, now, expires_at))
     }
 
     fn redeem(
@@ -235,61 +228,7 @@ impl Store for SqliteStore {
         now: Stamp,
         issue: &mut dyn FnMut() -> Result<Issued>,
     ) -> Result<Issued> {
-        self.write(|transaction| {
-            let read = |row: &Row<'_>| Ok(seals::hold("tokens", row).and_then(|()| Ok(Token::read(row)?)));
-            let found = transaction
-                .query_row("SELECT * FROM tokens WHERE hash = ?1", [token.to_string()], read)
-                .optional()?
-                .transpose()?;
-            let Some(found) = found.filter(|found| found.site == site.as_str()) else {
-                // One answer for both, so that a guess learns nothing.
-                return Err(StoreError::Token("unknown, or for another site"));
-            };
-            // A lost answer is given again also after the token would have expired.
-            if let Some((used_by, issued)) = found.used {
-                return if used_by == request.to_string() {
-                    Ok(issued)
-                } else {
-                    Err(StoreError::Token("used already"))
-                };
-            }
-            if found.expires_at <= now {
-                return Err(StoreError::Token("expired"));
-            }
-            let issued = issue()?;
-            transaction.execute(
-                "UPDATE tokens SET used_at_ms = ?2, request = ?3, certificate = ?4, serial = ?5, cert_expires_at_ms = ?6, \
-                 anchors = ?7 \
-                 WHERE hash = ?1",
-                params![
-                    token.to_string(),
-                    int(now.0),
-                    request.to_string(),
-                    issued.certificate_pem,
-                    issued.serial,
-                    int(issued.expires_at.0),
-                    issued.anchors.to_string()
-                ],
-            )?;
-            transaction.execute(
-                "INSERT INTO sites (site, serial, expires_at_ms, enrolled_at_ms, signing_key, anchors) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-                 ON CONFLICT (site) DO UPDATE SET serial = excluded.serial, expires_at_ms = excluded.expires_at_ms, \
-                 enrolled_at_ms = excluded.enrolled_at_ms, signing_key = excluded.signing_key, \
-                 anchors = excluded.anchors, renewal_anchors = NULL, revoked_at_ms = NULL, \
-                 renewal_serial = NULL, renewal_expires_at_ms = NULL, renewal_request = NULL, renewal_certificate = NULL",
-                params![
-                    site.as_str(),
-                    issued.serial,
-                    int(issued.expires_at.0),
-                    int(now.0),
-                    issued.signing_key.map(|key| key.to_string()),
-                    issued.anchors.to_string()
-                ],
-            )?;
-            let (serial, signing_key) = (issued.serial.as_str(), issued.signing_key);
-            ledger::append(transaction, &Event::Enrolled { site, serial, signing_key }, now)?;
-            Ok(issued)
-        })
+        self.write(|transaction| members::redeem(transaction, token, site, request, now, issue))
     }
 
     fn renew(
@@ -300,75 +239,19 @@ impl Store for SqliteStore {
         now: Stamp,
         issue: &mut dyn FnMut() -> Result<Issued>,
     ) -> Result<Option<Issued>> {
-        self.write(|transaction| {
-            // Whoever presents the newer one has used it.
-            note_used(transaction, site, serial)?;
-            let read = |row: &Row<'_>| Ok(seals::hold("sites", row).and_then(|()| renewal(row)));
-            let found = transaction
-                .query_row(
-                    "SELECT * FROM sites WHERE site = ?1 AND serial = ?2 AND revoked_at_ms IS NULL",
-                    params![site.as_str(), serial],
-                    read,
-                )
-                .optional()?
-                .transpose()?;
-            match found {
-                None => return Ok(None),
-                Some(Some((asked, issued))) if asked == request.to_string() => return Ok(Some(issued)),
-                Some(_) => {}
-            }
-            let issued = issue()?;
-            transaction.execute(
-                "UPDATE sites SET renewal_serial = ?2, renewal_expires_at_ms = ?3, renewal_request = ?4, \
-                 renewal_certificate = ?5, renewal_anchors = ?6 WHERE site = ?1",
-                params![
-                    site.as_str(),
-                    issued.serial,
-                    int(issued.expires_at.0),
-                    request.to_string(),
-                    issued.certificate_pem,
-                    issued.anchors.to_string()
-                ],
-            )?;
-            ledger::append(transaction, &Event::Renewed { site, serial: &issued.serial }, now)?;
-            Ok(Some(issued))
-        })
+        self.write(|transaction| members::renew(transaction, site, serial, request, now, issue))
     }
 
     fn note_used(&self, site: &SiteId, serial: &str) -> Result<()> {
-        self.write(|transaction| note_used(transaction, site, serial))
+        self.write(|transaction| members::note_used(transaction, site, serial))
     }
 
     fn sites(&self) -> Result<Vec<SiteRecord>> {
-        self.all("sites", "ORDER BY site", [], |row| {
-            Ok(SiteRecord {
-                site: parsed("sites.site", &row.get::<_, String>("site")?)?,
-                serial: row.get("serial")?,
-                expires_at: stamp(row, "expires_at_ms")?,
-                renewal: row.get("renewal_serial")?,
-                enrolled_at: stamp(row, "enrolled_at_ms")?,
-                revoked: row.get::<_, Option<i64>>("revoked_at_ms")?.is_some(),
-                anchors: parsed("sites.anchors", &row.get::<_, String>("anchors")?)?,
-                signing_key: match row.get::<_, Option<String>>("signing_key")? {
-                    Some(key) => Some(parsed("sites.signing_key", &key)?),
-                    None => None,
-                },
-            })
-        })
+        self.all("sites", "ORDER BY site", [], members::site)
     }
 
     fn revoke(&self, site: &SiteId, now: Stamp) -> Result<Revoked> {
-        self.write(|transaction| {
-            let invitations = expire_invitations(transaction, site, now)?;
-            let changed = transaction.execute(
-                "UPDATE sites SET revoked_at_ms = ?2 WHERE site = ?1 AND revoked_at_ms IS NULL",
-                params![site.as_str(), int(now.0)],
-            )?;
-            if changed > 0 {
-                ledger::append(transaction, &Event::Revoked { site }, now)?;
-            }
-            Ok(Revoked { certificate: changed > 0, invitations })
-        })
+        self.write(|transaction| members::revoke(transaction, site, now))
     }
 
     fn start_run(&self, plan: &Plan, now: Stamp, check: &mut dyn FnMut() -> Result<()>) -> Result<()> {
@@ -645,43 +528,6 @@ impl Store for SqliteStore {
     }
 }
 
-/// Lets the invitations of a site that could still be used expire; says how many.
-/// A digest that stands in a row.
-fn digest_of(row: &Row<'_>, column: &'static str) -> rusqlite::Result<Digest> {
-    let text: String = row.get(column)?;
-    text.parse()
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error)))
-}
-
-/// The newer one of a site's certificates, and the key it was issued for.
-fn renewal(row: &Row<'_>) -> Result<Option<(String, Issued)>> {
-    let request: Option<String> = row.get("renewal_request")?;
-    let Some(request) = request else { return Ok(None) };
-    let (certificate_pem, serial) = (row.get("renewal_certificate")?, row.get("renewal_serial")?);
-    let expires_at = stamp(row, "renewal_expires_at_ms")?;
-    let anchors = digest_of(row, "renewal_anchors")?;
-    Ok(Some((request, Issued { certificate_pem, serial, expires_at, signing_key: None, anchors })))
-}
-
-/// The newer one of a site's certificates takes the place of the older one, if `serial` is it.
-fn note_used(transaction: &Transaction<'_>, site: &SiteId, serial: &str) -> Result<()> {
-    transaction.execute(
-        "UPDATE sites SET serial = renewal_serial, expires_at_ms = renewal_expires_at_ms, renewal_serial = NULL, \
-         anchors = renewal_anchors, renewal_anchors = NULL, \
-         renewal_expires_at_ms = NULL, renewal_request = NULL, renewal_certificate = NULL \
-         WHERE site = ?1 AND renewal_serial = ?2",
-        params![site.as_str(), serial],
-    )?;
-    Ok(())
-}
-
-fn expire_invitations(transaction: &Transaction<'_>, site: &SiteId, now: Stamp) -> Result<usize> {
-    Ok(transaction.execute(
-        "UPDATE tokens SET expires_at_ms = ?2 WHERE site = ?1 AND used_at_ms IS NULL AND expires_at_ms > ?2",
-        params![site.as_str(), int(now.0)],
-    )?)
-}
-
 fn run_record(row: &Row<'_>) -> Result<RunRecord> {
     let plan_bytes: Vec<u8> = row.get("plan")?;
     let plan_digest = parsed("runs.plan_digest", &row.get::<_, String>("plan_digest")?)?;
@@ -704,33 +550,4 @@ fn run_record(row: &Row<'_>) -> Result<RunRecord> {
         state,
         trouble: row.get("trouble")?,
     })
-}
-
-struct Token {
-    site: String,
-    expires_at: Stamp,
-    used: Option<(String, Issued)>,
-}
-
-impl Token {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let request: Option<String> = row.get("request")?;
-        let used = match request {
-            None => None,
-            Some(request) => {
-                let (certificate_pem, serial) = (row.get("certificate")?, row.get("serial")?);
-                Some((
-                    request,
-                    Issued {
-                        certificate_pem,
-                        serial,
-                        expires_at: stamp(row, "cert_expires_at_ms")?,
-                        signing_key: None,
-                        anchors: digest_of(row, "anchors")?,
-                    },
-                ))
-            }
-        };
-        Ok(Self { site: row.get("site")?, expires_at: stamp(row, "expires_at_ms")?, used })
-    }
 }

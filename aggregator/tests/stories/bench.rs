@@ -9,7 +9,7 @@ use aggregator::clock::{Clock, Stamp};
 use aggregator::federation::{Federation, Limits, UploadState};
 use aggregator::status::{self, RunStatus, Status};
 use aggregator::store::sqlite::SqliteStore;
-use aggregator::store::{Blobs, FederationRecord, Store, UpdateKey};
+use aggregator::store::{Blobs, FederationRecord, Issued, Store, UpdateKey};
 use common::{
     Digest, Directive, Meters, NamedTensors, Phase, Plan, PlanDraft, Progress, Refusal, RoundNumber, RunId, SiteId,
     UpdateManifest,
@@ -241,6 +241,25 @@ impl Bench {
         let path = Blobs::open(self.folder.path()).unwrap().path(digest);
         NamedTensors::from_safetensors(&std::fs::read(path).unwrap()).unwrap()
     }
+}
+
+/// A certificate that no authority made: the store asks nothing of it.
+pub(crate) fn issued(serial: &str) -> Issued {
+    Issued {
+        certificate_pem: format!("certificate {serial}"),
+        serial: serial.to_owned(),
+        expires_at: Stamp(u64::MAX >> 2),
+        signing_key: None,
+        anchors: Digest::of(b"ca"),
+    }
+}
+
+/// Enrols a site, without a key to sign with.
+pub(crate) fn enrol(bench: &Bench, site: &str, serial: &str) {
+    let (token, site, now) = (Digest::of(serial.as_bytes()), site_id(site), bench.clock.wall());
+    bench.store().invite(token, &site, now, Stamp(u64::MAX >> 2)).unwrap();
+    bench.store().redeem(token, &site, token, now, &mut || Ok(issued(serial))).unwrap();
+    bench.federation().refresh().unwrap();
 }
 
 pub(crate) fn site_id(site: &str) -> SiteId {

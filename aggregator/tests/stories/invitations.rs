@@ -7,16 +7,10 @@ use aggregator::clock::{Clock, Stamp};
 use aggregator::store::{Issued, Revoked, Store, StoreError};
 use common::{Digest, Directive, Progress, Refusal};
 
-use crate::bench::{Bench, plan_draft, site_id};
+use crate::bench::{Bench, issued, plan_draft, site_id};
 
 fn certificate(serial: &str) -> Result<Issued, StoreError> {
-    Ok(Issued {
-        certificate_pem: format!("certificate {serial}"),
-        serial: serial.to_owned(),
-        expires_at: Stamp(u64::MAX >> 2),
-        signing_key: None,
-        anchors: Digest::of(b"ca"),
-    })
+    Ok(issued(serial))
 }
 
 fn never() -> Result<Issued, StoreError> {

@@ -1,14 +1,14 @@
 //! What the aggregator writes of what happened, and what sites signed of it.
 
-use aggregator::clock::{Clock, Stamp};
-use aggregator::store::{Issued, Store};
+use aggregator::clock::Clock;
+use aggregator::store::Store;
 use certs::signing::verifies;
 use common::ledger::{self, Fault, Head};
 use common::signed::model_statement;
 use common::{Digest, Directive, Phase, Progress, RoundNumber, UpdateManifest};
 use proto::wire;
 
-use crate::bench::{Bench, site_id, weights};
+use crate::bench::{Bench, enrol, site_id, weights};
 use crate::wire::{House, Site, code};
 
 fn lines(store: &dyn Store) -> Vec<String> {
@@ -29,19 +29,7 @@ fn told(store: &dyn Store) -> Vec<String> {
 #[test]
 fn a_run_is_told_from_its_start_to_its_end_with_who_took_part_and_who_did_not() {
     let mut bench = Bench::with_run(40, 2, 2, 1);
-    let token = Digest::of(b"token");
-    bench.store().invite(token, &site_id("c"), bench.clock.wall(), Stamp(u64::MAX >> 2)).unwrap();
-    let issued = || {
-        let (certificate_pem, serial) = ("a certificate".to_owned(), "0a".to_owned());
-        Ok(Issued {
-            certificate_pem,
-            serial,
-            expires_at: Stamp(u64::MAX >> 2),
-            signing_key: None,
-            anchors: Digest::of(b"ca"),
-        })
-    };
-    bench.store().redeem(token, &site_id("c"), token, bench.clock.wall(), &mut { issued }).unwrap();
+    enrol(&bench, "c", "01");
     bench.joins("a");
     bench.says("b", Phase::Declined(common::Decline::DiskFull));
     bench.joins("b");

@@ -2,16 +2,16 @@
 
 use std::time::Instant;
 
-use aggregator::clock::{Clock, Stamp, wall};
-use aggregator::store::{Issued, Store};
+use aggregator::clock::{Clock, wall};
+use aggregator::store::Store;
 use aggregator::{authority, status};
 use certs::keys::Key;
-use common::{Digest, Directive, Phase, Progress, Refusal};
+use common::{Directive, Phase, Progress, Refusal};
 use proto::convert::digest_bytes;
 use proto::{CHUNK_BYTES, wire};
 use tokio::time::timeout;
 
-use crate::bench::{Bench, run_id, site_id, weights};
+use crate::bench::{Bench, enrol, run_id, site_id, weights};
 use crate::wire::{House, Site, WITHIN, code};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,29 +190,11 @@ async fn another_authority_takes_the_place_of_the_federations_with_the_work_goin
     house.stop().await;
 }
 
-fn enrol(bench: &Bench, site: &str) {
-    let token = Digest::of(&bench.clock.wall().0.to_le_bytes());
-    let (site, now) = (site_id(site), bench.clock.wall());
-    bench.store().invite(token, &site, now, Stamp(u64::MAX >> 2)).unwrap();
-    let issued = || {
-        let (certificate_pem, serial) = ("a certificate".to_owned(), now.0.to_string());
-        Ok(Issued {
-            certificate_pem,
-            serial,
-            expires_at: Stamp(u64::MAX >> 2),
-            signing_key: None,
-            anchors: Digest::of(b"ca"),
-        })
-    };
-    bench.store().redeem(token, &site, token, now, &mut { issued }).unwrap();
-    bench.federation().refresh().unwrap();
-}
-
 #[test]
 fn an_update_that_was_sent_before_its_site_was_revoked_does_not_count_in_a_round_that_is_open() {
     for restarted in [false, true] {
         let mut bench = Bench::with_run(40, 2, 2, 1);
-        enrol(&bench, "c");
+        enrol(&bench, "c", "01");
         for site in ["a", "b", "c"] {
             bench.joins(site);
         }
@@ -224,7 +206,7 @@ fn an_update_that_was_sent_before_its_site_was_revoked_does_not_count_in_a_round
         }
         // Invited again, it comes back with the next round.
         bench.clock.pass(std::time::Duration::from_secs(1));
-        enrol(&bench, "c");
+        enrol(&bench, "c", "02");
         let says = bench.says("c", Phase::Training);
         assert!(!matches!(says, Directive::Train(_)), "{says:?}");
         let late = bench.manifest("c", &weights(40, |_| 6.0));

@@ -11,9 +11,11 @@ use common::{Digest, Plan};
 use data::{FrameCache, SpotCheck};
 
 use super::verdicts;
-use crate::config::{Config, Source};
+use crate::config::{Config, Source, Sources};
+use crate::enrol::EnrolError;
 use crate::home::Home;
 use crate::journal::Journal;
+use crate::ledger::Ledger;
 use crate::standing;
 use crate::{approvals, clock, enrol, images, switch, training};
 
@@ -24,27 +26,44 @@ const MOST_READ: u64 = 4 << 30;
 
 /// What this site permits, and who it is.
 pub(super) fn permissions(home: &Home, config: &Config) -> Vec<Check> {
-    let enrolled = enrol::enrolled(home);
-    let enrolled = enrolled.as_ref().map(|who| (who.site.as_str(), who.federation.as_str()));
+    let enrolled = match enrol::enrolled(home) {
+        Ok(who) => Ok(Some((who.site.to_string(), who.federation.to_string()))),
+        Err(EnrolError::NotYet) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    };
+    let is_enrolled = !matches!(enrolled, Ok(None));
     let mode = |path: &Path| fs::metadata(path).ok().map(|file| file.permissions().mode() & 0o777);
     let still = standing::still(switch::is_stopped(home), config.policy.hours, clock::wall());
     vec![
         verdicts::policy(&config.policy),
         verdicts::standing(still, config.policy.hours),
         plans(home, config),
-        verdicts::enrolment(enrolled.map_err(|_| "")),
-        verdicts::keys(&[
-            ("site.key", mode(&home.identity().join("site.key"))),
-            ("signing.key", mode(&home.identity().join("signing.key"))),
-            ("secret.key", mode(&images::secret_path(home))),
-        ]),
+        verdicts::enrolment(enrolled),
+        verdicts::keys(
+            is_enrolled,
+            &[
+                ("site.key", mode(&home.identity().join("site.key"))),
+                ("signing.key", mode(&home.identity().join("signing.key"))),
+                ("secret.key", mode(&images::secret_path(home))),
+            ],
+        ),
         verdicts::journal(Journal::open(&home.journal()).err().map(|error| error.to_string()).as_deref()),
+        verdicts::ledger(Ledger::at(home.ledger()).verify(|_, _| {}).map(|head| head.entries).map_err(told)),
     ]
 }
 
+fn told(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
 fn plans(home: &Home, config: &Config) -> Check {
-    let (known, approved) =
-        (approvals::announced(home).unwrap_or_default(), approvals::approved(home).unwrap_or_default());
+    let both = approvals::announced(home)
+        .map_err(told)
+        .and_then(|known| Ok((known, approvals::approved(home).map_err(told)?)));
+    let (known, approved) = match both {
+        Ok(both) => both,
+        Err(why) => return verdicts::unread_plans(&why),
+    };
     let waiting = known.iter().filter(|(digest, _)| !approved.contains(digest)).map(|(digest, _)| digest.short());
     let refused = known.iter().filter(|(_, plan)| !config.policy.objections(plan).is_empty()).count();
     verdicts::approvals(known.len(), &waiting.collect::<Vec<_>>(), refused)
@@ -52,6 +71,7 @@ fn plans(home: &Home, config: &Config) -> Check {
 
 /// Room, memory, device, and whether the trainer starts.
 pub(super) fn machine(home: &Home, config: &Config, program: &Path) -> Vec<Check> {
+    // Plans that cannot be read are a finding of their own check; here they only say how large a model is.
     let plans = approvals::announced(home).unwrap_or_default();
     let largest = plans.iter().map(|(_, plan): &(Digest, Plan)| plan.signature.value_count() as u64 * 4).max();
     // A model of the published size, until a plan is known: student and teacher of ViT-S/8, and both heads.
@@ -70,7 +90,11 @@ pub(super) fn machine(home: &Home, config: &Config, program: &Path) -> Vec<Check
 
 /// Sources, a sample of their files, caches and labels.
 pub(super) fn images(home: &Home, config: &Config, program: &Path) -> Vec<Check> {
-    let sources = images::sources(home).unwrap_or_default();
+    // A list that cannot be read is no empty one.
+    let (sources, unread_list) = match images::sources(home) {
+        Ok(sources) => (sources, None),
+        Err(error) => (Sources::default(), Some(error.to_string())),
+    };
     let unreadable = |source: &&Source| {
         let path = source.path();
         if path.is_dir() { fs::read_dir(path).map(drop) } else { fs::File::open(path).map(drop) }.is_err()
@@ -78,15 +102,22 @@ pub(super) fn images(home: &Home, config: &Config, program: &Path) -> Vec<Check>
     let lost: Vec<String> =
         sources.0.iter().filter(unreadable).map(|source| source.path().display().to_string()).collect();
     let look = |source: &Source| match source {
-        Source::Dicom(path) => images::spot_check(home, path, &config.intake, program, SAMPLE).ok(),
+        Source::Dicom(path) => Some(images::spot_check(home, path, &config.intake, program, SAMPLE).map_err(told)),
         Source::Public { .. } => None,
     };
-    let sample = sources.0.iter().filter_map(look).reduce(SpotCheck::and);
+    let sample = sources.0.iter().filter_map(look).collect::<Result<Vec<_>, String>>();
+    let sample = sample.map(|looks| looks.into_iter().reduce(SpotCheck::and));
     let unread = |path: &Path| fs::read(path).err().map(|error| format!("{}: {error}", path.display()));
     let labels = config.labels.as_ref().map(|folder| unread(&folder.join("labels.toml")));
     vec![
-        verdicts::sources(sources.0.len(), &lost),
-        verdicts::sample(sample.as_ref(), config.intake.tolerance),
+        match unread_list {
+            Some(why) => verdicts::unread_sources(&why),
+            None => verdicts::sources(sources.0.len(), &lost),
+        },
+        match sample {
+            Ok(sample) => verdicts::sample(sample.as_ref(), config.intake.tolerance),
+            Err(why) => verdicts::no_sample(&why),
+        },
         caches(home),
         verdicts::labels(labels.is_some(), labels.as_ref().and_then(Option::as_deref)),
     ]
@@ -94,6 +125,7 @@ pub(super) fn images(home: &Home, config: &Config, program: &Path) -> Vec<Check>
 
 /// The caches of every grid that a plan here asks, and of the default one.
 fn caches(home: &Home) -> Check {
+    // As in `machine`: which grids there are.
     let plans = approvals::announced(home).unwrap_or_default();
     let mut grids: Vec<ImagePlan> = plans.into_iter().map(|(_, plan)| plan.draft.images).collect();
     grids.push(ImagePlan::default());

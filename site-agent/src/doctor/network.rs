@@ -101,6 +101,7 @@ async fn over_the_link(home: &Home, config: &Config, enrolled: &Enrolled, route:
 
 /// Fetches the beginning of a model that the aggregator has, and throws it away: the newest that is here, or a plan's first.
 async fn bandwidth(home: &Home, link: &mut Link) -> Check {
+    // Plans that cannot be read are a finding of their own check; here they only say what there is to fetch.
     let plans = approvals::announced(home).unwrap_or_default();
     let a_round = plans.iter().map(|(_, plan): &(Digest, Plan)| plan_words::meaning(plan));
     let a_round = a_round.map(|means| means.fetched_bytes + means.sent_bytes).max();

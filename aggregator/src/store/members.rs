@@ -1,0 +1,226 @@
+//! Who is invited, enrolled, renewed and revoked, as rows: inside a transaction, with what the ledger says of it.
+
+use common::{Digest, SiteId};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+
+use super::rows::{int, parsed, stamp};
+use super::{Issued, Revoked, SiteRecord, StoreError, ledger, seals};
+use crate::clock::Stamp;
+use crate::ledger::Event;
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// Remembers an invitation by the hash of its token.
+pub(super) fn invite(
+    transaction: &Transaction<'_>,
+    token: Digest,
+    site: &SiteId,
+    now: Stamp,
+    expires_at: Stamp,
+) -> Result<usize> {
+    let expired = expire_invitations(transaction, site, now)?;
+    transaction.execute(
+        "INSERT INTO tokens (hash, site, expires_at_ms) VALUES (?1, ?2, ?3)",
+        params![token.to_string(), site.as_str(), int(expires_at.0)],
+    )?;
+    ledger::append(transaction, &Event::Invited { site, expires_at_ms: expires_at.0 }, now)?;
+    Ok(expired)
+}
+
+/// Exchanges a token for a certificate.
+pub(super) fn redeem(
+    transaction: &Transaction<'_>,
+    token: Digest,
+    site: &SiteId,
+    request: Digest,
+    now: Stamp,
+    issue: &mut dyn FnMut() -> Result<Issued>,
+) -> Result<Issued> {
+    let read = |row: &Row<'_>| Ok(seals::hold("tokens", row).and_then(|()| Ok(Token::read(row)?)));
+    let found = transaction
+        .query_row("SELECT * FROM tokens WHERE hash = ?1", [token.to_string()], read)
+        .optional()?
+        .transpose()?;
+    let Some(found) = found.filter(|found| found.site == site.as_str()) else {
+        // One answer for both, so that a guess learns nothing.
+        return Err(StoreError::Token("unknown, or for another site"));
+    };
+    // A lost answer is given again also after the token would have expired.
+    if let Some((used_by, issued)) = found.used {
+        return if used_by == request.to_string() { Ok(issued) } else { Err(StoreError::Token("used already")) };
+    }
+    if found.expires_at <= now {
+        return Err(StoreError::Token("expired"));
+    }
+    let issued = issue()?;
+    transaction.execute(
+        "UPDATE tokens SET used_at_ms = ?2, request = ?3, certificate = ?4, serial = ?5, cert_expires_at_ms = ?6, \
+         anchors = ?7 \
+         WHERE hash = ?1",
+        params![
+            token.to_string(),
+            int(now.0),
+            request.to_string(),
+            issued.certificate_pem,
+            issued.serial,
+            int(issued.expires_at.0),
+            issued.anchors.to_string()
+        ],
+    )?;
+    transaction.execute(
+        "INSERT INTO sites (site, serial, expires_at_ms, enrolled_at_ms, signing_key, anchors) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+         ON CONFLICT (site) DO UPDATE SET serial = excluded.serial, expires_at_ms = excluded.expires_at_ms, \
+         enrolled_at_ms = excluded.enrolled_at_ms, signing_key = excluded.signing_key, \
+         anchors = excluded.anchors, renewal_anchors = NULL, revoked_at_ms = NULL, \
+         renewal_serial = NULL, renewal_expires_at_ms = NULL, renewal_request = NULL, renewal_certificate = NULL",
+        params![
+            site.as_str(),
+            issued.serial,
+            int(issued.expires_at.0),
+            int(now.0),
+            issued.signing_key.map(|key| key.to_string()),
+            issued.anchors.to_string()
+        ],
+    )?;
+    let (serial, signing_key) = (issued.serial.as_str(), issued.signing_key);
+    ledger::append(transaction, &Event::Enrolled { site, serial, signing_key }, now)?;
+    Ok(issued)
+}
+
+/// Gives a site a newer certificate.
+pub(super) fn renew(
+    transaction: &Transaction<'_>,
+    site: &SiteId,
+    serial: &str,
+    request: Digest,
+    now: Stamp,
+    issue: &mut dyn FnMut() -> Result<Issued>,
+) -> Result<Option<Issued>> {
+    // Whoever presents the newer one has used it.
+    note_used(transaction, site, serial)?;
+    let read = |row: &Row<'_>| Ok(seals::hold("sites", row).and_then(|()| renewal(row)));
+    let found = transaction
+        .query_row(
+            "SELECT * FROM sites WHERE site = ?1 AND serial = ?2 AND revoked_at_ms IS NULL",
+            params![site.as_str(), serial],
+            read,
+        )
+        .optional()?
+        .transpose()?;
+    match found {
+        None => return Ok(None),
+        Some(Some((asked, issued))) if asked == request.to_string() => return Ok(Some(issued)),
+        Some(_) => {}
+    }
+    let issued = issue()?;
+    transaction.execute(
+        "UPDATE sites SET renewal_serial = ?2, renewal_expires_at_ms = ?3, renewal_request = ?4, \
+         renewal_certificate = ?5, renewal_anchors = ?6 WHERE site = ?1",
+        params![
+            site.as_str(),
+            issued.serial,
+            int(issued.expires_at.0),
+            request.to_string(),
+            issued.certificate_pem,
+            issued.anchors.to_string()
+        ],
+    )?;
+    ledger::append(transaction, &Event::Renewed { site, serial: &issued.serial }, now)?;
+    Ok(Some(issued))
+}
+
+/// Revokes a site's certificate, and lets its unused invitations expire.
+pub(super) fn revoke(transaction: &Transaction<'_>, site: &SiteId, now: Stamp) -> Result<Revoked> {
+    let invitations = expire_invitations(transaction, site, now)?;
+    let changed = transaction.execute(
+        "UPDATE sites SET revoked_at_ms = ?2 WHERE site = ?1 AND revoked_at_ms IS NULL",
+        params![site.as_str(), int(now.0)],
+    )?;
+    if changed > 0 {
+        ledger::append(transaction, &Event::Revoked { site }, now)?;
+    }
+    Ok(Revoked { certificate: changed > 0, invitations })
+}
+
+/// An enrolled site.
+pub(super) fn site(row: &Row<'_>) -> Result<SiteRecord> {
+    Ok(SiteRecord {
+        site: parsed("sites.site", &row.get::<_, String>("site")?)?,
+        serial: row.get("serial")?,
+        expires_at: stamp(row, "expires_at_ms")?,
+        renewal: row.get("renewal_serial")?,
+        enrolled_at: stamp(row, "enrolled_at_ms")?,
+        revoked: row.get::<_, Option<i64>>("revoked_at_ms")?.is_some(),
+        anchors: parsed("sites.anchors", &row.get::<_, String>("anchors")?)?,
+        signing_key: match row.get::<_, Option<String>>("signing_key")? {
+            Some(key) => Some(parsed("sites.signing_key", &key)?),
+            None => None,
+        },
+    })
+}
+
+/// A digest that stands in a row.
+fn digest_of(row: &Row<'_>, column: &'static str) -> rusqlite::Result<Digest> {
+    let text: String = row.get(column)?;
+    text.parse()
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error)))
+}
+
+/// The newer one of a site's certificates, and the key it was issued for.
+fn renewal(row: &Row<'_>) -> Result<Option<(String, Issued)>> {
+    let request: Option<String> = row.get("renewal_request")?;
+    let Some(request) = request else { return Ok(None) };
+    let (certificate_pem, serial) = (row.get("renewal_certificate")?, row.get("renewal_serial")?);
+    let expires_at = stamp(row, "renewal_expires_at_ms")?;
+    let anchors = digest_of(row, "renewal_anchors")?;
+    Ok(Some((request, Issued { certificate_pem, serial, expires_at, signing_key: None, anchors })))
+}
+
+/// The newer one of a site's certificates takes the place of the older one, if `serial` is it.
+pub(super) fn note_used(transaction: &Transaction<'_>, site: &SiteId, serial: &str) -> Result<()> {
+    transaction.execute(
+        "UPDATE sites SET serial = renewal_serial, expires_at_ms = renewal_expires_at_ms, renewal_serial = NULL, \
+         anchors = renewal_anchors, renewal_anchors = NULL, \
+         renewal_expires_at_ms = NULL, renewal_request = NULL, renewal_certificate = NULL \
+         WHERE site = ?1 AND renewal_serial = ?2",
+        params![site.as_str(), serial],
+    )?;
+    Ok(())
+}
+
+/// Lets the invitations of a site that could still be used expire; says how many.
+fn expire_invitations(transaction: &Transaction<'_>, site: &SiteId, now: Stamp) -> Result<usize> {
+    Ok(transaction.execute(
+        "UPDATE tokens SET expires_at_ms = ?2 WHERE site = ?1 AND used_at_ms IS NULL AND expires_at_ms > ?2",
+        params![site.as_str(), int(now.0)],
+    )?)
+}
+
+struct Token {
+    site: String,
+    expires_at: Stamp,
+    used: Option<(String, Issued)>,
+}
+
+impl Token {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let request: Option<String> = row.get("request")?;
+        let used = match request {
+            None => None,
+            Some(request) => {
+                let (certificate_pem, serial) = (row.get("certificate")?, row.get("serial")?);
+                Some((
+                    request,
+                    Issued {
+                        certificate_pem,
+                        serial,
+                        expires_at: stamp(row, "cert_expires_at_ms")?,
+                        signing_key: None,
+                        anchors: digest_of(row, "anchors")?,
+                    },
+                ))
+            }
+        };
+        Ok(Self { site: row.get("site")?, expires_at: stamp(row, "expires_at_ms")?, used })
+    }
+}

@@ -1,0 +1,175 @@
+//! The way to the aggregator, and who answers there.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use certs::authority::LEAF_DAYS;
+use certs::probe::Shown;
+use common::check::Check;
+
+use super::DAY_S;
+use crate::clock::Moment;
+use crate::plan_words::bytes;
+
+/// Days before a leaf ends from which on it is told: whoever renews it should have by then.
+pub(super) const ENDS_SOON: i64 = LEAF_DAYS / 3;
+
+/// The site's own certificate: when it ends.
+pub(in crate::doctor) fn certificate(not_after_s: Option<Result<i64, &str>>, now: Moment) -> Check {
+    let name = "certificate";
+    let again =
+        "see that the agent runs and reaches the aggregator; once it has ended, enrol again with a new invitation";
+    match not_after_s {
+        None => Check::not_yet(name, "this site has none yet"),
+        Some(Err(_)) => Check::failure(name, "site.crt cannot be read", "restore it from a backup, or enrol again"),
+        Some(Ok(until)) => match (until - now.0.cast_signed()).div_euclid(DAY_S) {
+            ..0 => Check::failure(name, "it has expired, or this machine's clock is ahead", again),
+            days @ 0..ENDS_SOON => Check::warning(name, format!("{days} days left"), again),
+            days => Check::ok(name, format!("{days} days left")),
+        },
+    }
+}
+
+/// The way to the aggregator.
+pub(in crate::doctor) fn proxy(proxy: Result<Option<(&str, &str)>, &str>) -> Check {
+    match proxy {
+        Ok(None) => Check::ok("proxy", "none: the connection goes straight to the aggregator"),
+        Ok(Some((source, address))) => Check::ok("proxy", format!("one is used, as {source} says")).here(address),
+        Err(wrong) => {
+            let remedy = "write http://user:password@host:port in HTTPS_PROXY, or as `proxy` under `[network]`";
+            Check::failure("proxy", "the proxy's address cannot be used", remedy).here(wrong)
+        }
+    }
+}
+
+/// The aggregator's name.
+pub(in crate::doctor) fn resolution(is_via_proxy: bool, found: Option<Result<Vec<IpAddr>, String>>) -> Check {
+    let name = "name resolution";
+    match found {
+        None => Check::not_yet(name, "no aggregator is known yet"),
+        Some(Ok(addresses)) if !addresses.is_empty() => {
+            Check::ok(name, format!("{} addresses", addresses.len())).here(format!("{addresses:?}"))
+        }
+        Some(_) if is_via_proxy => Check::ok(name, "the name is not known here; the proxy looks it up"),
+        Some(found) => {
+            let remedy = "ask IT whether this machine's DNS may look the aggregator's name up, or add it to /etc/hosts";
+            let check = Check::failure(name, "the aggregator's name stands for no address", remedy);
+            match found {
+                Err(why) => check.here(why),
+                Ok(_) => check,
+            }
+        }
+    }
+}
+
+/// A connection without TLS.
+pub(in crate::doctor) fn reach(took: Option<Result<Duration, &str>>) -> Check {
+    match took {
+        None => Check::not_yet("reach", "no aggregator is known yet"),
+        Some(Ok(took)) => Check::ok("reach", format!("connected in {} ms", took.as_millis())),
+        Some(Err(why)) => {
+            let remedy = "ask IT to permit an outbound connection to the aggregator's host and port, or name a proxy (HTTPS_PROXY)";
+            Check::failure("reach", "the aggregator's port is not reached", remedy).here(why)
+        }
+    }
+}
+
+/// Who answers, by the certificates that it shows, held to the CA of this site's enrolment.
+pub(in crate::doctor) fn chain(shown: Option<Result<&[Shown], &str>>, authority: Option<&str>, now: Moment) -> Check {
+    let name = "TLS chain";
+    let (shown, authority) = match (shown, authority) {
+        (Some(Ok(shown)), Some(authority)) => (shown, authority),
+        (Some(Err(why)), _) => {
+            let remedy =
+                "something on the way ends TLS, or nothing there speaks TLS 1.3: is the address the aggregator's?";
+            return Check::failure(name, "no certificate was shown", remedy).here(why);
+        }
+        _ => return Check::not_yet(name, "no aggregator is known yet"),
+    };
+    let Some(leaf) = shown.first() else {
+        return Check::failure(name, "no certificate was shown", "is the address the aggregator's?");
+    };
+    if leaf.issuer != authority {
+        let remedy = "TLS is inspected on the way, or this is another server: have the aggregator's host and port exempted from TLS \
+                      inspection; the agent sends nothing until then";
+        let found = "the certificate is not issued by this federation's CA";
+        return Check::failure(name, found, remedy)
+            .here(format!("{} issued by {}, and not by {authority}", leaf.subject, leaf.issuer));
+    }
+    let now = now.0.cast_signed();
+    if now < leaf.not_before_s {
+        let remedy = "set this machine's clock: the aggregator's certificate begins to count in the future";
+        return Check::failure(name, "issued by this federation's CA, and not valid yet", remedy);
+    }
+    match (leaf.not_after_s - now).div_euclid(DAY_S) {
+        ..0 => Check::failure(
+            name,
+            "issued by this federation's CA, and expired",
+            "tell the coordinator: `aggregator` must renew it",
+        ),
+        days @ 0..5 => {
+            Check::warning(name, format!("issued by this federation's CA, {days} days left"), "tell the coordinator")
+        }
+        days => Check::ok(name, format!("issued by this federation's CA ({authority}), {days} days left")),
+    }
+}
+
+/// A call over mutual TLS: the round trip, or the stable code of a refusal, or why there is no answer.
+pub(in crate::doctor) fn link(answer: Option<Result<Duration, (Option<&str>, &str)>>) -> Check {
+    let name = "aggregator";
+    match answer {
+        None => Check::not_yet(name, "this site is not enrolled yet"),
+        Some(Ok(took)) if took > Duration::from_secs(2) => {
+            let remedy = "a slow line or a busy aggregator; reports still arrive";
+            Check::warning(name, format!("answers this site in {} ms", took.as_millis()), remedy)
+        }
+        Some(Ok(took)) => Check::ok(name, format!("answers this site in {} ms", took.as_millis())),
+        Some(Err((Some(code), why))) => {
+            let remedy =
+                "the coordinator sees why: ask whether this site was revoked, then enrol again with a new invitation";
+            Check::failure(name, format!("refuses this site ({code})"), remedy).here(why)
+        }
+        Some(Err((None, why))) => {
+            let remedy = "see the checks before this one; if they are well, ask the coordinator whether the aggregator is running";
+            Check::failure(name, "does not answer", remedy).here(why)
+        }
+    }
+}
+
+/// This machine's clock against the aggregator's: seconds that it is ahead.
+pub(in crate::doctor) fn clock(ahead_s: Option<i64>) -> Check {
+    let remedy = "set this machine's clock by NTP: certificates and the policy's hours go by it";
+    match ahead_s {
+        None => Check::not_yet("clock", "nothing to hold it to: the aggregator did not tell its time"),
+        Some(ahead @ -5..=5) => Check::ok("clock", format!("as the aggregator's, within {} s", ahead.abs().max(1))),
+        Some(ahead) => {
+            let found = format!("{} s {} the aggregator's", ahead.abs(), if ahead > 0 { "ahead of" } else { "behind" });
+            if ahead.abs() < 300 {
+                Check::warning("clock", found, remedy)
+            } else {
+                Check::failure("clock", found, remedy)
+            }
+        }
+    }
+}
+
+/// How fast bytes come, and what that means for a round that moves so many.
+pub(in crate::doctor) fn bandwidth(measured: Option<(u64, Duration)>, a_round: Option<u64>) -> Check {
+    let name = "bandwidth";
+    let Some((moved, took)) = measured.filter(|(moved, took)| *moved > 0 && !took.is_zero()) else {
+        return Check::not_yet(name, "nothing to measure it with: no plan is here yet, or its first model is gone");
+    };
+    let rate = moved as f64 / took.as_secs_f64();
+    let minutes = a_round.map(|bytes| bytes as f64 / rate / 60.0);
+    let told = minutes
+        .map_or(String::new(), |minutes| format!("; {minutes:.1} min of transfer a round, if sending is as fast"));
+    let found = format!("{:.2} MB/s from the aggregator, over {}{told}", rate / 1e6, bytes(moved));
+    match minutes {
+        Some(minutes) if minutes > 60.0 => Check::warning(
+            name,
+            found,
+            "ask the coordinator for a smaller encoding (`aggregation.encoding`) or a longer deadline",
+        ),
+        _ => Check::ok(name, found),
+    }
+}

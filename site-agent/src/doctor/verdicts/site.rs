@@ -1,0 +1,152 @@
+//! Who this site is, what it permits, and what it has written down.
+
+use common::check::Check;
+use common::policy::{Purpose, SitePolicy};
+
+use crate::standing::Still;
+
+/// The settings file: whether it is there, and what is wrong with it.
+pub(in crate::doctor) fn settings(is_there: bool, wrong: Option<&str>) -> Check {
+    match (is_there, wrong) {
+        (_, Some(wrong)) => {
+            let remedy =
+                "correct that line; site-agent.example.toml shows every setting. The other checks go by the defaults";
+            Check::failure("settings", "site-agent.toml cannot be used", remedy).here(wrong)
+        }
+        (true, None) => Check::ok("settings", "site-agent.toml is read"),
+        (false, None) => Check::ok("settings", "no site-agent.toml: the defaults count"),
+    }
+}
+
+/// The policy, in words.
+pub(in crate::doctor) fn policy(policy: &SitePolicy) -> Check {
+    let purposes = policy.purposes.iter().map(|purpose| purpose.name()).collect::<Vec<_>>().join(" and ");
+    let or_any = |limit: Option<String>| limit.unwrap_or_else(|| "no limit".to_owned());
+    let cap = |mb_s: Option<f64>| or_any(mb_s.map(|mb_s| format!("{mb_s} MB/s")));
+    let effect = format!(
+        "permits {purposes}; {} subjects, {} steps and batches of {} or more; tensors {}, tasks {}; rounds a day: {}; up: {}, down: {}; \
+         scores {}",
+        policy.min_subjects,
+        policy.min_steps,
+        policy.min_batch_size,
+        list(&policy.tensors),
+        list(&policy.tasks),
+        or_any(policy.max_rounds_a_day.map(|most| most.to_string())),
+        cap(policy.max_upload_mb_s),
+        cap(policy.max_download_mb_s),
+        if policy.scores { "may leave" } else { "stay" },
+    );
+    let nothing = policy.purposes.is_empty() || policy.max_rounds_a_day == Some(0);
+    let no_task = policy.purposes == [Purpose::Finetuning] && list(&policy.tasks) == "[]";
+    if nothing || no_task || list(&policy.tensors) == "[]" {
+        let remedy =
+            "as it is written no plan is permitted: add to `policy.purposes`, `tasks`, `tensors` or `max_rounds_a_day`";
+        return Check::warning("policy", effect, remedy);
+    }
+    Check::ok("policy", effect)
+}
+
+/// As the settings write it.
+fn list(patterns: &common::policy::Patterns) -> String {
+    serde_json::to_string(patterns).unwrap_or_default()
+}
+
+/// The switch and the hours.
+pub(in crate::doctor) fn standing(still: Option<Still>, hours: Option<common::policy::Hours>) -> Check {
+    match (still, hours) {
+        (Some(Still::Stopped), _) => {
+            let remedy = "`site-agent resume` lets it go on";
+            Check::warning("switch and hours", "a person at this site stopped the agent", remedy)
+        }
+        (Some(Still::OutsideHours { opens_in }), Some(hours)) => {
+            let minutes = opens_in.as_secs() / 60;
+            let found =
+                format!("outside this site's hours ({hours}), which begin in {} h {} min", minutes / 60, minutes % 60);
+            Check::ok("switch and hours", found)
+        }
+        (_, Some(hours)) => Check::ok("switch and hours", format!("within this site's hours ({hours})")),
+        (_, None) => Check::ok("switch and hours", "not stopped; trains at every hour"),
+    }
+}
+
+/// Enrolment: in which federation, as whom.
+pub(in crate::doctor) fn enrolment(enrolled: Result<Option<(String, String)>, String>) -> Check {
+    match enrolled {
+        Ok(Some((site, federation))) => Check::ok("enrolment", format!("{site} in {federation}")),
+        Ok(None) => Check::not_yet("enrolment", "this site is not enrolled yet: `site-agent enrol <invitation>`"),
+        Err(why) => {
+            let remedy = "restore `identity/` from a backup, or enrol again with a new invitation";
+            Check::failure("enrolment", "what was written at enrolment cannot be read", remedy).here(why)
+        }
+    }
+}
+
+/// Files that hold a key or a secret, each with its mode; none if it is not there. An enrolled site has all but the last, which
+/// the first images make.
+pub(in crate::doctor) fn keys(is_enrolled: bool, modes: &[(&'static str, Option<u32>)]) -> Check {
+    let needed = modes.iter().filter(|(name, _)| *name != "secret.key");
+    if let Some((name, _)) = needed.clone().find(|(_, mode)| is_enrolled && mode.is_none()) {
+        let remedy = "restore `identity/` from a backup, or enrol again with a new invitation";
+        return Check::failure("key files", format!("{name} is not there"), remedy);
+    }
+    let there: Vec<_> = modes.iter().filter_map(|(name, mode)| Some((*name, (*mode)?))).collect();
+    if there.is_empty() {
+        return Check::not_yet("key files", "there is none yet: enrolment makes the first one");
+    }
+    match there.iter().find(|(_, mode)| mode & 0o077 != 0) {
+        Some((name, mode)) => {
+            let found = format!("{name} has mode {mode:o}: others may read it");
+            Check::failure("key files", found, format!("`chmod 600` it; if others did read it, enrol again ({name})"))
+        }
+        None => Check::ok(
+            "key files",
+            format!("{} with mode 600", there.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" and ")),
+        ),
+    }
+}
+
+/// Plans that wait for a person, and approved ones that the policy does not permit, by their short digests.
+pub(in crate::doctor) fn approvals(known: usize, waiting: &[String], refused: usize) -> Check {
+    match (waiting, refused) {
+        ([first, ..], _) => {
+            let remedy = format!("read it with `site-agent plans`, then `site-agent approve {first}`");
+            Check::warning("plans", format!("{} of {known} await the approval of a person here", waiting.len()), remedy)
+        }
+        ([], 1..) => {
+            let remedy = "`site-agent plans` says by which rule; the policy is this site's to change";
+            Check::warning("plans", format!("{refused} of {known} are declined by this site's policy"), remedy)
+        }
+        ([], 0) if known == 0 => Check::ok("plans", "none was announced to this site yet"),
+        ([], 0) => Check::ok("plans", format!("{known} known, all approved")),
+    }
+}
+
+/// Plans or approvals that cannot be read.
+pub(in crate::doctor) fn unread_plans(why: &str) -> Check {
+    let remedy =
+        "restore `plans/` from a backup, or remove what is damaged there: plans are fetched again, and approved again";
+    Check::failure("plans", "plans or approvals cannot be read", remedy).here(why)
+}
+
+/// The ledger, held to its chain: so many entries.
+pub(in crate::doctor) fn ledger(entries: Result<u64, String>) -> Check {
+    match entries {
+        Ok(entries) => Check::ok("ledger", format!("{entries} entries, each as the next one says")),
+        Err(why) => {
+            let remedy = "keep the file, and find out who changed it: `site-agent ledger verify` names the entry";
+            Check::failure("ledger", "does not hold", remedy).here(why)
+        }
+    }
+}
+
+/// The record of what was acknowledged.
+pub(in crate::doctor) fn journal(wrong: Option<&str>) -> Check {
+    match wrong {
+        None => Check::ok("journal", "can be read"),
+        Some(wrong) => {
+            let remedy =
+                "move the file `journal` away to start over: rounds that were acknowledged are not counted twice";
+            Check::failure("journal", "cannot be read", remedy).here(wrong)
+        }
+    }
+}
