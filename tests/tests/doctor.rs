@@ -150,6 +150,21 @@ fn the_doctors_find_what_is_well_what_is_not_and_what_cannot_be_looked_at_yet_an
         "{told}"
     );
 
+    // What cannot be read is told, and not taken for what is not there.
+    for (file, check) in [
+        ("identity/federation.json", "enrolment"),
+        ("plans/approved.json", "plans"),
+        ("images/sources.json", "image folders"),
+        ("ledger", "ledger"),
+    ] {
+        let path = state.join(file);
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, [&whole[..whole.len() / 2], b"\n"].concat()).unwrap();
+        let (checks, _) = doctor(&federation);
+        assert_eq!(checks[check].0, "failure", "{file}: {checks:#?}");
+        fs::write(&path, whole).unwrap();
+    }
+
     let (checks, code) = examined(federation.coordinator(&["doctor", "--json"]));
     assert_eq!((with_outcome(&checks, "failure"), code), (vec![], 0), "{checks:#?}");
     assert!(checks.len() >= 11 && checks["sites"].1.contains("2 enrolled, 1 revoked"), "{checks:#?}");
