@@ -140,6 +140,8 @@ pub enum Decline {
     Stopped,
     /// The model's lineage does not hold.
     Lineage,
+    /// The site's policy asks for more noise on updates.
+    PolicyNoise,
 }
 
 impl fmt::Display for Decline {
@@ -159,6 +161,7 @@ impl fmt::Display for Decline {
             Self::PolicySteps => "the site's policy asks for more steps a round (min_steps)",
             Self::PolicyTensors => "the site's policy keeps one of the run's tensors (tensors)",
             Self::PolicyRoundsADay => "the site's policy permits no more rounds today (max_rounds_a_day)",
+            Self::PolicyNoise => "the site's policy asks for more noise on updates (min_noise_multiplier)",
             Self::Stopped => "a person at the site stopped its agent",
             Self::Lineage => "the model's lineage does not hold at this site: see its log",
         })

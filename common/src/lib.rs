@@ -10,6 +10,8 @@ pub mod encoding;
 pub mod fixed_point;
 pub mod ids;
 pub mod ledger;
+mod noise;
+pub mod pattern;
 pub mod plan;
 pub mod policy;
 pub mod privacy;

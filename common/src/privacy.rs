@@ -5,8 +5,9 @@
 //! stricter than the plan, never looser.
 
 use crate::fixed_point::MAX_MAGNITUDE;
-use crate::ids::Digest;
-use crate::plan::{Plan, PlanError};
+use crate::ids::{Digest, DigestBuilder};
+use crate::noise;
+use crate::plan::{Plan, PlanError, ShareBy};
 use crate::policy::SitePolicy;
 use crate::update::{SealedUpdate, Update, UpdateManifest};
 use crate::weights::{NamedTensors, WeightsError};
@@ -34,6 +35,14 @@ pub enum Withheld {
         /// The site's minimum.
         minimum: u32,
     },
+    /// Too few images for their count to leave.
+    #[error(
+        "update withheld: it comes from {examples} images, fewer than the {SUBJECTS_ROUNDED_TO} whose count may leave; index more"
+    )]
+    TooFewExamples {
+        /// Images trained from.
+        examples: u32,
+    },
     /// Too few steps.
     #[error("update withheld: {steps} optimizer steps are fewer than this site's minimum of {minimum}")]
     TooFewSteps {
@@ -48,9 +57,12 @@ pub enum Withheld {
     /// A meter that is NaN or infinite.
     #[error("update withheld: a meter is not a finite number; the training diverged")]
     Meters,
+    /// Nothing to draw the plan's noise from.
+    #[error("update withheld: the plan asks for noise, and this site's secret to draw it from is not there")]
+    NoSecret,
     /// A step so large that it cannot be merged.
     #[error(
-        "update withheld: tensor {tensor} moved by {moved} in one round, more than {MAX_MAGNITUDE}; lower the learning rate"
+        "update withheld: tensor {tensor} moved by {moved} in one round, more than {MAX_MAGNITUDE}; lower the learning rate, or `privacy.noise_multiplier`"
     )]
     TooLarge {
         /// The tensor.
@@ -66,13 +78,50 @@ pub struct Pipeline {
     plan: Plan,
     max_delta_norm: f64,
     policy: SitePolicy,
+    noise_key: Option<NoiseKey>,
+}
+
+/// What a site draws its noise from. Who has it can take the noise off again: it never leaves the site.
+#[derive(Clone, Copy)]
+pub struct NoiseKey([u8; 32]);
+
+impl NoiseKey {
+    /// The key of a site, from a secret of its own.
+    pub fn of(secret: &[u8]) -> Self {
+        let mut digest = DigestBuilder::default();
+        digest.update(b"cmrfed noise key 1\n");
+        digest.update(secret);
+        Self(digest.finish().0)
+    }
+
+    /// The seed of one update's noise. The same update has the same noise, so that one that is made again after a crash is
+    /// the same to the bit, and no average over repetitions takes the noise off.
+    fn seed(&self, update: &Update) -> [u8; 32] {
+        let mut digest = DigestBuilder::default();
+        digest.update(&self.0);
+        digest.update(&update.plan.0);
+        digest.update(&update.base.0);
+        digest.update(&update.round.0.to_le_bytes());
+        digest.finish().0
+    }
+}
+
+impl std::fmt::Debug for NoiseKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NoiseKey")
+    }
 }
 
 impl Pipeline {
     /// The pipeline of a plan under a site's policy: the stricter of both bounds holds.
     pub fn new(plan: &Plan, policy: SitePolicy) -> Self {
         let max_delta_norm = plan.draft.privacy.max_delta_norm.min(policy.max_delta_norm);
-        Self { plan: plan.clone(), max_delta_norm, policy }
+        Self { plan: plan.clone(), max_delta_norm, policy, noise_key: None }
+    }
+
+    /// Draws the plan's noise from this key. A plan that asks for noise seals nothing without.
+    pub fn with_noise_from(self, key: NoiseKey) -> Self {
+        Self { noise_key: Some(key), ..self }
     }
 
     /// The only door out of a site.
@@ -81,6 +130,7 @@ impl Pipeline {
         let update = self.enough_subjects_and_steps(update)?;
         let update = finite(update)?;
         let update = clip(update, self.max_delta_norm);
+        let update = self.noisy(update)?;
         let (blob, sent) = self.encoded(&update.delta)?;
         mergeable(&sent)?;
         let residual = self.plan.draft.aggregation.encoding.has_residual().then(|| update.delta.minus(&sent));
@@ -94,6 +144,10 @@ impl Pipeline {
             bytes: blob.len() as u64,
             subjects: rounded(update.subjects),
             heads: update.heads.into_iter().map(|(task, subjects)| (task, rounded(subjects))).collect(),
+            examples: match self.plan.draft.aggregation.share_by {
+                ShareBy::Subjects => 0,
+                ShareBy::Examples => rounded(update.examples),
+            },
             steps: update.steps,
             meters: update.meters,
             attestation: None,
@@ -105,15 +159,20 @@ impl Pipeline {
     fn encoded(&self, delta: &NamedTensors) -> Result<(Vec<u8>, NamedTensors), Withheld> {
         let encoding = self.plan.draft.aggregation.encoding;
         let (mut delta, signature) = (delta.clone(), delta.signature());
+        let privacy = &self.plan.draft.privacy;
+        let bound = match privacy.noise_multiplier > 0.0 {
+            true => privacy.max_sent_norm(signature.value_count()),
+            false => self.max_delta_norm,
+        };
         loop {
             let file = encoding.encode(&delta);
             let sent = encoding.decode(&file, &signature).map_err(|error| WeightsError::Format(error.to_string()))?;
             let norm = sent.l2_norm();
-            if norm <= self.max_delta_norm * (1.0 + NORM_ROUNDING) || !norm.is_finite() {
+            if norm <= bound * (1.0 + NORM_ROUNDING) || !norm.is_finite() {
                 return Ok((file, sent));
             }
             // A little shorter than the bound, so that the next rounding meets it, or the one after that.
-            scale(&mut delta, self.max_delta_norm / norm * (1.0 - NORM_ROUNDING));
+            scale(&mut delta, bound / norm * (1.0 - NORM_ROUNDING));
         }
     }
 
@@ -134,9 +193,23 @@ impl Pipeline {
         if fewest < minimum {
             return Err(Withheld::TooFewSubjects { minimum });
         }
+        if self.plan.draft.aggregation.share_by == ShareBy::Examples && update.examples < SUBJECTS_ROUNDED_TO {
+            return Err(Withheld::TooFewExamples { examples: update.examples });
+        }
         let minimum = self.policy.min_steps;
         if update.steps < minimum {
             return Err(Withheld::TooFewSteps { steps: update.steps, minimum });
+        }
+        Ok(update)
+    }
+
+    /// The Gaussian mechanism (Dwork and Roth 2014, Appendix A) on what is clipped: the site's own hand, before anybody else
+    /// sees the update.
+    fn noisy(&self, mut update: Update) -> Result<Update, Withheld> {
+        let deviation = self.plan.draft.privacy.noise_deviation();
+        if deviation > 0.0 {
+            let seed = self.noise_key.ok_or(Withheld::NoSecret)?.seed(&update);
+            noise::add(&mut update.delta, deviation, seed);
         }
         Ok(update)
     }
@@ -204,6 +277,7 @@ mod tests {
             base: Digest::of(b"base"),
             subjects: 13,
             heads: BTreeMap::new(),
+            examples: 93,
             steps: 10,
             meters: Meters::default(),
             delta: delta(values),
@@ -265,6 +339,50 @@ mod tests {
             let clipped = clip(update(&values), 20.0).delta;
             assert_eq!(clipped.minus(&sent).unwrap(), *residual, "{encoding:?}");
         }
+    }
+
+    #[test]
+    fn a_plans_noise_is_on_what_leaves_the_same_for_one_update_another_for_every_other_and_none_leaves_without_it() {
+        let values = vec![0.001; 20_000];
+        let mut draft = crate::plan::tests::draft();
+        (draft.privacy.max_delta_norm, draft.privacy.noise_multiplier) = (0.1, 2.0);
+        let plan = draft.with_first_model(delta(&values).signature(), Digest::of(b"model"));
+        let without = Pipeline::new(&plan, SitePolicy::default());
+        assert!(matches!(without.seal(update(&values)), Err(Withheld::NoSecret)));
+        let own = |secret: &[u8]| without.clone().with_noise_from(NoiseKey::of(secret));
+        let sent = |pipeline: &Pipeline, update: Update| {
+            NamedTensors::from_safetensors(pipeline.seal(update).unwrap().blob()).unwrap()
+        };
+        let first = sent(&own(b"a"), update(&values));
+        assert_eq!(sent(&own(b"a"), update(&values)), first, "made again after a crash");
+        let next = Update { round: RoundNumber(2), ..update(&values) };
+        let (next, other) = (sent(&own(b"a"), next), sent(&own(b"b"), update(&values)));
+        let clipped = clip(update(&values), 0.1).delta;
+        let noise = |sent: &NamedTensors| sent.clone().minus(&clipped).unwrap();
+        for sent in [&first, &next, &other] {
+            // Each value has deviation 0.2; the mean of their squares is within 5 deviations of that.
+            let mean_square = noise(sent).l2_norm().powi(2) / 20_000.0;
+            assert!((mean_square / 0.04 - 1.0).abs() < 5.0 * (2.0_f64 / 20_000.0).sqrt(), "{mean_square}");
+            assert!(sent.l2_norm() <= plan.draft.privacy.max_sent_norm(20_000));
+        }
+        // Of independent noises, the difference is as long as both together.
+        for other in [&next, &other] {
+            let apart = first.clone().minus(other).unwrap().l2_norm().powi(2) / 20_000.0;
+            assert!((apart / 0.08 - 1.0).abs() < 0.06, "{apart}");
+        }
+    }
+
+    #[test]
+    fn a_count_of_images_leaves_only_if_shares_are_counted_by_it_and_in_fives() {
+        let plain = pipeline(SitePolicy::default(), 10.0).seal(update(&[1.0, 1.0])).unwrap();
+        assert_eq!(plain.manifest().examples, 0);
+        let mut draft = crate::plan::tests::draft();
+        draft.aggregation.share_by = ShareBy::Examples;
+        let plan = draft.with_first_model(delta(&[0.0; 2]).signature(), Digest::of(b"model"));
+        let counted = Pipeline::new(&plan, SitePolicy::default());
+        assert_eq!(counted.seal(update(&[1.0, 1.0])).unwrap().manifest().examples, 90);
+        let few = counted.seal(Update { examples: 4, ..update(&[1.0, 1.0]) });
+        assert!(matches!(few, Err(Withheld::TooFewExamples { examples: 4 })));
     }
 
     #[test]

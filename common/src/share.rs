@@ -22,7 +22,8 @@ impl Share {
     }
 }
 
-/// The shares of a cohort, from its subjects: proportional to `subjects^alpha`, none above `cap` of the whole.
+/// The shares of a cohort, from its subjects (or its images, if the plan says so): proportional to `subjects^alpha`, none above
+/// `cap` of the whole.
 ///
 /// What a capped site loses is spread over the others in proportion. With so few sites that the cap cannot hold
 /// (`cap * sites < 1`), shares are equal. Every site gets at least one part in 2^20.

@@ -27,6 +27,8 @@ pub struct Update {
     pub subjects: u32,
     /// The heads in the delta, each with the subjects that its task was trained on; none in a run that pretrains.
     pub heads: BTreeMap<TaskName, u32>,
+    /// Images that it trained from.
+    pub examples: u32,
     /// Optimizer steps taken.
     pub steps: u32,
     /// How training went.
@@ -81,6 +83,9 @@ pub struct UpdateManifest {
     /// pretrains.
     #[serde(default)]
     pub heads: BTreeMap<TaskName, u32>,
+    /// Images that it trained from, rounded likewise; 0 unless the plan counts shares by them.
+    #[serde(default)]
+    pub examples: u32,
     /// Optimizer steps taken.
     pub steps: u32,
     /// How training went.

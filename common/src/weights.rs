@@ -211,6 +211,16 @@ impl NamedTensors {
         self
     }
 
+    /// With the tensors of `other` in the place of those of the same name and shape; its other tensors do not count.
+    pub fn replaced_by(mut self, other: NamedTensors) -> NamedTensors {
+        for (name, tensor) in other.0 {
+            if let Some(own) = self.0.get_mut(&name).filter(|own| own.shape == tensor.shape) {
+                *own = tensor;
+            }
+        }
+        self
+    }
+
     /// `self - base`, tensor by tensor: the delta of a round.
     pub fn minus(mut self, base: &NamedTensors) -> Result<NamedTensors, WeightsError> {
         base.signature().require(&self.signature())?;

@@ -162,6 +162,7 @@ fn decline(reason: wire::Decline) -> Option<Decline> {
         wire::Decline::PolicyRoundsADay => Decline::PolicyRoundsADay,
         wire::Decline::Stopped => Decline::Stopped,
         wire::Decline::Lineage => Decline::Lineage,
+        wire::Decline::PolicyNoise => Decline::PolicyNoise,
     })
 }
 
@@ -183,6 +184,7 @@ fn wire_decline(reason: Decline) -> wire::Decline {
         Decline::PolicyRoundsADay => wire::Decline::PolicyRoundsADay,
         Decline::Stopped => wire::Decline::Stopped,
         Decline::Lineage => wire::Decline::Lineage,
+        Decline::PolicyNoise => wire::Decline::PolicyNoise,
     }
 }
 
@@ -313,6 +315,7 @@ impl TryFrom<wire::UpdateManifest> for UpdateManifest {
             bytes: manifest.blob_bytes,
             subjects: manifest.subjects,
             heads: heads(MESSAGE, manifest.heads)?,
+            examples: manifest.examples,
             steps: manifest.steps,
             meters: Meters {
                 loss: finite(MESSAGE, "meters.loss", meters.loss)?,
@@ -336,6 +339,7 @@ impl From<&UpdateManifest> for wire::UpdateManifest {
             blob: digest_bytes(manifest.blob),
             blob_bytes: manifest.bytes,
             subjects: manifest.subjects,
+            examples: manifest.examples,
             steps: manifest.steps,
             meters: Some(wire::Meters {
                 loss: manifest.meters.loss,
@@ -445,6 +449,7 @@ mod tests {
             bytes: 9,
             subjects: 10,
             heads: BTreeMap::from([(task("", "cine").unwrap(), 5), (task("", "lge").unwrap(), 10)]),
+            examples: 25,
             steps: 7,
             meters: Meters { loss: 5.5, teacher_entropy: 1.0, batch_entropy: 2.0, rank_me: 20.0 },
             attestation: Some(Attestation { ledger: Some(head()), signature: Ed25519([7; 64]) }),

@@ -142,6 +142,7 @@ impl Config {
         }
         let cap = |written: Option<f64>| written.unwrap_or(f64::INFINITY);
         let (up, down) = (cap(config.policy.max_upload_mb_s), cap(config.policy.max_download_mb_s));
+        let noise = config.policy.min_noise_multiplier;
         let checks = [
             ("report_every_s", config.report_every_s, (0.05..=60.0).contains(&config.report_every_s), "0.05 to 60"),
             ("held_out", config.held_out, (0.0..=0.9).contains(&config.held_out), "0 to 0.9"),
@@ -157,6 +158,7 @@ impl Config {
                 config.policy.max_delta_norm > 0.0,
                 "a number above 0",
             ),
+            ("policy.min_noise_multiplier", noise, (0.0..=1000.0).contains(&noise), "0 to 1000"),
             ("policy.max_upload_mb_s", up, up >= SLOWEST_MB_S, "0.01 or more; leave it out for no cap"),
             ("policy.max_download_mb_s", down, down >= SLOWEST_MB_S, "0.01 or more; leave it out for no cap"),
         ];

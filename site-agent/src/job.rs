@@ -10,6 +10,7 @@
 //! checkpoint.safetensors   the trainer's own, replaced every few steps
 //! delta.safetensors        the result: trained weights minus the round's start
 //! kept.safetensors         what stays for the site's next round: AdamW's moments, and weights that do not travel
+//! local.safetensors        tensors that the plan keeps at the site, as they were trained
 //! result.json              written last: its presence says that the others are whole
 //! sealed.safetensors       written by the agent: what passed the privacy pipeline
 //! residual.safetensors     written by the agent: what the plan's encoding left out, owed to the next round
@@ -42,6 +43,9 @@ pub struct Job {
     pub base_digest: Digest,
     /// What stayed at the site after its last round, unless it missed one.
     pub kept: Option<PathBuf>,
+    /// The tensors that the plan keeps at the site, as its last round left them; none before its first.
+    #[serde(default)]
+    pub local: Option<PathBuf>,
     /// The frame cache.
     pub cache: PathBuf,
     /// Fraction of subjects kept out of training, for evaluation.
@@ -98,6 +102,9 @@ pub struct JobResult {
     pub heads: BTreeMap<TaskName, u32>,
     /// Images (before cropping) seen.
     pub images: u64,
+    /// Images that they were drawn from.
+    #[serde(default)]
+    pub examples: u32,
     /// Seconds of the last run of the trainer.
     pub seconds: f64,
     /// Means over the round.
@@ -168,6 +175,11 @@ impl JobFolder {
     /// What the plan's encoding left out of the update.
     pub fn residual(&self) -> PathBuf {
         self.0.join("residual.safetensors")
+    }
+
+    /// Tensors that the plan keeps at the site.
+    pub fn local(&self) -> PathBuf {
+        self.0.join("local.safetensors")
     }
 
     /// Writes the job.

@@ -150,6 +150,7 @@ mod tests {
             bytes: 4,
             subjects: 5,
             heads: BTreeMap::new(),
+            examples: 0,
             steps: 1,
             meters: Meters::default(),
             attestation: None,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use common::plan::Exchange;
+use common::plan::{Exchange, ShareBy};
 use common::policy::{Objection, Purpose, SitePolicy};
 use common::{Encoding, Plan};
 use serde::Serialize;
@@ -106,11 +106,12 @@ pub fn meaning(plan: &Plan) -> Meaning {
     let draft = &plan.draft;
     let finetuning = draft.finetuning.as_ref();
     let frozen = finetuning.is_some_and(|finetuning| finetuning.frozen_backbone);
+    let privacy = &draft.privacy;
     let mut batch_sizes: Vec<usize> = finetuning
         .map_or(vec![draft.training.batch_size], |all| all.tasks.iter().map(|task| task.training.batch_size).collect());
     batch_sizes.sort_unstable();
     batch_sizes.dedup();
-    let leaving = plan.signature.filtered(|name| !frozen || plan.is_of_a_head(name));
+    let leaving = plan.signature.filtered(|name| plan.travels(name));
     let weights = match (finetuning, draft.aggregation.exchange) {
         (Some(_), _) if frozen => "the change of the tasks' heads that this site has labels for",
         (Some(_), _) => "the change of the backbone, and of the tasks' heads that this site has labels for",
@@ -129,6 +130,19 @@ pub fn meaning(plan: &Plan) -> Meaning {
     } else {
         ""
     };
+    let kept: Vec<&str> = draft.aggregation.keep_local.iter().collect();
+    let without =
+        if kept.is_empty() { String::new() } else { format!(" without {}, which stay here", kept.join(", ")) };
+    let noise = match privacy.noise_multiplier {
+        0.0 => String::new(),
+        z => {
+            format!(", with noise of standard deviation {} ({z} times that) on every value", privacy.noise_deviation())
+        }
+    };
+    let count = match draft.aggregation.share_by {
+        ShareBy::Subjects => "",
+        ShareBy::Examples => "; the number of images trained from, in fives",
+    };
     Meaning {
         purpose: Purpose::of(plan),
         tasks: plan.tasks().map(ToString::to_string).collect(),
@@ -137,7 +151,10 @@ pub fn meaning(plan: &Plan) -> Meaning {
         batch_sizes,
         fetched_bytes: file_bytes(Encoding::F32, &plan.signature),
         sent_bytes: file_bytes(draft.aggregation.encoding, &leaving),
-        sent: format!("{weights}, {written}, over all tensors no longer than {}{scores}", draft.privacy.max_delta_norm),
+        sent: format!(
+            "{weights}{without}, {written}, over all tensors no longer than {}{noise}{count}{scores}",
+            privacy.max_delta_norm
+        ),
         sites: draft.rounds.sites.iter().map(ToString::to_string).collect(),
     }
 }
@@ -255,6 +272,20 @@ mod tests {
             "no longer than 1000",
         ] {
             assert!(told.contains(part), "{part:?} is missing from:\n{told}");
+        }
+        let own = plan(|draft| {
+            draft.aggregation.keep_local = toml::Value::from(vec!["center"]).try_into().unwrap();
+            draft.aggregation.share_by = ShareBy::Examples;
+            draft.privacy.noise_multiplier = 0.5;
+        });
+        assert_eq!(
+            meaning(&own).sent_bytes,
+            delta.clone().filtered(|name| name != "center").to_safetensors().len() as u64
+        );
+        for part in
+            ["without center, which stay here", "deviation 500 (0.5 times that)", "images trained from, in fives"]
+        {
+            assert!(meaning(&own).told().contains(part), "{part:?} is missing from:\n{}", meaning(&own).told());
         }
         for encoding in [Encoding::F32, Encoding::F16, Encoding::Int8, Encoding::TopK(0.1)] {
             let plan = plan(|draft| draft.aggregation.encoding = encoding);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use common::plan::Plan;
+use common::plan::{Plan, ShareBy};
 use common::share::{Share, shares};
 use common::{Digest, Encoding, RunId, SiteId, TaskName, UpdateManifest};
 
@@ -43,13 +43,17 @@ struct Shared {
 impl Shared {
     fn of(plan: &Plan, manifests: &BTreeMap<SiteId, UpdateManifest>) -> Self {
         let rule = &plan.draft.aggregation;
-        let of = |subjects: BTreeMap<SiteId, u32>| shares(&subjects, rule.share_alpha, rule.share_cap);
+        let of = |counts: BTreeMap<SiteId, u32>| shares(&counts, rule.share_alpha, rule.share_cap);
+        let counted = |manifest: &UpdateManifest| match rule.share_by {
+            ShareBy::Subjects => manifest.subjects,
+            ShareBy::Examples => manifest.examples,
+        };
         let with = |task: &TaskName| {
             let own = |(site, manifest): (&SiteId, &UpdateManifest)| Some((site.clone(), *manifest.heads.get(task)?));
             of(manifests.iter().filter_map(own).collect())
         };
         Self {
-            whole: of(manifests.iter().map(|(site, manifest)| (site.clone(), manifest.subjects)).collect()),
+            whole: of(manifests.iter().map(|(site, manifest)| (site.clone(), counted(manifest))).collect()),
             heads: plan.tasks().map(|task| (task.clone(), with(task))).collect(),
         }
     }
@@ -58,10 +62,10 @@ impl Shared {
 /// What an update's file holds of the model, unless it is all of it as it is.
 fn partial(job: &Job, manifest: &UpdateManifest, shared: &Shared) -> Result<Option<Partial>, String> {
     let encoding = job.plan.draft.aggregation.encoding;
-    if job.plan.draft.finetuning.is_none() && encoding == Encoding::F32 {
+    let signature = job.plan.update_signature(&manifest.tasks()).map_err(|error| error.to_string())?;
+    if signature == job.plan.signature && encoding == Encoding::F32 && job.plan.draft.finetuning.is_none() {
         return Ok(None);
     }
-    let signature = job.plan.update_signature(&manifest.tasks()).map_err(|error| error.to_string())?;
     let layout = Layout::encoded(&signature, encoding).map_err(|error| error.to_string())?;
     let share = |task: &TaskName| shared.heads.get(task)?.get(&manifest.site).copied();
     let heads = manifest.heads.keys().filter_map(|task| Some((task.head_prefix(), share(task)?))).collect();

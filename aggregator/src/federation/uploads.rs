@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use certs::signing::verifies;
+use common::plan::ShareBy;
 use common::privacy::SUBJECTS_ROUNDED_TO;
 use common::signed::{Attestation, update_statement};
 use common::{Digest, Encoding, Refusal, RoundNumber, SiteId, UpdateManifest};
@@ -87,7 +88,7 @@ impl Federation {
         }
         let layout = update_layout(run, &manifest)?;
         require_acceptable(run, &manifest, &layout)?;
-        let max_norm = max_norm(run);
+        let max_norm = max_norm(run, &layout);
         drop(live);
         let upload = self.announce(&key, manifest, layout, max_norm)?;
         let next_offset = self.held(&key, &upload)?.count;
@@ -179,7 +180,11 @@ impl Federation {
         for record in self.store.uploads()? {
             let key = UpdateKey::of(&record.manifest);
             let run = live.run(&key.run).filter(|run| takes(run, key.round));
-            let layout = run.and_then(|run| Some((update_layout(run, &record.manifest).ok()?, max_norm(run))));
+            let layout = run.and_then(|run| {
+                let layout = update_layout(run, &record.manifest).ok()?;
+                let max_norm = max_norm(run, &layout);
+                Some((layout, max_norm))
+            });
             let Some((layout, max_norm)) = layout else {
                 self.store.forget_upload(&key, &mut |blob| self.remove_blob(blob))?;
                 continue;
@@ -445,8 +450,21 @@ fn is_count(subjects: u32) -> bool {
     (1..=MAX_SUBJECTS).contains(&subjects) && subjects.is_multiple_of(SUBJECTS_ROUNDED_TO)
 }
 
-fn max_norm(run: &LiveRun) -> f64 {
-    run.record.plan.draft.privacy.max_delta_norm
+/// What is wrong with a count of images, which is there if shares are counted by it, and else is not.
+fn miscounted_examples(by: ShareBy, examples: u32) -> Option<String> {
+    match by {
+        ShareBy::Subjects if examples == 0 => None,
+        ShareBy::Subjects => Some(format!("{examples} images are told, and the plan does not ask for their count")),
+        ShareBy::Examples if examples > 0 && examples.is_multiple_of(SUBJECTS_ROUNDED_TO) => None,
+        ShareBy::Examples => {
+            Some(format!("{examples} images: shares are counted by them, a multiple of {SUBJECTS_ROUNDED_TO} above 0"))
+        }
+    }
+}
+
+/// The bound on the norm of an update of this layout.
+fn max_norm(run: &LiveRun, layout: &Layout) -> f64 {
+    run.record.plan.draft.privacy.max_sent_norm(layout.signature().value_count())
 }
 
 /// The layout of an announced update: the model's, or of the part that its heads name.
@@ -471,13 +489,15 @@ fn require_acceptable(run: &LiveRun, manifest: &UpdateManifest, layout: &Layout)
     if manifest.base != attempt.base {
         return Err(Refusal::BaseDiffers { expected: attempt.base, found: manifest.base });
     }
-    let UpdateManifest { bytes, subjects, heads, steps, meters, .. } = manifest;
+    let UpdateManifest { bytes, subjects, heads, examples, steps, meters, .. } = manifest;
     let (expected, most) = (layout.bytes(), run.record.plan.draft.training.steps_per_round);
     let miscounted = [*subjects].into_iter().chain(heads.values().copied()).find(|count| !is_count(*count));
     let why = if *bytes != expected {
         format!("{bytes} bytes were announced, but the plan's tensors take {expected}")
     } else if let Some(subjects) = miscounted {
         format!("{subjects} subjects: a multiple of {SUBJECTS_ROUNDED_TO} from {SUBJECTS_ROUNDED_TO} to {MAX_SUBJECTS}")
+    } else if let Some(why) = miscounted_examples(run.record.plan.draft.aggregation.share_by, *examples) {
+        why
     } else if *steps == 0 || *steps as usize > most {
         format!("{steps} steps, but a round has 1 to {most}")
     } else if !meters.are_finite() {
@@ -529,6 +549,7 @@ mod tests {
             bytes: weights(value).to_safetensors().len() as u64,
             subjects: 10,
             heads: BTreeMap::new(),
+            examples: 0,
             steps: 1,
             meters: Meters::default(),
             attestation: None,

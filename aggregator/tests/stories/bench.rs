@@ -78,6 +78,7 @@ pub(crate) fn manifest(run: &RunStatus, site: &str, delta: &NamedTensors) -> Upd
         bytes: bytes.len() as u64,
         subjects: 10,
         heads: BTreeMap::new(),
+        examples: 0,
         steps: 10,
         meters: Meters { loss: 5.0, teacher_entropy: 1.5, batch_entropy: 3.0, rank_me: 12.0 },
         attestation: None,

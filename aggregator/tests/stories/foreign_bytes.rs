@@ -28,6 +28,7 @@ fn manifest() -> UpdateManifest {
         bytes: 1000,
         subjects: 10,
         heads: BTreeMap::new(),
+        examples: 0,
         steps: 10,
         meters: Meters { loss: 5.0, teacher_entropy: 1.5, batch_entropy: 3.0, rank_me: 12.0 },
         attestation: None,

@@ -37,6 +37,8 @@ mod oracle;
 #[cfg(test)]
 mod orders;
 #[cfg(test)]
+mod own_tensors;
+#[cfg(test)]
 mod pauses;
 #[cfg(test)]
 mod refusal_table;

@@ -277,6 +277,7 @@ impl Site {
             bytes: bytes.len() as u64,
             subjects: 10,
             heads: BTreeMap::new(),
+            examples: 0,
             steps: 10,
             meters: Meters { loss: 5.0, teacher_entropy: 1.0, batch_entropy: 2.0, rank_me: 9.0 },
             attestation: None,

@@ -1,7 +1,8 @@
 //! What every value of a plan may be. A value out of its bounds is named as it is written, with the bound.
 
 use super::{
-    CropPlan, Exchange, FinetuningPlan, ImagePlan, ModelPlan, PlanDraft, PlanError, RoundPlan, Strategy, TrainingPlan,
+    CropPlan, Exchange, FinetuningPlan, ImagePlan, ModelPlan, PlanDraft, PlanError, PrivacyPlan, RoundPlan, ShareBy,
+    Strategy, TrainingPlan,
 };
 use crate::encoding::Encoding;
 use crate::weights::MAX_VALUES;
@@ -21,7 +22,7 @@ impl PlanDraft {
         crops(&self.crops, self.model.patch_size)?;
         training(&self.training)?;
         rounds(&self.rounds)?;
-        positive("privacy.max_delta_norm", self.privacy.max_delta_norm)?;
+        privacy(&self.privacy, self.aggregation.encoding)?;
         strategy(&self.aggregation.strategy, &self.rounds)?;
         self.finetuning.as_ref().map_or(Ok(()), |tasks| finetuning(tasks, self))?;
         if let Encoding::TopK(kept) = self.aggregation.encoding {
@@ -70,6 +71,20 @@ fn strategy(strategy: &Strategy, rounds: &RoundPlan) -> Bounded {
     }
 }
 
+fn privacy(privacy: &PrivacyPlan, encoding: Encoding) -> Bounded {
+    positive("privacy.max_delta_norm", privacy.max_delta_norm)?;
+    let noise = privacy.noise_multiplier;
+    within("privacy.noise_multiplier", noise, (0.0..=1000.0).contains(&noise), "0 to 1000")?;
+    // What is left out of an update comes with the next: noise as well, which would then count twice.
+    let sound = noise == 0.0 || !encoding.has_residual();
+    within(
+        "privacy.noise_multiplier",
+        noise,
+        sound,
+        "0 with encoding top-k, which owes what it leaves out to the next round",
+    )
+}
+
 /// Most tasks of a run.
 const MAX_TASKS: usize = 16;
 
@@ -90,6 +105,9 @@ fn finetuning(finetuning: &FinetuningPlan, plan: &PlanDraft) -> Bounded {
         exchange == Exchange::All,
         "\"all\": a finetuned network has no teacher",
     )?;
+    let by = plan.aggregation.share_by;
+    let bound = "\"subjects\" in a run that finetunes: each head counts by the subjects that have its labels";
+    within("aggregation.share_by", "examples", by == ShareBy::Subjects, bound)?;
     let rule = &plan.aggregation.strategy;
     let by_value = matches!(rule, Strategy::FedAvg {} | Strategy::CoordinateMedian {} | Strategy::TrimmedMean { .. });
     let bound = "fed-avg, coordinate-median or trimmed-mean in a run that finetunes: the others need every tensor from every \

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Plan;
 use crate::encoding::Encoding;
 use crate::ids::{Digest, RunId};
+use crate::pattern::Patterns;
 use crate::task::Task;
 use crate::weights::Signature;
 
@@ -275,15 +276,38 @@ pub struct RoundPlan {
 pub struct AggregationPlan {
     /// The rule.
     pub strategy: Strategy,
-    /// A site's share is proportional to its subjects to this power; 0 is uniform.
+    /// What a site's share is counted by.
+    #[serde(skip_serializing_if = "is_by_subjects")]
+    pub share_by: ShareBy,
+    /// A site's share is proportional to that count to this power; 0 is uniform.
     pub share_alpha: f64,
     /// No site's share exceeds this, unless there are too few sites to honour it.
     pub share_cap: f64,
     /// What travels.
     pub exchange: Exchange,
+    /// Names of tensors that each site keeps for itself from round to round, `*` for any characters: normalisation layers
+    /// (FedBN, Li et al. 2021), or heads of its own (FedPer, Arivazhagan et al. 2019). In the merged model they stay as in the
+    /// first.
+    #[serde(skip_serializing_if = "Patterns::is_empty")]
+    pub keep_local: Patterns,
     /// How the values of an update are written.
     #[serde(skip_serializing_if = "is_f32")]
     pub encoding: Encoding,
+}
+
+/// What a site's share is counted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShareBy {
+    /// Patients: cine frames are near-duplicates.
+    #[default]
+    Subjects,
+    /// Images that a site trains on, as McMahan et al. 2017 have it. The count leaves the site, in fives.
+    Examples,
+}
+
+fn is_by_subjects(by: &ShareBy) -> bool {
+    *by == ShareBy::Subjects
 }
 
 fn is_no_time(seconds: &u64) -> bool {
@@ -382,6 +406,24 @@ pub struct PrivacyPlan {
     /// Bound on the L2 norm of a round's delta over all tensors together: a site scales larger ones down to it, and the
     /// aggregator refuses an update above it.
     pub max_delta_norm: f64,
+    /// Standard deviation of the Gaussian noise that a site adds to every value of its delta, in multiples of
+    /// `max_delta_norm` (z of McMahan et al. 2018); 0 for none. Each site adds its own, so that what leaves it is noisy already.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub noise_multiplier: f64,
+}
+
+impl PrivacyPlan {
+    /// Standard deviation of the noise on every value.
+    pub fn noise_deviation(&self) -> f64 {
+        self.noise_multiplier * self.max_delta_norm
+    }
+
+    /// Most that the L2 norm of an update of so many values may be once noise is on it. The norm of n normal values is above
+    /// sqrt(n) + 10 once in 10^21 updates.
+    pub fn max_sent_norm(&self, values: usize) -> f64 {
+        let noise = self.noise_deviation();
+        if noise == 0.0 { self.max_delta_norm } else { self.max_delta_norm + noise * ((values as f64).sqrt() + 10.0) }
+    }
 }
 
 impl Default for ModelPlan {
@@ -436,9 +478,11 @@ impl Default for AggregationPlan {
     fn default() -> Self {
         Self {
             strategy: Strategy::FedAvg {},
+            share_by: ShareBy::Subjects,
             share_alpha: 0.5,
             share_cap: 0.5,
             exchange: Exchange::All,
+            keep_local: Patterns::default(),
             encoding: Encoding::F32,
         }
     }
@@ -446,7 +490,7 @@ impl Default for AggregationPlan {
 
 impl Default for PrivacyPlan {
     fn default() -> Self {
-        Self { max_delta_norm: 1000.0 }
+        Self { max_delta_norm: 1000.0, noise_multiplier: 0.0 }
     }
 }
 

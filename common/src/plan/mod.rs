@@ -17,7 +17,7 @@ use crate::weights::Signature;
 
 pub use draft::{
     Adaptive, AggregationPlan, Centering, CropPlan, Exchange, FinetuningPlan, HeadPlan, ImagePlan, Init, ModelPlan,
-    Optimizer, PlanDraft, PrivacyPlan, RoundPlan, Strategy, TrainingPlan,
+    Optimizer, PlanDraft, PrivacyPlan, RoundPlan, ShareBy, Strategy, TrainingPlan,
 };
 
 /// A run, agreed: the draft plus the first model.
@@ -89,7 +89,7 @@ impl Plan {
         }
         let plan: Self = serde_json::from_slice(bytes)?;
         plan.draft.check()?;
-        plan.check_heads()?;
+        plan.check_tensors()?;
         Ok(plan)
     }
 
@@ -108,16 +108,21 @@ impl Plan {
         self.draft.finetuning.is_some() && tensor.starts_with(HEADS)
     }
 
-    /// Names and shapes of the tensors of an update that holds these heads: all of the signature but for the heads of other
-    /// tasks, and without a backbone that is frozen. In a run that pretrains there is no head to name, and an update holds
-    /// every tensor.
+    /// Whether the change of a tensor is ever sent: not that of a frozen backbone, and not of what sites keep for themselves.
+    pub fn travels(&self, tensor: &str) -> bool {
+        let frozen = self.draft.finetuning.as_ref().is_some_and(|finetuning| finetuning.frozen_backbone);
+        !self.draft.aggregation.keep_local.match_name(tensor) && (!frozen || self.is_of_a_head(tensor))
+    }
+
+    /// Names and shapes of the tensors of an update that holds these heads: all of the signature that [travel](Self::travels)
+    /// but for the heads of other tasks. In a run that pretrains there is no head to name.
     pub fn update_signature(&self, heads: &BTreeSet<TaskName>) -> Result<Signature, PlanError> {
-        let Some(finetuning) = &self.draft.finetuning else {
+        if self.draft.finetuning.is_none() {
             return match heads.first() {
-                None => Ok(self.signature.clone()),
+                None => Ok(self.signature.filtered(|name| self.travels(name))),
                 Some(head) => Err(PlanError::Heads(format!("the run pretrains, and has no head {head}"))),
             };
-        };
+        }
         if let Some(unknown) = heads.iter().find(|head| !self.tasks().any(|task| task == *head)) {
             return Err(PlanError::Heads(format!("the run has no task {unknown}")));
         }
@@ -126,14 +131,31 @@ impl Plan {
         }
         let prefixes: Vec<String> = heads.iter().map(TaskName::head_prefix).collect();
         let in_head = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
-        Ok(self.signature.filtered(|name| match name.starts_with(HEADS) {
-            true => in_head(name),
-            false => !finetuning.frozen_backbone,
-        }))
+        Ok(self.signature.filtered(|name| self.travels(name) && (!name.starts_with(HEADS) || in_head(name))))
     }
 
-    /// Whether the first model has a head for each task of the plan, and no other.
-    pub fn check_heads(&self) -> Result<(), PlanError> {
+    /// Whether the first model has what the plan speaks of: a head for each task and no other, and for each pattern of
+    /// `keep_local` a tensor, but not all.
+    pub fn check_tensors(&self) -> Result<(), PlanError> {
+        let names: Vec<&str> = self.signature.iter().map(|(name, _)| name).collect();
+        let kept = &self.draft.aggregation.keep_local;
+        let refused = |value: &str, bound: &str| {
+            let (key, value, bound) = ("aggregation.keep_local", value.to_owned(), bound.to_owned());
+            Err(PlanError::OutOfBounds { key, value, bound })
+        };
+        if let Some(unused) = kept.unused(&names) {
+            return refused(
+                &format!("{unused:?}"),
+                "a pattern that matches a tensor of the first model; this one matches none",
+            );
+        }
+        if !names.iter().any(|name| self.travels(name)) {
+            return refused("every tensor", "a list that leaves a tensor to be merged");
+        }
+        self.check_heads()
+    }
+
+    fn check_heads(&self) -> Result<(), PlanError> {
         if self.draft.finetuning.is_none() {
             return Ok(());
         }
@@ -214,7 +236,7 @@ pub(crate) mod tests {
         let names = ["backbone.norm.bias", "heads.lge.last.weight", "heads.lge-b.last.weight"];
         let signature = Signature::new(names.map(|name| (name.to_owned(), vec![2]))).unwrap();
         let mut plan = draft.with_first_model(signature, Digest::of(b"model"));
-        plan.check_heads().unwrap();
+        plan.check_tensors().unwrap();
         let names = |plan: &Plan, heads: &[&str]| -> Result<Vec<String>, PlanError> {
             let heads = heads.iter().map(|head| TaskName::try_from((*head).to_owned()).unwrap()).collect();
             Ok(plan.update_signature(&heads)?.iter().map(|(name, _)| name.to_owned()).collect())
@@ -224,11 +246,11 @@ pub(crate) mod tests {
         plan.draft.finetuning.as_mut().unwrap().frozen_backbone = true;
         assert_eq!(names(&plan, &["lge-b"]).unwrap(), ["heads.lge-b.last.weight"]);
         plan.draft.finetuning = Some(finetuning(&["lge"]));
-        assert!(plan.check_heads().unwrap_err().to_string().contains("heads.lge-b.last.weight, of no task"));
+        assert!(plan.check_tensors().unwrap_err().to_string().contains("heads.lge-b.last.weight, of no task"));
         plan.draft.finetuning = Some(finetuning(&["lge", "lge-b", "cine"]));
-        assert!(plan.check_heads().unwrap_err().to_string().contains("no tensor heads.cine.*"));
+        assert!(plan.check_tensors().unwrap_err().to_string().contains("no tensor heads.cine.*"));
         let pretrains = super::tests::draft().with_first_model(plan.signature.clone(), plan.first_model);
-        pretrains.check_heads().unwrap();
+        pretrains.check_tensors().unwrap();
         assert_eq!(names(&pretrains, &[]).unwrap().len(), 3);
         assert!(names(&pretrains, &["lge"]).is_err());
     }
@@ -262,6 +284,57 @@ pub(crate) mod tests {
         let signature = Signature::new([("center".to_owned(), vec![1, 4])]).unwrap();
         let plan = draft().with_first_model(signature, Digest::of(b"model"));
         assert!(!String::from_utf8(plan.canonical_bytes()).unwrap().contains("finetuning"));
+    }
+
+    #[test]
+    fn what_sites_keep_for_themselves_is_in_no_update_and_a_pattern_must_name_something_and_leave_something() {
+        let names = ["student.blocks.0.norm1.weight", "student.head.weight", "teacher.blocks.0.norm1.weight"];
+        let signature = Signature::new(names.map(|name| (name.to_owned(), vec![2]))).unwrap();
+        let with = |patterns: &[&str]| {
+            let mut draft = draft();
+            draft.aggregation.keep_local = toml::Value::from(patterns.to_vec()).try_into().unwrap();
+            draft.with_first_model(signature.clone(), Digest::of(b"model"))
+        };
+        let plan = with(&["*.norm*"]);
+        plan.check_tensors().unwrap();
+        let sent = plan.update_signature(&BTreeSet::new()).unwrap();
+        assert_eq!(sent.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["student.head.weight"]);
+        assert_eq!(Plan::from_agreed_bytes(&plan.canonical_bytes(), plan.digest()).unwrap(), plan);
+        for (patterns, told) in [
+            (
+                &["*.norm*", "*.bias"][..],
+                "aggregation.keep_local is \"*.bias\", but must be a pattern that matches a tensor",
+            ),
+            (&["*"], "aggregation.keep_local is every tensor"),
+        ] {
+            let plan = with(patterns);
+            let error = Plan::from_agreed_bytes(&plan.canonical_bytes(), plan.digest()).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
+        assert!(!String::from_utf8(with(&[]).canonical_bytes()).unwrap().contains("keep_local"));
+    }
+
+    #[test]
+    fn noise_that_would_count_twice_and_shares_by_what_heads_do_not_have_are_refused() {
+        let mut noisy = draft();
+        noisy.privacy.noise_multiplier = 1.0;
+        noisy.check().unwrap();
+        noisy.aggregation.encoding = Encoding::TopK(0.1);
+        noisy.aggregation.exchange = Exchange::Student;
+        assert!(
+            noisy
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("privacy.noise_multiplier is 1, but must be 0 with encoding")
+        );
+        noisy.privacy.noise_multiplier = f64::NAN;
+        assert!(noisy.check().unwrap_err().to_string().contains("0 to 1000"));
+        let mut by_examples = draft();
+        by_examples.aggregation.share_by = ShareBy::Examples;
+        by_examples.check().unwrap();
+        by_examples.finetuning = Some(finetuning(&["lge"]));
+        assert!(by_examples.check().unwrap_err().to_string().contains("aggregation.share_by is examples"));
     }
 
     pub(crate) fn finetuning(names: &[&str]) -> FinetuningPlan {

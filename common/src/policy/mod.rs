@@ -1,11 +1,9 @@
 //! What a site permits, whatever a plan asks, and what it says of a plan that asks more. A pure function of both.
 //!
 //! A plan is held to it before anything of it is fetched or trained, and [`crate::privacy`] holds each update to it once
-//! more before it leaves. Nothing in a plan can widen it. There is no floor on noise: no plan adds any, so a site that asked
-//! for some would decline every run.
+//! more before it leaves. Nothing in a plan can widen it.
 
 mod hours;
-mod pattern;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +11,8 @@ use crate::assignment::Decline;
 use crate::plan::Plan;
 use crate::privacy::SUBJECTS_ROUNDED_TO;
 
+pub use crate::pattern::Patterns;
 pub use hours::{Hours, NotHours};
-pub use pattern::Patterns;
 
 /// `[policy]` of a site's settings. The default permits every plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,6 +32,8 @@ pub struct SitePolicy {
     pub min_steps: u32,
     /// Bound on the delta's L2 norm; the plan's bound holds as well.
     pub max_delta_norm: f64,
+    /// Least noise that a plan must add to an update, as its noise multiplier; 0 for none.
+    pub min_noise_multiplier: f64,
     /// Whether what this site measures of a model may leave, as scalars and rounded counts, in a run that finetunes.
     pub scores: bool,
     /// Most rounds that are begun on one day, UTC; none for as many as there are.
@@ -60,6 +60,7 @@ impl Default for SitePolicy {
             min_subjects: SUBJECTS_ROUNDED_TO,
             min_steps: 1,
             max_delta_norm: 1000.0,
+            min_noise_multiplier: 0.0,
             scores: true,
             max_rounds_a_day: None,
             hours: None,
@@ -123,6 +124,17 @@ pub enum Objection {
         /// The site's.
         minimum: u32,
     },
+    /// Updates with less noise.
+    #[error(
+        "the run adds noise of multiplier {found} to an update, but `policy.min_noise_multiplier` is {minimum}; ask for more, or \
+         lower it"
+    )]
+    Noise {
+        /// The plan's.
+        found: String,
+        /// The site's.
+        minimum: String,
+    },
     /// A tensor that must stay.
     #[error("the run sends the tensor {0}, which `policy.tensors` does not permit; add it there if this site agrees")]
     Tensor(String),
@@ -141,6 +153,7 @@ impl Objection {
             Self::Task(_) => Decline::PolicyTasks,
             Self::BatchSize { .. } => Decline::PolicyBatchSize,
             Self::Steps { .. } => Decline::PolicySteps,
+            Self::Noise { .. } => Decline::PolicyNoise,
             Self::Tensor(_) => Decline::PolicyTensors,
             Self::RoundsADay(_) => Decline::PolicyRoundsADay,
         }
@@ -165,8 +178,11 @@ impl SitePolicy {
         if u32::try_from(steps).is_ok_and(|steps| steps < self.min_steps) {
             found.push(Objection::Steps { found: steps, minimum: self.min_steps });
         }
-        let frozen = plan.draft.finetuning.as_ref().is_some_and(|finetuning| finetuning.frozen_backbone);
-        let mut leaving = plan.signature.iter().map(|(name, _)| name).filter(|name| !frozen || plan.is_of_a_head(name));
+        let noise = plan.draft.privacy.noise_multiplier;
+        if noise < self.min_noise_multiplier {
+            found.push(Objection::Noise { found: noise.to_string(), minimum: self.min_noise_multiplier.to_string() });
+        }
+        let mut leaving = plan.signature.iter().map(|(name, _)| name).filter(|name| plan.travels(name));
         let tensor = leaving.find(|name| !self.tensors.match_name(name));
         found.extend(tensor.map(|tensor| Objection::Tensor(tensor.to_owned())));
         found
@@ -218,6 +234,9 @@ mod tests {
     #[test]
     fn rule_by_rule_a_plan_that_asks_more_is_refused_by_that_rule_and_one_that_does_not_is_permitted() {
         let (pretrains, finetunes, frozen) = (pretrains(), finetunes(false), finetunes(true));
+        let (mut noisy, mut local) = (pretrains.clone(), pretrains.clone());
+        noisy.draft.privacy.noise_multiplier = 1.0;
+        local.draft.aggregation.keep_local = toml::Value::from(vec!["center"]).try_into().unwrap();
         // The policy; a plan that it permits; one that it refuses, by which rule, and what a person reads.
         let table = [
             ("purposes = ['finetuning']", &finetunes, &pretrains, Decline::PolicyPurposes, "for pretraining"),
@@ -228,6 +247,9 @@ mod tests {
             ("min_batch_size = 33", &pretrains, &finetunes, Decline::PolicyBatchSize, "batches of 32"),
             ("min_batch_size = 65", &pretrains, &pretrains, Decline::PolicyBatchSize, "batches of 64, but `policy"),
             ("min_steps = 101", &pretrains, &pretrains, Decline::PolicySteps, "every 100 steps"),
+            ("min_noise_multiplier = 0.5", &noisy, &pretrains, Decline::PolicyNoise, "multiplier 0 to an update"),
+            ("min_noise_multiplier = 1.5", &noisy, &noisy, Decline::PolicyNoise, "multiplier 1 to an update, but"),
+            ("tensors = ['student.*', 'teacher.*']", &local, &pretrains, Decline::PolicyTensors, "the tensor center"),
             ("tensors = ['student.*']", &pretrains, &pretrains, Decline::PolicyTensors, "the tensor center"),
             ("tensors = ['heads.*']", &frozen, &finetunes, Decline::PolicyTensors, "backbone.norm.bias"),
         ];
@@ -251,10 +273,12 @@ mod tests {
 
     #[test]
     fn a_plan_with_a_wider_bound_or_any_other_setting_changes_nothing_of_what_a_policy_says() {
-        let strict = policy("purposes = []\ntasks = []\ntensors = []\nmin_batch_size = 1000\nmin_steps = 100000");
+        let strict = policy(
+            "purposes = []\ntasks = []\ntensors = []\nmin_batch_size = 1000\nmin_steps = 100000\nmin_noise_multiplier = 1",
+        );
         let mut plan = finetunes(false);
         let before = strict.objections(&plan);
-        assert_eq!(before.len(), 5, "{before:?}");
+        assert_eq!(before.len(), 6, "{before:?}");
         (plan.draft.privacy.max_delta_norm, plan.draft.rounds.quorum) = (1e12, 1);
         (plan.draft.training.batch_size, plan.draft.seed) = (1_000_000, 9);
         assert_eq!(strict.objections(&plan), before);

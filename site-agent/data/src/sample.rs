@@ -50,6 +50,12 @@ impl Sampler {
         self.subjects.len()
     }
 
+    /// Frames of all of them.
+    pub fn frame_count(&self) -> u64 {
+        let slices = self.subjects.iter().flatten().flat_map(|(_, slices)| slices);
+        slices.map(|phases| u64::from(*phases)).sum()
+    }
+
     /// The batch of a seed. No subject comes twice before every one came once.
     pub fn batch(&self, seed: u64, count: usize) -> Vec<FrameRef> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);

@@ -4,20 +4,27 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use common::privacy::Pipeline;
+use common::plan::Plan;
+use common::privacy::{NoiseKey, Pipeline};
 use common::{Assignment, Decline, Digest, NamedTensors, RoundNumber, RunId, Update, UpdateManifest};
 
 use super::failure::{Failure, is_final, unreadable};
 use super::{Agent, AgentError};
-use crate::durable;
 use crate::job::JobFolder;
 use crate::ledger::Event;
+use crate::{durable, images};
 
 impl Agent {
     /// What stays at the site goes from round to round, and starts over when it missed one. What was sealed counts: an
     /// aggregator that ended between storing an update and acknowledging it must not cost the site that.
     pub(super) fn kept_before(&self, run: &RunId, round: RoundNumber) -> Option<PathBuf> {
         Some(self.job_before(run, round)?.kept()).filter(|kept| kept.exists())
+    }
+
+    /// What the plan keeps at the site, as the last round that this site was in left it, however long ago.
+    pub(super) fn local_before(&self, run: &RunId, round: RoundNumber) -> Option<PathBuf> {
+        let last = self.journal.run(run)?.sealed.as_ref().filter(|last| last.round < round)?;
+        Some(JobFolder::at(self.home.job(run, last.round, last.base)).local()).filter(|local| local.exists())
     }
 
     /// The folder of the round before, if this site was in it.
@@ -53,11 +60,12 @@ impl Agent {
             base: assignment.base,
             subjects: result.subjects,
             heads: result.heads,
+            examples: result.examples,
             steps: result.steps,
             meters: result.meters,
             delta,
         };
-        let sealed = Pipeline::new(&plan, self.config.policy.clone()).seal(update);
+        let sealed = self.pipeline(&plan)?.seal(update);
         let sealed = sealed.map_err(|withheld| Failure::Decline(Decline::Withheld, withheld.to_string()))?;
         let attestation = self.member.attest(sealed.manifest(), assignment.ledger);
         let sealed = sealed.attested(attestation);
@@ -69,6 +77,17 @@ impl Agent {
         let UpdateManifest { run, round, base, blob, subjects, steps, attestation, .. } = sealed.manifest().clone();
         self.enter(&Event::UpdateSealed { run, round, base, blob, subjects, steps, attestation })?;
         Ok(())
+    }
+
+    /// What the update passes on its way out. The site's own secret is read only if the plan asks for noise.
+    fn pipeline(&self, plan: &Plan) -> Result<Pipeline, Failure> {
+        let pipeline = Pipeline::new(plan, self.config.policy.clone());
+        if plan.draft.privacy.noise_multiplier == 0.0 {
+            return Ok(pipeline);
+        }
+        let unreadable = |error: images::ImagesError| Failure::Decline(Decline::Withheld, error.for_a_log());
+        let secret = images::secret(&self.home).map_err(unreadable)?;
+        Ok(pipeline.with_noise_from(NoiseKey::of(secret.to_hex().as_bytes())))
     }
 
     pub(super) async fn send(&mut self, assignment: &Assignment) -> Result<(), Failure> {

@@ -446,6 +446,7 @@ impl Agent {
             base: self.home.model(base),
             base_digest: base,
             kept: self.kept_before(run, round),
+            local: self.local_before(run, round),
             cache,
             held_out: self.config.held_out,
             device: self.config.device.clone(),

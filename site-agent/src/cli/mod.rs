@@ -10,6 +10,7 @@ mod finetuned;
 mod import;
 mod index;
 mod init_model;
+mod last_model;
 mod ledger;
 mod plans;
 mod predict;
@@ -95,6 +96,8 @@ enum Verb {
     /// Write one page on finetunings that were measured: tables by arm and seed, agreement, ROC, confusion. It may be sent;
     /// `--with-images` draws subjects as well, and then it stays here.
     Report(report::ReportArgs),
+    /// Take a run's last model as this site has it: with the tensors that the plan keeps here.
+    Model(last_model::ModelArgs),
     /// Take a backbone out of a federation's model for other programs, with a model card beside.
     Export(export::ExportArgs),
     /// Train one job folder (started by the agent, or by a batch system).
@@ -191,6 +194,7 @@ fn act(cli: Cli) -> anyhow::Result<()> {
         Verb::Adopt(args) => adopt::adopt(&args),
         Verb::Predict(args) => predict::predict(&home, &config, &args),
         Verb::Report(args) => report::report(&home, &config, &args),
+        Verb::Model(args) => last_model::last_model(&home, &args),
         Verb::Export(args) => export::export(&args),
         Verb::Train { job, stop_with_parent } => {
             if stop_with_parent {

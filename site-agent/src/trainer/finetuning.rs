@@ -11,7 +11,7 @@ use data::{FrameCache, Labels, SubjectKey};
 use model::{BACKBONE, DeviceChoice, Finetuner};
 
 use super::progress::Progress;
-use super::{TrainerError, base, scoring, seeds, told};
+use super::{TrainerError, base, scoring, seeds, write_delta};
 use crate::job::{Job, JobFolder, JobLabels, JobResult, StepLine};
 use crate::tasks::{Batches, Cohort, CohortError, Examples, FewShot, TasksError};
 use crate::{durable, images};
@@ -41,6 +41,7 @@ pub(super) fn train(folder: &JobFolder, job: &Job, plan: &FinetuningPlan) -> Res
             subjects: 0,
             heads: BTreeMap::new(),
             images: 0,
+            examples: 0,
             seconds: 0.0,
             meters: Meters::default(),
         });
@@ -89,8 +90,7 @@ pub(super) fn train(folder: &JobFolder, job: &Job, plan: &FinetuningPlan) -> Res
     }
 
     let travels = |name: &str| !(frozen && name.starts_with(BACKBONE));
-    let delta = network.weights().clone().minus(&base).map_err(told("the trained model"))?.filtered(travels);
-    durable::write(&folder.delta(), &delta.to_safetensors())?;
+    write_delta(folder, job, network.weights().clone(), &base, travels)?;
     durable::write(&folder.kept(), &network.kept())?;
     let drawn = |place: usize| -> BTreeSet<SubjectKey> {
         let clocks = (0..steps).map(|step| job.first_step + step).filter(|clock| turn(*clock) == place);
@@ -104,6 +104,8 @@ pub(super) fn train(folder: &JobFolder, job: &Job, plan: &FinetuningPlan) -> Res
         subjects: count(&subjects.iter().flat_map(|(_, own)| own).collect::<BTreeSet<_>>()),
         heads: subjects.iter().map(|(task, own)| (task.clone(), count(own))).collect(),
         images: shown as u64,
+        // Of a run that finetunes, subjects count, head by head.
+        examples: 0,
         seconds: progress.seconds(),
         meters: progress.meters(),
     })

@@ -115,14 +115,35 @@ pub fn train(folder: &JobFolder) -> Result<(), TrainerError> {
     Ok(folder.write_result(&result)?)
 }
 
-/// The model that the round starts from.
+/// The model that the round starts from, with what the plan keeps at the site as its last round left it.
 fn base(job: &Job) -> Result<NamedTensors, TrainerError> {
     let file = durable::read(&job.base)?;
     let found = Digest::of(&file);
     if found != job.base_digest {
         return Err(TrainerError::OtherModel { expected: job.base_digest, found });
     }
-    NamedTensors::from_safetensors(&file).map_err(told("the round's model"))
+    let base = NamedTensors::from_safetensors(&file).map_err(told("the round's model"))?;
+    let Some(local) = &job.local else { return Ok(base) };
+    let own = NamedTensors::from_safetensors(&durable::read(local)?).map_err(told("the tensors that stay here"))?;
+    Ok(base.replaced_by(own))
+}
+
+/// Writes the round's delta, without what the plan keeps at the site: that is written beside.
+fn write_delta(
+    folder: &JobFolder,
+    job: &Job,
+    trained: NamedTensors,
+    base: &NamedTensors,
+    travels: impl Fn(&str) -> bool,
+) -> Result<(), TrainerError> {
+    let kept = &job.plan.aggregation.keep_local;
+    if !kept.is_empty() {
+        let own = trained.clone().filtered(|name| kept.match_name(name));
+        durable::write(&folder.local(), &own.to_safetensors())?;
+    }
+    let delta = trained.minus(base).map_err(told("the trained model"))?;
+    let delta = delta.filtered(|name| travels(name) && !kept.match_name(name));
+    Ok(durable::write(&folder.delta(), &delta.to_safetensors())?)
 }
 
 fn told(what: &'static str) -> impl Fn(common::weights::WeightsError) -> TrainerError {

@@ -10,7 +10,7 @@ use data::{CropMaker, FrameCache, FrameRef, Sampler, Split};
 use model::{Backbone, CropBatch, DeviceChoice, Trainer};
 
 use super::progress::Progress;
-use super::{TrainerError, base, seeds, told};
+use super::{TrainerError, base, seeds, write_delta};
 use crate::durable;
 use crate::job::{Job, JobFolder, JobResult, StepLine};
 
@@ -70,9 +70,7 @@ pub(super) fn train(folder: &JobFolder, job: &Job) -> Result<JobResult, TrainerE
     let trained = trainer.weights();
     let teacher = trained.under("teacher.backbone.");
     let rank_me = rank_me(job, &device, &teacher, &cache, &sampler)?;
-    let delta =
-        model::travelling(trained, job.plan.aggregation.exchange).minus(&base).map_err(told("the trained model"))?;
-    durable::write(&folder.delta(), &delta.to_safetensors())?;
+    write_delta(folder, job, model::travelling(trained, job.plan.aggregation.exchange), &base, |_| true)?;
     durable::write(&folder.kept(), &trainer.kept())?;
     let images = steps * job.plan.training.batch_size as u64;
     Ok(JobResult {
@@ -80,6 +78,7 @@ pub(super) fn train(folder: &JobFolder, job: &Job) -> Result<JobResult, TrainerE
         heads: BTreeMap::new(),
         subjects: u32::try_from(subjects).unwrap_or(u32::MAX),
         images,
+        examples: u32::try_from(sampler.frame_count()).unwrap_or(u32::MAX),
         seconds: progress.seconds(),
         meters: Meters { rank_me, ..progress.meters() },
     })

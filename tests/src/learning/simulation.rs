@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use aggregator::aggregation::{self, Contribution, Drift, Merge, Partial, ServerState};
 use aggregator::layout::Layout;
 use anyhow::Context;
-use common::plan::Exchange;
+use common::plan::{Exchange, ShareBy};
 use common::share::{Share, shares};
 use common::{Digest, Encoding, Meters, NamedTensors, PlanDraft, RoundNumber, SiteId};
 use serde::{Deserialize, Serialize};
@@ -121,12 +121,13 @@ pub fn run(arm: &Arm, plan: &PlanDraft, setting: &Setting, folder: &Path) -> any
 /// What a site sends, as its agent would: encoded, with what the encoding left out of its last update.
 fn contribution(
     encoding: Encoding,
+    whole: bool,
     job: &JobFolder,
     before: Option<&JobFolder>,
     share: Share,
 ) -> anyhow::Result<Contribution> {
     let trained = durable::read(&job.delta())?;
-    if encoding == Encoding::F32 {
+    if encoding == Encoding::F32 && whole {
         return Ok(Contribution { file: File::open(job.delta())?, digest: Digest::of(&trained), share, partial: None });
     }
     let mut delta = NamedTensors::from_safetensors(&trained)?;
@@ -156,11 +157,12 @@ fn train_round(
 ) -> anyhow::Result<BTreeMap<SiteId, SiteRound>> {
     let jobs = |round: u32| folder.join("jobs").join(round.to_string());
     let model = durable::read(&base(round))?;
-    let (mut subjects, mut meters) = (BTreeMap::new(), BTreeMap::new());
+    let (mut counts, mut meters) = (BTreeMap::new(), BTreeMap::new());
     for site in sites {
         let job = JobFolder::at(jobs(round).join(site));
         fs::create_dir_all(job.path())?;
-        let kept = round.checked_sub(1).map(|before| JobFolder::at(jobs(before).join(site)).kept());
+        let before = round.checked_sub(1).map(|before| JobFolder::at(jobs(before).join(site)));
+        let kept = before.as_ref().map(JobFolder::kept);
         job.write_job(&Job {
             plan: arm.plan_at(plan, site, round),
             round: RoundNumber(round),
@@ -168,6 +170,7 @@ fn train_round(
             first_step: u64::from(round) * plan.training.steps_per_round as u64,
             base: base(round),
             base_digest: Digest::of(&model),
+            local: before.map(|before| before.local()).filter(|local| local.exists()),
             kept,
             cache: hospitals::cache(&setting.images, site),
             held_out: setting.held_out,
@@ -180,17 +183,27 @@ fn train_round(
         })?;
         trainer::train(&job)?;
         let result = job.result()?.context("a trainer that ended well left no result")?;
-        subjects.insert(site.parse::<SiteId>()?, result.subjects);
+        let counted = match plan.aggregation.share_by {
+            ShareBy::Subjects => result.subjects,
+            ShareBy::Examples => result.examples,
+        };
+        counts.insert(site.parse::<SiteId>()?, counted);
         meters.insert(site.parse::<SiteId>()?, result.meters);
     }
     let weights = NamedTensors::from_safetensors(&model)?;
     let layout = Layout::of(&weights.signature())?;
     let rule = &plan.aggregation;
-    let shares = shares(&subjects, rule.share_alpha, rule.share_cap);
+    let shares = shares(&counts, rule.share_alpha, rule.share_cap);
     let mut contributions = BTreeMap::new();
     for (site, share) in shares {
         let own = |round: u32| JobFolder::at(jobs(round).join(site.as_str()));
-        let contribution = contribution(rule.encoding, &own(round), round.checked_sub(1).map(own).as_ref(), share)?;
+        let contribution = contribution(
+            rule.encoding,
+            rule.keep_local.is_empty(),
+            &own(round),
+            round.checked_sub(1).map(own).as_ref(),
+            share,
+        )?;
         contributions.insert(site.clone(), contribution);
     }
     let (from, next) = (File::open(base(round))?, base(round + 1));

@@ -128,6 +128,7 @@ impl Site {
             bytes: update.bytes.len() as u64,
             subjects: 10,
             heads: BTreeMap::new(),
+            examples: 0,
             steps: 1,
             meters: Meters::default(),
             attestation: None,

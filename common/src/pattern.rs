@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A name is on the list if one of the patterns matches the whole of it. An empty list matches nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Patterns(Vec<String>);
 
@@ -11,6 +11,21 @@ impl Patterns {
     /// Every name.
     pub fn all() -> Self {
         Self(vec!["*".to_owned()])
+    }
+
+    /// Whether there is no pattern.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The patterns, as they are written.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
+    /// The first pattern that matches none of these names.
+    pub fn unused(&self, names: &[&str]) -> Option<&str> {
+        self.iter().find(|pattern| !names.iter().any(|name| matches(pattern, name)))
     }
 
     /// Whether a name is on the list.
@@ -53,6 +68,9 @@ mod tests {
         ] {
             assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
         }
-        assert!(!Patterns(Vec::new()).match_name("anything"));
+        assert!(!Patterns::default().match_name("anything"));
+        let two = Patterns(vec!["a*".to_owned(), "b*".to_owned()]);
+        assert_eq!(two.unused(&["ab", "ac"]), Some("b*"));
+        assert_eq!(two.unused(&["ab", "bc"]), None);
     }
 }
