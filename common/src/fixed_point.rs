@@ -1,8 +1,8 @@
 //! Exact merging: updates as 64-bit integers, so that a weighted sum has the same bits in any order.
 //!
-//! A value `x` of a delta becomes `q = round(x * 2^32)` with `|x| <= 8`; a share is at most 2^20 and a cohort at most
-//! 32 sites, so a sum needs 32 + 3 + 20 + 5 bits and a sign: 61 of 64. The sum is exact, and equals the sum that secure
-//! aggregation yields modulo 2^64. There is one division, at the end.
+//! A value `x` of a delta becomes `q = round(x * 2^32)` with `|x| <= 8`; a share is at most 2^20, the whole, and the shares of a
+//! cohort add up to about that. There is room for 32 times as much: 32 + 3 + 20 + 5 bits and a sign, 61 of 64. The sum is
+//! exact, and equals the sum that secure aggregation yields modulo 2^64. There is one division, at the end.
 
 use crate::share::{Share, WHOLE};
 
@@ -10,8 +10,10 @@ use crate::share::{Share, WHOLE};
 pub const FRACTION_BITS: u32 = 32;
 /// Largest magnitude of a delta's value.
 pub const MAX_MAGNITUDE: f32 = 8.0;
-/// Largest cohort.
-pub const MAX_SITES: usize = 32;
+/// Shares of the whole that a sum has room for, three bits to spare.
+pub const FULL_SHARES: usize = 32;
+/// Largest cohort: each of its shares is at least one part of the whole, and so they add up to less than two wholes.
+pub const MAX_SITES: usize = 1024;
 
 /// Why a value cannot be summed.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -23,7 +25,7 @@ pub enum FixedPointError {
         value: String,
     },
     /// More shares than the sum has room for.
-    #[error("the sum overflows: at most {MAX_SITES} sites with shares up to 2^20 can be merged")]
+    #[error("the sum overflows: it has room for {FULL_SHARES} shares of 2^20")]
     Overflow,
 }
 
@@ -217,7 +219,7 @@ mod tests {
     #[test]
     fn the_widest_sum_fits_and_a_wider_value_is_refused() {
         let mut sum = [0];
-        (0..MAX_SITES).for_each(|_| accumulate(&mut sum, &[8.0], Share(WHOLE)).unwrap());
+        (0..FULL_SHARES).for_each(|_| accumulate(&mut sum, &[8.0], Share(WHOLE)).unwrap());
         assert_eq!(mean(sum[0], 32 * u64::from(WHOLE)), 8.0);
         for bad in [8.000_001_f32, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for place in 0..40 {

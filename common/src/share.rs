@@ -58,6 +58,7 @@ fn capped(raw: &[f64], cap: f64) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixed_point::MAX_SITES;
 
     fn cohort(subjects: &[u32]) -> BTreeMap<SiteId, u32> {
         let id = |i: usize| format!("site-{i}").parse().unwrap();
@@ -74,6 +75,19 @@ mod tests {
         assert!((uncapped[0] / uncapped[1] - 10.0).abs() < 1e-3);
         let capped = fractions(&[10_000, 100, 100], 0.5, 0.5);
         assert!((capped[0] - 0.5).abs() < 1e-5 && (capped[1] - 0.25).abs() < 1e-5);
+    }
+
+    #[test]
+    fn the_shares_of_the_largest_cohort_add_up_to_less_than_two_wholes() {
+        let odd: Vec<u32> =
+            (0..MAX_SITES as u32).map(|site| if site == 7 { 1_000_000 } else { 1 + site % 3 }).collect();
+        for subjects in [vec![1; MAX_SITES], odd] {
+            for cap in [1e-6, 0.5, 1.0] {
+                let all = shares(&cohort(&subjects), 1.0, cap);
+                let sum: u64 = all.values().map(|share| u64::from(share.0)).sum();
+                assert!(all.values().all(|share| share.0 >= 1) && sum < 2 * u64::from(WHOLE), "{cap}: {sum}");
+            }
+        }
     }
 
     #[test]

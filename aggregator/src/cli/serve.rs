@@ -39,7 +39,14 @@ pub(super) struct Serve {
     state: State,
 }
 
+/// Open files that are asked for: those of the most connections, and a merge of the largest cohort.
+const OPEN_FILES: u64 = 1 << 17;
+
 pub(super) fn serve(arguments: Serve) -> Result<(), Failure> {
+    // A connection and an update that is merged are an open file each, and systems permit few without being asked.
+    if let Err(error) = rlimit::increase_nofile_limit(OPEN_FILES) {
+        tracing::warn!(%error, "the system permits no more open files; a large cohort may need more");
+    }
     let state = arguments.state.folder;
     let config = arguments.config.as_deref().map_or_else(|| Config::of_state(&state), Config::read)?;
     let record = SqliteStore::open(&state)?.federation()?;

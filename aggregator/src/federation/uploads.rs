@@ -241,8 +241,7 @@ impl Federation {
 
     /// Digest of the acknowledged update of a key.
     fn stored(&self, key: &UpdateKey) -> Result<Option<Digest>, Refusal> {
-        let updates = self.store.updates(&key.run, key.round).map_err(refusal)?;
-        Ok(updates.get(&key.site).map(|update| update.manifest.blob))
+        Ok(self.store.update(key).map_err(refusal)?.map(|update| update.manifest.blob))
     }
 
     /// The upload of this announcement: the one that is on its way, or a new one in the place of any other.

@@ -364,6 +364,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// The acknowledged updates of a round.
     fn updates(&self, run: &RunId, round: RoundNumber) -> Result<BTreeMap<SiteId, UpdateRecord>, StoreError>;
 
+    /// The acknowledged update of a key.
+    fn update(&self, key: &UpdateKey) -> Result<Option<UpdateRecord>, StoreError>;
+
     /// Writes down what was decided.
     fn record(&self, run: &RunId, actions: &[RunAction], details: Details<'_>, now: Stamp) -> Result<(), StoreError>;
 

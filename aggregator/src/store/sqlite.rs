@@ -172,6 +172,11 @@ impl SqliteStore {
     }
 }
 
+fn update_record(row: &Row<'_>) -> Result<UpdateRecord> {
+    let manifest = from_json("updates.manifest", &row.get::<_, String>("manifest")?)?;
+    Ok(UpdateRecord { manifest, received_at: stamp(row, "received_at_ms")?, retired: row.get("retired")? })
+}
+
 fn path(state: &Path) -> PathBuf {
     state.join("state.db")
 }
@@ -356,13 +361,16 @@ impl Store for SqliteStore {
     }
 
     fn updates(&self, run: &RunId, round: RoundNumber) -> Result<BTreeMap<SiteId, UpdateRecord>> {
-        let all = self.all("updates", "WHERE run = ?1 AND round = ?2", params![run.as_str(), round.0], |row| {
-            let manifest: UpdateManifest = from_json("updates.manifest", &row.get::<_, String>("manifest")?)?;
-            let received_at = stamp(row, "received_at_ms")?;
-            let retired = row.get("retired")?;
-            Ok((manifest.site.clone(), UpdateRecord { manifest, received_at, retired }))
-        })?;
-        Ok(all.into_iter().collect())
+        let all =
+            self.all("updates", "WHERE run = ?1 AND round = ?2", params![run.as_str(), round.0], update_record)?;
+        Ok(all.into_iter().map(|update| (update.manifest.site.clone(), update)).collect())
+    }
+
+    fn update(&self, key: &UpdateKey) -> Result<Option<UpdateRecord>> {
+        let UpdateKey { run, round, site } = key;
+        let which = "WHERE run = ?1 AND round = ?2 AND site = ?3";
+        let found = self.all("updates", which, params![run.as_str(), round.0, site.as_str()], update_record)?;
+        Ok(found.into_iter().next())
     }
 
     fn record(&self, run: &RunId, actions: &[RunAction], details: Details<'_>, now: Stamp) -> Result<()> {

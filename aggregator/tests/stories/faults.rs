@@ -145,6 +145,10 @@ impl Store for Faulty {
             _ => self.store.roll(run, attempt),
         }
     }
+    fn update(&self, key: &UpdateKey) -> Result<Option<UpdateRecord>, StoreError> {
+        self.store.update(key)
+    }
+
     fn updates(&self, run: &RunId, round: RoundNumber) -> Result<BTreeMap<SiteId, UpdateRecord>, StoreError> {
         self.store.updates(run, round)
     }

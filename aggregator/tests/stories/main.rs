@@ -51,4 +51,6 @@ mod simulation;
 #[cfg(test)]
 mod stragglers;
 #[cfg(test)]
+mod swarm;
+#[cfg(test)]
 mod wire;

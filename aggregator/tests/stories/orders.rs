@@ -6,7 +6,7 @@ use std::io::{Read, Seek, Write};
 
 use aggregator::aggregation::{Contribution, Merge, MergeError, merge};
 use aggregator::layout::Layout;
-use common::fixed_point::{FixedPointError, MAX_MAGNITUDE, MAX_SITES, accumulate, mean, quantize};
+use common::fixed_point::{FULL_SHARES, FixedPointError, MAX_MAGNITUDE, accumulate, mean, quantize};
 use common::plan::Strategy;
 use common::share::{Share, WHOLE};
 use common::{Digest, NamedTensors, SiteId};
@@ -80,7 +80,7 @@ fn all_720_orders_of_six_sites_give_the_bits_of_wide_integers() {
 fn ten_thousand_random_orders_of_thirty_two_sites_give_the_bits_of_wide_integers() {
     const VALUES: usize = 64;
     let mut dice = Dice::seeded(32);
-    let mut deltas = deltas(MAX_SITES, VALUES, &mut dice);
+    let mut deltas = deltas(FULL_SHARES, VALUES, &mut dice);
     let expected = by_wide_integers(&deltas, VALUES);
     for order in 0..10_000 {
         dice.shuffle(&mut deltas);
@@ -102,17 +102,17 @@ fn every_value_is_quantized_as_its_bits_say() {
 fn the_widest_sum_that_a_plan_permits_has_three_bits_to_spare_and_beyond_it_the_sum_is_refused_and_never_wraps() {
     let most = quantize(MAX_MAGNITUDE).unwrap();
     assert_eq!(most, 1 << 35);
-    let widest = i128::from(most) * i128::from(WHOLE) * MAX_SITES as i128;
+    let widest = i128::from(most) * i128::from(WHOLE) * FULL_SHARES as i128;
     assert_eq!(widest, 1 << 60);
     assert!(widest * 7 < i128::from(i64::MAX), "seven times that would still fit");
     for sign in [1.0, -1.0] {
         let delta = [sign * MAX_MAGNITUDE; 3];
         let mut sums = [0_i64; 3];
-        for _ in 0..MAX_SITES {
+        for _ in 0..FULL_SHARES {
             accumulate(&mut sums, &delta, Share(WHOLE)).unwrap();
         }
         assert_eq!(i128::from(sums[2]), widest * sign as i128);
-        assert_eq!(mean(sums[2], MAX_SITES as u64 * u64::from(WHOLE)), sign * MAX_MAGNITUDE);
+        assert_eq!(mean(sums[2], FULL_SHARES as u64 * u64::from(WHOLE)), sign * MAX_MAGNITUDE);
 
         // Just beyond: a value a place larger; and with what no plan permits, a sum that would wrap.
         let beyond = sign * MAX_MAGNITUDE.next_up();
@@ -150,7 +150,7 @@ fn merged(base: &NamedTensors, parts: &BTreeMap<SiteId, Contribution>) -> Result
 /// Sites are read in the order of their names: another name is another place.
 #[test]
 fn files_merged_in_random_orders_are_the_same_model_to_the_byte_and_that_of_wide_integers() {
-    for (sites, values, orders) in [(6, 70_003, 12), (MAX_SITES, 33_001, 4)] {
+    for (sites, values, orders) in [(6, 70_003, 12), (FULL_SHARES, 33_001, 4)] {
         let mut dice = Dice::seeded(sites as u64);
         let deltas = deltas(sites, values, &mut dice);
         let base = weights(values, |place| (place as f32 - 1000.0) / 777.0);
@@ -184,13 +184,13 @@ fn the_widest_cohort_merges_from_files_and_a_value_beyond_is_named() {
     let base = weights(values, |_| 1.0);
     let parts = |last: f32| -> BTreeMap<SiteId, Contribution> {
         let part = |site: usize| {
-            let delta = weights(values, |_| if site == MAX_SITES - 1 { last } else { MAX_MAGNITUDE });
+            let delta = weights(values, |_| if site == FULL_SHARES - 1 { last } else { MAX_MAGNITUDE });
             let bytes = delta.to_safetensors();
             let (file, digest) = (stored(&bytes), Digest::of(&bytes));
             let contribution = Contribution { file, digest, share: Share(WHOLE), partial: None };
             (format!("site-{site:02}").parse().unwrap(), contribution)
         };
-        (0..MAX_SITES).map(part).collect()
+        (0..FULL_SHARES).map(part).collect()
     };
     let model = NamedTensors::from_safetensors(&merged(&base, &parts(MAX_MAGNITUDE)).unwrap()).unwrap();
     assert!(model.iter().all(|(_, tensor)| tensor.values.iter().all(|value| *value == 1.0 + MAX_MAGNITUDE)));

@@ -43,6 +43,7 @@ pub(crate) struct House {
     pub(crate) address: SocketAddr,
     authority: Arc<Authority>,
     renew: Arc<Notify>,
+    places: usize,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -54,7 +55,12 @@ impl House {
         let record = FederationRecord { name, address: "localhost:0".to_owned(), created_at: wall() };
         SqliteStore::create(folder.path(), &record).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { folder, address, authority: Arc::new(authority), renew: Arc::default(), running: None }
+        Self { folder, address, authority: Arc::new(authority), renew: Arc::default(), places: 8, running: None }
+    }
+
+    /// With places for so many members.
+    pub(crate) fn of_places(places: usize) -> Self {
+        Self { places, ..Self::new() }
     }
 
     pub(crate) fn start(&mut self) {
@@ -68,7 +74,7 @@ impl House {
             federation: Arc::new(federation),
             authority: Arc::clone(&self.authority),
             names: vec!["127.0.0.1".to_owned()],
-            places: Places::new(8),
+            places: Places::new(self.places),
             renewed_every: Duration::from_secs(3600),
             renew: Arc::clone(&self.renew),
         };
@@ -99,7 +105,12 @@ impl House {
     }
 
     pub(crate) fn start_run_of(&self, draft: PlanDraft) {
-        let model = weights(600_000, |place| place as f32 / 1e6);
+        self.start_run_with(draft, 600_000);
+    }
+
+    /// A run whose model has so many values.
+    pub(crate) fn start_run_with(&self, draft: PlanDraft, values: usize) {
+        let model = weights(values, |place| place as f32 / 1e6);
         let plan = draft.with_first_model(model.signature(), model.digest());
         let blobs = aggregator::store::Blobs::open(self.folder.path()).unwrap();
         blobs.put(&model.to_safetensors()).unwrap();
@@ -315,13 +326,20 @@ impl Site {
 
     pub(crate) async fn send(&mut self, work: &Assignment, delta: &NamedTensors) -> Result<(), Status> {
         let (manifest, bytes) = (self.manifest(work, delta), delta.to_safetensors());
-        let state = self.client.begin_upload(wire::UpdateManifest::from(&manifest)).await?.into_inner();
-        let mut offset = state.next_offset as usize;
+        let mut offset = self.begin(&manifest).await?.next_offset as usize;
         while offset < bytes.len() {
             let end = bytes.len().min(offset + CHUNK_BYTES);
             let state = self.chunk(&manifest, offset as u64, bytes[offset..end].to_vec()).await?;
             offset = state.next_offset as usize;
         }
+        self.finish(&manifest).await
+    }
+
+    pub(crate) async fn begin(&mut self, manifest: &UpdateManifest) -> Result<wire::UploadState, Status> {
+        Ok(self.client.begin_upload(wire::UpdateManifest::from(manifest)).await?.into_inner())
+    }
+
+    pub(crate) async fn finish(&mut self, manifest: &UpdateManifest) -> Result<(), Status> {
         let (run, round) = (manifest.run.to_string(), manifest.round.0);
         let finish = wire::FinishUploadRequest { run, round, blob: digest_bytes(manifest.blob) };
         let stored = self.client.finish_upload(finish).await?.into_inner();

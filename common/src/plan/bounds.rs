@@ -5,6 +5,7 @@ use super::{
     Strategy, TrainingPlan,
 };
 use crate::encoding::Encoding;
+use crate::fixed_point::MAX_SITES;
 use crate::weights::MAX_VALUES;
 
 /// Sizes and counts that are multiplied with each other stay below this.
@@ -242,7 +243,8 @@ fn rounds(rounds: &RoundPlan) -> Bounded {
     sites.sort();
     sites.dedup();
     let invited = rounds.sites.len();
-    within("rounds.sites", invited, (1..=32).contains(&invited) && sites.len() == invited, "1 to 32 distinct sites")?;
+    let distinct = (1..=MAX_SITES).contains(&invited) && sites.len() == invited;
+    within("rounds.sites", invited, distinct, &format!("1 to {MAX_SITES} distinct sites"))?;
     let quorum = rounds.quorum;
     let bound = if quorum == 0 { "1 or more".to_owned() } else { format!("at most the {invited} sites") };
     within("rounds.quorum", quorum, (1..=invited).contains(&quorum), &bound)?;
