@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
 
 use aggregator::inspection::{Fault, inspect};
 use aggregator::layout::Layout;
@@ -58,8 +59,8 @@ pub(crate) fn update(bytes: &[u8]) {
     let layout = layout();
     let mut file = tempfile::tempfile().expect("a file");
     file.write_all(bytes).expect("room for it");
-    match inspect(&file, &layout, Digest::of(bytes), 1e6) {
-        Ok(()) => {
+    match inspect(&file, &Arc::new(layout.clone()), Digest::of(bytes), 1e6) {
+        Ok(_) => {
             assert!(bytes.starts_with(layout.header()) && bytes.len() as u64 == layout.bytes());
             let (words, _) = bytes[layout.header().len()..].as_chunks::<4>();
             assert!(words.iter().all(|&word| f32::from_le_bytes(word).is_finite()));

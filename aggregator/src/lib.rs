@@ -6,6 +6,7 @@
 pub mod aggregation;
 pub mod alarms;
 pub mod authority;
+pub mod checksum;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -60,7 +60,7 @@ fn merged(plan: &PlanDraft, base: &NamedTensors, trained: &[NamedTensors]) -> Na
     let delta = |(site, trained): (usize, &NamedTensors)| {
         let bytes = trained.clone().minus(base).unwrap().to_safetensors();
         let (file, digest) = (stored(&bytes), Digest::of(&bytes));
-        let contribution = Contribution { file, digest, share: Share(1), partial: None };
+        let contribution = Contribution { file, digest, share: Share(1), partial: None, checked: None };
         (format!("site-{site}").parse().unwrap(), contribution)
     };
     let contributions: BTreeMap<_, _> = trained.iter().enumerate().map(delta).collect();

@@ -6,10 +6,12 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
 use aggregator::aggregation::{Contribution, Merge, merge};
+use aggregator::inspection::inspect;
 use aggregator::layout::Layout;
 use common::fixed_point;
 use common::plan::Strategy;
@@ -40,7 +42,7 @@ const SAMPLED: usize = 10_007;
 const TILE: usize = 16 << 10;
 
 pub(crate) fn measure(case: Case, runs: usize, folder: &Path) -> Merged {
-    let layout = case.layout();
+    let layout = Arc::new(case.layout());
     let tape = Tape::of(layout.values() as usize);
     let stored = |values: &[u8]| {
         let mut file = tempfile::tempfile_in(folder).expect("a file");
@@ -50,7 +52,8 @@ pub(crate) fn measure(case: Case, runs: usize, folder: &Path) -> Merged {
     let part = |site: usize| {
         let values = tape.delta(RoundNumber(1), site);
         let (file, digest) = (stored(&values), digest(&layout, &values));
-        (site_name(site), Contribution { file, digest, share: share(site), partial: None })
+        let checksum = inspect(&file, &layout, digest, f64::MAX).expect("as it was made");
+        (site_name(site), Contribution { file, digest, share: share(site), partial: None, checked: Some(checksum) })
     };
     let contributions: BTreeMap<SiteId, Contribution> = (0..case.sites).map(part).collect();
     let first = tape.first_model();
@@ -112,15 +115,14 @@ fn kernel(files: &[(&File, Share)], layout: &Layout, threads: usize) -> f64 {
 
 fn fold(files: &[(&File, Share)], layout: &Layout, values: std::ops::Range<u64>) {
     let total = files.iter().map(|(_, share)| u64::from(share.0)).sum();
-    let (mut bytes, mut delta, mut means) = (vec![0; 4 * TILE], Vec::with_capacity(TILE), Vec::with_capacity(TILE));
+    let (mut delta, mut means) = (vec![0.0_f32; TILE], Vec::with_capacity(TILE));
     for begin in values.clone().step_by(TILE) {
         let width = (values.end - begin).min(TILE as u64) as usize;
         let mut sums = vec![0; width];
         for (file, share) in files {
-            file.read_exact_at(&mut bytes[..4 * width], layout.header().len() as u64 + 4 * begin).expect("a tile");
-            delta.clear();
-            delta.extend(bytes[..4 * width].as_chunks::<4>().0.iter().map(|&word| f32::from_le_bytes(word)));
-            fixed_point::accumulate(&mut sums, &delta, *share).expect("small values");
+            let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut delta[..width]);
+            file.read_exact_at(bytes, layout.header().len() as u64 + 4 * begin).expect("a tile");
+            fixed_point::accumulate(&mut sums, &delta[..width], *share).expect("small values");
         }
         means.clear();
         means.extend(sums.iter().map(|&sum| fixed_point::mean(sum, total)));

@@ -1,6 +1,6 @@
 //! How far the sites' deltas lie apart, over all tensors: what rules that weigh whole deltas decide by.
 
-use super::tiles::{Source, Whose};
+use super::tiles::Source;
 use super::{Merge, MergeError};
 
 /// Values of one file in a tile.
@@ -14,9 +14,7 @@ impl Distances {
     /// Reads every delta once. Sums run from the first value to the last, so that tiles do not show in them.
     pub(super) fn of(merge: &Merge<'_>) -> Result<Self, MergeError> {
         let sources = merge.contributions.iter();
-        let mut sources: Vec<_> = sources
-            .map(|(name, part)| Source::new(Whose::Site(name), &part.file, part.digest, part.layout(merge.layout)))
-            .collect();
+        let mut sources: Vec<_> = sources.map(|(name, part)| Source::of_site(name, part, merge.layout)).collect();
         let mut squares = vec![vec![0.0; sources.len()]; sources.len()];
         // All files are of one length, so all end together.
         while !sources

@@ -239,7 +239,7 @@ struct Site<'a> {
 
 impl<'a> Site<'a> {
     fn new(place: usize, name: &'a SiteId, part: &'a Contribution, share: Share, layout: &'a Layout) -> Self {
-        let source = Source::new(Whose::Site(name), &part.file, part.digest, part.layout(layout));
+        let source = Source::of_site(name, part, layout);
         Self { place, name, share, source, squares: Dot::default(), product: Dot::default() }
     }
 
@@ -280,7 +280,7 @@ mod tests {
     }
 
     fn contribution(delta: &NamedTensors, share: u32) -> Contribution {
-        Contribution { file: file(delta), digest: delta.digest(), share: Share(share), partial: None }
+        Contribution { file: file(delta), digest: delta.digest(), share: Share(share), partial: None, checked: None }
     }
 
     fn merged(
@@ -387,7 +387,13 @@ mod tests {
                 let mut stored = tempfile::tempfile().unwrap();
                 stored.write_all(&file_of).unwrap();
                 let partial = Some(Partial { layout: layout(), heads: BTreeMap::new() });
-                let encoded = Contribution { file: stored, digest: Digest::of(&file_of), share: Share(3), partial };
+                let encoded = Contribution {
+                    file: stored,
+                    digest: Digest::of(&file_of),
+                    share: Share(3),
+                    partial,
+                    checked: None,
+                };
                 (encoded, contribution(&plain, 3))
             };
             let (encoded, plain): (BTreeMap<_, _>, BTreeMap<_, _>) = (1..=3)

@@ -13,6 +13,7 @@ use common::share::Share;
 use common::{Digest, SiteId};
 use serde::{Deserialize, Serialize};
 
+use crate::checksum::Checksum;
 use crate::layout::Layout;
 use distances::Distances;
 use mean::How;
@@ -47,6 +48,8 @@ pub struct Contribution {
     pub share: Share,
     /// What its file holds, if that is not every tensor of the model as it is.
     pub partial: Option<Partial>,
+    /// The checksum that its bytes had, if this process took their digest as they came: that need not be taken again.
+    pub checked: Option<Checksum>,
 }
 
 /// A delta of some of the model's tensors, since a site sends the heads it has labels for, or one that is encoded.
@@ -279,7 +282,10 @@ mod tests {
         let part = |(site, (name_of_site, share)): (usize, (&str, u32))| {
             let bytes = weights(name, delta(site)).to_safetensors();
             let (file, digest) = (stored(&bytes), Digest::of(&bytes));
-            (name_of_site.parse().unwrap(), Contribution { file, digest, share: Share(share), partial: None })
+            (
+                name_of_site.parse().unwrap(),
+                Contribution { file, digest, share: Share(share), partial: None, checked: None },
+            )
         };
         let contributions = SITES.into_iter().enumerate().map(part).collect();
         let before: Vec<_> =
@@ -354,7 +360,7 @@ mod tests {
         let part = |(site, delta): (&str, NamedTensors)| {
             let bytes = delta.to_safetensors();
             let (file, digest) = (stored(&bytes), Digest::of(&bytes));
-            let contribution = Contribution { file, digest, share: Share(1), partial: None };
+            let contribution = Contribution { file, digest, share: Share(1), partial: None, checked: None };
             (site.parse().unwrap(), contribution)
         };
         let contributions = [("a", delta(0.5, 3.0)), ("b", delta(0.5, -3.0))].map(part).into();

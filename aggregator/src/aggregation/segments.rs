@@ -62,7 +62,7 @@ mod tests {
 
     fn contribution(partial: Option<Partial>) -> Contribution {
         let file = tempfile::tempfile().unwrap();
-        Contribution { file, digest: Digest::of(b""), share: Share(1), partial }
+        Contribution { file, digest: Digest::of(b""), share: Share(1), partial, checked: None }
     }
 
     #[test]

@@ -1,13 +1,15 @@
-//! Files of one layout, read and written a tile at a time; the digest of every byte is taken on the way.
+//! Files of one layout, read and written a tile at a time; the digest of every byte is taken on the way, or its checksum where
+//! this process took the digest itself when the bytes came.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 use common::ids::DigestBuilder;
-use common::{Digest, SiteId};
+use common::{Digest, Encoding, SiteId};
 
-use super::{Damage, MergeError};
+use super::{Contribution, Damage, MergeError};
+use crate::checksum::{Checksum, Checksummer};
 use crate::layout::Layout;
 
 /// What a file of the layout is.
@@ -27,8 +29,10 @@ pub(super) struct Source<'a> {
     file: &'a File,
     expected: Digest,
     layout: &'a Layout,
-    digest: DigestBuilder,
+    seen: Seen,
     offset: u64,
+    /// Values that are left, where they are written as they are.
+    left: u64,
     blocks: Box<dyn Iterator<Item = usize> + Send + 'a>,
     bytes: Vec<u8>,
     /// Values that were decoded with the last tile's and come after it.
@@ -38,9 +42,16 @@ pub(super) struct Source<'a> {
 
 impl<'a> Source<'a> {
     pub(super) fn new(whose: Whose<'a>, file: &'a File, expected: Digest, layout: &'a Layout) -> Self {
-        let (digest, blocks) = (DigestBuilder::default(), Box::new(layout.blocks()));
-        let (bytes, ahead, tile) = (Vec::new(), Vec::new(), Vec::new());
-        Self { whose, file, expected, layout, digest, offset: 0, blocks, bytes, ahead, tile }
+        let (seen, blocks) = (Seen::Digest(DigestBuilder::default()), Box::new(layout.blocks()));
+        let (bytes, ahead, tile, left) = (Vec::new(), Vec::new(), Vec::new(), layout.values());
+        Self { whose, file, expected, layout, seen, offset: 0, left, blocks, bytes, ahead, tile }
+    }
+
+    /// A site's update, held to its checksum if there is one.
+    pub(super) fn of_site(name: &'a SiteId, part: &'a Contribution, whole: &'a Layout) -> Self {
+        let source = Self::new(Whose::Site(name), &part.file, part.digest, part.layout(whole));
+        let Some(checked) = part.checked else { return source };
+        Self { seen: Seen::Checksum(Checksummer::default(), checked), ..source }
     }
 
     /// The next tile, of so many values or as many as there are left; empty after the last.
@@ -49,6 +60,9 @@ impl<'a> Source<'a> {
             self.read(self.layout.header().len())?;
         }
         let encoding = self.layout.encoding();
+        if encoding == Encoding::F32 {
+            return self.next_plain_tile(values);
+        }
         self.tile.clear();
         let waiting = self.ahead.len().min(values);
         self.tile.extend(self.ahead.drain(..waiting));
@@ -67,10 +81,26 @@ impl<'a> Source<'a> {
         Ok(&self.tile)
     }
 
+    /// Of values that are written as they are: read to where they are wanted.
+    fn next_plain_tile(&mut self, values: usize) -> Result<&[f32], MergeError> {
+        let width = usize::try_from(self.left).map_or(values, |left| left.min(values));
+        self.tile.resize(width, 0.0);
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.tile);
+        let read = self.file.read_exact_at(bytes, self.offset);
+        self.seen.update(bytes);
+        read.map_err(|source| self.told(source))?;
+        self.offset += 4 * width as u64;
+        self.left -= width as u64;
+        if cfg!(target_endian = "big") {
+            self.tile.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().swap_bytes()));
+        }
+        Ok(&self.tile)
+    }
+
     fn read(&mut self, bytes: usize) -> Result<(), MergeError> {
         self.bytes.resize(bytes, 0);
         self.file.read_exact_at(&mut self.bytes, self.offset).map_err(|source| self.told(source))?;
-        self.digest.update(&self.bytes);
+        self.seen.update(&self.bytes);
         self.offset += bytes as u64;
         Ok(())
     }
@@ -95,12 +125,46 @@ impl<'a> Source<'a> {
         }
     }
 
+    fn digest_again(&self) -> io::Result<Digest> {
+        let (mut digest, mut bytes, mut offset) = (DigestBuilder::default(), vec![0; 256 << 10], 0);
+        loop {
+            match self.file.read_at(&mut bytes, offset)? {
+                0 => return Ok(digest.finish()),
+                count => {
+                    digest.update(&bytes[..count]);
+                    offset += count as u64;
+                }
+            }
+        }
+    }
+
     pub(super) fn require_digest(&self) -> Result<(), MergeError> {
-        let found = self.digest.clone().finish();
+        let found = match &self.seen {
+            Seen::Digest(digest) => digest.clone().finish(),
+            Seen::Checksum(checksum, expected) if checksum.finish() == *expected => return Ok(()),
+            // What it has become is told by its digest; and if that is right, it was not the file that changed.
+            Seen::Checksum(..) => self.digest_again().map_err(|source| self.told(source))?,
+        };
         if found == self.expected {
             return Ok(());
         }
         Err(self.damaged(Damage::Changed { expected: self.expected, found }))
+    }
+}
+
+/// What is known of the bytes that were read.
+enum Seen {
+    Digest(DigestBuilder),
+    /// With the one that they must have.
+    Checksum(Checksummer, Checksum),
+}
+
+impl Seen {
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Digest(digest) => digest.update(bytes),
+            Self::Checksum(checksum, _) => checksum.update(bytes),
+        }
     }
 }
 

@@ -123,7 +123,8 @@ impl Federation {
                 io::ErrorKind::NotFound => MergeError::Update { site: site.clone(), damage: Damage::Gone(digest) },
                 _ => MergeError::Io { what: format!("the update of {site}"), source },
             })?;
-            contributions.insert(site.clone(), Contribution { file, digest, share, partial });
+            let checked = self.checked().get(&digest).copied();
+            contributions.insert(site.clone(), Contribution { file, digest, share, partial, checked });
         }
         let told = |what: &'static str| move |source| StoreError::io(what, source);
         let base = self.blobs.open_blob(job.attempt.base).map_err(|source| match source.kind() {

@@ -14,6 +14,7 @@ use common::signed::VerifyingKey;
 use common::{Digest, FederationName, Refusal, RunId, SiteId};
 use tokio::sync::{Notify, watch};
 
+use crate::checksum::Checksum;
 use crate::clock::Clock;
 use crate::forecast;
 use crate::layout::Layout;
@@ -62,6 +63,8 @@ pub struct Federation {
     /// Newer certificates that were presented: written down with the next refresh.
     used: Mutex<BTreeSet<(SiteId, String)>>,
     uploads: Mutex<BTreeMap<UpdateKey, Arc<Upload>>>,
+    /// Checksums of stored updates whose digest was taken as they came, in this process's life.
+    checked: Mutex<BTreeMap<Digest, Checksum>>,
     frozen: Notify,
     /// The federation's name, which every statement holds.
     name: FederationName,
@@ -162,6 +165,7 @@ impl Federation {
             admitted: watch::Sender::default(),
             used: Mutex::default(),
             uploads: Mutex::default(),
+            checked: Mutex::default(),
             frozen: Notify::new(),
             _lock: lock,
         };
@@ -492,7 +496,12 @@ impl Federation {
         }
     }
 
+    fn checked(&self) -> MutexGuard<'_, BTreeMap<Digest, Checksum>> {
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn remove_blob(&self, blob: Digest) -> Result<(), StoreError> {
+        self.checked().remove(&blob);
         self.blobs.remove(blob).map_err(|error| StoreError::io(format!("removing blob {blob}"), error))
     }
 }

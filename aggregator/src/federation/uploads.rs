@@ -20,7 +20,8 @@ use common::signed::{Attestation, update_statement};
 use common::{Digest, Encoding, Refusal, RoundNumber, SiteId, UpdateManifest};
 
 use super::{Federation, Live, LiveRun, OpenError, io_refusal, refusal};
-use crate::inspection::{Fault, inspect};
+use crate::checksum::Checksum;
+use crate::inspection::{Fault, Inspector, inspect};
 use crate::layout::Layout;
 use crate::ledger::Event;
 use crate::round::{Heard, Word};
@@ -53,6 +54,8 @@ struct Received {
     count: u64,
     /// How many of them survive a power cut.
     durable: u64,
+    /// What was seen of them as they came; none if this process did not see all of them, or has looked at the end already.
+    inspector: Option<Box<Inspector>>,
 }
 
 #[derive(Debug)]
@@ -149,19 +152,17 @@ impl Federation {
         if received.count != upload.manifest.bytes {
             return Err(Refusal::Offset { expected: received.count, found: upload.manifest.bytes });
         }
-        if let Err(refusal) = self.check(&upload, &received) {
-            if !refusal.is_transient() {
-                tracing::warn!(site = %key.site, run = %key.run, round = %key.round, %refusal, "update refused");
-                let (run, round, site) = (&key.run, key.round, &key.site);
-                let refused = Event::UpdateRefused { run, round, site, blob, code: refusal.code() };
-                if let Err(error) = self.store.enter(&refused, self.clock.wall()) {
-                    tracing::warn!(%error, "the refusal could not be entered into the ledger");
+        let checked = match self.check(&upload, &mut received) {
+            Ok(checked) => checked,
+            Err(refusal) => {
+                if !refusal.is_transient() {
+                    self.refuse(key, &upload, &refusal);
                 }
-                self.drop_upload(key, &upload);
+                return Err(refusal);
             }
-            return Err(refusal);
-        }
+        };
         self.give_its_name(&upload, &mut received)?;
+        self.checked().insert(blob, checked);
         if let Err(refusal) = self.acknowledge(key, &upload) {
             if !refusal.is_transient() {
                 self.drop_upload(key, &upload);
@@ -171,6 +172,17 @@ impl Federation {
         // Held, it is still the one of its key.
         self.uploads().remove(key);
         Ok(blob)
+    }
+
+    /// Tells of an update that cannot count, and forgets it.
+    fn refuse(&self, key: &UpdateKey, upload: &Arc<Upload>, refusal: &Refusal) {
+        tracing::warn!(site = %key.site, run = %key.run, round = %key.round, %refusal, "update refused");
+        let (run, round, site, blob) = (&key.run, key.round, &key.site, upload.manifest.blob);
+        let refused = Event::UpdateRefused { run, round, site, blob, code: refusal.code() };
+        if let Err(error) = self.store.enter(&refused, self.clock.wall()) {
+            tracing::warn!(%error, "the refusal could not be entered into the ledger");
+        }
+        self.drop_upload(key, upload);
     }
 
     /// Goes on with uploads that a restart interrupted; forgets those whose round is over.
@@ -195,7 +207,7 @@ impl Federation {
                 let (file, path) = self.blobs.open_part(&part_name(&record.manifest))?;
                 let durable = record.durable.min(file.metadata()?.len());
                 file.set_len(durable)?;
-                Received { place: Place::Part(file, path), count: durable, durable }
+                Received { place: Place::Part(file, path), count: durable, durable, inspector: None }
             };
             tracing::info!(site = %key.site, run = %key.run, round = %key.round, bytes = received.count, "upload goes on");
             let upload = Upload { manifest: record.manifest, layout, max_norm, bytes: Mutex::new(received) };
@@ -262,7 +274,7 @@ impl Federation {
             uploads.remove(key);
             self.forget(key, &upload.manifest);
         }
-        let received = self.begin_file(&manifest)?;
+        let received = self.begin_file(&manifest, &layout)?;
         let upload = Arc::new(Upload { manifest, layout, max_norm, bytes: Mutex::new(received) });
         uploads.insert(key.clone(), Arc::clone(&upload));
         Ok(upload)
@@ -295,7 +307,7 @@ impl Federation {
         self.blobs.length(manifest.blob) == Some(manifest.bytes)
     }
 
-    fn begin_file(&self, manifest: &UpdateManifest) -> Result<Received, Refusal> {
+    fn begin_file(&self, manifest: &UpdateManifest, layout: &Arc<Layout>) -> Result<Received, Refusal> {
         if !self.store.begin_upload(manifest, self.limits.spool_bytes).map_err(refusal)? {
             let (site, limit) = (&manifest.site, self.limits.spool_bytes);
             tracing::error!(%site, limit, "no room for an upload: raise `max_spool_bytes`");
@@ -307,13 +319,17 @@ impl Federation {
         let opened = self.blobs.open_part(&part_name(manifest));
         let emptied = opened.and_then(|(file, path)| file.set_len(0).map(|()| (file, path)));
         let (file, path) = emptied.map_err(|error| io_refusal("making an upload's file", &error))?;
-        Ok(Received { place: Place::Part(file, path), count: 0, durable: 0 })
+        let inspector = Some(Box::new(Inspector::new(Arc::clone(layout))));
+        Ok(Received { place: Place::Part(file, path), count: 0, durable: 0, inspector })
     }
 
     fn append(&self, key: &UpdateKey, received: &mut Received, data: &[u8]) -> Result<(), Refusal> {
         let Place::Part(file, path) = &received.place else { return Ok(()) };
         file.write_all_at(data, received.count).map_err(|error| io_refusal("writing an upload", &error))?;
         received.count += data.len() as u64;
+        if let Some(inspector) = &mut received.inspector {
+            inspector.feed(data);
+        }
         if received.count - received.durable >= SYNC_EVERY {
             durable::sync_file(file, path);
             self.store.note_durable(key, received.count).map_err(refusal)?;
@@ -322,12 +338,21 @@ impl Federation {
         Ok(())
     }
 
-    /// Holds the bytes to what was announced and to the plan.
-    fn check(&self, upload: &Upload, received: &Received) -> Result<(), Refusal> {
+    /// Holds the bytes to what was announced and to the plan: by what was seen as they came, or by the file.
+    fn check(&self, upload: &Upload, received: &mut Received) -> Result<Checksum, Refusal> {
         let announced = upload.manifest.blob;
-        let checked = match &received.place {
-            Place::Part(file, _) => inspect(file, &upload.layout, announced, upload.max_norm),
-            Place::Blob => {
+        let checked = match (&received.place, received.inspector.take()) {
+            // What was seen as it came must be what lies there now.
+            (Place::Part(file, _), Some(inspector)) => {
+                inspector.finish(announced, upload.max_norm).and_then(|checked| {
+                    match Checksum::of_file(file)? == checked {
+                        true => Ok(checked),
+                        false => inspect(file, &upload.layout, announced, upload.max_norm),
+                    }
+                })
+            }
+            (Place::Part(file, _), None) => inspect(file, &upload.layout, announced, upload.max_norm),
+            (Place::Blob, _) => {
                 let opened = self.blobs.open_blob(announced).map_err(Fault::from);
                 opened.and_then(|file| inspect(&file, &upload.layout, announced, upload.max_norm))
             }
@@ -405,7 +430,7 @@ impl Upload {
 
 impl Received {
     fn whole(manifest: &UpdateManifest) -> Self {
-        Self { place: Place::Blob, count: manifest.bytes, durable: manifest.bytes }
+        Self { place: Place::Blob, count: manifest.bytes, durable: manifest.bytes, inspector: None }
     }
 }
 

@@ -162,7 +162,7 @@ fn files_merged_in_random_orders_are_the_same_model_to_the_byte_and_that_of_wide
                 let bytes = weights(values, |value| delta[value]).to_safetensors();
                 let (file, digest) = (stored(&bytes), Digest::of(&bytes));
                 let site: SiteId = format!("site-{place:02}").parse().unwrap();
-                (site, Contribution { file, digest, share: *share, partial: None })
+                (site, Contribution { file, digest, share: *share, partial: None, checked: None })
             };
             models.push(merged(&base, &places.iter().zip(&deltas).map(part).collect()).unwrap());
         }
@@ -187,7 +187,7 @@ fn the_widest_cohort_merges_from_files_and_a_value_beyond_is_named() {
             let delta = weights(values, |_| if site == FULL_SHARES - 1 { last } else { MAX_MAGNITUDE });
             let bytes = delta.to_safetensors();
             let (file, digest) = (stored(&bytes), Digest::of(&bytes));
-            let contribution = Contribution { file, digest, share: Share(WHOLE), partial: None };
+            let contribution = Contribution { file, digest, share: Share(WHOLE), partial: None, checked: None };
             (format!("site-{site:02}").parse().unwrap(), contribution)
         };
         (0..FULL_SHARES).map(part).collect()

@@ -128,7 +128,13 @@ fn contribution(
 ) -> anyhow::Result<Contribution> {
     let trained = durable::read(&job.delta())?;
     if encoding == Encoding::F32 && whole {
-        return Ok(Contribution { file: File::open(job.delta())?, digest: Digest::of(&trained), share, partial: None });
+        return Ok(Contribution {
+            file: File::open(job.delta())?,
+            digest: Digest::of(&trained),
+            share,
+            partial: None,
+            checked: None,
+        });
     }
     let mut delta = NamedTensors::from_safetensors(&trained)?;
     let owed = before.map(|before| durable::read_if_there(&before.residual())).transpose()?.flatten();
@@ -142,7 +148,7 @@ fn contribution(
     }
     durable::write(&job.sealed(), &file)?;
     let partial = Some(Partial { layout: Layout::encoded(&signature, encoding)?, heads: BTreeMap::new() });
-    Ok(Contribution { file: File::open(job.sealed())?, digest: Digest::of(&file), share, partial })
+    Ok(Contribution { file: File::open(job.sealed())?, digest: Digest::of(&file), share, partial, checked: None })
 }
 
 /// Trains all sites for a round and merges them into the next model.

@@ -34,7 +34,7 @@ fn no_order_of_six_sites_and_no_tile_changes_a_byte() {
         let part = |(site, delta): (usize, &NamedTensors)| {
             let place = (site * if turn % 2 == 0 { 1 } else { 5 } + turn) % 6;
             let (file, share) = (stored(delta), Share(100_000 + site as u32));
-            let contribution = Contribution { file, digest: delta.digest(), share, partial: None };
+            let contribution = Contribution { file, digest: delta.digest(), share, partial: None, checked: None };
             (format!("site-{place}").parse().unwrap(), contribution)
         };
         let contributions: BTreeMap<SiteId, Contribution> = deltas.iter().enumerate().map(part).collect();
