@@ -70,6 +70,11 @@ impl SiteCalls {
         let federation = Arc::clone(&self.federation);
         off_the_loop(move || question(&federation)).await
     }
+
+    fn upload_state(&self, state: UploadState) -> wire::UploadState {
+        let chunk_bytes = u32::try_from(self.federation.chunk_bytes()).unwrap_or_default();
+        wire::UploadState { next_offset: state.next_offset, acknowledged: state.acknowledged, chunk_bytes }
+    }
 }
 
 impl EnrolmentCalls {
@@ -145,7 +150,7 @@ impl Wire for SiteCalls {
         let manifest = UpdateManifest::try_from(request.into_inner()).map_err(unclear)?;
         require_itself(&caller, manifest.site.clone())?;
         let state = self.ask(move |federation| federation.begin_upload(&caller, manifest)).await?;
-        Ok(Response::new(upload_state(state)))
+        Ok(Response::new(self.upload_state(state)))
     }
 
     async fn upload_chunk(
@@ -160,7 +165,7 @@ impl Wire for SiteCalls {
             return Err(refused(Refusal::Malformed(why)));
         }
         let state = self.ask(move |federation| federation.upload_chunk(&key, blob, offset, &data)).await?;
-        Ok(Response::new(upload_state(state)))
+        Ok(Response::new(self.upload_state(state)))
     }
 
     async fn finish_upload(
@@ -198,7 +203,7 @@ impl Wire for SiteCalls {
 }
 
 /// Bytes of a model to a message. The memory of a download is a few of these, so they are smaller than they might be.
-const DOWNLOADED: usize = CHUNK_BYTES / 4;
+const DOWNLOADED: usize = CHUNK_BYTES / 16;
 
 /// Which update a call speaks of: the caller's own, never another's.
 fn upload(
@@ -211,10 +216,6 @@ fn upload(
     let run: RunId = convert::run(message, run).map_err(unclear)?;
     let blob = convert::digest(message, "blob", blob).map_err(unclear)?;
     Ok((UpdateKey { run, round: RoundNumber(round), site }, blob))
-}
-
-fn upload_state(state: UploadState) -> wire::UploadState {
-    wire::UploadState { next_offset: state.next_offset, acknowledged: state.acknowledged }
 }
 
 fn require_itself(peer: &SiteId, claimed: SiteId) -> Result<(), Status> {

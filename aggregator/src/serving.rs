@@ -76,7 +76,7 @@ pub enum ServeError {
 
 /// Bytes of a call and of a connection that may be on their way, unread. Memory grows with the sites by this and by the
 /// chunk at hand; a chunk is answered before the next is sent, so more would not be faster.
-const STREAM_WINDOW: u32 = 256 << 10;
+const STREAM_WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 2 * STREAM_WINDOW;
 /// Bytes of a frame that a site may send: as many as TLS takes in at once.
 const FRAME: u32 = 64 << 10;

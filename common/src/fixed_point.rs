@@ -74,17 +74,13 @@ fn out_of_range(value: f32) -> FixedPointError {
 /// [`quantize`] of a value in range; of any other, some integer.
 #[inline(always)]
 fn quantized(value: f32) -> i64 {
-    // Adding 1.5 * 2^52 rounds to the nearest integer, ties to even, and leaves it in the low bits.
-    const ROUND: f64 = 6_755_399_441_055_744.0;
-    // Exact in f64: 24 bits of significand times a power of two.
+    // Adding 1.5 * 2^52 to an integer leaves it in the low bits.
+    const INTEGER: f64 = 6_755_399_441_055_744.0;
+    // Exact in f64: 24 bits of significand times a power of two. So is the half that is added, or what it is added to is so
+    // small that nothing of it is left either way.
     let scaled = f64::from(value) * (1_u64 << FRACTION_BITS) as f64;
-    let rounded = scaled + ROUND;
-    let left = scaled - (rounded - ROUND);
-    let even = (rounded.to_bits() as i64).wrapping_sub(ROUND.to_bits() as i64);
-    // A tie that went toward zero goes the other way.
-    let up = i64::from((left == 0.5) & (scaled > 0.0));
-    let down = i64::from((left == -0.5) & (scaled < 0.0));
-    even.wrapping_add(up).wrapping_sub(down)
+    let rounded = (scaled + 0.5_f64.copysign(scaled)).trunc();
+    ((rounded + INTEGER).to_bits() as i64).wrapping_sub(INTEGER.to_bits() as i64)
 }
 
 /// The mean: one division of an exact sum, correctly rounded to f32 (ties to even).

@@ -310,17 +310,26 @@ impl Link {
             return Ok(());
         }
         let (run, round, blob) = (manifest.run.to_string(), manifest.round.0, digest_bytes(manifest.blob));
-        let mut offset = state.next_offset;
+        let (mut offset, mut wanted) = (state.next_offset, chunk_bytes(&state));
         while offset < manifest.bytes {
-            let most = self.upload.bucket.piece(CHUNK_BYTES);
+            let most = self.upload.bucket.piece(wanted);
             let data = chunk_at(sealed, offset, most).map_err(durable::told("read", sealed))?;
             self.upload.passed(data.len()).await?;
             let (run, blob) = (run.clone(), blob.clone());
             let chunk = wire::UploadChunkRequest { run, round, blob, offset, data };
-            offset = self.client.upload_chunk(chunk).await?.into_inner().next_offset;
+            let state = self.client.upload_chunk(chunk).await?.into_inner();
+            (offset, wanted) = (state.next_offset, chunk_bytes(&state));
         }
         self.client.finish_upload(wire::FinishUploadRequest { run, round, blob }).await?;
         Ok(())
+    }
+}
+
+/// How large the aggregator wants the next chunk; one that does not say takes any.
+fn chunk_bytes(state: &wire::UploadState) -> usize {
+    match state.chunk_bytes as usize {
+        0 => CHUNK_BYTES,
+        wanted => wanted.min(CHUNK_BYTES),
     }
 }
 

@@ -155,12 +155,13 @@ impl Site {
     pub(crate) async fn send_rest(&mut self, ready: &Ready, from: u64) {
         let manifest = self.manifest(ready);
         let (run, round, blob) = (manifest.run.to_string(), manifest.round.0, digest_bytes(manifest.blob));
-        let mut offset = from;
+        let (mut offset, mut wanted) = (from, CHUNK_BYTES);
         while offset < manifest.bytes {
-            let data = ready.chunk(offset as usize);
+            let data = ready.chunk(offset as usize, wanted);
             let (run, blob) = (run.clone(), blob.clone());
             let chunk = wire::UploadChunkRequest { run, round, blob, offset, data };
-            offset = self.client.upload_chunk(chunk).await.expect("taken").into_inner().next_offset;
+            let state = self.client.upload_chunk(chunk).await.expect("taken").into_inner();
+            (offset, wanted) = (state.next_offset, state.chunk_bytes as usize);
         }
     }
 
@@ -200,11 +201,11 @@ impl Site {
 }
 
 impl Ready {
-    /// The file from an offset on, as much as a call takes.
-    fn chunk(&self, offset: usize) -> Bytes {
+    /// The file from an offset on, as much as a call should have.
+    fn chunk(&self, offset: usize, most: usize) -> Bytes {
         match offset.checked_sub(self.header.len()) {
-            Some(place) => self.values.slice(place..self.values.len().min(place + CHUNK_BYTES)),
-            None => self.header.slice(offset..self.header.len().min(offset + CHUNK_BYTES)),
+            Some(place) => self.values.slice(place..self.values.len().min(place + most)),
+            None => self.header.slice(offset..self.header.len().min(offset + most)),
         }
     }
 }

@@ -18,6 +18,7 @@ use common::plan::ShareBy;
 use common::privacy::SUBJECTS_ROUNDED_TO;
 use common::signed::{Attestation, update_statement};
 use common::{Digest, Encoding, Refusal, RoundNumber, SiteId, UpdateManifest};
+use proto::CHUNK_BYTES;
 
 use super::{Federation, Live, LiveRun, OpenError, io_refusal, refusal};
 use crate::checksum::Checksum;
@@ -68,6 +69,9 @@ enum Place {
 
 /// Bytes between two syncs of an upload.
 const SYNC_EVERY: u64 = 8 << 20;
+/// Bytes of chunks that all sites together should have on their way, and the least of one site: a chunk is in memory whole.
+const CHUNKS_TOGETHER: usize = 4 << 20;
+const LEAST_CHUNK: usize = 128 << 10;
 /// More subjects than any site has.
 const MAX_SUBJECTS: u32 = 1 << 24;
 
@@ -183,6 +187,11 @@ impl Federation {
             tracing::warn!(%error, "the refusal could not be entered into the ledger");
         }
         self.drop_upload(key, upload);
+    }
+
+    /// How large the next chunk of an upload should be, with so many on their way.
+    pub fn chunk_bytes(&self) -> usize {
+        chunk_bytes(self.uploads().len())
     }
 
     /// Goes on with uploads that a restart interrupted; forgets those whose round is over.
@@ -434,6 +443,11 @@ impl Received {
     }
 }
 
+/// The more uploads, the smaller their chunks: memory does not grow with the sites until there are very many.
+fn chunk_bytes(uploads: usize) -> usize {
+    (CHUNKS_TOGETHER / uploads.max(1)).clamp(LEAST_CHUNK, CHUNK_BYTES)
+}
+
 /// Whether an upload is the one of its key: another announcement may have taken its place.
 fn is_current(uploads: &BTreeMap<UpdateKey, Arc<Upload>>, key: &UpdateKey, upload: &Arc<Upload>) -> bool {
     uploads.get(key).is_some_and(|current| Arc::ptr_eq(current, upload))
@@ -612,6 +626,12 @@ mod tests {
         assert!(matches!(federation.held(&key, &replaced), Err(Refusal::Offset { expected: 0, .. })));
         federation.drop_upload(&key, &replaced);
         assert_eq!(federation.uploads().len(), 1, "the newer one is left alone");
+    }
+
+    #[test]
+    fn chunks_are_whole_for_few_sites_and_smaller_for_many_and_no_site_is_left_with_nothing() {
+        assert_eq!([0, 1, 4].map(chunk_bytes), [CHUNK_BYTES; 3]);
+        assert_eq!([8, 32, 1000].map(chunk_bytes), [512 << 10, 128 << 10, 128 << 10]);
     }
 
     #[test]
