@@ -45,6 +45,8 @@ mod refusals;
 #[cfg(test)]
 mod restarts;
 #[cfg(test)]
+mod signed;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod stragglers;

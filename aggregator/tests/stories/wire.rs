@@ -17,13 +17,15 @@ use certs::authority::Authority;
 use certs::authority::requested_key;
 use certs::invitation::Invitation;
 use certs::keys::Key;
+use certs::message::caller::{Caller, Signing};
 use certs::signing::SigningKey;
 use common::ledger::Head;
-use common::signed::{Attestation, enrolment_statement, update_statement};
+use common::signed::{Attestation, enrolment_statement, invitation_statement, update_statement};
 use common::{
     Assignment, Digest, Directive, Meters, NamedTensors, Phase, PlanDraft, Progress, RoundNumber, SiteId,
     UpdateManifest,
 };
+use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use proto::convert::{Announced, digest_bytes};
 use proto::wire::enrolment_client::EnrolmentClient;
@@ -33,7 +35,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio_rustls::rustls::ClientConfig;
 use tonic::Status;
+use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint, Uri};
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
 use crate::bench::{ROOMY, plan_draft, run_id, site_id, weights};
 
@@ -41,7 +46,7 @@ use crate::bench::{ROOMY, plan_draft, run_id, site_id, weights};
 pub(crate) struct House {
     folder: tempfile::TempDir,
     pub(crate) address: SocketAddr,
-    authority: Arc<Authority>,
+    pub(crate) authority: Arc<Authority>,
     renew: Arc<Notify>,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
@@ -112,7 +117,7 @@ impl House {
         let invitation = Invitation::new(federation, self.address.to_string(), site_id(site), fingerprint).unwrap();
         let now = wall();
         let expires_at = now.after(Duration::from_secs(60));
-        self.store().invite(invitation.token.digest(), &site_id(site), now, expires_at).unwrap();
+        self.store().invite(invitation.token.digest().unwrap(), &site_id(site), now, expires_at).unwrap();
         invitation
     }
 
@@ -142,12 +147,15 @@ impl House {
         let certified = requested_key(&csr_pem).unwrap();
         let name = site.parse().unwrap_or_else(|_| site_id("odd"));
         let proof = signer.sign(&enrolment_statement(self.authority.federation(), &name, certified));
+        let invited = invitation.token.key().unwrap();
+        let statement = invitation_statement(self.authority.federation(), &name, certified, signer.verifying());
         wire::EnrolRequest {
             site: site.to_owned(),
-            token: Bytes::copy_from_slice(invitation.token.as_bytes()),
             csr_pem,
             signing_key: Bytes::copy_from_slice(&signer.verifying().0),
             signing_proof: Bytes::copy_from_slice(&proof.0),
+            invitation_key: Bytes::copy_from_slice(&invited.verifying().0),
+            invitation_proof: Bytes::copy_from_slice(&invited.sign(&statement).0),
         }
     }
 
@@ -158,7 +166,7 @@ impl House {
     }
 
     /// A channel of somebody without a certificate.
-    fn stranger(&self) -> Channel {
+    pub(crate) fn stranger(&self) -> Channel {
         let pin = self.authority.fingerprint().unwrap();
         let tls = certs::tls::enrolment_config(self.authority.federation(), pin).unwrap();
         channel(self.address, tls)
@@ -171,6 +179,41 @@ impl House {
 
     /// An enrolled site that calls another address than the aggregator's.
     pub(crate) async fn site_by_way_of(&self, site: &str, address: SocketAddr) -> Site {
+        let (key, enrolled) = self.enrolled(site).await;
+        let tls = certs::tls::site_config(
+            self.authority.federation(),
+            &enrolled.certificate_pem,
+            &enrolled.authority_pem,
+            &key,
+        );
+        Site { site: site_id(site), client: client(channel(address, tls.unwrap())), signer: self.signer("any") }
+    }
+
+    /// An enrolled site whose messages are signed, over a connection that shows no certificate.
+    pub(crate) async fn signed_site(&self, site: &str) -> Site {
+        let (key, enrolled) = self.enrolled(site).await;
+        self.signed_holder(site, &key, &enrolled.certificate_pem)
+    }
+
+    /// The same of a site with this key and the certificate that was issued for it.
+    pub(crate) fn signed_holder(&self, site: &str, key: &Key, certificate_pem: &str) -> Site {
+        self.signed_over(site, key, certificate_pem, self.stranger())
+    }
+
+    /// The same over another connection.
+    pub(crate) fn signed_over(&self, site: &str, key: &Key, certificate_pem: &str, channel: Channel) -> Site {
+        let aggregator = authority::signing_key(self.path()).unwrap().verifying();
+        let caller = Caller::new(self.authority.federation(), certificate_pem, key, aggregator, MESSAGE_BYTES).unwrap();
+        let sent = channel.map_request(|request: http::Request<Full<Bytes>>| request.map(Body::new));
+        let signing = Signing::new(sent, Arc::new(caller));
+        let signing = ServiceExt::<http::Request<Body>>::map_err(signing, Status::from_error);
+        let answered = |answer: http::Response<_>| answer.map(Body::new);
+        let calls = BoxCloneSyncService::new(ServiceExt::<http::Request<Body>>::map_response(signing, answered));
+        Site { site: site_id(site), client: client_of(calls), signer: self.signer("any") }
+    }
+
+    /// A site's key, and what it is told when it enrols.
+    pub(crate) async fn enrolled(&self, site: &str) -> (Key, wire::EnrolReply) {
         let key = Key::create(&self.key_path(site)).unwrap();
         let invitation = self.invite(site);
         // A connection that just ended is an error that passes: the same key may ask again.
@@ -180,17 +223,11 @@ impl House {
                 Err(status) => assert_eq!(code(&status), "no refusal", "{status}"),
             }
         };
-        let tls = certs::tls::site_config(
-            self.authority.federation(),
-            &enrolled.certificate_pem,
-            &enrolled.authority_pem,
-            &key,
-        );
-        Site { site: site_id(site), client: client(channel(address, tls.unwrap())), signer: self.signer("any") }
+        (key, enrolled)
     }
 }
 
-fn channel(address: SocketAddr, tls: Arc<ClientConfig>) -> Channel {
+pub(crate) fn channel(address: SocketAddr, tls: Arc<ClientConfig>) -> Channel {
     let connect = move |_: Uri| {
         let (address, tls) = (address.to_string(), Arc::clone(&tls));
         async move { certs::connect::connect(&address, tls).await.map(TokioIo::new) }
@@ -198,8 +235,15 @@ fn channel(address: SocketAddr, tls: Arc<ClientConfig>) -> Channel {
     Endpoint::from_static("http://aggregator").connect_with_connector_lazy(tower::service_fn(connect))
 }
 
-fn client(channel: Channel) -> FederationClient<Channel> {
-    FederationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES)
+/// What carries calls, whoever signs them.
+pub(crate) type Calls = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
+
+fn client(channel: Channel) -> FederationClient<Calls> {
+    client_of(BoxCloneSyncService::new(channel.map_err(|error| Status::from_error(error.into()))))
+}
+
+fn client_of(calls: Calls) -> FederationClient<Calls> {
+    FederationClient::new(calls).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES)
 }
 
 /// Longest wait for what is certain to come, on a busy machine too.
@@ -208,7 +252,7 @@ pub(crate) const WITHIN: Duration = Duration::from_secs(30);
 /// An enrolled site, as the wire knows it.
 pub(crate) struct Site {
     pub(crate) site: SiteId,
-    pub(crate) client: FederationClient<Channel>,
+    pub(crate) client: FederationClient<Calls>,
     pub(crate) signer: Arc<SigningKey>,
 }
 
