@@ -60,6 +60,7 @@ pub struct Places {
     members: Arc<Semaphore>,
     of_each: Quota<String>,
     strangers: Arc<Strangers>,
+    stranger_within: Duration,
 }
 
 /// A member's place that is taken; dropping it gives it back.
@@ -73,7 +74,13 @@ impl Places {
     /// So many places for connections with a certificate, and [`STRANGERS`] for others.
     pub fn new(members: usize) -> Self {
         let members = Arc::new(Semaphore::new(members));
-        Self { members, of_each: Quota::new(CONNECTIONS_OF_ONE), strangers: Arc::default() }
+        let of_each = Quota::new(CONNECTIONS_OF_ONE);
+        Self { members, of_each, strangers: Arc::default(), stranger_within: STRANGER_WITHIN }
+    }
+
+    /// The same, where a stranger must be done within another time.
+    pub fn with_strangers_for(self, stranger_within: Duration) -> Self {
+        Self { stranger_within, ..self }
     }
 
     /// Gives a connection its place, or drops it.
@@ -81,7 +88,8 @@ impl Places {
         let Some(peer) = connection.peer().cloned() else {
             let seat = Seat::Unnamed(self.strangers.come());
             let shut_out: Until = Box::pin(seats::given_up(seat.clone(), admitted.clone()));
-            return Some(Seated { leave_at: Box::pin(sleep(STRANGER_WITHIN)), shut_out, connection, seat, _place: None });
+            let leave_at = Box::pin(sleep(self.stranger_within));
+            return Some(Seated { leave_at, shut_out, connection, seat, _place: None });
         };
         let Some(place) = self.place(&peer.identity) else {
             tracing::warn!(who = peer.identity.uri(), "a connection was dropped: all places for it are taken");

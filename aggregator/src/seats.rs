@@ -54,7 +54,10 @@ impl Strangers {
             && let Some(oldest) = all.pop_front()
         {
             if oldest.upgrade().is_some_and(|oldest| oldest.gives_way()) {
-                tracing::info!(most = STRANGERS, "a connection was ended: it is the oldest of too many without a certificate");
+                tracing::info!(
+                    most = STRANGERS,
+                    "a connection was ended: it is the oldest of too many without a certificate"
+                );
             }
         }
         let seat = Arc::new(Unnamed::default());

@@ -88,7 +88,8 @@ impl Enrolment for EnrolmentCalls {
         let site = convert::site(MESSAGE, &site).map_err(unclear)?;
         let signing_key = convert::verifying_key(MESSAGE, &signing_key).map_err(unclear)?;
         let proof = Ed25519(convert::bytes(MESSAGE, "signing_proof", &signing_proof).map_err(unclear)?);
-        let invitation = convert::bytes(MESSAGE, "invitation_key", &invitation_key).map(VerifyingKey).map_err(unclear)?;
+        let invitation =
+            convert::bytes(MESSAGE, "invitation_key", &invitation_key).map(VerifyingKey).map_err(unclear)?;
         let invited = Ed25519(convert::bytes(MESSAGE, "invitation_proof", &invitation_proof).map_err(unclear)?);
         let aggregators_key = self.federation.verifying_key();
         let (federation, authority) = (Arc::clone(&self.federation), Arc::clone(&self.authority));

@@ -17,7 +17,7 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::identity::{PeerIdentity, Role, hexadecimal};
 use crate::keys::Key;
-use crate::message::{Hand, SIGNATURE_BYTES, callers};
+use crate::message::{Hand, SIGNATURE_BYTES};
 use crate::{CertsError, files};
 
 const DAY: i64 = 24 * 60 * 60;
@@ -195,8 +195,7 @@ pub fn fingerprint(certificate_pem: &str) -> Result<Digest, CertsError> {
 
 /// Whether the first of these CAs signed a statement.
 pub fn vouched(authority_pem: &str, statement: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
-    let point = CertificateDer::from_pem_slice(authority_pem.as_bytes()).ok().and_then(|der| callers::point(&der).ok());
-    point.is_some_and(|point| Hand::Site(point).signed(statement, signature))
+    Hand::of_certificate(authority_pem).is_ok_and(|hand| hand.signed(statement, signature))
 }
 
 fn named(name: &str) -> DistinguishedName {

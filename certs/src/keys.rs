@@ -68,7 +68,8 @@ impl CallKey {
 
     /// The signature over a statement. Each is another, because each is made with a number that is drawn for it.
     pub fn sign(&self, statement: &[u8]) -> Result<[u8; 64], CertsError> {
-        let none = || CertsError::malformed("the key")("it signs nothing: the system gives no random numbers".to_owned());
+        let none =
+            || CertsError::malformed("the key")("it signs nothing: the system gives no random numbers".to_owned());
         let signature = self.0.sign(&self.1, statement).map_err(|_| none())?;
         signature.as_ref().try_into().map_err(|_| none())
     }

@@ -185,8 +185,7 @@ pub async fn enrol(home: &Home, network: &NetworkConfig, invitation: &str) -> Re
     }
     let aggregator_key = verifying_key("EnrolReply", &reply.signing_key).map_err(|_| EnrolError::NoKey)?;
     let told = (Digest::of(reply.certificate_pem.as_bytes()), Digest::of(reply.authority_pem.as_bytes()));
-    let told =
-        enrolled_statement(&invitation.federation, &invitation.site, told.0, told.1, aggregator_key);
+    let told = enrolled_statement(&invitation.federation, &invitation.site, told.0, told.1, aggregator_key);
     let proof = reply.authority_proof.as_ref().try_into().map_err(|_| EnrolError::NotVouched)?;
     if !authority::vouched(&reply.authority_pem, &told, proof) {
         return Err(EnrolError::NotVouched);

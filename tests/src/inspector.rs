@@ -181,8 +181,8 @@ impl Inside {
             let (inside, sender, target) = (Arc::clone(&self), sender.clone(), target.clone());
             async move { inside.pass(sender, &target, request).await.map_err(io::Error::other) }
         });
-        let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .serve_connection(TokioIo::new(tls), service);
+        let serving =
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(tls), service);
         // Where one side ends, the other does.
         tokio::select! {
             served = serving => served?,
@@ -239,7 +239,8 @@ impl Inside {
 }
 
 async fn send(mut sender: Sender, target: &str, request: &Passing) -> Result<Passing, AnyError> {
-    let mut sent = Request::post(format!("http://{target}{}", request.path)).body(Full::new(framed(&request.messages)))?;
+    let mut sent =
+        Request::post(format!("http://{target}{}", request.path)).body(Full::new(framed(&request.messages)))?;
     *sent.headers_mut() = request.headers.clone();
     sender.ready().await?;
     let answer = sender.send_request(sent).await?;
@@ -254,7 +255,8 @@ async fn taken(path: &str, status: u16, mut headers: HeaderMap, body: Incoming) 
     let (mut messages, bytes) = (Vec::new(), collected.to_bytes());
     let mut rest = &bytes[..];
     while let Some(([_, length @ ..], after)) = rest.split_first_chunk::<5>() {
-        let (message, next) = after.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or("a part of a message")?;
+        let (message, next) =
+            after.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or("a part of a message")?;
         messages.push(message.to_vec());
         rest = next;
     }

@@ -40,7 +40,7 @@ impl Scene {
         federation.start_aggregator().unwrap();
         let roots = folder.path().join("corporate.pem");
         let inspector = Inspector::start("demo", &federation.aggregator_state(), roots).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         Self { folder, federation, inspector, runtime }
     }
 
@@ -62,6 +62,11 @@ impl Scene {
     fn member(&self, site: &str) -> Member {
         let home = Home::at(self.federation.site_state(site));
         Member::of(&home, &Config::read(&home.config()).unwrap().network).unwrap()
+    }
+
+    fn link(&self, member: &Member) -> Link {
+        let _inside = self.runtime.enter();
+        member.link().unwrap()
     }
 
     fn work(&self, link: &mut Link) -> Assignment {
@@ -134,7 +139,7 @@ fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
 fn whatever_an_inspector_changes_in_a_request_is_refused_by_name_and_changes_nothing() {
     let scene = Scene::with_run();
     let (member, others) = (scene.member(BEHIND), scene.member(BESIDE));
-    let mut link = member.link().unwrap();
+    let mut link = scene.link(&member);
     let work = scene.work(&mut link);
     let joined = Progress { work: Some((work.run.clone(), work.round)), phase: Phase::Training, ..Progress::idle() };
     scene.runtime.block_on(link.report(joined)).unwrap();
@@ -146,27 +151,42 @@ fn whatever_an_inspector_changes_in_a_request_is_refused_by_name_and_changes_not
     let unsigned = "cmrfed-signature is missing from the answer's status";
     let deeds = [
         (deed("a byte of a message", |call| flip(&mut call.messages[0], 0)), altered),
-        (deed("a byte of a signature", |call| call.messages[0].last_mut().into_iter().for_each(|byte| *byte ^= 1)), altered),
+        (
+            deed("a byte of a signature", |call| call.messages[0].last_mut().into_iter().for_each(|byte| *byte ^= 1)),
+            altered,
+        ),
         (deed("no message", |call| call.messages.clear()), altered),
         (deed("a message twice", |call| call.messages.push(call.messages[0].clone())), altered),
-        (deed("a message without its signature", |call| {
-            let length = call.messages[0].len() - 65;
-            call.messages[0].truncate(length);
-        }), altered),
+        (
+            deed("a message without its signature", |call| {
+                let length = call.messages[0].len() - 65;
+                call.messages[0].truncate(length);
+            }),
+            altered,
+        ),
         (deed("another call", |call| call.path = "/cmrfed.v1.Federation/FinishUpload".to_owned()), altered),
-        (deed("another's certificate", move |call| set(&mut call.headers, "cmrfed-certificate", &other_certificate)), altered),
-        (deed("another time", |call| {
-            let told = call.headers["cmrfed-call"].to_str().unwrap().to_owned();
-            set(&mut call.headers, "cmrfed-call", &told.replace(' ', " 0"));
-        }), unsigned),
+        (
+            deed("another's certificate", move |call| set(&mut call.headers, "cmrfed-certificate", &other_certificate)),
+            altered,
+        ),
+        (
+            deed("another time", |call| {
+                let told = call.headers["cmrfed-call"].to_str().unwrap().to_owned();
+                set(&mut call.headers, "cmrfed-call", &told.replace(' ', " 0"));
+            }),
+            unsigned,
+        ),
         (deed("no signature of the head", |call| drop(call.headers.remove(SIGNATURE))), unsigned),
-        (deed("nothing signed at all", |call| {
-            for name in ["cmrfed-certificate", "cmrfed-call", "cmrfed-signature"] {
-                call.headers.remove(name);
-            }
-            let length = call.messages[0].len() - 65;
-            call.messages[0].truncate(length);
-        }), unsigned),
+        (
+            deed("nothing signed at all", |call| {
+                for name in ["cmrfed-certificate", "cmrfed-call", "cmrfed-signature"] {
+                    call.headers.remove(name);
+                }
+                let length = call.messages[0].len() - 65;
+                call.messages[0].truncate(length);
+            }),
+            unsigned,
+        ),
     ];
     let before = scene.state();
     for ((name, deed), expected) in deeds {
@@ -190,7 +210,8 @@ fn whatever_an_inspector_changes_in_a_request_is_refused_by_name_and_changes_not
 
     // A call that counted, once more; and an old one after the aggregator was started again.
     scene.inspector.rest();
-    let (upload, _) = scene.inspector.seen().into_iter().rev().find(|(call, _)| call.path.ends_with("/UploadChunk")).unwrap();
+    let (upload, _) =
+        scene.inspector.seen().into_iter().rev().find(|(call, _)| call.path.ends_with("/UploadChunk")).unwrap();
     let address = scene.federation.address().to_owned();
     let before = scene.state();
     let report = scene.inspector.seen().into_iter().find(|(call, _)| call.path.ends_with("/Report")).unwrap().0;
@@ -205,25 +226,28 @@ fn whatever_an_inspector_changes_in_a_request_is_refused_by_name_and_changes_not
     scene.federation.kill_aggregator();
     scene.federation.start_aggregator().unwrap();
     let before = scene.state();
-    let newest = scene.inspector.seen().into_iter().rev().find(|(call, _)| call.path.ends_with("/FinishUpload")).unwrap().0;
+    let newest =
+        scene.inspector.seen().into_iter().rev().find(|(call, _)| call.path.ends_with("/FinishUpload")).unwrap().0;
     assert_eq!(code(&scene.inspector.again(&address, &newest).unwrap()).as_deref(), Some("incarnation"));
     assert_eq!(scene.state(), before);
 
     // The update is the very one that counts, and the round ends with it.
-    let mut beside = others.link().unwrap();
+    let mut beside = scene.link(&others);
     let work = scene.work(&mut beside);
     let (manifest, file) = update(&others, &work, scene.folder.path());
     scene.runtime.block_on(beside.send(&manifest, &file)).unwrap();
     scene
         .federation
-        .wait_until("the round's end", story::WITHIN, |federation| Ok(!story::models(&story::run(federation)?).is_empty()))
+        .wait_until("the round's end", story::WITHIN, |federation| {
+            Ok(!story::models(&story::run(federation)?).is_empty())
+        })
         .unwrap();
 }
 
 #[test]
 fn whatever_an_inspector_changes_in_an_answer_is_not_believed() {
     let scene = Scene::with_run();
-    let mut link = scene.member(BEHIND).link().unwrap();
+    let mut link = scene.link(&scene.member(BEHIND));
     let work = scene.work(&mut link);
     let earlier = scene.inspector.seen().into_iter().rev().find(|(call, _)| call.path.ends_with("/Report")).unwrap().1;
     let target = scene.folder.path().join("model.safetensors");
@@ -239,26 +263,38 @@ fn whatever_an_inspector_changes_in_an_answer_is_not_believed() {
         (deed("no message", |answer| answer.messages.clear()), status),
         (deed("a message twice", |answer| answer.messages.push(answer.messages[0].clone())), signature),
         (deed("no status", |answer| answer.trailers = None), "it stops before its signed end"),
-        (deed("a status without a signature", |answer| {
-            answer.trailers.as_mut().unwrap().remove(SIGNATURE);
-        }), "cmrfed-signature is missing"),
+        (
+            deed("a status without a signature", |answer| {
+                answer.trailers.as_mut().unwrap().remove(SIGNATURE);
+            }),
+            "cmrfed-signature is missing",
+        ),
         (deed("a status of another kind", |answer| set(answer.trailers.as_mut().unwrap(), "grpc-status", "7")), status),
-        (deed("a refusal that ends an agent", |answer| {
-            set(answer.trailers.as_mut().unwrap(), "cmrfed-refusal", "revoked");
-        }), status),
-        (deed("a forged refusal in the answer's place", move |answer| {
-            let signed = trailers(answer);
-            answer.messages.clear();
-            answer.headers.extend(signed);
-            set(&mut answer.headers, "grpc-status", "7");
-            set(&mut answer.headers, "cmrfed-refusal", "revoked");
-        }), status),
-        (deed("a page of the proxy's", |answer| {
-            answer.status = 403;
-            answer.messages.clear();
-            answer.trailers = None;
-            set(&mut answer.headers, "content-type", "text/html");
-        }), "it is an answer of HTTP status 403"),
+        (
+            deed("a refusal that ends an agent", |answer| {
+                set(answer.trailers.as_mut().unwrap(), "cmrfed-refusal", "revoked");
+            }),
+            status,
+        ),
+        (
+            deed("a forged refusal in the answer's place", move |answer| {
+                let signed = trailers(answer);
+                answer.messages.clear();
+                answer.headers.extend(signed);
+                set(&mut answer.headers, "grpc-status", "7");
+                set(&mut answer.headers, "cmrfed-refusal", "revoked");
+            }),
+            status,
+        ),
+        (
+            deed("a page of the proxy's", |answer| {
+                answer.status = 403;
+                answer.messages.clear();
+                answer.trailers = None;
+                set(&mut answer.headers, "content-type", "text/html");
+            }),
+            "it is an answer of HTTP status 403",
+        ),
     ];
     for ((name, deed), expected) in deeds {
         scene.inspector.meddle(nothing, of("/Report", deed));
@@ -278,10 +314,13 @@ fn whatever_an_inspector_changes_in_an_answer_is_not_believed() {
         (deed("one left out", |answer| drop(answer.messages.remove(1))), signature),
         (deed("one twice", |answer| answer.messages.insert(1, answer.messages[1].clone())), signature),
         (deed("the last cut off", |answer| drop(answer.messages.pop())), status),
-        (deed("the end cut off", |answer| {
-            answer.messages.pop();
-            answer.trailers = None;
-        }), "it stops before its signed end"),
+        (
+            deed("the end cut off", |answer| {
+                answer.messages.pop();
+                answer.trailers = None;
+            }),
+            "it stops before its signed end",
+        ),
     ];
     for ((name, deed), expected) in streams {
         scene.inspector.meddle(nothing, of("/Download", deed));
@@ -293,12 +332,14 @@ fn whatever_an_inspector_changes_in_an_answer_is_not_believed() {
     }
     scene.inspector.rest();
     scene.runtime.block_on(link.fetch_model(work.base, work.base_bytes, &target)).unwrap();
-    let (_, answer) = scene.inspector.seen().into_iter().rev().find(|(call, _)| call.path.ends_with("/Download")).unwrap();
+    let (_, answer) =
+        scene.inspector.seen().into_iter().rev().find(|(call, _)| call.path.ends_with("/Download")).unwrap();
     assert!(answer.messages.len() >= 4, "{} messages", answer.messages.len());
 }
 
 #[test]
-fn an_invitation_passes_an_inspector_who_learns_nothing_to_enrol_with_and_puts_no_key_of_his_own_in_the_aggregators_place() {
+fn an_invitation_passes_an_inspector_who_learns_nothing_to_enrol_with_and_puts_no_key_of_his_own_in_the_aggregators_place()
+ {
     let scene = Scene::new();
     let (federation, inspector) = (&scene.federation, &scene.inspector);
     let invitation = federation.invite(BEHIND).unwrap();
@@ -306,25 +347,35 @@ fn an_invitation_passes_an_inspector_who_learns_nothing_to_enrol_with_and_puts_n
     // As it is without the settings: nobody is believed, and what to do is said.
     federation.write_settings(BEHIND, &format!("[network]\nproxy = 'http://{}'", inspector.address())).unwrap();
     let told = enrol().unwrap_err();
-    assert!(told.contains("is not signed by this federation's CA") && told.contains("`channel = \"signed\"`"), "{told}");
+    assert!(
+        told.contains("is not signed by this federation's CA") && told.contains("`channel = \"signed\"`"),
+        "{told}"
+    );
     federation.write_settings(BEHIND, &inspector.settings()).unwrap();
 
     let state = federation.aggregator_state();
     let key = aggregator::authority::signing_key(&state).unwrap().verifying();
-    inspector.meddle(nothing, of("/Enrol", move |answer| {
-        let place = answer.messages[0].windows(32).position(|bytes| bytes == key.0).unwrap();
-        flip(&mut answer.messages[0], place);
-    }));
+    inspector.meddle(
+        nothing,
+        of("/Enrol", move |answer| {
+            let place = answer.messages[0].windows(32).position(|bytes| bytes == key.0).unwrap();
+            flip(&mut answer.messages[0], place);
+        }),
+    );
     let told = enrol().unwrap_err();
     assert!(told.contains("the answer is not vouched for by the CA that the invitation names"), "{told}");
     assert!(!scene.home().identity().join("federation.json").exists());
     // The invitation is used by now, for this site's key alone: the same request gets the same answer.
-    let keys: Vec<Vec<u8>> = ["site.key", "next.key"].iter().filter_map(|name| fs::read(scene.home().identity().join(name)).ok()).collect();
+    let keys: Vec<Vec<u8>> =
+        ["site.key", "next.key"].iter().filter_map(|name| fs::read(scene.home().identity().join(name)).ok()).collect();
     assert_eq!(keys.len(), 1, "no certificate was taken");
-    inspector.meddle(of("/Enrol", |call| {
-        let length = call.messages[0].len();
-        flip(&mut call.messages[0], length - 1);
-    }), nothing);
+    inspector.meddle(
+        of("/Enrol", |call| {
+            let length = call.messages[0].len();
+            flip(&mut call.messages[0], length - 1);
+        }),
+        nothing,
+    );
     let told = enrol().unwrap_err();
     assert!(told.contains("the aggregator refused (token)"), "{told}");
     inspector.rest();
@@ -340,7 +391,7 @@ fn an_invitation_passes_an_inspector_who_learns_nothing_to_enrol_with_and_puts_n
     let before = member.validity().unwrap();
     let certificate = || fs::read(Credentials::at(scene.home().identity()).certificate_path()).unwrap();
     let first = certificate();
-    scene.runtime.block_on(member.renew(&mut member.link().unwrap())).unwrap();
+    scene.runtime.block_on(member.renew(&mut scene.link(&member))).unwrap();
     assert!(certificate() != first && member.validity().unwrap().not_after_s >= before.not_after_s);
-    scene.runtime.block_on(member.link().unwrap().ping()).unwrap();
+    scene.runtime.block_on(scene.link(&member).ping()).unwrap();
 }

@@ -1,9 +1,12 @@
 //! Sites whose messages are signed, over connections that show no certificate: a run, a revocation, and calls that do not count.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use aggregator::clock::wall;
-use aggregator::identity::STRANGERS;
+use aggregator::identity::{Places, STRANGERS};
 use aggregator::status;
 use aggregator::store::Store;
 use bytes::Bytes;
@@ -14,10 +17,13 @@ use common::message::{CLOCK_SKEW_S, Call, Part};
 use common::signed::Nonce;
 use common::{Digest, Directive, Phase, Progress};
 use http::{HeaderMap, Request};
+use http_body::Frame;
 use http_body_util::{BodyExt, Full};
 use prost::Message;
 use proto::convert::digest_bytes;
 use proto::{CHUNK_BYTES, wire};
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -75,6 +81,7 @@ async fn a_revocation_cuts_a_signed_upload_and_a_signed_download_in_their_middle
     let shared = house.stranger();
     let mut d = house.signed_over("d", &key_b, &of_b.certificate_pem, shared.clone());
     let mut c = house.signed_over("c", &key_c, &of_c.certificate_pem, shared);
+    d.report(Progress::idle()).await.unwrap();
     let poison = weights(600_000, |_| 7.0);
     let work = c.work(1).await;
     for site in [&mut a, &mut b, &mut c] {
@@ -159,7 +166,11 @@ impl ByHand {
 
 /// Sends a request as it is; the code of its refusal, or "counts", and the answer's status.
 async fn sent(channel: &Channel, (headers, body): (HeaderMap, Bytes)) -> (String, HeaderMap) {
-    let mut request = Request::post(REPORT).body(Body::new(Full::new(body))).unwrap();
+    sent_as(channel, headers, Body::new(Full::new(body))).await
+}
+
+async fn sent_as(channel: &Channel, headers: HeaderMap, body: Body) -> (String, HeaderMap) {
+    let mut request = Request::post(REPORT).body(body).unwrap();
     *request.headers_mut() = headers;
     request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
     request.headers_mut().insert("te", "trailers".parse().unwrap());
@@ -277,6 +288,46 @@ async fn a_signed_call_over_a_connection_with_a_certificate_is_refused_whosever_
         assert_eq!(code, "altered");
         assert!(told["grpc-message"].to_str().unwrap().contains("has%20a%20certificate%20besides"), "{told:?}");
     }
+    house.stop().await;
+}
+
+/// A body whose pieces come when they are sent.
+struct Slow(mpsc::Receiver<Bytes>);
+
+impl http_body::Body for Slow {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_call_that_takes_longer_than_a_stranger_may_stay_comes_to_its_end() {
+    let mut house = House::new();
+    house.places = Places::new(8).with_strangers_for(Duration::from_secs(1));
+    house.start();
+    let (key, a) = house.enrolled("a").await;
+    let mut hand = ByHand::of(&key, &a.certificate_pem);
+    let channel = house.stranger();
+    hand.learns(&channel).await;
+    let (headers, body) = hand.report(hand.call(), "a");
+    let (pieces, slow) = mpsc::channel(1);
+    let calling = {
+        let channel = channel.clone();
+        tokio::spawn(async move { sent_as(&channel, headers, Body::new(Slow(slow))).await.0 })
+    };
+    pieces.send(body.slice(..10)).await.unwrap();
+    // Who came later, and says nothing, is shown the door: that is longer than a stranger may stay.
+    let pin = house.authority.fingerprint().unwrap();
+    let tls = certs::tls::enrolment_config(house.authority.federation(), pin).unwrap();
+    let mut silent = certs::connect::connect(&house.address.to_string(), tls).await.unwrap();
+    let ended = async { while silent.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {} };
+    timeout(WITHIN, ended).await.expect("a stranger's time is over");
+    pieces.send(body.slice(10..)).await.unwrap();
+    drop(pieces);
+    assert_eq!(timeout(WITHIN, calling).await.expect("an answer").unwrap(), "counts");
     house.stop().await;
 }
 

@@ -48,6 +48,7 @@ pub(crate) struct House {
     pub(crate) address: SocketAddr,
     pub(crate) authority: Arc<Authority>,
     renew: Arc<Notify>,
+    pub(crate) places: Places,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -59,7 +60,14 @@ impl House {
         let record = FederationRecord { name, address: "localhost:0".to_owned(), created_at: wall() };
         SqliteStore::create(folder.path(), &record).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { folder, address, authority: Arc::new(authority), renew: Arc::default(), running: None }
+        Self {
+            folder,
+            address,
+            authority: Arc::new(authority),
+            renew: Arc::default(),
+            places: Places::new(8),
+            running: None,
+        }
     }
 
     pub(crate) fn start(&mut self) {
@@ -73,7 +81,7 @@ impl House {
             federation: Arc::new(federation),
             authority: Arc::clone(&self.authority),
             names: vec!["127.0.0.1".to_owned()],
-            places: Places::new(8),
+            places: self.places.clone(),
             renewed_every: Duration::from_secs(3600),
             renew: Arc::clone(&self.renew),
         };
@@ -484,6 +492,11 @@ async fn an_invitation_is_for_one_site_one_key_and_one_use() {
     let damaged = wire::EnrolRequest { csr_pem: "not a request".to_owned(), ..good.clone() };
     let refused = EnrolmentClient::new(house.stranger()).enrol(damaged).await.unwrap_err();
     assert_eq!(code(&refused), "malformed");
+    // What was signed for one key, with another key's request: whoever saw it go by has nothing.
+    let (seen, own) = (house.enrolment("a", &key, &newer), good.clone());
+    let stolen =
+        wire::EnrolRequest { invitation_key: seen.invitation_key, invitation_proof: seen.invitation_proof, ..own };
+    assert_eq!(code(&EnrolmentClient::new(house.stranger()).enrol(stolen).await.unwrap_err()), "token");
     // A signing key that the applicant does not hold.
     let elses = Bytes::copy_from_slice(&house.signer("else").verifying().0);
     let claimed = wire::EnrolRequest { signing_key: elses, ..good.clone() };

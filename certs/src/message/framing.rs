@@ -90,7 +90,10 @@ mod tests {
                     found.push(message);
                 }
             }
-            assert_eq!((&found[..], messages.is_empty()), (&[&b"one"[..], b"", b"three"].map(Bytes::from_static)[..], true));
+            assert_eq!(
+                (&found[..], messages.is_empty()),
+                (&[&b"one"[..], b"", b"three"].map(Bytes::from_static)[..], true)
+            );
         }
     }
 

@@ -27,8 +27,10 @@ use common::message::{Call, Part, message_statement};
 use common::signed::{Ed25519, VerifyingKey};
 use common::{Digest, FederationName};
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
-use crate::signing;
+use crate::{CertsError, signing};
 
 /// Bytes of a signature, of either kind.
 pub const SIGNATURE_BYTES: usize = 64;
@@ -85,13 +87,20 @@ impl Talk {
 /// Whose signatures are looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hand {
-    /// A site's, by the key of its certificate: a point of P-256.
+    /// A site's (or the CA's), by the key of its certificate: a point of P-256.
     Site(Vec<u8>),
     /// The aggregator's.
     Aggregator(VerifyingKey),
 }
 
 impl Hand {
+    /// That of a certificate's holder.
+    pub fn of_certificate(pem: &str) -> Result<Self, CertsError> {
+        let refuse = CertsError::malformed("a certificate");
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| refuse(error.to_string()))?;
+        callers::point(&der).map(Self::Site).map_err(refuse)
+    }
+
     /// Whether a signature is this hand's over a statement.
     pub fn signed(&self, statement: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
         match self {

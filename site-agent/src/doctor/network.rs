@@ -10,8 +10,8 @@ use common::check::Check;
 use common::{Digest, Plan};
 use tokio::time::timeout;
 
-use super::verdicts::{self, Inspection};
 use super::NETWORK_WITHIN;
+use super::verdicts::{self, Inspection};
 use crate::approvals;
 use crate::clock;
 use crate::config::Config;
@@ -34,8 +34,13 @@ pub(super) async fn checks(home: &Home, config: &Config) -> Vec<Check> {
     let certificate = verdicts::certificate(own, now);
     let Ok(enrolled) = enrol::enrolled(home) else {
         let proxy = proxy_check(config, "aggregator.invalid:443");
-        let unknown = [verdicts::resolution(false, None), verdicts::reach(None), verdicts::chain(None, None, Inspection::NotPermitted, now)];
-        let silent = [verdicts::link(None, config.network.channel), verdicts::clock(None), verdicts::bandwidth(None, None)];
+        let unknown = [
+            verdicts::resolution(false, None),
+            verdicts::reach(None),
+            verdicts::chain(None, None, Inspection::NotPermitted, now),
+        ];
+        let silent =
+            [verdicts::link(None, config.network.channel), verdicts::clock(None), verdicts::bandwidth(None, None)];
         return [certificate, proxy].into_iter().chain(unknown).chain(silent).collect();
     };
     let address = enrolled.address.as_str();
@@ -83,9 +88,8 @@ fn proxy_check(config: &Config, address: &str) -> Check {
 async fn over_the_link(home: &Home, config: &Config, enrolled: &Enrolled) -> Vec<Check> {
     let mode = config.network.channel;
     let link = enrol::way(home, &config.network).map_err(|error| error.to_string());
-    let link = link.and_then(|way| {
-        Link::new(enrolled.site.clone(), &enrolled.address, way).map_err(|error| error.to_string())
-    });
+    let link = link
+        .and_then(|way| Link::new(enrolled.site.clone(), &enrolled.address, way).map_err(|error| error.to_string()));
     let mut link = match link {
         Ok(link) => link.under(&config.policy, home),
         Err(why) => {

@@ -160,10 +160,7 @@ pub(in crate::doctor) fn chain(
 const FAULTS_OF_SIGNED_CALLS: [&str; 6] = ["certificate", "altered", "replayed", "clock", "incarnation", "crowded"];
 
 /// A call: the round trip, or the stable code of a refusal, or why there is no answer.
-pub(in crate::doctor) fn link(
-    answer: Option<Result<Duration, (Option<&str>, &str)>>,
-    channel: ChannelMode,
-) -> Check {
+pub(in crate::doctor) fn link(answer: Option<Result<Duration, (Option<&str>, &str)>>, channel: ChannelMode) -> Check {
     let name = "aggregator";
     let by = if channel == ChannelMode::Signed { ", by signed messages" } else { "" };
     match answer {
