@@ -186,12 +186,27 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use certs::identity::PeerIdentity;
+    use common::Digest;
 
     use super::*;
+    use crate::store::SiteRecord;
 
     fn peer(site: &str) -> Peer {
         let identity = PeerIdentity { federation: "cmr".parse().unwrap(), role: Role::Site(site.parse().unwrap()) };
         Peer { identity, serial: "01".to_owned(), expires_at_s: 1_000 }
+    }
+
+    fn record(site: &str) -> SiteRecord {
+        SiteRecord {
+            site: site.parse().unwrap(),
+            serial: "01".to_owned(),
+            expires_at: Stamp(1_000_000),
+            renewal: None,
+            enrolled_at: Stamp(0),
+            revoked: false,
+            signing_key: None,
+            anchors: Digest::of(b"ca"),
+        }
     }
 
     #[test]
@@ -220,6 +235,23 @@ mod tests {
         drop(call);
         assert!(seat.stays(Instant::now(), wall).is_some());
         assert_eq!(seat.stays(Instant::now() + QUIET, wall), None);
+    }
+
+    #[test]
+    fn a_connection_ends_when_certificates_counted_in_it_and_none_does_any_more() {
+        let (strangers, places) = (Strangers::default(), Places::new(8));
+        let (seat, nobody) = (strangers.come(), Admitted::default());
+        let of = |sites: &[&str]| Admitted::of(sites.iter().map(|site| record(site)).collect());
+        assert!(!seat.is_shut_out(&nobody), "a stranger is not cut by a revocation");
+        let calls = [("a", of(&["a", "b"])), ("b", of(&["a", "b"]))]
+            .map(|(site, admitted)| seat.begin(&peer(site), &places, &admitted).unwrap());
+        assert!(!seat.is_shut_out(&of(&["b"])), "one of its sites is there yet");
+        assert!(seat.is_shut_out(&nobody));
+        drop(calls);
+        // Who never counted is heard, and told so by every call.
+        let unheard = strangers.come();
+        let _call = unheard.begin(&peer("c"), &places, &nobody).unwrap();
+        assert!(!unheard.is_shut_out(&nobody));
     }
 
     #[test]

@@ -358,6 +358,12 @@ fn an_invitation_passes_an_inspector_who_learns_nothing_to_enrol_with_and_puts_n
         told.contains("is not signed by this federation's CA") && told.contains("`channel = \"signed\"`"),
         "{told}"
     );
+    // A proxy that speaks an older HTTP inside is no way, and is told as what it is.
+    let old = scene.folder.path().join("old.pem");
+    let old = Inspector::speaking(&[], "demo", &federation.aggregator_state(), old).unwrap();
+    federation.write_settings(BEHIND, &old.settings()).unwrap();
+    let told = enrol().unwrap_err();
+    assert!(told.contains("does not speak HTTP/2") && told.contains("gRPC"), "{told}");
     federation.write_settings(BEHIND, &inspector.settings()).unwrap();
 
     let state = federation.aggregator_state();
