@@ -1,7 +1,9 @@
-//! Who is calling: the identity in the certificate that the peer's handshake proved, and nothing else.
+//! Who is calling: the identity in the certificate that the peer's handshake proved, or the call's own signatures
+//! ([`crate::gate`]), and nothing else.
 //!
-//! A connection without a certificate may enrol. So that idle strangers cannot keep members out, they have places of their
-//! own, and must be done within a time limit. So that no member keeps the others out, each has a few places at most. A
+//! A connection without a certificate may enrol, and is a member's from the first signed call on that is verified
+//! ([`crate::seats`]). So that idle strangers cannot keep members out, they have places of their own, must be done within a time
+//! limit, and the oldest gives way to each new one. So that no member keeps the others out, each has a few places at most. A
 //! member's connection ends when its certificate does, and when its certificate counts no more.
 
 use std::fmt;
@@ -24,6 +26,7 @@ use tonic::transport::server::Connected;
 
 use crate::clock::{Stamp, wall};
 use crate::federation::Admitted;
+use crate::seats::{self, Seat, Strangers};
 
 /// Connections without a certificate at a time.
 pub const STRANGERS: usize = 32;
@@ -56,48 +59,57 @@ pub fn caller<T>(request: &Request<T>) -> Result<Caller, Refusal> {
 pub struct Places {
     members: Arc<Semaphore>,
     of_each: Quota<String>,
-    strangers: Arc<Semaphore>,
+    strangers: Arc<Strangers>,
+    stranger_within: Duration,
 }
 
-/// A place that is taken; dropping it gives it back.
+/// A member's place that is taken; dropping it gives it back.
 #[derive(Debug)]
-struct Place {
+pub(crate) struct Place {
     _of_all: OwnedSemaphorePermit,
-    _own: Option<Held<String>>,
+    _own: Held<String>,
 }
 
 impl Places {
     /// So many places for connections with a certificate, and [`STRANGERS`] for others.
     pub fn new(members: usize) -> Self {
-        let (members, strangers) = (Arc::new(Semaphore::new(members)), Arc::new(Semaphore::new(STRANGERS)));
-        Self { members, of_each: Quota::new(CONNECTIONS_OF_ONE), strangers }
+        let members = Arc::new(Semaphore::new(members));
+        let of_each = Quota::new(CONNECTIONS_OF_ONE);
+        Self { members, of_each, strangers: Arc::default(), stranger_within: STRANGER_WITHIN }
+    }
+
+    /// The same, where a stranger must be done within another time.
+    pub fn with_strangers_for(self, stranger_within: Duration) -> Self {
+        Self { stranger_within, ..self }
     }
 
     /// Gives a connection its place, or drops it.
     pub fn seat(&self, connection: Connection, admitted: &watch::Receiver<Admitted>) -> Option<Seated> {
-        let peer = connection.peer();
-        let Some(place) = self.place(peer.map(|peer| &peer.identity)) else {
-            let who = peer.map_or("nobody known".to_owned(), |peer| peer.identity.uri());
-            tracing::warn!(who, "a connection was dropped: all places for it are taken");
+        let Some(peer) = connection.peer().cloned() else {
+            let seat = Seat::Unnamed(self.strangers.come());
+            let shut_out: Until = Box::pin(seats::given_up(seat.clone(), admitted.clone()));
+            let leave_at = Box::pin(sleep(self.stranger_within));
+            return Some(Seated { leave_at, shut_out, connection, seat, _place: None });
+        };
+        let Some(place) = self.place(&peer.identity) else {
+            tracing::warn!(who = peer.identity.uri(), "a connection was dropped: all places for it are taken");
             return None;
         };
-        let stay = peer.map_or(STRANGER_WITHIN, |peer| life_left(peer.expires_at_s, wall()));
-        let peer = peer.cloned();
-        let shut_out: Until = Box::pin(shut_out(peer, admitted.clone()));
-        Some(Seated { leave_at: Box::pin(sleep(stay)), shut_out, connection, _place: place })
+        let leave_at = Box::pin(sleep(life_left(peer.expires_at_s, wall())));
+        let shut_out: Until = Box::pin(shut_out(peer.clone(), admitted.clone()));
+        Some(Seated { leave_at, shut_out, connection, seat: Seat::Of(peer), _place: Some(place) })
     }
 
-    /// A place for a member, or for a stranger.
-    fn place(&self, member: Option<&PeerIdentity>) -> Option<Place> {
-        let places = if member.is_some() { &self.members } else { &self.strangers };
-        let own = member.map(|identity| self.of_each.take(identity.uri()).ok_or(())).transpose().ok()?;
-        let of_all = Arc::clone(places).try_acquire_owned().ok()?;
+    /// A place for a member.
+    pub(crate) fn place(&self, identity: &PeerIdentity) -> Option<Place> {
+        let own = self.of_each.take(identity.uri())?;
+        let of_all = Arc::clone(&self.members).try_acquire_owned().ok()?;
         Some(Place { _of_all: of_all, _own: own })
     }
 }
 
 /// Time until a certificate expires.
-fn life_left(expires_at_s: i64, now: Stamp) -> Duration {
+pub(crate) fn life_left(expires_at_s: i64, now: Stamp) -> Duration {
     Duration::from_secs(u64::try_from(expires_at_s).unwrap_or(0).saturating_sub(now.seconds()))
 }
 
@@ -105,8 +117,8 @@ type Until = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Completes when the certificate of this peer, which counted, counts no more. One that never counted is heard, and told so by
 /// every call: its site learns why.
-async fn shut_out(peer: Option<Peer>, mut admitted: watch::Receiver<Admitted>) {
-    let Some(Peer { identity: PeerIdentity { role: Role::Site(site), .. }, serial, .. }) = peer else {
+pub(crate) async fn shut_out(peer: Peer, mut admitted: watch::Receiver<Admitted>) {
+    let Peer { identity: PeerIdentity { role: Role::Site(site), .. }, serial, .. } = peer else {
         return std::future::pending().await;
     };
     let mut counted = false;
@@ -128,7 +140,8 @@ pub struct Seated {
     connection: Connection,
     leave_at: Pin<Box<Sleep>>,
     shut_out: Until,
-    _place: Place,
+    seat: Seat,
+    _place: Option<Place>,
 }
 
 impl fmt::Debug for Seated {
@@ -138,17 +151,20 @@ impl fmt::Debug for Seated {
 }
 
 impl Connected for Seated {
-    type ConnectInfo = Option<Peer>;
+    type ConnectInfo = Seat;
 
-    fn connect_info(&self) -> Option<Peer> {
-        self.connection.peer().cloned()
+    fn connect_info(&self) -> Seat {
+        self.seat.clone()
     }
 }
 
 impl AsyncRead for Seated {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.leave_at.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        while self.leave_at.as_mut().poll(cx).is_ready() {
+            let Some(longer) = self.seat.stays(wall()) else {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            };
+            self.leave_at = Box::pin(sleep(longer));
         }
         if self.shut_out.as_mut().poll(cx).is_ready() {
             self.shut_out = Box::pin(std::future::ready(()));
@@ -181,16 +197,15 @@ mod tests {
     }
 
     #[test]
-    fn a_member_with_all_of_its_places_keeps_no_other_member_and_no_stranger_out() {
+    fn a_member_with_all_of_its_places_keeps_no_other_member_out() {
         let places = Places::new(CONNECTIONS_OF_ONE + 1);
         let (a, b) = (member("a"), member("b"));
-        let mut own: Vec<_> = (0..CONNECTIONS_OF_ONE).map(|_| places.place(Some(&a)).unwrap()).collect();
-        assert!(places.place(Some(&a)).is_none());
-        let other = places.place(Some(&b)).unwrap();
-        assert!(places.place(Some(&b)).is_none(), "all places of members are taken");
-        assert!(places.place(None).is_some());
+        let mut own: Vec<_> = (0..CONNECTIONS_OF_ONE).map(|_| places.place(&a).unwrap()).collect();
+        assert!(places.place(&a).is_none());
+        let other = places.place(&b).unwrap();
+        assert!(places.place(&b).is_none(), "all places of members are taken");
         own.pop();
-        assert!(places.place(Some(&b)).is_some(), "a place that is given back is there for others");
+        assert!(places.place(&b).is_some(), "a place that is given back is there for others");
         drop(other);
     }
 

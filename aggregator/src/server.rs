@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use certs::authority::Authority;
-use common::signed::Ed25519;
+use common::signed::{Ed25519, VerifyingKey};
 use common::{Digest, Directive, Progress, Refusal, RoundNumber, RunId, SiteId, UpdateManifest};
 use proto::convert::{self, Announced, ModelScores, digest_bytes};
 use proto::refusal::{malformed, status};
@@ -88,20 +88,29 @@ impl EnrolmentCalls {
 impl Enrolment for EnrolmentCalls {
     async fn enrol(&self, request: Request<wire::EnrolRequest>) -> Result<Response<wire::EnrolReply>, Status> {
         const MESSAGE: &str = "EnrolRequest";
-        let wire::EnrolRequest { site, token, csr_pem, signing_key, signing_proof } = request.into_inner();
+        let wire::EnrolRequest { site, csr_pem, signing_key, signing_proof, invitation_key, invitation_proof } =
+            request.into_inner();
         let site = convert::site(MESSAGE, &site).map_err(unclear)?;
         let signing_key = convert::verifying_key(MESSAGE, &signing_key).map_err(unclear)?;
         let proof = Ed25519(convert::bytes(MESSAGE, "signing_proof", &signing_proof).map_err(unclear)?);
-        let aggregators_key =
-            self.federation.verifying_key().map_or_else(Bytes::new, |key| Bytes::copy_from_slice(&key.0));
+        let invitation =
+            convert::bytes(MESSAGE, "invitation_key", &invitation_key).map(VerifyingKey).map_err(unclear)?;
+        let invited = Ed25519(convert::bytes(MESSAGE, "invitation_proof", &invitation_proof).map_err(unclear)?);
+        let aggregators_key = self.federation.verifying_key();
         let (federation, authority) = (Arc::clone(&self.federation), Arc::clone(&self.authority));
-        let certificate_pem = off_the_loop(move || {
-            let applicant = Applicant { token: &token, csr_pem: &csr_pem, signing_key, proof };
-            federation.enrol(&authority, &site, &applicant)
+        off_the_loop(move || {
+            let applicant = Applicant { invitation, invited, csr_pem: &csr_pem, signing_key, proof };
+            let certificate_pem = federation.enrol(&authority, &site, &applicant)?;
+            let authority_pem = authority.anchors_pem();
+            let mut reply = wire::EnrolReply { certificate_pem, authority_pem, ..wire::EnrolReply::default() };
+            if let Some(key) = aggregators_key {
+                let proof = federation.vouch(&authority, &site, (&reply.certificate_pem, &reply.authority_pem), key)?;
+                reply.signing_key = Bytes::copy_from_slice(&key.0);
+                reply.authority_proof = Bytes::copy_from_slice(&proof);
+            }
+            Ok(Response::new(reply))
         })
-        .await?;
-        let authority_pem = self.authority.anchors_pem();
-        Ok(Response::new(wire::EnrolReply { certificate_pem, authority_pem, signing_key: aggregators_key }))
+        .await
     }
 }
 

@@ -24,6 +24,7 @@ use crate::authority;
 use crate::clock::wall;
 use crate::driver;
 use crate::federation::Federation;
+use crate::gate::{Gate, Remembered};
 use crate::identity::Places;
 use crate::server::{self, EnrolmentCalls, SiteCalls};
 
@@ -112,7 +113,8 @@ impl Serving {
         let (mut driver, mut stop) = (pin!(driver), pin!(stop));
         // Dropping it ends the generation.
         let mut authority = Arc::clone(&self.authority);
-        let mut end = self.begin_generation(&authority, &listener, &mut generations)?;
+        let remembered = Arc::new(Remembered::new()?);
+        let mut end = self.begin_generation(&authority, &listener, &remembered, &mut generations)?;
         let mut look = interval(LOOK_EVERY);
         let mut expired = pin!(sleep(self.renewed_every));
         loop {
@@ -131,7 +133,7 @@ impl Serving {
             if !is_due {
                 continue;
             }
-            let again = match self.begin_generation(&authority, &listener, &mut generations) {
+            let again = match self.begin_generation(&authority, &listener, &remembered, &mut generations) {
                 Ok(next) => {
                     tracing::info!("the server's certificate is renewed");
                     end = next;
@@ -172,10 +174,11 @@ impl Serving {
         &self,
         authority: &Arc<Authority>,
         listener: &TcpListener,
+        remembered: &Arc<Remembered>,
         generations: &mut JoinSet<Result<(), ServeError>>,
     ) -> Result<oneshot::Sender<()>, ServeError> {
         let (end, ended) = oneshot::channel();
-        generations.spawn(self.generation(authority, listener.try_clone()?, ended)?);
+        generations.spawn(self.generation(authority, listener.try_clone()?, remembered, ended)?);
         Ok(end)
     }
 
@@ -183,11 +186,13 @@ impl Serving {
         &self,
         authority: &Arc<Authority>,
         listener: TcpListener,
+        remembered: &Arc<Remembered>,
         ended: oneshot::Receiver<()>,
     ) -> Result<impl Future<Output = Result<(), ServeError>> + Send + 'static, ServeError> {
         let config = authority::server_config(&self.state, authority, &self.names, wall())?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let (places, admitted) = (self.places.clone(), self.federation.admitted());
+        let gate = Gate::new(&self.federation, authority, &places, Arc::clone(remembered))?;
         let arriving = certs::acceptor::connections(listener, config, authority.federation().clone());
         let seated = arriving.filter_map(move |connection| match connection {
             Ok(connection) => places.seat(connection, &admitted).map(Ok),
@@ -202,6 +207,7 @@ impl Serving {
             .max_concurrent_streams(CALLS)
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
+            .layer(gate)
             .add_service(InterceptedService::new(
                 FederationServer::new(calls)
                     .max_decoding_message_size(MESSAGE_BYTES)

@@ -156,15 +156,20 @@ async fn handshake(acceptor: &TlsAcceptor, tcp: TcpStream, federation: &Federati
         // WebPKI would accept a CA in between, if the federation's had ever made one. It makes none.
         return Err(io::Error::other("the peer's certificate is not signed by the federation's CA itself"));
     }
-    let leaf = chain.first();
-    let peer = leaf.map(|leaf| Peer::of_certificate(leaf)).transpose().map_err(io::Error::other)?;
-    if peer.as_ref().is_some_and(|peer| peer.identity.federation != *federation) {
-        return Err(io::Error::other("the peer's certificate is of another federation"));
-    }
-    if peer.as_ref().is_some_and(|peer| !matches!(peer.identity.role, Role::Site(_))) {
-        return Err(io::Error::other("the peer's certificate is not a site's: it may not call"));
-    }
+    let peer = chain.first().map(|leaf| caller(leaf, federation)).transpose().map_err(io::Error::other)?;
     Ok(Connection { stream, peer })
+}
+
+/// Who may call with this certificate, whose chain was verified: in a handshake, or in a signed call.
+pub(crate) fn caller(leaf: &[u8], federation: &FederationName) -> Result<Peer, String> {
+    let peer = Peer::of_certificate(leaf).map_err(|error| error.to_string())?;
+    if peer.identity.federation != *federation {
+        return Err("the peer's certificate is of another federation".to_owned());
+    }
+    if !matches!(peer.identity.role, Role::Site(_)) {
+        return Err("the peer's certificate is not a site's: it may not call".to_owned());
+    }
+    Ok(peer)
 }
 
 impl AsyncRead for Connection {

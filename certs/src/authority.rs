@@ -17,6 +17,7 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::identity::{PeerIdentity, Role, hexadecimal};
 use crate::keys::Key;
+use crate::message::{Hand, SIGNATURE_BYTES};
 use crate::{CertsError, files};
 
 const DAY: i64 = 24 * 60 * 60;
@@ -118,6 +119,11 @@ impl Authority {
         &self.federation
     }
 
+    /// The CA's signature over a statement that is no certificate.
+    pub fn vouch(&self, statement: &[u8]) -> Result<[u8; SIGNATURE_BYTES], CertsError> {
+        self.key.for_calls()?.sign(statement)
+    }
+
     /// A site's leaf, for the public key of its request.
     pub fn issue_site(&self, csr_pem: &str, site: &SiteId, now_s: i64) -> Result<Issued, CertsError> {
         if let Some(next) = &self.next {
@@ -185,6 +191,11 @@ pub fn fingerprint(certificate_pem: &str) -> Result<Digest, CertsError> {
     let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
         .map_err(|error| CertsError::malformed("the CA's certificate")(error.to_string()))?;
     Ok(Digest::of(&der))
+}
+
+/// Whether the first of these CAs signed a statement.
+pub fn vouched(authority_pem: &str, statement: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
+    Hand::of_certificate(authority_pem).is_ok_and(|hand| hand.signed(statement, signature))
 }
 
 fn named(name: &str) -> DistinguishedName {

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::message::MessageError;
 use crate::proxy::Route;
 use crate::tunnel::{self, Stream, TunnelError};
 
@@ -40,6 +41,15 @@ pub enum ConnectError {
         address: String,
         /// What is wrong with its certificate.
         why: String,
+    },
+    /// Whoever answers speaks an older HTTP.
+    #[error(
+        "{address} does not speak HTTP/2: a proxy that opens TLS on the way must let HTTP/2 and its trailers through (gRPC), or \
+         exempt that host and port"
+    )]
+    NotHttp2 {
+        /// Where.
+        address: String,
     },
     /// The proxy on the way gives no tunnel.
     #[error(transparent)]
@@ -99,8 +109,14 @@ async fn handshake<S: Stream>(
     line: S,
     config: Arc<ClientConfig>,
 ) -> Result<TlsStream<S>, ConnectError> {
+    let wanted = config.alpn_protocols.clone();
     let shaken = timeout(CONNECT_WITHIN, TlsConnector::from(config).connect(name, line)).await;
-    shaken.map_err(|_| late(address))?.map_err(|error| told(address, &error))
+    let stream = shaken.map_err(|_| late(address))?.map_err(|error| told(address, &error))?;
+    // A server that knows nothing of the choice speaks HTTP/1: nothing of ours would be understood.
+    if !wanted.is_empty() && stream.get_ref().1.alpn_protocol().is_none() {
+        return Err(ConnectError::NotHttp2 { address: address.to_owned() });
+    }
+    Ok(stream)
 }
 
 fn late(address: &str) -> ConnectError {
@@ -127,6 +143,19 @@ pub fn explained(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     None
 }
 
+/// What is wrong with an answer's signatures, if that is in this error.
+pub fn altered<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a MessageError> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        match error.downcast_ref::<MessageError>() {
+            // The connection's failure is told as without signatures.
+            Some(MessageError::Below(_)) | None => cause = error.source(),
+            found => return found,
+        }
+    }
+    None
+}
+
 fn told(address: &str, error: &io::Error) -> ConnectError {
     let (address, tls) = (address.to_owned(), error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()));
     match tls {
@@ -134,7 +163,9 @@ fn told(address: &str, error: &io::Error) -> ConnectError {
         Some(Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
             ConnectError::NotTheAggregator {
                 address,
-                why: "its certificate is not signed by this federation's CA".to_owned(),
+                why: "its certificate is not signed by this federation's CA (where a proxy opens TLS on the way: have that host \
+                      and port exempted, or write `channel = \"signed\"` and `inspection_roots` under `[network]`)"
+                    .to_owned(),
             }
         }
         Some(error) => ConnectError::NotTheAggregator { address, why: error.to_string() },

@@ -14,6 +14,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use common::{Digest, FederationName, SiteId};
 
 use crate::CertsError;
+use crate::signing::SigningKey;
 
 const PREFIX: &str = "cmrfed1.";
 
@@ -48,14 +49,15 @@ pub enum InvitationError {
 }
 
 impl Token {
-    /// The secret's bytes, to be sent once.
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+    /// The key that it makes. Whoever enrols signs with it, so that the secret itself never travels: who opens TLS on the way, or
+    /// reads what the aggregator stores, has nothing to enrol with.
+    pub fn key(&self) -> Result<SigningKey, CertsError> {
+        SigningKey::of_secret(&[b"cmrfed invitation 1\n", &self.0[..]].concat())
     }
 
-    /// What the aggregator stores of it.
-    pub fn digest(&self) -> Digest {
-        Digest::of(&self.0)
+    /// What the aggregator stores of it: the digest of that key's public half.
+    pub fn digest(&self) -> Result<Digest, CertsError> {
+        Ok(Digest::of(&self.key()?.verifying().0))
     }
 }
 

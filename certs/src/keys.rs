@@ -3,7 +3,10 @@
 use std::fmt;
 use std::path::Path;
 
+use common::signed::Nonce;
 use rcgen::{CertificateParams, KeyPair};
+use ring::rand::{SecureRandom, SystemRandom};
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::{CertsError, files};
@@ -31,6 +34,11 @@ impl Key {
         Ok(CertificateParams::default().serialize_request(&self.0)?.pem()?)
     }
 
+    /// The key, ready to sign statements with; see [`CallKey`].
+    pub fn for_calls(&self) -> Result<CallKey, CertsError> {
+        CallKey::of(&self.0.serialize_der())
+    }
+
     pub(crate) fn pair(&self) -> &KeyPair {
         &self.0
     }
@@ -44,6 +52,50 @@ impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Key(not shown)")
     }
+}
+
+/// The key of a certificate, as it signs statements (ECDSA P-256, SHA-256): the calls of a site, and what the CA says beside
+/// certificates. TLS and certificates sign other bytes: theirs begin with 64 spaces, or with DER.
+pub struct CallKey(EcdsaKeyPair, SystemRandom);
+
+impl CallKey {
+    fn of(pkcs8: &[u8]) -> Result<Self, CertsError> {
+        let random = SystemRandom::new();
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &random);
+        let pair = pair.map_err(|error| CertsError::malformed("the key")(error.to_string()))?;
+        Ok(Self(pair, random))
+    }
+
+    /// The signature over a statement. Each is another, because each is made with a number that is drawn for it.
+    pub fn sign(&self, statement: &[u8]) -> Result<[u8; 64], CertsError> {
+        let none =
+            || CertsError::malformed("the key")("it signs nothing: the system gives no random numbers".to_owned());
+        let signature = self.0.sign(&self.1, statement).map_err(|_| none())?;
+        signature.as_ref().try_into().map_err(|_| none())
+    }
+
+    /// A number that is used once.
+    pub fn nonce(&self) -> Result<Nonce, CertsError> {
+        drawn(&self.1)
+    }
+}
+
+impl fmt::Debug for CallKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CallKey(not shown)")
+    }
+}
+
+/// A number from the system's random source.
+pub fn nonce() -> Result<Nonce, CertsError> {
+    drawn(&SystemRandom::new())
+}
+
+fn drawn(random: &SystemRandom) -> Result<Nonce, CertsError> {
+    let mut bytes = [0; 16];
+    let none = |_| CertsError::malformed("a nonce")("the system gives no random numbers".to_owned());
+    random.fill(&mut bytes).map_err(none)?;
+    Ok(Nonce(bytes))
 }
 
 #[cfg(test)]

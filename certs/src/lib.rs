@@ -11,6 +11,7 @@ mod files;
 pub mod identity;
 pub mod invitation;
 pub mod keys;
+pub mod message;
 pub mod probe;
 pub mod proxy;
 pub mod quota;

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::Path;
 
+use common::Digest;
 use common::signed::{Ed25519, VerifyingKey};
 use rcgen::{KeyPair, PKCS_ED25519};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
@@ -35,6 +36,12 @@ impl SigningKey {
 
     fn of(pair: &KeyPair) -> Result<Self, CertsError> {
         let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pair.serialize_der());
+        Ok(Self(key.map_err(|error| CertsError::malformed("the signing key")(error.to_string()))?))
+    }
+
+    /// The key that a secret makes, by its SHA-256. The same secret has the same key.
+    pub(crate) fn of_secret(secret: &[u8]) -> Result<Self, CertsError> {
+        let key = Ed25519KeyPair::from_seed_unchecked(&Digest::of(secret).0);
         Ok(Self(key.map_err(|error| CertsError::malformed("the signing key")(error.to_string()))?))
     }
 

@@ -8,6 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme, version,
@@ -24,10 +25,7 @@ const H2: &[u8] = b"h2";
 /// only enrol: that is for the calls to hold.
 pub fn server_config(certificate_pem: &str, authority_pem: &str, key: &Key) -> Result<Arc<ServerConfig>, CertsError> {
     let provider = provider();
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority_pem)?, Arc::clone(&provider))
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| CertsError::malformed("the CA's certificate")(error.to_string()))?;
+    let verifier = client_verifier(authority_pem)?;
     // The CA's certificate is sent along, so that a site that enrols can hold it to its invitation.
     let chain = [vec![certificate(certificate_pem)?], certificates(authority_pem)?].concat();
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -42,6 +40,14 @@ pub fn server_config(certificate_pem: &str, authority_pem: &str, key: &Key) -> R
     Ok(Arc::new(config))
 }
 
+/// What a client certificate is held to, in a handshake and in a signed call alike.
+pub(crate) fn client_verifier(authority_pem: &str) -> Result<Arc<dyn ClientCertVerifier>, CertsError> {
+    WebPkiClientVerifier::builder_with_provider(roots(authority_pem)?, provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| CertsError::malformed("the CA's certificate")(error.to_string()))
+}
+
 /// An enrolled site's side; `authority_pem` may hold several CAs. It presents its certificate, and accepts only the aggregator of its federation.
 pub fn site_config(
     federation: &FederationName,
@@ -51,14 +57,42 @@ pub fn site_config(
 ) -> Result<Arc<ClientConfig>, CertsError> {
     let trust = Trust::Authority(webpki(roots(authority_pem)?)?);
     let mut config =
-        client(federation, trust)?.with_client_auth_cert(vec![certificate(certificate_pem)?], key.for_tls())?;
+        client(federation, trust, None)?.with_client_auth_cert(vec![certificate(certificate_pem)?], key.for_tls())?;
     config.alpn_protocols = vec![H2.to_vec()];
     Ok(Arc::new(config))
 }
 
 /// The side of a site that is about to enrol: it knows the CA by its digest alone.
 pub fn enrolment_config(federation: &FederationName, authority: Digest) -> Result<Arc<ClientConfig>, CertsError> {
-    let mut config = client(federation, Trust::Pinned(authority))?.with_no_client_auth();
+    without_certificate(federation, Trust::Pinned(authority), None)
+}
+
+/// The side of a site whose calls are signed: it shows no certificate, and accepts the aggregator of its federation, or whoever
+/// the CAs of `inspection_pem` vouch for under the aggregator's name. That one is not believed: the signatures are.
+pub fn signed_config(
+    federation: &FederationName,
+    authority_pem: &str,
+    inspection_pem: Option<&str>,
+) -> Result<Arc<ClientConfig>, CertsError> {
+    without_certificate(federation, Trust::Authority(webpki(roots(authority_pem)?)?), inspection_pem)
+}
+
+/// The same of a site that is about to enrol.
+pub fn signed_enrolment_config(
+    federation: &FederationName,
+    authority: Digest,
+    inspection_pem: Option<&str>,
+) -> Result<Arc<ClientConfig>, CertsError> {
+    without_certificate(federation, Trust::Pinned(authority), inspection_pem)
+}
+
+fn without_certificate(
+    federation: &FederationName,
+    trust: Trust,
+    inspection_pem: Option<&str>,
+) -> Result<Arc<ClientConfig>, CertsError> {
+    let inspection = inspection_pem.map(|pem| webpki(roots(pem)?)).transpose()?;
+    let mut config = client(federation, trust, inspection)?.with_no_client_auth();
     config.alpn_protocols = vec![H2.to_vec()];
     Ok(Arc::new(config))
 }
@@ -83,8 +117,9 @@ pub(crate) fn proxy_config(roots_pem: &str) -> Result<Arc<ClientConfig>, CertsEr
 fn client(
     federation: &FederationName,
     trust: Trust,
+    inspection: Option<Arc<WebPkiServerVerifier>>,
 ) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, CertsError> {
-    let verifier = AggregatorVerifier { federation: federation.clone(), trust };
+    let verifier = AggregatorVerifier { federation: federation.clone(), trust, inspection };
     // `dangerous` is rustls's word for any verifier of one's own; ours adds a check to WebPKI's.
     Ok(ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&version::TLS13])?
@@ -135,10 +170,12 @@ enum Trust {
 struct AggregatorVerifier {
     federation: FederationName,
     trust: Trust,
+    /// Who may stand in between: for calls that are signed, and for them alone.
+    inspection: Option<Arc<WebPkiServerVerifier>>,
 }
 
-impl ServerCertVerifier for AggregatorVerifier {
-    fn verify_server_cert(
+impl AggregatorVerifier {
+    fn is_the_aggregator(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -162,6 +199,25 @@ impl ServerCertVerifier for AggregatorVerifier {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(Error::General("the certificate is not of this federation's aggregator".to_owned()))
+        }
+    }
+}
+
+impl ServerCertVerifier for AggregatorVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        host: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match (self.is_the_aggregator(leaf, intermediates, host, ocsp, now), &self.inspection) {
+            // Whoever shows a certificate of the federation's is held to all that it says.
+            (Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)), Some(inspection)) => {
+                inspection.verify_server_cert(leaf, intermediates, host, ocsp, now)
+            }
+            (judged, _) => judged,
         }
     }
 

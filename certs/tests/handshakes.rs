@@ -214,3 +214,29 @@ async fn what_a_request_wishes_for_is_ignored() {
     assert_eq!(Peer::of_certificate(&pem.contents).unwrap().identity.role, Role::Site("aalst".parse().unwrap()));
     assert!(!pem.contents.windows(11).any(|window| window == b"example.org"));
 }
+
+#[tokio::test]
+async fn a_site_that_signs_its_messages_accepts_the_aggregator_and_whom_its_hospitals_ca_vouches_for_and_shows_no_certificate()
+ {
+    let (mut house, mut proxy) = (House::new("cmr", now()).await, House::new("corporate", now()).await);
+    let other = House::new("another", now()).await;
+    let (federation, ca) = (house.federation.clone(), house.authority.certificate_pem().to_owned());
+    let config = |roots: Option<&str>| tls::signed_config(&federation, &ca, roots).unwrap();
+    let roots = proxy.authority.certificate_pem().to_owned();
+    house.greeted(config(Some(&roots))).await.unwrap();
+    assert_eq!(house.peers.recv().await.unwrap(), None);
+    proxy.greeted(config(Some(&roots))).await.unwrap();
+    assert_eq!(proxy.peers.recv().await.unwrap(), None);
+    house.greeted(config(None)).await.unwrap();
+    // Nobody else: without the hospital's CA, with another's, and under another name.
+    assert!(proxy.greeted(config(None)).await.unwrap_err().contains("`channel = \"signed\"`"));
+    assert!(other.greeted(config(Some(&roots))).await.is_err());
+    let by_name = format!("localhost:{}", proxy.address.port());
+    assert!(matches!(connect(&by_name, config(Some(&roots))).await, Err(ConnectError::NotTheAggregator { .. })));
+    // The same before it is enrolled.
+    let pin = house.authority.fingerprint().unwrap();
+    let enrolling = |roots| tls::signed_enrolment_config(&federation, pin, roots).unwrap();
+    house.greeted(enrolling(Some(&roots))).await.unwrap();
+    proxy.greeted(enrolling(Some(&roots))).await.unwrap();
+    assert!(proxy.greeted(enrolling(None)).await.is_err());
+}

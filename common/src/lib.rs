@@ -10,6 +10,7 @@ pub mod encoding;
 pub mod fixed_point;
 pub mod ids;
 pub mod ledger;
+pub mod message;
 mod noise;
 pub mod pattern;
 pub mod plan;

@@ -1,6 +1,7 @@
 //! Why the aggregator says no. Each has a stable code, and a message that names the remedy.
 
 use crate::ids::{Digest, RoundNumber, RunId, SiteId};
+use crate::message::CLOCK_SKEW_S;
 
 /// A refusal, as both sides know it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -19,6 +20,36 @@ pub enum Refusal {
     /// The certificate has been revoked.
     #[error("the certificate of {0} is revoked: ask the coordinator for a new invitation")]
     Revoked(SiteId),
+    /// The certificate that a signed call brings does not count.
+    #[error("the certificate of this call is refused ({0}): enrol again with a new invitation")]
+    Certificate(String),
+    /// A signature that does not hold, or that is not there.
+    #[error(
+        "the call is refused: {0}; what this site sent was changed on the way: tell hospital IT, whose proxy opens TLS. Nothing \
+         of it was taken, and it is made again"
+    )]
+    Altered(&'static str),
+    /// A signed call that was made before.
+    #[error(
+        "the call is refused: it was made before, and an agent makes each call once; something on the way repeats what this site \
+         sends: tell hospital IT, whose proxy opens TLS. It was not carried out again"
+    )]
+    Replayed,
+    /// A signed call of another time.
+    #[error(
+        "the call is refused: its clock is {} s {} the aggregator's, and {CLOCK_SKEW_S} s are permitted; set this machine's clock \
+         by NTP. It is tried again", .ahead_s.unsigned_abs(), if *.ahead_s > 0 { "ahead of" } else { "behind" }
+    )]
+    Clock {
+        /// Seconds that the caller's clock is ahead; below zero, behind.
+        ahead_s: i64,
+    },
+    /// A signed call for an earlier start of the aggregator.
+    #[error("the call was signed for another start of the aggregator: it is made again, by itself")]
+    Incarnation,
+    /// No place for one more connection of this site, or of anybody.
+    #[error("all places for connections of this site are taken: it goes on by itself when one is free")]
+    Crowded,
     /// The run does not invite this site.
     #[error("run {run} does not invite {site}: ask the coordinator to add it to the plan's `rounds.sites`")]
     NotInvited {
@@ -116,6 +147,12 @@ impl Refusal {
             Self::Unidentified => "unidentified",
             Self::SpeaksForAnother { .. } => "speaks-for-another",
             Self::Revoked(_) => "revoked",
+            Self::Certificate(_) => "certificate",
+            Self::Altered(_) => "altered",
+            Self::Replayed => "replayed",
+            Self::Clock { .. } => "clock",
+            Self::Incarnation => "incarnation",
+            Self::Crowded => "crowded",
             Self::NotInvited { .. } => "not-invited",
             Self::UnknownRun(_) => "unknown-run",
             Self::RoundNotOpen { .. } => "round-not-open",
@@ -137,6 +174,16 @@ impl Refusal {
 
     /// Whether the same call may succeed later with nothing changed by the caller.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::DiskFull | Self::Unavailable)
+        matches!(
+            self,
+            Self::DiskFull
+                | Self::Unavailable
+                | Self::Certificate(_)
+                | Self::Altered(_)
+                | Self::Replayed
+                | Self::Clock { .. }
+                | Self::Incarnation
+                | Self::Crowded
+        )
     }
 }

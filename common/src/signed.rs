@@ -81,6 +81,11 @@ hexadecimal!(
     Ed25519,
     64
 );
+hexadecimal!(
+    /// A number that is drawn for one use.
+    Nonce,
+    16
+);
 
 /// A site's hand under an update: what it knew of the aggregator's ledger, and its signature over both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +110,7 @@ pub struct Lineage {
     pub signature: Ed25519,
 }
 
-fn statement(kind: &str, federation: &FederationName, what: &impl Serialize) -> Vec<u8> {
+pub(crate) fn statement(kind: &str, federation: &FederationName, what: &impl Serialize) -> Vec<u8> {
     let mut statement = format!("cmrfed {kind} 1\n{federation}\n").into_bytes();
     // Numbers, text and arrays. What could not be written must not be signed as if it were nothing.
     statement.extend(serde_json::to_vec(what).expect("a statement is writable as JSON"));
@@ -115,6 +120,29 @@ fn statement(kind: &str, federation: &FederationName, what: &impl Serialize) -> 
 /// What a site signs when it enrols: that it holds the signing key, for this certificate's key (SHA-256).
 pub fn enrolment_statement(federation: &FederationName, site: &SiteId, certified_key: Digest) -> Vec<u8> {
     statement("enrolment", federation, &(site, certified_key))
+}
+
+/// What the holder of an invitation signs when it enrols, with the key that the invitation's token makes: for whom it is, and
+/// which keys. Who sees it go by has nothing that enrols another key.
+pub fn invitation_statement(
+    federation: &FederationName,
+    site: &SiteId,
+    certified_key: Digest,
+    signing_key: VerifyingKey,
+) -> Vec<u8> {
+    statement("invitation", federation, &(site, certified_key, signing_key))
+}
+
+/// What the CA signs of the answer to an enrolment, beside the certificate itself: its own and the next CA's certificates, and
+/// what the aggregator signs with. The site knows the CA's digest from its invitation, whoever stands in between.
+pub fn enrolled_statement(
+    federation: &FederationName,
+    site: &SiteId,
+    certificate: Digest,
+    authorities: Digest,
+    signing_key: VerifyingKey,
+) -> Vec<u8> {
+    statement("enrolled", federation, &(site, certificate, authorities, signing_key))
 }
 
 /// What a site signs of an update: all of its manifest (run, round, site, plan, base, digest and length of the delta, subjects,
@@ -161,6 +189,8 @@ mod tests {
         let statements = [
             enrolment_statement(&one, &site, digest),
             enrolment_statement(&other, &site, digest),
+            invitation_statement(&one, &site, digest, VerifyingKey([1; 32])),
+            enrolled_statement(&one, &site, digest, digest, VerifyingKey([1; 32])),
             ledger_statement(&one, head),
             model_statement(&one, &"run".parse().unwrap(), digest, (RoundNumber(1), digest), digest),
         ];

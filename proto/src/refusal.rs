@@ -27,7 +27,14 @@ pub fn status(refusal: &Refusal) -> Status {
         Refusal::Offset { .. } => Code::OutOfRange,
         Refusal::Corrupt { .. } => Code::DataLoss,
         Refusal::DiskFull => Code::ResourceExhausted,
-        Refusal::Unavailable => Code::Unavailable,
+        // Of signed calls: whoever stands in between can bring these about, and must not be able to end an agent by them.
+        Refusal::Certificate(_)
+        | Refusal::Altered(_)
+        | Refusal::Replayed
+        | Refusal::Clock { .. }
+        | Refusal::Incarnation
+        | Refusal::Crowded
+        | Refusal::Unavailable => Code::Unavailable,
     };
     let mut status = Status::new(code, refusal.to_string());
     status.metadata_mut().insert(REFUSAL, MetadataValue::from_static(refusal.code()));

@@ -9,7 +9,7 @@ use model::DeviceChoice;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, DiskError};
-use crate::network::NetworkConfig;
+use crate::network::{ChannelMode, NetworkConfig};
 
 /// `site-agent.toml`, unknown keys refused. Every key has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -137,6 +137,14 @@ impl Config {
         };
         let config: Self = toml::from_str(&text).map_err(wrong)?;
         config.network.check().map_err(|source| ConfigError::Proxy { path: told(), source })?;
+        if config.network.inspection_roots.is_some() && config.network.channel == ChannelMode::Mutual {
+            return Err(ConfigError::OutOfBounds {
+                path: told(),
+                key: "network.inspection_roots",
+                value: "set".to_owned(),
+                bound: "left out, unless `channel` is \"signed\": mutual TLS is never opened on the way",
+            });
+        }
         if let Err(source) = config.device.parse::<DeviceChoice>() {
             return Err(ConfigError::Device { path: told(), source });
         }
@@ -277,6 +285,14 @@ mod tests {
         std::fs::write(&path, "[network]\nproxy = \"user:secret@proxy:1\"").unwrap();
         let told = Config::read(&path).unwrap_err().to_string();
         assert!(told.contains("a proxy is written as http://host:port") && !told.contains("secret"), "{told}");
+        std::fs::write(&path, "[network]\ninspection_roots = \"/ca.pem\"").unwrap();
+        let told = Config::read(&path).unwrap_err().to_string();
+        assert!(told.contains("network.inspection_roots is set") && told.contains("`channel` is \"signed\""), "{told}");
+        std::fs::write(&path, "[network]\nchannel = \"open\"").unwrap();
+        let told = Config::read(&path).unwrap_err().to_string();
+        assert!(told.contains("unknown variant `open`, expected `mutual` or `signed`"), "{told}");
+        std::fs::write(&path, "[network]\nchannel = \"signed\"\ninspection_roots = \"/ca.pem\"").unwrap();
+        assert_eq!(Config::read(&path).unwrap().network.channel, ChannelMode::Signed);
         std::fs::write(&path, "device = \"gpu\"").unwrap();
         assert!(Config::read(&path).unwrap_err().to_string().contains("use cpu, cuda or cuda:<n>"));
         std::fs::write(&path, "[policy]\nhours = \"8 to 6\"").unwrap();

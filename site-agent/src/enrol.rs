@@ -1,4 +1,5 @@
-//! Enrolment: the key is made here and never leaves; the invitation pins the CA; a CSR comes back as a certificate.
+//! Enrolment: the key is made here and never leaves; the invitation pins the CA; a CSR comes back as a certificate. The invitation's
+//! secret never leaves either, and the answer has the CA's hand under it: so it may pass whoever opens TLS on the way.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,24 +7,25 @@ use std::sync::Arc;
 use certs::credentials::Credentials;
 use certs::identity::Validity;
 use certs::invitation::{Invitation, InvitationError};
-use certs::proxy::Route;
+use certs::message::caller::Caller;
 use certs::signing::SigningKey;
 use certs::{CertsError, authority, fingerprint_text, fingerprint_words, tls};
 use common::ledger::Head;
-use common::signed::{Attestation, VerifyingKey, enrolment_statement, update_statement};
-use common::{FederationName, SiteId, UpdateManifest};
+use common::signed::{
+    Attestation, VerifyingKey, enrolled_statement, enrolment_statement, invitation_statement, update_statement,
+};
+use common::{Digest, FederationName, SiteId, UpdateManifest};
 use proto::MESSAGE_BYTES;
 use proto::convert::verifying_key;
 use proto::wire::EnrolRequest;
 use proto::wire::enrolment_client::EnrolmentClient;
-use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, DiskError};
 use crate::home::Home;
 use crate::ledger::{Event, Ledger, LedgerError};
-use crate::link::{Link, LinkError, channel};
-use crate::network::NetworkConfig;
+use crate::link::{Link, LinkError, Way, channel};
+use crate::network::{ChannelMode, NetworkConfig};
 
 /// Whom this site is, and where its aggregator is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +87,12 @@ pub enum EnrolError {
     /// The ledger cannot be written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The answer does not have the hand of the invitation's CA under it.
+    #[error(
+        "the answer is not vouched for by the CA that the invitation names: something on the way changed it; do not go on; tell the \
+         coordinator"
+    )]
+    NotVouched,
     /// The answer is not signed by the CA of the invitation.
     #[error("the aggregator answered with another CA than the invitation names: do not go on; tell the coordinator")]
     OtherAuthority,
@@ -97,15 +105,16 @@ pub struct Member {
     pub enrolled: Enrolled,
     credentials: Credentials,
     signer: Arc<SigningKey>,
-    route: Route,
+    network: NetworkConfig,
 }
 
 impl Member {
     /// The site of a state folder, which reaches its aggregator as `network` says.
     pub fn of(home: &Home, network: &NetworkConfig) -> Result<Self, EnrolError> {
         let (enrolled, signer) = (enrolled(home)?, SigningKey::load(&signing_key_path(home))?);
-        let route = network.route(&enrolled.address)?;
-        Ok(Self { enrolled, credentials: Credentials::at(home.identity()), signer: Arc::new(signer), route })
+        network.route(&enrolled.address)?;
+        let credentials = Credentials::at(home.identity());
+        Ok(Self { enrolled, credentials, signer: Arc::new(signer), network: network.clone() })
     }
 
     /// Puts this site's hand under an update, and under the aggregator's ledger as this site was told it.
@@ -116,8 +125,8 @@ impl Member {
 
     /// A link that presents the certificate as it is now.
     pub fn link(&self) -> Result<Link, EnrolError> {
-        let tls = presented(&self.enrolled.federation, &self.credentials)?;
-        Ok(Link::new(self.enrolled.site.clone(), &self.enrolled.address, tls, self.route.clone())?)
+        let way = presented(&self.enrolled, &self.credentials, &self.network)?;
+        Ok(Link::new(self.enrolled.site.clone(), &self.enrolled.address, way)?)
     }
 
     /// When its certificate counts.
@@ -132,7 +141,8 @@ impl Member {
         let renewed = link.renew(key.csr_pem()?).await?;
         // A certificate for another key, or of another CA, would be refused here, before anything is kept.
         tls::site_config(&self.enrolled.federation, &renewed.certificate_pem, &renewed.authority_pem, &key)?;
-        // The connection was verified by the CAs that are known here: what it tells of the next one is told by the federation.
+        // The connection was verified by the CAs that are known here, or the answer by the key that was pinned at enrolment: what it
+        // tells of the next CA is told by the federation.
         Ok(self.credentials.replace(&renewed.certificate_pem, &renewed.authority_pem)?)
     }
 }
@@ -149,24 +159,36 @@ pub async fn enrol(home: &Home, network: &NetworkConfig, invitation: &str) -> Re
     let credentials = Credentials::at(home.identity());
     let key = credentials.next()?;
     let signer = SigningKey::load_or_create(&signing_key_path(home))?;
-    let tls = tls::enrolment_config(&invitation.federation, invitation.authority)?;
+    let inspection = network.inspection_pem()?;
+    // Without CAs of an inspection, this is what it is for everybody.
+    let tls = tls::signed_enrolment_config(&invitation.federation, invitation.authority, inspection.as_deref())?;
     let route = network.route(&invitation.address)?;
     let mut client =
         EnrolmentClient::new(channel(&invitation.address, tls, route)?).max_decoding_message_size(MESSAGE_BYTES);
     let csr_pem = key.csr_pem()?;
     let certified = authority::requested_key(&csr_pem)?;
     let proof = signer.sign(&enrolment_statement(&invitation.federation, &invitation.site, certified));
+    let invited = invitation.token.key()?;
+    let statement = invitation_statement(&invitation.federation, &invitation.site, certified, signer.verifying());
     let request = EnrolRequest {
         site: invitation.site.to_string(),
-        token: invitation.token.as_bytes().to_vec().into(),
         csr_pem,
         signing_key: signer.verifying().0.to_vec().into(),
         signing_proof: proof.0.to_vec().into(),
+        invitation_key: invited.verifying().0.to_vec().into(),
+        invitation_proof: invited.sign(&statement).0.to_vec().into(),
     };
     let reply = client.enrol(request).await.map_err(LinkError::from)?.into_inner();
     // The first of them, if there are two: that is the one that invitations pin.
     if authority::fingerprint(&reply.authority_pem)? != invitation.authority {
         return Err(EnrolError::OtherAuthority);
+    }
+    let aggregator_key = verifying_key("EnrolReply", &reply.signing_key).map_err(|_| EnrolError::NoKey)?;
+    let told = (Digest::of(reply.certificate_pem.as_bytes()), Digest::of(reply.authority_pem.as_bytes()));
+    let told = enrolled_statement(&invitation.federation, &invitation.site, told.0, told.1, aggregator_key);
+    let proof = reply.authority_proof.as_ref().try_into().map_err(|_| EnrolError::NotVouched)?;
+    if !authority::vouched(&reply.authority_pem, &told, proof) {
+        return Err(EnrolError::NotVouched);
     }
     let enrolled = Enrolled {
         federation: invitation.federation,
@@ -174,7 +196,7 @@ pub async fn enrol(home: &Home, network: &NetworkConfig, invitation: &str) -> Re
         address: invitation.address,
         fingerprint: fingerprint_text(invitation.authority),
         fingerprint_words: fingerprint_words(invitation.authority),
-        aggregator_key: verifying_key("EnrolReply", &reply.signing_key).map_err(|_| EnrolError::NoKey)?,
+        aggregator_key,
     };
     // A certificate for another key would be refused here, before anything is kept.
     tls::site_config(&enrolled.federation, &reply.certificate_pem, &reply.authority_pem, &key)?;
@@ -192,16 +214,27 @@ pub async fn enrol(home: &Home, network: &NetworkConfig, invitation: &str) -> Re
     Ok(enrolled)
 }
 
-/// The TLS configuration of an enrolled site, with the certificate as it is now.
-pub fn client_config(home: &Home) -> Result<Arc<ClientConfig>, EnrolError> {
-    presented(&enrolled(home)?.federation, &Credentials::at(home.identity()))
+/// How an enrolled site calls its aggregator, with the certificate as it is now.
+pub fn way(home: &Home, network: &NetworkConfig) -> Result<Way, EnrolError> {
+    presented(&enrolled(home)?, &Credentials::at(home.identity()), network)
 }
 
-fn presented(federation: &FederationName, credentials: &Credentials) -> Result<Arc<ClientConfig>, EnrolError> {
+fn presented(enrolled: &Enrolled, credentials: &Credentials, network: &NetworkConfig) -> Result<Way, EnrolError> {
     let (key, certificate_pem) = credentials.load()?;
     let path = credentials.authority_path();
     let authority_pem = std::fs::read_to_string(&path).map_err(durable::told("read", &path))?;
-    Ok(tls::site_config(federation, &certificate_pem, &authority_pem, &key)?)
+    let (federation, route) = (&enrolled.federation, network.route(&enrolled.address)?);
+    Ok(match network.channel {
+        ChannelMode::Mutual => {
+            Way { tls: tls::site_config(federation, &certificate_pem, &authority_pem, &key)?, route, caller: None }
+        }
+        ChannelMode::Signed => {
+            let inspection = network.inspection_pem()?;
+            let tls = tls::signed_config(federation, &authority_pem, inspection.as_deref())?;
+            let caller = Caller::new(federation, &certificate_pem, &key, enrolled.aggregator_key, MESSAGE_BYTES)?;
+            Way { tls, route, caller: Some(Arc::new(caller)) }
+        }
+    })
 }
 
 fn signing_key_path(home: &Home) -> PathBuf {

@@ -1,4 +1,4 @@
-//! The one connection to the aggregator: mutual TLS, outbound, retried and resumed.
+//! The one connection to the aggregator: outbound, retried and resumed; mutual TLS, or messages that are signed.
 //!
 //! It knows the wire and the certificates; it does not know what a model or an image is. Every transfer goes on from
 //! where it stopped, and nothing is believed before its digest is checked.
@@ -11,17 +11,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use certs::message::caller::{Caller, Signing};
 use certs::proxy::Route;
 use common::ids::DigestBuilder;
 use common::policy::SitePolicy;
 use common::{Digest, Directive, Plan, Progress, RunId, Score, SiteId, UpdateManifest};
+use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use proto::convert::{Announced, ModelScores, digest_bytes};
 use proto::wire::federation_client::FederationClient;
 use proto::{CHUNK_BYTES, MESSAGE_BYTES, Malformed, wire};
 use rustls::ClientConfig;
+use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
 use crate::durable::{self, DiskError};
 use crate::home::Home;
@@ -32,11 +37,43 @@ use crate::switch;
 #[derive(Clone, Debug)]
 pub struct Link {
     site: SiteId,
-    client: FederationClient<Channel>,
+    client: FederationClient<Calls>,
     upload: Pace,
     download: Pace,
     /// Whether the aggregator asked for a renewal: heard by any clone of this link.
     renewal: Arc<AtomicBool>,
+}
+
+/// What carries calls.
+type Calls = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
+
+/// How calls get to the aggregator, and what proves whose they are.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// What the connection shows and believes.
+    pub tls: Arc<ClientConfig>,
+    /// Straight, or through a proxy.
+    pub route: Route,
+    /// Who signs each message, if the connection proves nothing.
+    pub caller: Option<Arc<Caller>>,
+}
+
+impl Way {
+    /// Calls to `address` (host:port) by this way.
+    fn calls(self, address: &str) -> Result<Calls, LinkError> {
+        let channel = channel(address, self.tls, self.route)?;
+        Ok(match self.caller {
+            None => BoxCloneSyncService::new(channel.map_err(|error| Status::from_error(error.into()))),
+            Some(caller) => {
+                let sent = channel.map_request(|request: http::Request<Full<Bytes>>| request.map(Body::new));
+                let signing = Signing::new(sent, caller);
+                // Named, because a service may take several kinds of requests.
+                let signing = ServiceExt::<http::Request<Body>>::map_err(signing, Status::from_error);
+                let answered = |answer: http::Response<_>| answer.map(Body::new);
+                BoxCloneSyncService::new(ServiceExt::<http::Request<Body>>::map_response(signing, answered))
+            }
+        })
+    }
 }
 
 /// How fast bytes may pass one way, and the switch that ends a transfer.
@@ -85,6 +122,12 @@ pub enum LinkError {
         /// Whether the same call may succeed later.
         transient: bool,
     },
+    /// An answer without the aggregator's signature, or with one that does not hold.
+    #[error(
+        "the aggregator's answer does not count: {0}; something on the way changes what is sent: tell hospital IT, whose proxy opens \
+         TLS. Nothing of the answer was taken, and the call is made again"
+    )]
+    Altered(String),
     /// The aggregator said something that this version does not understand.
     #[error("the aggregator's answer is not understood: {0}")]
     Malformed(#[from] Malformed),
@@ -113,7 +156,7 @@ impl LinkError {
     /// Whether to try the same again after a pause.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::DigestDiffers { .. } | Self::Stopped => true,
+            Self::Unreachable(_) | Self::Altered(_) | Self::DigestDiffers { .. } | Self::Stopped => true,
             Self::Refused { transient, .. } => *transient,
             Self::Malformed(_) | Self::Plan(_) | Self::Disk(_) => false,
         }
@@ -136,7 +179,10 @@ impl From<Status> for LinkError {
                 message: status.message().to_owned(),
                 transient: matches!(status.code(), Code::Unavailable | Code::ResourceExhausted),
             },
-            None => Self::Unreachable(root_cause(&status)),
+            None => match certs::connect::altered(&status) {
+                Some(altered) => Self::Altered(altered.to_string()),
+                None => Self::Unreachable(root_cause(&status)),
+            },
         }
     }
 }
@@ -185,9 +231,9 @@ pub(crate) fn channel(address: &str, tls: Arc<ClientConfig>, route: Route) -> Re
 }
 
 impl Link {
-    /// A link to the aggregator at `address`, as `site`, by a route. Nothing is sent yet.
-    pub fn new(site: SiteId, address: &str, tls: Arc<ClientConfig>, route: Route) -> Result<Self, LinkError> {
-        let client = FederationClient::new(channel(address, tls, route)?)
+    /// A link to the aggregator at `address`, as `site`. Nothing is sent yet.
+    pub fn new(site: SiteId, address: &str, way: Way) -> Result<Self, LinkError> {
+        let client = FederationClient::new(way.calls(address)?)
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES);
         let unbounded = Pace::of(None, None);

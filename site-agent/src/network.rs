@@ -1,4 +1,5 @@
-//! `[network]` of the settings, and the environment that stands where they say nothing: the way to the aggregator.
+//! `[network]` of the settings, and the environment that stands where they say nothing: the way to the aggregator, and what
+//! proves this site there.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,6 +7,19 @@ use std::sync::Arc;
 
 use certs::proxy::{self, Environment, Proxy, ProxyUrlError, Route};
 use serde::{Deserialize, Serialize};
+
+use crate::durable::{self, DiskError};
+
+/// What proves this site to the aggregator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChannelMode {
+    /// The connection: mutual TLS, from one end to the other.
+    #[default]
+    Mutual,
+    /// Every message, by its signature: for a site whose TLS is opened on the way.
+    Signed,
+}
 
 /// How this site reaches the aggregator. The proxy's address may hold a password, so it is never printed.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,12 +31,22 @@ pub struct NetworkConfig {
     /// PEM file of the CA that signs the certificate of an `https://` proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_roots: Option<PathBuf>,
+    /// `mutual` TLS, or `signed` messages where TLS is opened on the way.
+    pub channel: ChannelMode,
+    /// PEM file of the CAs that may sign the certificate of whoever opens TLS on the way; for `signed` alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inspection_roots: Option<PathBuf>,
 }
 
 impl fmt::Debug for NetworkConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let proxy = self.proxy.as_ref().map(|_| "(not shown)");
-        f.debug_struct("NetworkConfig").field("proxy", &proxy).field("proxy_roots", &self.proxy_roots).finish()
+        f.debug_struct("NetworkConfig")
+            .field("proxy", &proxy)
+            .field("proxy_roots", &self.proxy_roots)
+            .field("channel", &self.channel)
+            .field("inspection_roots", &self.inspection_roots)
+            .finish()
     }
 }
 
@@ -33,6 +57,12 @@ impl NetworkConfig {
             None => Ok(Route::Direct),
             Some(url) => Ok(Route::Via(Arc::new(Proxy::new(url, self.proxy_roots.as_deref())?))),
         }
+    }
+
+    /// The CAs of whoever may open TLS on the way, if any may.
+    pub fn inspection_pem(&self) -> Result<Option<String>, DiskError> {
+        let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(durable::told("read", path));
+        self.inspection_roots.as_ref().map(read).transpose()
     }
 
     /// Whether what is written can be read, whatever the address.
@@ -51,6 +81,8 @@ impl NetworkConfig {
         Self {
             proxy: self.proxy.as_ref().map(|_| shown.to_owned()),
             proxy_roots: self.proxy_roots.as_ref().map(|_| shown.into()),
+            channel: self.channel,
+            inspection_roots: self.inspection_roots.as_ref().map(|_| shown.into()),
         }
     }
 }

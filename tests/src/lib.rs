@@ -4,6 +4,7 @@ pub mod canary;
 pub mod demo;
 pub mod federation;
 pub mod finetuning;
+pub mod inspector;
 pub mod learning;
 pub mod phantom;
 pub mod programs;

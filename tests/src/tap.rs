@@ -13,11 +13,12 @@ use aggregator::authority;
 use aggregator::clock::{SystemClock, wall};
 use aggregator::driver;
 use aggregator::federation::{Federation, Limits};
+use aggregator::gate::{Gate, Remembered};
 use aggregator::identity::Places;
+use aggregator::seats::Seat;
 use aggregator::server::{EnrolmentCalls, SiteCalls, identified};
 use aggregator::store::{SqliteStore, Store};
 use anyhow::Context as _;
-use certs::identity::Peer;
 use proto::MESSAGE_BYTES;
 use proto::wire::enrolment_server::EnrolmentServer;
 use proto::wire::federation_server::FederationServer;
@@ -104,10 +105,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tapped<S> {
     }
 }
 
-impl<S: Connected<ConnectInfo = Option<Peer>>> Connected for Tapped<S> {
-    type ConnectInfo = Option<Peer>;
+impl<S: Connected<ConnectInfo = Seat>> Connected for Tapped<S> {
+    type ConnectInfo = Seat;
 
-    fn connect_info(&self) -> Option<Peer> {
+    fn connect_info(&self) -> Seat {
         self.inner.connect_info()
     }
 }
@@ -146,6 +147,9 @@ pub fn listen(state: &Path, address: &str, heard: &Heard) -> anyhow::Result<List
         runtime.block_on(async move {
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
             let (places, admitted) = (Places::new(16), federation.admitted());
+            let remembered = Remembered::new().map(Arc::new);
+            let gate = remembered.and_then(|remembered| Gate::new(&federation, &authority, &places, remembered));
+            let Ok(gate) = gate else { return };
             let arriving = certs::acceptor::connections(listener, config, authority.federation().clone());
             let seated = arriving.filter_map(move |connection| match connection {
                 Ok(connection) => places
@@ -159,6 +163,7 @@ pub fn listen(state: &Path, address: &str, heard: &Heard) -> anyhow::Result<List
                 .max_encoding_message_size(MESSAGE_BYTES);
             let enrolment = EnrolmentServer::new(EnrolmentCalls::new(Arc::clone(&federation), authority));
             let server = Server::builder()
+                .layer(gate)
                 .add_service(InterceptedService::new(calls, identified))
                 .add_service(enrolment)
                 .serve_with_incoming(seated);

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use certs::authority::requested_key;
 use certs::keys::Key;
 use certs::signing::SigningKey;
-use common::signed::{Attestation, enrolment_statement, update_statement};
+use common::signed::{Attestation, enrolment_statement, invitation_statement, update_statement};
 use common::{Assignment, Digest, Directive, FederationName, Meters, Progress, SiteId, UpdateManifest};
 use hyper_util::rt::TokioIo;
 use proto::convert::{Announced, digest_bytes};
@@ -76,12 +76,15 @@ impl Site {
         let certified = requested_key(&csr_pem).expect("its key");
         let federation = invitation.federation.clone();
         let proof = signer.sign(&enrolment_statement(&federation, &site, certified));
+        let invited = invitation.token.key().expect("the invitation's key");
+        let statement = invitation_statement(&federation, &site, certified, signer.verifying());
         let request = wire::EnrolRequest {
             site: site.to_string(),
-            token: Bytes::copy_from_slice(invitation.token.as_bytes()),
             csr_pem,
             signing_key: Bytes::copy_from_slice(&signer.verifying().0),
             signing_proof: Bytes::copy_from_slice(&proof.0),
+            invitation_key: Bytes::copy_from_slice(&invited.verifying().0),
+            invitation_proof: Bytes::copy_from_slice(&invited.sign(&statement).0),
         };
         let channel = channel(server.address, stranger, Wire::default());
         let enrolled = EnrolmentClient::new(channel).enrol(request).await.expect("enrolled").into_inner();

@@ -61,7 +61,7 @@ pub(super) fn invite(Invite { site, address, state, json }: Invite) -> Result<()
     let invitation = invitation.map_err(certificates)?;
     let now = wall();
     let expires_at = now.after(VALID);
-    let earlier_expired = store.invite(invitation.token.digest(), &site, now, expires_at)?;
+    let earlier_expired = store.invite(invitation.token.digest().map_err(certificates)?, &site, now, expires_at)?;
     let invitation = invitation.to_string();
     if json.json {
         let authority_fingerprint = fingerprint;

@@ -21,7 +21,7 @@ pub enum Stands {
 }
 
 impl Admitted {
-    pub(super) fn of(sites: Vec<SiteRecord>) -> Self {
+    pub(crate) fn of(sites: Vec<SiteRecord>) -> Self {
         Self(sites.into_iter().map(|record| (record.site.clone(), record)).collect())
     }
 

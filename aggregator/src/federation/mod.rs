@@ -69,7 +69,7 @@ pub struct Federation {
     /// The federation's name, which every statement holds.
     name: FederationName,
     /// What models are signed with; none where nobody checks.
-    signer: Option<SigningKey>,
+    signer: Option<Arc<SigningKey>>,
     _lock: StateLock,
 }
 
@@ -176,12 +176,17 @@ impl Federation {
 
     /// The same with a key to sign models with.
     pub fn signing_with(self, key: SigningKey) -> Self {
-        Self { signer: Some(key), ..self }
+        Self { signer: Some(Arc::new(key)), ..self }
     }
 
     /// The public half of the key that models are signed with.
     pub fn verifying_key(&self) -> Option<VerifyingKey> {
-        self.signer.as_ref().map(SigningKey::verifying)
+        self.signer.as_ref().map(|key| key.verifying())
+    }
+
+    /// The key itself, to sign answers with where TLS does not reach from one end to the other.
+    pub fn signer(&self) -> Option<Arc<SigningKey>> {
+        self.signer.clone()
     }
 
     /// Looks for what the operator's commands wrote: sites that were enrolled or revoked, runs that were started. A run that

@@ -47,6 +47,8 @@ mod refusals;
 #[cfg(test)]
 mod restarts;
 #[cfg(test)]
+mod signed;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod stragglers;

@@ -17,13 +17,15 @@ use certs::authority::Authority;
 use certs::authority::requested_key;
 use certs::invitation::Invitation;
 use certs::keys::Key;
+use certs::message::caller::{Caller, Signing};
 use certs::signing::SigningKey;
 use common::ledger::Head;
-use common::signed::{Attestation, enrolment_statement, update_statement};
+use common::signed::{Attestation, enrolment_statement, invitation_statement, update_statement};
 use common::{
     Assignment, Digest, Directive, Meters, NamedTensors, Phase, PlanDraft, Progress, RoundNumber, SiteId,
     UpdateManifest,
 };
+use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use proto::convert::{Announced, digest_bytes};
 use proto::wire::enrolment_client::EnrolmentClient;
@@ -33,7 +35,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio_rustls::rustls::ClientConfig;
 use tonic::Status;
+use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint, Uri};
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
 use crate::bench::{ROOMY, plan_draft, run_id, site_id, weights};
 
@@ -41,9 +46,9 @@ use crate::bench::{ROOMY, plan_draft, run_id, site_id, weights};
 pub(crate) struct House {
     folder: tempfile::TempDir,
     pub(crate) address: SocketAddr,
-    authority: Arc<Authority>,
+    pub(crate) authority: Arc<Authority>,
     renew: Arc<Notify>,
-    places: usize,
+    pub(crate) places: Places,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -55,12 +60,19 @@ impl House {
         let record = FederationRecord { name, address: "localhost:0".to_owned(), created_at: wall() };
         SqliteStore::create(folder.path(), &record).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { folder, address, authority: Arc::new(authority), renew: Arc::default(), places: 8, running: None }
+        Self {
+            folder,
+            address,
+            authority: Arc::new(authority),
+            renew: Arc::default(),
+            places: Places::new(8),
+            running: None,
+        }
     }
 
     /// With places for so many members.
     pub(crate) fn of_places(places: usize) -> Self {
-        Self { places, ..Self::new() }
+        Self { places: Places::new(places), ..Self::new() }
     }
 
     pub(crate) fn start(&mut self) {
@@ -74,7 +86,7 @@ impl House {
             federation: Arc::new(federation),
             authority: Arc::clone(&self.authority),
             names: vec!["127.0.0.1".to_owned()],
-            places: Places::new(self.places),
+            places: self.places.clone(),
             renewed_every: Duration::from_secs(3600),
             renew: Arc::clone(&self.renew),
         };
@@ -123,7 +135,7 @@ impl House {
         let invitation = Invitation::new(federation, self.address.to_string(), site_id(site), fingerprint).unwrap();
         let now = wall();
         let expires_at = now.after(Duration::from_secs(60));
-        self.store().invite(invitation.token.digest(), &site_id(site), now, expires_at).unwrap();
+        self.store().invite(invitation.token.digest().unwrap(), &site_id(site), now, expires_at).unwrap();
         invitation
     }
 
@@ -153,12 +165,15 @@ impl House {
         let certified = requested_key(&csr_pem).unwrap();
         let name = site.parse().unwrap_or_else(|_| site_id("odd"));
         let proof = signer.sign(&enrolment_statement(self.authority.federation(), &name, certified));
+        let invited = invitation.token.key().unwrap();
+        let statement = invitation_statement(self.authority.federation(), &name, certified, signer.verifying());
         wire::EnrolRequest {
             site: site.to_owned(),
-            token: Bytes::copy_from_slice(invitation.token.as_bytes()),
             csr_pem,
             signing_key: Bytes::copy_from_slice(&signer.verifying().0),
             signing_proof: Bytes::copy_from_slice(&proof.0),
+            invitation_key: Bytes::copy_from_slice(&invited.verifying().0),
+            invitation_proof: Bytes::copy_from_slice(&invited.sign(&statement).0),
         }
     }
 
@@ -169,7 +184,7 @@ impl House {
     }
 
     /// A channel of somebody without a certificate.
-    fn stranger(&self) -> Channel {
+    pub(crate) fn stranger(&self) -> Channel {
         let pin = self.authority.fingerprint().unwrap();
         let tls = certs::tls::enrolment_config(self.authority.federation(), pin).unwrap();
         channel(self.address, tls)
@@ -182,6 +197,41 @@ impl House {
 
     /// An enrolled site that calls another address than the aggregator's.
     pub(crate) async fn site_by_way_of(&self, site: &str, address: SocketAddr) -> Site {
+        let (key, enrolled) = self.enrolled(site).await;
+        let tls = certs::tls::site_config(
+            self.authority.federation(),
+            &enrolled.certificate_pem,
+            &enrolled.authority_pem,
+            &key,
+        );
+        Site { site: site_id(site), client: client(channel(address, tls.unwrap())), signer: self.signer("any") }
+    }
+
+    /// An enrolled site whose messages are signed, over a connection that shows no certificate.
+    pub(crate) async fn signed_site(&self, site: &str) -> Site {
+        let (key, enrolled) = self.enrolled(site).await;
+        self.signed_holder(site, &key, &enrolled.certificate_pem)
+    }
+
+    /// The same of a site with this key and the certificate that was issued for it.
+    pub(crate) fn signed_holder(&self, site: &str, key: &Key, certificate_pem: &str) -> Site {
+        self.signed_over(site, key, certificate_pem, self.stranger())
+    }
+
+    /// The same over another connection.
+    pub(crate) fn signed_over(&self, site: &str, key: &Key, certificate_pem: &str, channel: Channel) -> Site {
+        let aggregator = authority::signing_key(self.path()).unwrap().verifying();
+        let caller = Caller::new(self.authority.federation(), certificate_pem, key, aggregator, MESSAGE_BYTES).unwrap();
+        let sent = channel.map_request(|request: http::Request<Full<Bytes>>| request.map(Body::new));
+        let signing = Signing::new(sent, Arc::new(caller));
+        let signing = ServiceExt::<http::Request<Body>>::map_err(signing, Status::from_error);
+        let answered = |answer: http::Response<_>| answer.map(Body::new);
+        let calls = BoxCloneSyncService::new(ServiceExt::<http::Request<Body>>::map_response(signing, answered));
+        Site { site: site_id(site), client: client_of(calls), signer: self.signer("any") }
+    }
+
+    /// A site's key, and what it is told when it enrols.
+    pub(crate) async fn enrolled(&self, site: &str) -> (Key, wire::EnrolReply) {
         let key = Key::create(&self.key_path(site)).unwrap();
         let invitation = self.invite(site);
         // A connection that just ended is an error that passes: the same key may ask again.
@@ -191,17 +241,11 @@ impl House {
                 Err(status) => assert_eq!(code(&status), "no refusal", "{status}"),
             }
         };
-        let tls = certs::tls::site_config(
-            self.authority.federation(),
-            &enrolled.certificate_pem,
-            &enrolled.authority_pem,
-            &key,
-        );
-        Site { site: site_id(site), client: client(channel(address, tls.unwrap())), signer: self.signer("any") }
+        (key, enrolled)
     }
 }
 
-fn channel(address: SocketAddr, tls: Arc<ClientConfig>) -> Channel {
+pub(crate) fn channel(address: SocketAddr, tls: Arc<ClientConfig>) -> Channel {
     let connect = move |_: Uri| {
         let (address, tls) = (address.to_string(), Arc::clone(&tls));
         async move { certs::connect::connect(&address, tls).await.map(TokioIo::new) }
@@ -209,8 +253,15 @@ fn channel(address: SocketAddr, tls: Arc<ClientConfig>) -> Channel {
     Endpoint::from_static("http://aggregator").connect_with_connector_lazy(tower::service_fn(connect))
 }
 
-fn client(channel: Channel) -> FederationClient<Channel> {
-    FederationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES)
+/// What carries calls, whoever signs them.
+pub(crate) type Calls = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
+
+fn client(channel: Channel) -> FederationClient<Calls> {
+    client_of(BoxCloneSyncService::new(channel.map_err(|error| Status::from_error(error.into()))))
+}
+
+fn client_of(calls: Calls) -> FederationClient<Calls> {
+    FederationClient::new(calls).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES)
 }
 
 /// Longest wait for what is certain to come, on a busy machine too.
@@ -219,7 +270,7 @@ pub(crate) const WITHIN: Duration = Duration::from_secs(30);
 /// An enrolled site, as the wire knows it.
 pub(crate) struct Site {
     pub(crate) site: SiteId,
-    pub(crate) client: FederationClient<Channel>,
+    pub(crate) client: FederationClient<Calls>,
     pub(crate) signer: Arc<SigningKey>,
 }
 
@@ -459,6 +510,11 @@ async fn an_invitation_is_for_one_site_one_key_and_one_use() {
     let damaged = wire::EnrolRequest { csr_pem: "not a request".to_owned(), ..good.clone() };
     let refused = EnrolmentClient::new(house.stranger()).enrol(damaged).await.unwrap_err();
     assert_eq!(code(&refused), "malformed");
+    // What was signed for one key, with another key's request: whoever saw it go by has nothing.
+    let (seen, own) = (house.enrolment("a", &key, &newer), good.clone());
+    let stolen =
+        wire::EnrolRequest { invitation_key: seen.invitation_key, invitation_proof: seen.invitation_proof, ..own };
+    assert_eq!(code(&EnrolmentClient::new(house.stranger()).enrol(stolen).await.unwrap_err()), "token");
     // A signing key that the applicant does not hold.
     let elses = Bytes::copy_from_slice(&house.signer("else").verifying().0);
     let claimed = wire::EnrolRequest { signing_key: elses, ..good.clone() };

@@ -10,13 +10,15 @@ use common::check::Check;
 use common::{Digest, Plan};
 use tokio::time::timeout;
 
-use super::{NETWORK_WITHIN, verdicts};
+use super::NETWORK_WITHIN;
+use super::verdicts::{self, Inspection};
 use crate::approvals;
 use crate::clock;
 use crate::config::Config;
 use crate::enrol::{self, Enrolled};
 use crate::home::Home;
 use crate::link::{Link, LinkError};
+use crate::network::ChannelMode;
 use crate::plan_words;
 
 /// Models that are asked for: the aggregator serves the one that a run is at.
@@ -32,8 +34,13 @@ pub(super) async fn checks(home: &Home, config: &Config) -> Vec<Check> {
     let certificate = verdicts::certificate(own, now);
     let Ok(enrolled) = enrol::enrolled(home) else {
         let proxy = proxy_check(config, "aggregator.invalid:443");
-        let unknown = [verdicts::resolution(false, None), verdicts::reach(None), verdicts::chain(None, None, now)];
-        let silent = [verdicts::link(None), verdicts::clock(None), verdicts::bandwidth(None, None)];
+        let unknown = [
+            verdicts::resolution(false, None),
+            verdicts::reach(None),
+            verdicts::chain(None, None, Inspection::NotPermitted, now),
+        ];
+        let silent =
+            [verdicts::link(None, config.network.channel), verdicts::clock(None), verdicts::bandwidth(None, None)];
         return [certificate, proxy].into_iter().chain(unknown).chain(silent).collect();
     };
     let address = enrolled.address.as_str();
@@ -52,10 +59,21 @@ pub(super) async fn checks(home: &Home, config: &Config) -> Vec<Check> {
     let shown = within(told(probe::shown(address, &route))).await;
     let authority = pem("authority.crt").and_then(|pem| Shown::of_pem(&pem).ok()).map(|authority| authority.subject);
     let as_seen = shown.as_ref().map(Vec::as_slice).map_err(String::as_str);
-    checks.push(verdicts::chain(Some(as_seen), authority.as_deref(), now));
+    let vouched = match config.network.channel {
+        ChannelMode::Mutual => Inspection::NotPermitted,
+        ChannelMode::Signed if config.network.inspection_roots.is_none() => Inspection::NoRoots,
+        ChannelMode::Signed => Inspection::Vouched(within(inspected(home, config, address)).await),
+    };
+    checks.push(verdicts::chain(Some(as_seen), authority.as_deref(), vouched, now));
 
-    checks.extend(over_the_link(home, config, &enrolled, route).await);
+    checks.extend(over_the_link(home, config, &enrolled).await);
     checks
+}
+
+/// Whether whoever answers shows what the settings permit.
+async fn inspected(home: &Home, config: &Config, address: &str) -> Result<(), String> {
+    let way = enrol::way(home, &config.network).map_err(|error| error.to_string())?;
+    told(certs::connect::connect_via(address, way.tls, &way.route)).await.map(drop)
 }
 
 fn proxy_check(config: &Config, address: &str) -> Check {
@@ -67,15 +85,15 @@ fn proxy_check(config: &Config, address: &str) -> Check {
 }
 
 /// What only an enrolled site may ask.
-async fn over_the_link(home: &Home, config: &Config, enrolled: &Enrolled, route: Route) -> Vec<Check> {
-    let link = enrol::client_config(home).map_err(|error| error.to_string());
-    let link = link.and_then(|tls| {
-        Link::new(enrolled.site.clone(), &enrolled.address, tls, route).map_err(|error| error.to_string())
-    });
+async fn over_the_link(home: &Home, config: &Config, enrolled: &Enrolled) -> Vec<Check> {
+    let mode = config.network.channel;
+    let link = enrol::way(home, &config.network).map_err(|error| error.to_string());
+    let link = link
+        .and_then(|way| Link::new(enrolled.site.clone(), &enrolled.address, way).map_err(|error| error.to_string()));
     let mut link = match link {
         Ok(link) => link.under(&config.policy, home),
         Err(why) => {
-            let silent = verdicts::link(Some(Err((None, &why))));
+            let silent = verdicts::link(Some(Err((None, &why))), mode);
             return vec![silent, verdicts::clock(None), verdicts::bandwidth(None, None)];
         }
     };
@@ -88,13 +106,13 @@ async fn over_the_link(home: &Home, config: &Config, enrolled: &Enrolled, route:
     let now = clock::wall();
     match answer {
         Err(error) => {
-            let told = verdicts::link(Some(Err((error.refusal(), &error.to_string()))));
+            let told = verdicts::link(Some(Err((error.refusal(), &error.to_string()))), mode);
             vec![told, verdicts::clock(None), verdicts::bandwidth(None, None)]
         }
         Ok(answer) => {
             let theirs = answer.date.as_deref().and_then(clock::of_http_date);
             let ahead = theirs.map(|theirs| now.0.cast_signed() - theirs.0.cast_signed());
-            vec![verdicts::link(Some(Ok(answer.took))), verdicts::clock(ahead), bandwidth(home, &mut link).await]
+            vec![verdicts::link(Some(Ok(answer.took)), mode), verdicts::clock(ahead), bandwidth(home, &mut link).await]
         }
     }
 }

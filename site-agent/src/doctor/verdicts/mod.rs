@@ -7,7 +7,7 @@ mod site;
 
 pub(super) use images::{caches, labels, no_sample, sample, sources, unread_sources};
 pub(super) use machine::{disk, gpu, memory, trainer};
-pub(super) use network::{bandwidth, certificate, chain, clock, link, proxy, reach, resolution};
+pub(super) use network::{Inspection, bandwidth, certificate, chain, clock, link, proxy, reach, resolution};
 pub(super) use site::{approvals, enrolment, journal, keys, ledger, policy, settings, standing, unread_plans};
 
 const DAY_S: i64 = 86_400;
@@ -26,7 +26,10 @@ mod tests {
     use super::network::ENDS_SOON;
     use super::*;
     use crate::clock::Moment;
+    use crate::network::ChannelMode::{Mutual, Signed};
     use crate::standing::Still;
+
+    use super::Inspection::{NoRoots, NotPermitted, Vouched};
 
     const NOW: Moment = Moment(1_800_000_000);
 
@@ -100,19 +103,25 @@ mod tests {
             (reach(None), NotYet, ""),
             (reach(Some(Ok(ms(7)))), Fine, "7 ms"),
             (reach(Some(Err("refused"))), Failure, "not reached"),
-            (chain(None, None, NOW), NotYet, ""),
-            (chain(Some(Err("x")), mine(), NOW), Failure, "no certificate"),
-            (chain(Some(Ok(&[])), mine(), NOW), Failure, "no certificate"),
-            (chain(Some(Ok(&ours)), mine(), NOW), Fine, "our CA), 90 days"),
-            (chain(Some(Ok(&theirs)), mine(), NOW), Failure, "not issued by this federation's CA"),
-            (chain(Some(Ok(&young)), mine(), NOW), Failure, "not valid yet"),
-            (chain(Some(Ok(&old)), mine(), NOW), Failure, "expired"),
-            (chain(Some(Ok(&ending)), mine(), NOW), Warning, "3 days"),
-            (link(None), NotYet, ""),
-            (link(Some(Ok(ms(12)))), Fine, "12 ms"),
-            (link(Some(Ok(ms(2500)))), Warning, "2500 ms"),
-            (link(Some(Err((Some("revoked"), "w")))), Failure, "refuses this site (revoked)"),
-            (link(Some(Err((None, "w")))), Failure, "does not answer"),
+            (chain(None, None, NotPermitted, NOW), NotYet, ""),
+            (chain(Some(Err("x")), mine(), NotPermitted, NOW), Failure, "no certificate"),
+            (chain(Some(Ok(&[])), mine(), NotPermitted, NOW), Failure, "no certificate"),
+            (chain(Some(Ok(&ours)), mine(), NotPermitted, NOW), Fine, "our CA), 90 days"),
+            (chain(Some(Ok(&theirs)), mine(), NotPermitted, NOW), Failure, "not issued by this federation's CA"),
+            (chain(Some(Ok(&young)), mine(), NotPermitted, NOW), Failure, "not valid yet"),
+            (chain(Some(Ok(&old)), mine(), NotPermitted, NOW), Failure, "expired"),
+            (chain(Some(Ok(&ending)), mine(), NotPermitted, NOW), Warning, "3 days"),
+            (chain(Some(Ok(&ours)), mine(), NoRoots, NOW), Fine, "our CA), 90 days"),
+            (chain(Some(Ok(&theirs)), mine(), NoRoots, NOW), Failure, "not issued by this federation's CA"),
+            (chain(Some(Ok(&theirs)), mine(), Vouched(Ok(())), NOW), Fine, "every message is signed, and may be read"),
+            (chain(Some(Ok(&theirs)), mine(), Vouched(Err("x".into())), NOW), Failure, "nor by `inspection_roots`"),
+            (link(None, Mutual), NotYet, ""),
+            (link(Some(Ok(ms(12))), Mutual), Fine, "12 ms"),
+            (link(Some(Ok(ms(12))), Signed), Fine, "12 ms, by signed messages"),
+            (link(Some(Ok(ms(2500))), Mutual), Warning, "2500 ms"),
+            (link(Some(Err((Some("revoked"), "w"))), Mutual), Failure, "refuses this site (revoked)"),
+            (link(Some(Err((Some("clock"), "w"))), Signed), Failure, "refuses this site's signed call (clock)"),
+            (link(Some(Err((None, "w"))), Mutual), Failure, "does not answer"),
             (clock(None), NotYet, ""),
             (clock(Some(0)), Fine, "within 1 s"),
             (clock(Some(-90)), Warning, "90 s behind"),
@@ -178,8 +187,9 @@ mod tests {
             proxy(Err("CANARY")),
             resolution(false, Some(Err("CANARY".into()))),
             reach(Some(Err("CANARY"))),
-            chain(Some(Ok(&[shown("CANARY", -1, 1)])), Some("our CA"), NOW),
-            link(Some(Err((None, "CANARY")))),
+            chain(Some(Ok(&[shown("CANARY", -1, 1)])), Some("our CA"), NotPermitted, NOW),
+            link(Some(Err((None, "CANARY"))), Signed),
+            chain(Some(Ok(&[shown("CANARY", -1, 1)])), Some("our CA"), Vouched(Err("CANARY".into())), NOW),
             trainer("cpu", Err("CANARY")),
             sources(1, &["/CANARY".to_owned()]),
             caches(1, 0, true, &["CANARY".to_owned()]),

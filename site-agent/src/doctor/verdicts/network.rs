@@ -9,6 +9,7 @@ use common::check::Check;
 
 use super::DAY_S;
 use crate::clock::Moment;
+use crate::network::ChannelMode;
 use crate::plan_words::bytes;
 
 /// Days before a leaf ends from which on it is told: whoever renews it should have by then.
@@ -74,8 +75,53 @@ pub(in crate::doctor) fn reach(took: Option<Result<Duration, &str>>) -> Check {
     }
 }
 
+/// What the settings say of whoever opens TLS on the way.
+pub(in crate::doctor) enum Inspection {
+    /// Nobody may.
+    NotPermitted,
+    /// Messages are signed, and no CA is named.
+    NoRoots,
+    /// Messages are signed, and the CAs that are named vouch for who answers; or why not.
+    Vouched(Result<(), String>),
+}
+
+/// A certificate that is not of this federation's CA: what the settings make of it.
+fn opened(leaf: &Shown, authority: &str, inspection: Inspection) -> Check {
+    let name = "TLS chain";
+    let here = format!("{} issued by {}, and not by {authority}", leaf.subject, leaf.issuer);
+    let found = "the certificate is not issued by this federation's CA";
+    match inspection {
+        Inspection::NotPermitted => {
+            let remedy = "TLS is opened on the way, or this is another server: have the aggregator's host and port exempted from TLS \
+                          inspection; where that is not granted, write `channel = \"signed\"` and `inspection_roots` under \
+                          `[network]`; the agent sends nothing until then";
+            Check::failure(name, found, remedy).here(here)
+        }
+        Inspection::NoRoots => {
+            let remedy = "name the PEM file of the CA that issues it as `inspection_roots` under `[network]`, if it is your \
+                          hospital's; the agent sends nothing until then";
+            Check::failure(name, found, remedy).here(here)
+        }
+        Inspection::Vouched(Ok(())) => {
+            let told = "TLS is opened on the way, by whom `inspection_roots` permits: every message is signed, and may be read there";
+            Check::ok(name, told).here(here)
+        }
+        Inspection::Vouched(Err(why)) => {
+            let remedy = "`inspection_roots` must hold the CA that issues what the proxy shows for the aggregator's name, and the proxy \
+                          must speak TLS 1.3 and HTTP/2; the agent sends nothing until then";
+            let found = "the certificate is issued neither by this federation's CA nor by `inspection_roots`, or does not count";
+            Check::failure(name, found, remedy).here(format!("{here}; {why}"))
+        }
+    }
+}
+
 /// Who answers, by the certificates that it shows, held to the CA of this site's enrolment.
-pub(in crate::doctor) fn chain(shown: Option<Result<&[Shown], &str>>, authority: Option<&str>, now: Moment) -> Check {
+pub(in crate::doctor) fn chain(
+    shown: Option<Result<&[Shown], &str>>,
+    authority: Option<&str>,
+    inspection: Inspection,
+    now: Moment,
+) -> Check {
     let name = "TLS chain";
     let (shown, authority) = match (shown, authority) {
         (Some(Ok(shown)), Some(authority)) => (shown, authority),
@@ -90,11 +136,7 @@ pub(in crate::doctor) fn chain(shown: Option<Result<&[Shown], &str>>, authority:
         return Check::failure(name, "no certificate was shown", "is the address the aggregator's?");
     };
     if leaf.issuer != authority {
-        let remedy = "TLS is inspected on the way, or this is another server: have the aggregator's host and port exempted from TLS \
-                      inspection; the agent sends nothing until then";
-        let found = "the certificate is not issued by this federation's CA";
-        return Check::failure(name, found, remedy)
-            .here(format!("{} issued by {}, and not by {authority}", leaf.subject, leaf.issuer));
+        return opened(leaf, authority, inspection);
     }
     let now = now.0.cast_signed();
     if now < leaf.not_before_s {
@@ -114,16 +156,24 @@ pub(in crate::doctor) fn chain(shown: Option<Result<&[Shown], &str>>, authority:
     }
 }
 
-/// A call over mutual TLS: the round trip, or the stable code of a refusal, or why there is no answer.
-pub(in crate::doctor) fn link(answer: Option<Result<Duration, (Option<&str>, &str)>>) -> Check {
+/// Codes of refusals of a call's signatures, and not of its site.
+const FAULTS_OF_SIGNED_CALLS: [&str; 6] = ["certificate", "altered", "replayed", "clock", "incarnation", "crowded"];
+
+/// A call: the round trip, or the stable code of a refusal, or why there is no answer.
+pub(in crate::doctor) fn link(answer: Option<Result<Duration, (Option<&str>, &str)>>, channel: ChannelMode) -> Check {
     let name = "aggregator";
+    let by = if channel == ChannelMode::Signed { ", by signed messages" } else { "" };
     match answer {
         None => Check::not_yet(name, "this site is not enrolled yet"),
         Some(Ok(took)) if took > Duration::from_secs(2) => {
             let remedy = "a slow line or a busy aggregator; reports still arrive";
-            Check::warning(name, format!("answers this site in {} ms", took.as_millis()), remedy)
+            Check::warning(name, format!("answers this site in {} ms{by}", took.as_millis()), remedy)
         }
-        Some(Ok(took)) => Check::ok(name, format!("answers this site in {} ms", took.as_millis())),
+        Some(Ok(took)) => Check::ok(name, format!("answers this site in {} ms{by}", took.as_millis())),
+        Some(Err((Some(code), why))) if FAULTS_OF_SIGNED_CALLS.contains(&code) => {
+            let remedy = "the words say what is wrong with the call, and what to do: it was made, and did not count";
+            Check::failure(name, format!("refuses this site's signed call ({code})"), remedy).here(why)
+        }
         Some(Err((Some(code), why))) => {
             let remedy =
                 "the coordinator sees why: ask whether this site was revoked, then enrol again with a new invitation";

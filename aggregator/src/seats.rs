@@ -1,0 +1,269 @@
+//! Connections without a certificate: a stranger's at first; then of whichever sites make signed calls in it, each with a place of
+//! its own. More sites than one are in a connection where a hospital's proxy puts them into it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use certs::identity::{Peer, Role};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::clock::Stamp;
+use crate::federation::Admitted;
+use crate::identity::{Place, Places, STRANGERS, life_left};
+
+/// Longest that a connection of signed calls keeps its places without one. An agent calls every minute at the least.
+pub const QUIET: Duration = Duration::from_secs(120);
+
+/// Whose a connection is.
+#[derive(Clone, Debug)]
+pub enum Seat {
+    /// The holder's of the certificate that the handshake verified.
+    Of(Peer),
+    /// Nobody's by the handshake.
+    Unnamed(Arc<Unnamed>),
+}
+
+impl Seat {
+    /// Who it is by the handshake.
+    pub fn peer(&self) -> Option<&Peer> {
+        if let Self::Of(peer) = self { Some(peer) } else { None }
+    }
+
+    /// How long it may stay beyond the time that it was given.
+    pub(crate) fn stays(&self, wall: Stamp) -> Option<Duration> {
+        match self {
+            // Until its certificate expires, and not longer.
+            Self::Of(_) => None,
+            Self::Unnamed(seat) => seat.stays(Instant::now(), wall),
+        }
+    }
+}
+
+/// The connections of strangers, the oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Strangers(Mutex<VecDeque<Weak<Unnamed>>>);
+
+impl Strangers {
+    /// One more; the oldest gives way, if there are too many. To let new ones wait would leave it to the silent who gets in.
+    pub(crate) fn come(&self) -> Arc<Unnamed> {
+        let mut all = lock(&self.0);
+        all.retain(|seat| seat.upgrade().is_some_and(|seat| seat.is_strangers()));
+        while all.len() >= STRANGERS
+            && let Some(oldest) = all.pop_front()
+        {
+            if oldest.upgrade().is_some_and(|oldest| oldest.gives_way()) {
+                tracing::info!(
+                    most = STRANGERS,
+                    "a connection was ended: it is the oldest of too many without a certificate"
+                );
+            }
+        }
+        let seat = Arc::new(Unnamed::default());
+        all.push_back(Arc::downgrade(&seat));
+        seat
+    }
+}
+
+/// A connection without a certificate.
+#[derive(Debug, Default)]
+pub struct Unnamed {
+    inside: Mutex<Inside>,
+    give_way: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    claims: BTreeMap<String, Claim>,
+    under_way: usize,
+    last_call: Option<Instant>,
+    gave_way: bool,
+}
+
+/// A site in a connection, with the certificate that it used last.
+#[derive(Debug)]
+struct Claim {
+    peer: Peer,
+    counted: bool,
+    _place: Place,
+}
+
+/// A signed call that is under way: its connection stays.
+#[derive(Debug)]
+pub struct UnderWay(Arc<Unnamed>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut inside = lock(&self.0.inside);
+        inside.under_way -= 1;
+        inside.last_call = Some(Instant::now());
+    }
+}
+
+impl Unnamed {
+    /// A verified call of this peer's begins: it has a place here from now on. None if all are taken.
+    pub(crate) fn begin(self: &Arc<Self>, peer: &Peer, places: &Places, admitted: &Admitted) -> Option<UnderWay> {
+        let mut inside = lock(&self.inside);
+        if inside.gave_way {
+            return None;
+        }
+        let (name, counts) = (peer.identity.uri(), stands(peer, admitted));
+        if let Some(claim) = inside.claims.get_mut(&name) {
+            (claim.peer, claim.counted) = (peer.clone(), claim.counted || counts);
+        } else {
+            let claim = Claim { peer: peer.clone(), counted: counts, _place: places.place(&peer.identity)? };
+            inside.claims.insert(name, claim);
+        }
+        inside.under_way += 1;
+        Some(UnderWay(Arc::clone(self)))
+    }
+
+    fn is_strangers(&self) -> bool {
+        let inside = lock(&self.inside);
+        inside.claims.is_empty() && !inside.gave_way
+    }
+
+    /// Ends, unless a site has a place in it by now.
+    fn gives_way(&self) -> bool {
+        let mut inside = lock(&self.inside);
+        inside.gave_way |= inside.claims.is_empty();
+        if inside.gave_way {
+            self.give_way.notify_one();
+        }
+        inside.gave_way
+    }
+
+    /// As long as a call is under way or was not long ago, and a certificate of its sites' has not expired.
+    fn stays(&self, now: Instant, wall: Stamp) -> Option<Duration> {
+        let inside = lock(&self.inside);
+        let life = inside.claims.values().map(|claim| life_left(claim.peer.expires_at_s, wall)).max()?;
+        let quiet = inside.last_call.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        let rest = if inside.under_way > 0 { QUIET } else { QUIET.saturating_sub(quiet) };
+        Some(life.min(rest)).filter(|longer| !longer.is_zero())
+    }
+
+    /// Whether certificates that counted here count no more, and none of another does.
+    fn is_shut_out(&self, admitted: &Admitted) -> bool {
+        let inside = lock(&self.inside);
+        let mut claims = inside.claims.values();
+        inside.claims.values().any(|claim| claim.counted) && !claims.any(|claim| stands(&claim.peer, admitted))
+    }
+}
+
+fn stands(peer: &Peer, admitted: &Admitted) -> bool {
+    match &peer.identity.role {
+        Role::Site(site) => admitted.stands(site, &peer.serial).is_some(),
+        // Whose certificates are not in the list of sites are held to it nowhere.
+        _ => true,
+    }
+}
+
+/// Completes when a connection without a certificate is to end: it gives way, or its sites' certificates count no more.
+pub(crate) async fn given_up(seat: Seat, mut admitted: watch::Receiver<Admitted>) {
+    let Seat::Unnamed(seat) = seat else { return std::future::pending().await };
+    loop {
+        tokio::select! {
+            () = seat.give_way.notified() => return,
+            changed = admitted.changed() => {
+                if changed.is_err() {
+                    return seat.give_way.notified().await;
+                }
+                if seat.is_shut_out(&admitted.borrow_and_update()) {
+                    tracing::warn!("a connection of signed calls is cut: the certificates of its sites count no more");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Counts and names are changed by steps that cannot panic.
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use certs::identity::PeerIdentity;
+    use common::Digest;
+
+    use super::*;
+    use crate::store::SiteRecord;
+
+    fn peer(site: &str) -> Peer {
+        let identity = PeerIdentity { federation: "cmr".parse().unwrap(), role: Role::Site(site.parse().unwrap()) };
+        Peer { identity, serial: "01".to_owned(), expires_at_s: 1_000 }
+    }
+
+    fn record(site: &str) -> SiteRecord {
+        SiteRecord {
+            site: site.parse().unwrap(),
+            serial: "01".to_owned(),
+            expires_at: Stamp(1_000_000),
+            renewal: None,
+            enrolled_at: Stamp(0),
+            revoked: false,
+            signing_key: None,
+            anchors: Digest::of(b"ca"),
+        }
+    }
+
+    #[test]
+    fn the_oldest_stranger_gives_way_to_a_new_one_and_no_member_does() {
+        let (strangers, places, admitted) = (Strangers::default(), Places::new(8), Admitted::default());
+        let (member, oldest) = (strangers.come(), strangers.come());
+        let call = member.begin(&peer("a"), &places, &admitted).unwrap();
+        let others: Vec<_> = (2..=STRANGERS).map(|_| strangers.come()).collect();
+        assert!(oldest.is_strangers() && others.iter().all(|other| other.is_strangers()));
+        let newest = strangers.come();
+        assert!(!oldest.is_strangers() && newest.is_strangers() && others.iter().all(|other| other.is_strangers()));
+        assert!(oldest.begin(&peer("b"), &places, &admitted).is_none(), "who gave way does not come back");
+        assert!(member.begin(&peer("a"), &places, &admitted).is_some());
+        drop(call);
+    }
+
+    #[test]
+    fn a_connection_of_signed_calls_stays_while_they_come_and_no_longer_than_a_certificate() {
+        let (strangers, places, admitted) = (Strangers::default(), Places::new(8), Admitted::default());
+        let (seat, now, wall) = (strangers.come(), Instant::now(), Stamp(0));
+        assert_eq!(seat.stays(now, wall), None, "a stranger's time is not longer than it is");
+        let call = seat.begin(&peer("a"), &places, &admitted).unwrap();
+        assert_eq!(seat.stays(now + 10 * QUIET, wall), Some(QUIET));
+        assert_eq!(seat.stays(now, Stamp(990_000)), Some(Duration::from_secs(10)));
+        assert_eq!(seat.stays(now, Stamp(1_000_000)), None, "it has expired");
+        drop(call);
+        assert!(seat.stays(Instant::now(), wall).is_some());
+        assert_eq!(seat.stays(Instant::now() + QUIET, wall), None);
+    }
+
+    #[test]
+    fn a_connection_ends_when_certificates_counted_in_it_and_none_does_any_more() {
+        let (strangers, places) = (Strangers::default(), Places::new(8));
+        let (seat, nobody) = (strangers.come(), Admitted::default());
+        let of = |sites: &[&str]| Admitted::of(sites.iter().map(|site| record(site)).collect());
+        assert!(!seat.is_shut_out(&nobody), "a stranger is not cut by a revocation");
+        let calls = [("a", of(&["a", "b"])), ("b", of(&["a", "b"]))]
+            .map(|(site, admitted)| seat.begin(&peer(site), &places, &admitted).unwrap());
+        assert!(!seat.is_shut_out(&of(&["b"])), "one of its sites is there yet");
+        assert!(seat.is_shut_out(&nobody));
+        drop(calls);
+        // Who never counted is heard, and told so by every call.
+        let unheard = strangers.come();
+        let _call = unheard.begin(&peer("c"), &places, &nobody).unwrap();
+        assert!(!unheard.is_shut_out(&nobody));
+    }
+
+    #[test]
+    fn a_site_has_no_more_connections_by_signed_calls_than_by_handshakes() {
+        let (strangers, places, admitted) = (Strangers::default(), Places::new(100), Admitted::default());
+        let most = crate::identity::CONNECTIONS_OF_ONE;
+        let seats: Vec<_> = (0..=most).map(|_| strangers.come()).collect();
+        let begun: Vec<_> = seats.iter().map(|seat| seat.begin(&peer("a"), &places, &admitted)).collect();
+        assert_eq!(begun.iter().flatten().count(), most);
+        // Another site in the same connection has its own.
+        assert!(seats[0].begin(&peer("b"), &places, &admitted).is_some());
+        drop((begun, seats));
+        assert!(strangers.come().begin(&peer("a"), &places, &admitted).is_some());
+    }
+}
