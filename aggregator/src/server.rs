@@ -21,7 +21,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::federation::{Applicant, Blob, Federation, UploadState};
+use crate::federation::{Applicant, Blob, Federation, Handout, UploadState};
 use crate::identity::{self, Caller};
 use crate::store::UpdateKey;
 
@@ -83,20 +83,25 @@ impl EnrolmentCalls {
 impl Enrolment for EnrolmentCalls {
     async fn enrol(&self, request: Request<wire::EnrolRequest>) -> Result<Response<wire::EnrolReply>, Status> {
         const MESSAGE: &str = "EnrolRequest";
-        let wire::EnrolRequest { site, token, csr_pem, signing_key, signing_proof } = request.into_inner();
-        let site = convert::site(MESSAGE, &site).map_err(unclear)?;
+        let wire::EnrolRequest { site, token, csr_pem, signing_key, signing_proof, person } = request.into_inner();
+        let holder = convert::enrolling(&site, &person).map_err(unclear)?;
         let signing_key = convert::verifying_key(MESSAGE, &signing_key).map_err(unclear)?;
         let proof = Ed25519(convert::bytes(MESSAGE, "signing_proof", &signing_proof).map_err(unclear)?);
         let aggregators_key =
             self.federation.verifying_key().map_or_else(Bytes::new, |key| Bytes::copy_from_slice(&key.0));
         let (federation, authority) = (Arc::clone(&self.federation), Arc::clone(&self.authority));
-        let certificate_pem = off_the_loop(move || {
+        let issued = off_the_loop(move || {
             let applicant = Applicant { token: &token, csr_pem: &csr_pem, signing_key, proof };
-            federation.enrol(&authority, &site, &applicant)
+            federation.enrol(&authority, &holder, &applicant)
         })
         .await?;
         let authority_pem = self.authority.anchors_pem();
-        Ok(Response::new(wire::EnrolReply { certificate_pem, authority_pem, signing_key: aggregators_key }))
+        Ok(Response::new(wire::EnrolReply {
+            certificate_pem: issued.certificate_pem,
+            authority_pem,
+            signing_key: aggregators_key,
+            signing_certificate_pem: issued.signing_certificate.unwrap_or_default(),
+        }))
     }
 }
 
@@ -117,8 +122,9 @@ impl Wire for SiteCalls {
     async fn get_plan(&self, request: Request<wire::GetPlanRequest>) -> Result<Response<wire::GetPlanReply>, Status> {
         let caller = self.caller(&request)?;
         let plan = convert::digest("GetPlanRequest", "plan", &request.get_ref().plan).map_err(unclear)?;
-        let canonical = self.ask(move |federation| federation.plan(&caller, plan)).await?;
-        Ok(Response::new(wire::GetPlanReply { canonical: canonical.into() }))
+        let Handout { canonical, signatures } = self.ask(move |federation| federation.plan(&caller, plan)).await?;
+        let signatures = signatures.into_iter().map(wire::PlanSignature::from).collect();
+        Ok(Response::new(wire::GetPlanReply { canonical: canonical.into(), signatures }))
     }
 
     type DownloadStream = Pin<Box<dyn Stream<Item = Result<wire::Chunk, Status>> + Send>>;
@@ -178,8 +184,8 @@ impl Wire for SiteCalls {
         let site = self.caller(&request)?;
         let Caller { serial, .. } = identity::caller(&request).map_err(refused)?;
         let (authority, csr_pem) = (Arc::clone(&self.authority), request.into_inner().csr_pem);
-        let certificate_pem =
-            self.ask(move |federation| federation.renew(&authority, &site, &serial, &csr_pem)).await?;
+        let issued = self.ask(move |federation| federation.renew(&authority, &site.into(), &serial, &csr_pem)).await?;
+        let certificate_pem = issued.certificate_pem;
         let authority_pem = self.authority.anchors_pem();
         Ok(Response::new(wire::RenewReply { certificate_pem, authority_pem }))
     }
@@ -255,7 +261,7 @@ fn chunk(blob: &Blob, offset: u64) -> Result<wire::Chunk, Refusal> {
     Ok(wire::Chunk { offset, data: data.into() })
 }
 
-async fn off_the_loop<T: Send + 'static>(
+pub(crate) async fn off_the_loop<T: Send + 'static>(
     question: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Status> {
     match spawn_blocking(question).await {
@@ -267,12 +273,12 @@ async fn off_the_loop<T: Send + 'static>(
     }
 }
 
-fn refused(refusal: Refusal) -> Status {
+pub(crate) fn refused(refusal: Refusal) -> Status {
     tracing::debug!(code = refusal.code(), %refusal, "refused");
     status(&refusal)
 }
 
-fn unclear(error: proto::Malformed) -> Status {
+pub(crate) fn unclear(error: proto::Malformed) -> Status {
     refused(malformed(error))
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use certs::CertsError;
 use certs::authority::Authority;
 use proto::MESSAGE_BYTES;
+use proto::wire::coordination_server::CoordinationServer;
 use proto::wire::enrolment_server::EnrolmentServer;
 use proto::wire::federation_server::FederationServer;
 use tokio::sync::{Notify, oneshot};
@@ -22,8 +23,10 @@ use tonic::transport::Server;
 
 use crate::authority;
 use crate::clock::wall;
+use crate::desk::calls::PersonCalls;
 use crate::driver;
 use crate::federation::Federation;
+use crate::gate::GateLayer;
 use crate::identity::Places;
 use crate::server::{self, EnrolmentCalls, SiteCalls};
 
@@ -195,7 +198,9 @@ impl Serving {
         });
         let calls = SiteCalls::new(Arc::clone(&self.federation), Arc::clone(authority));
         let enrolment = EnrolmentCalls::new(Arc::clone(&self.federation), Arc::clone(authority));
+        let persons = PersonCalls::new(Arc::clone(&self.federation), Arc::clone(authority), &self.names);
         let server = Server::builder()
+            .layer(GateLayer)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(FRAME)
@@ -208,6 +213,7 @@ impl Serving {
                     .max_encoding_message_size(MESSAGE_BYTES),
                 server::identified,
             ))
+            .add_service(CoordinationServer::new(persons).max_decoding_message_size(MESSAGE_BYTES))
             .add_service(EnrolmentServer::new(enrolment).max_decoding_message_size(ENROLMENT_BYTES));
         let until = async move {
             // Ends when its sender is dropped.

@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 
-use crate::identity::{Peer, Role};
+use crate::identity::Peer;
 use crate::quota::Quota;
 
 /// Longest a handshake may take.
@@ -161,8 +161,8 @@ async fn handshake(acceptor: &TlsAcceptor, tcp: TcpStream, federation: &Federati
     if peer.as_ref().is_some_and(|peer| peer.identity.federation != *federation) {
         return Err(io::Error::other("the peer's certificate is of another federation"));
     }
-    if peer.as_ref().is_some_and(|peer| !matches!(peer.identity.role, Role::Site(_))) {
-        return Err(io::Error::other("the peer's certificate is not a site's: it may not call"));
+    if peer.as_ref().is_some_and(|peer| peer.identity.role.holder().is_none()) {
+        return Err(io::Error::other("the peer's certificate is not a site's or a person's: it may not call"));
     }
     Ok(Connection { stream, peer })
 }

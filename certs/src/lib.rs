@@ -14,6 +14,7 @@ pub mod keys;
 pub mod probe;
 pub mod proxy;
 pub mod quota;
+pub mod signer;
 pub mod signing;
 pub mod tls;
 pub mod tunnel;

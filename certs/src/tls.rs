@@ -42,7 +42,7 @@ pub fn server_config(certificate_pem: &str, authority_pem: &str, key: &Key) -> R
     Ok(Arc::new(config))
 }
 
-/// An enrolled site's side; `authority_pem` may hold several CAs. It presents its certificate, and accepts only the aggregator of its federation.
+/// The side of an enrolled site or person; `authority_pem` may hold several CAs. It presents its certificate, and accepts only the aggregator of its federation.
 pub fn site_config(
     federation: &FederationName,
     certificate_pem: &str,

@@ -1,13 +1,27 @@
 //! Why the aggregator says no. Each has a stable code, and a message that names the remedy.
 
+use crate::holder::{Holder, Person};
 use crate::ids::{Digest, RoundNumber, RunId, SiteId};
 
 /// A refusal, as both sides know it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Refusal {
     /// The connection carries no client certificate.
-    #[error("this call needs a site certificate: enrol first, with `site-agent enrol <invitation>`")]
+    #[error(
+        "this call needs a certificate: enrol first, a site with `site-agent enrol <invitation>`, a person with `aggregator enrol \
+         <invitation>`"
+    )]
     Unidentified,
+    /// The certificate's holder may not do this.
+    #[error("{} may not {deed}: that is for {may}", .who.told())]
+    NotPermitted {
+        /// Who the certificate says it is.
+        who: Holder,
+        /// What it wanted to do.
+        deed: &'static str,
+        /// Who may.
+        may: String,
+    },
     /// The certificate is for another site than the message speaks for.
     #[error("the certificate is {peer}'s, but the message speaks for {claimed}: a site speaks only for itself")]
     SpeaksForAnother {
@@ -19,6 +33,12 @@ pub enum Refusal {
     /// The certificate has been revoked.
     #[error("the certificate of {0} is revoked: ask the coordinator for a new invitation")]
     Revoked(SiteId),
+    /// A person's certificate has been revoked, or another one took its place.
+    #[error("the certificate of {} is revoked: ask at the aggregator's machine for a new invitation", .0.told())]
+    PersonRevoked(Person),
+    /// What a person asks for cannot be done as asked.
+    #[error("{0}")]
+    Refused(String),
     /// The run does not invite this site.
     #[error("run {run} does not invite {site}: ask the coordinator to add it to the plan's `rounds.sites`")]
     NotInvited {
@@ -115,7 +135,9 @@ impl Refusal {
         match self {
             Self::Unidentified => "unidentified",
             Self::SpeaksForAnother { .. } => "speaks-for-another",
-            Self::Revoked(_) => "revoked",
+            Self::Revoked(_) | Self::PersonRevoked(_) => "revoked",
+            Self::NotPermitted { .. } => "not-permitted",
+            Self::Refused(_) => "refused",
             Self::NotInvited { .. } => "not-invited",
             Self::UnknownRun(_) => "unknown-run",
             Self::RoundNotOpen { .. } => "round-not-open",

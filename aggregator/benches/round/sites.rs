@@ -75,13 +75,14 @@ impl Site {
         let csr_pem = key.csr_pem().expect("a request");
         let certified = requested_key(&csr_pem).expect("its key");
         let federation = invitation.federation.clone();
-        let proof = signer.sign(&enrolment_statement(&federation, &site, certified));
+        let proof = signer.sign(&enrolment_statement(&federation, &invitation.holder, certified));
         let request = wire::EnrolRequest {
             site: site.to_string(),
             token: Bytes::copy_from_slice(invitation.token.as_bytes()),
             csr_pem,
             signing_key: Bytes::copy_from_slice(&signer.verifying().0),
             signing_proof: Bytes::copy_from_slice(&proof.0),
+            person: String::new(),
         };
         let channel = channel(server.address, stranger, Wire::default());
         let enrolled = EnrolmentClient::new(channel).enrol(request).await.expect("enrolled").into_inner();

@@ -112,7 +112,7 @@ fn an_invitation_pins_the_authority_and_names_an_address_that_the_certificate_ha
     let invited = desk.json(&["invite", "aalst", "--json"]);
     let invitation: Invitation = invited["invitation"].as_str().unwrap().parse().unwrap();
     assert_eq!(invitation.authority.to_string(), invited["authority_fingerprint"]);
-    assert_eq!((invitation.address.as_str(), invitation.site.as_str()), ("127.0.0.1:4433", "aalst"));
+    assert_eq!((invitation.address.as_str(), invitation.holder.to_string().as_str()), ("127.0.0.1:4433", "aalst"));
     let (code, told) = desk.refused(&["invite", "aalst", "--address", "elsewhere:1"]);
     assert!(code == 3 && told.contains("`names`"), "{told}");
     assert_eq!(desk.refused(&["invite", "../x"]).0, 2);

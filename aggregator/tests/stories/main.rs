@@ -39,11 +39,15 @@ mod orders;
 #[cfg(test)]
 mod pauses;
 #[cfg(test)]
+mod persons;
+#[cfg(test)]
 mod refusal_table;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod restarts;
+#[cfg(test)]
+mod signatures;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
