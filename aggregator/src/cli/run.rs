@@ -177,11 +177,14 @@ fn sign(Sign { run, json }: Sign, acting: &Acting) -> Result<(), Failure> {
         return print_json(&signed);
     }
     let Signed { run, plan, signatures, needed } = &signed;
-    let then = match signatures.checked_sub(*needed as usize) {
-        Some(_) => "the run goes on".to_owned(),
-        None => format!("{} more to come", *needed as usize - signatures),
+    let asked = match needed {
+        0 => format!("{signatures} signatures are there; the plan asks for none"),
+        needed => match (*needed as usize).saturating_sub(*signatures) {
+            0 => format!("{signatures} of {needed} signatures are there; the run goes on"),
+            missing => format!("{signatures} of {needed} signatures are there; {missing} more to come"),
+        },
     };
-    super::print(&format!("signed: run {run}, plan {plan}\n{signatures} of {needed} signatures are there; {then}\n"))
+    super::print(&format!("signed: run {run}, plan {plan}\n{asked}\n"))
 }
 
 fn start(Start { plan, first_model, state, json }: Start, acting: &Acting) -> Result<(), Failure> {

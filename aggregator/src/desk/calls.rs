@@ -292,6 +292,18 @@ fn may_start(federation: &Federation, plan: &Plan, coordinator: &PersonId, signa
 /// Numbers the files of models on their way.
 static ARRIVING: AtomicU64 = AtomicU64::new(0);
 
+/// A file on its way, which is gone in the end: it has its name among the blobs by then, or is of no use.
+struct Part {
+    federation: Arc<Federation>,
+    name: String,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.federation.blobs().remove_part(&self.name);
+    }
+}
+
 impl PersonCalls {
     /// Takes a first model's file in and stores it, if it is the plan's.
     async fn take_first_model(&self, plan: &Plan, arriving: &mut Streaming<wire::StartRunPart>) -> Result<(), Status> {
@@ -304,16 +316,9 @@ impl PersonCalls {
             ))));
         }
         let name = format!("first-{}", ARRIVING.fetch_add(1, Ordering::Relaxed));
-        let stored = self.spooled(&name, plan, &layout, arriving).await;
-        if stored.is_err() {
-            let blobs = self.federation.blobs().clone();
-            off_the_loop(move || {
-                blobs.remove_part(&name);
-                Ok(())
-            })
-            .await?;
-        }
-        stored
+        // Also if the caller hangs up in the middle: then this future is dropped where it is.
+        let _part = Part { federation: Arc::clone(&self.federation), name: name.clone() };
+        self.spooled(&name, plan, &layout, arriving).await
     }
 
     async fn spooled(

@@ -30,6 +30,8 @@ impl Federation {
         signature: Ed25519,
     ) -> Result<Signatures, Refusal> {
         let mut live = self.live();
+        // What counts is decided by who is enrolled now, and not by who was when the server last looked.
+        self.admit(self.store.members().map_err(refusal)?);
         let found = live.run(run).ok_or_else(|| Refusal::UnknownRun(run.clone()))?;
         let refused = |why: String| Err(Refusal::Refused(why));
         if found.record.plan_digest != plan {
@@ -61,8 +63,6 @@ impl Federation {
     /// Starts a run whose first model is stored, in the name of a coordinator and with that hand under its plan.
     pub fn start_signed(&self, coordinator: &PersonId, plan: &Plan, signature: Ed25519) -> Result<(), Refusal> {
         let (run, digest) = (plan.run(), plan.digest());
-        let counted = plan.draft.signatures == 0;
-        let record = SignatureRecord { counted, ..self.signature(coordinator, digest, signature)? };
         let by = Actor::Person(Person::coordinator(coordinator.clone()));
         let is_there = || match self.blobs.length(plan.first_model) {
             Some(_) => Ok(()),
@@ -70,6 +70,9 @@ impl Federation {
         };
         // Locked, so that no site sees the run before the signature is there.
         let live = self.live();
+        self.admit(self.store.members().map_err(refusal)?);
+        let counted = plan.draft.signatures == 0;
+        let record = SignatureRecord { counted, ..self.signature(coordinator, digest, signature)? };
         self.store.start_run(plan, &by, self.clock.wall(), &mut || is_there()).map_err(refusal)?;
         self.store.sign(run, digest, &record).map_err(refusal)?;
         drop(live);
