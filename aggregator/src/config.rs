@@ -28,6 +28,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Life of certificates, in seconds.
     pub certificate_life_s: u32,
+    /// Signatures of coordinators that a plan must ask for (its own `signatures`) to be started here.
+    pub signatures: u32,
     /// Further host names and addresses in the server's certificate.
     pub names: Vec<String>,
 }
@@ -76,6 +78,7 @@ impl Default for Config {
             keep_updates_of_rounds: 2,
             max_connections: 256,
             certificate_life_s: 30 * 24 * 60 * 60,
+            signatures: 0,
             names: Vec::new(),
         }
     }
@@ -116,6 +119,8 @@ impl Config {
         let life = self.certificate_life_s;
         let range = 5..=366 * 24 * 60 * 60;
         within("certificate_life_s", life.to_string(), range.contains(&life), "5 to 31622400 (366 days)")?;
+        let signatures = self.signatures;
+        within("signatures", signatures.to_string(), signatures <= 16, "0 to 16")?;
         self.names.iter().try_for_each(|name| {
             let bound = "host names and addresses without a port, for example \"aggregator.example.org\"";
             within("names", format!("{name:?}"), authority::is_host(name), bound)
@@ -156,7 +161,7 @@ mod tests {
     #[test]
     fn the_example_states_every_key_with_its_default() {
         let table: toml::Table = EXAMPLE.parse().unwrap();
-        assert_eq!(table.len(), 6, "every key is shown");
+        assert_eq!(table.len(), 7, "every key is shown");
         assert_eq!(toml::from_str::<Config>(EXAMPLE).unwrap(), Config::default());
         assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
     }
@@ -176,6 +181,7 @@ mod tests {
             ("max_connections = 9000000000000000000", "max_connections is 9000000000000000000"),
             ("max_spool_bytes = 0", "max_spool_bytes is 0"),
             ("certificate_life_s = 1", "certificate_life_s is 1, but must be 5 to"),
+            ("signatures = 17", "signatures is 17, but must be 0 to 16"),
             ("names = [\"ok.example.org\", \"aggregator:4433\"]", "names is \"aggregator:4433\""),
             ("names = [\"\"]", "without a port"),
         ] {

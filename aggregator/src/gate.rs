@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use certs::CertsError;
 use certs::authority::Authority;
-use certs::identity::{Peer, Role};
+use certs::identity::Peer;
 use certs::message::callers::Callers;
 use certs::message::headers::{self, Head};
 use certs::message::opened::Opened;
@@ -113,10 +113,7 @@ impl Rules {
         let (peer, admitted) = (peer.clone(), self.admitted.clone());
         let expired = sleep(life_left(peer.expires_at_s, wall()));
         Box::pin(async move {
-            let gone = match &peer.identity.role {
-                Role::Site(site) => Refusal::Revoked(site.clone()),
-                _ => Refusal::Unidentified,
-            };
+            let gone = peer.identity.role.holder().map_or(Refusal::Unidentified, |holder| Refusal::revoked(&holder));
             tokio::select! {
                 () = shut_out(peer, admitted) => gone,
                 () = expired => Refusal::Certificate("it has expired".to_owned()),

@@ -17,7 +17,7 @@ use std::time::Duration;
 use certs::acceptor::Connection;
 use certs::identity::{Peer, PeerIdentity, Role};
 use certs::quota::{Held, Quota};
-use common::{Refusal, SiteId};
+use common::{Person, Refusal, SiteId};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Sleep, sleep};
@@ -49,8 +49,17 @@ pub fn caller<T>(request: &Request<T>) -> Result<Caller, Refusal> {
     let peer = request.extensions().get::<Option<Peer>>().and_then(Option::as_ref);
     match peer.map(|peer| (&peer.identity.role, &peer.serial)) {
         Some((Role::Site(site), serial)) => Ok(Caller { site: site.clone(), serial: serial.clone() }),
-        // The aggregator's own certificate is for serving.
-        Some((Role::Aggregator, _)) | None => Err(Refusal::Unidentified),
+        // The aggregator's own certificate is for serving, a person's for other calls.
+        Some((Role::Aggregator | Role::Person(_), _)) | None => Err(Refusal::Unidentified),
+    }
+}
+
+/// The person that makes a call, and the certificate's serial number.
+pub fn person<T>(request: &Request<T>) -> Result<(Person, String), Refusal> {
+    let peer = request.extensions().get::<Option<Peer>>().and_then(Option::as_ref);
+    match peer.map(|peer| (&peer.identity.role, &peer.serial)) {
+        Some((Role::Person(person), serial)) => Ok((person.clone(), serial.clone())),
+        _ => Err(Refusal::Unidentified),
     }
 }
 
@@ -116,16 +125,17 @@ pub(crate) fn life_left(expires_at_s: i64, now: Stamp) -> Duration {
 type Until = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Completes when the certificate of this peer, which counted, counts no more. One that never counted is heard, and told so by
-/// every call: its site learns why.
+/// every call: its holder learns why.
 pub(crate) async fn shut_out(peer: Peer, mut admitted: watch::Receiver<Admitted>) {
-    let Peer { identity: PeerIdentity { role: Role::Site(site), .. }, serial, .. } = peer else {
+    let Peer { identity, serial, .. } = peer;
+    let Some(holder) = identity.role.holder() else {
         return std::future::pending().await;
     };
     let mut counted = false;
     loop {
-        let counts = admitted.borrow_and_update().stands(&site, &serial).is_some();
+        let counts = admitted.borrow_and_update().stands(&holder, &serial).is_some();
         if counted && !counts {
-            tracing::warn!(%site, "a connection is cut: its certificate counts no more");
+            tracing::warn!(%holder, "a connection is cut: its certificate counts no more");
             return;
         }
         counted |= counts;

@@ -3,14 +3,59 @@
 
 use std::collections::BTreeMap;
 
+use certs::signing::SigningKey;
 use common::ledger::Head;
-use common::signed::{Attestation, VerifyingKey};
-use common::{Decline, Digest, RoundNumber, RunId, SiteId};
-use serde::Serialize;
+use common::signed::{Attestation, Ed25519, VerifyingKey, ledger_statement};
+use common::{Decline, Digest, Holder, Person, PersonId, RoundNumber, RunId, SiteId};
+use serde::{Serialize, Serializer};
 
 use crate::round::{LeftOut, Outcome, Word};
 use crate::run::{Attempt, RunAction};
 use crate::store::Details;
+
+/// Who did something that people do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// Whoever may write to the state folder.
+    StateFolder,
+    /// A person, by certificate.
+    Person(Person),
+}
+
+impl std::fmt::Display for Actor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::StateFolder => f.write_str("the state folder"),
+            Self::Person(person) => person.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Actor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Whom an event of a membership is about: `"site": "aalst"`, or `"person": "coordinator/alice"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject<'a> {
+    /// A site.
+    Site(&'a SiteId),
+    /// A person.
+    Person(&'a Person),
+}
+
+impl<'a> Subject<'a> {
+    /// A holder, as an event's subject.
+    pub fn of(holder: &'a Holder) -> Self {
+        match holder {
+            Holder::Site(site) => Self::Site(site),
+            Holder::Person(person) => Self::Person(person),
+        }
+    }
+}
 
 /// One event. Names, digests and numbers: nothing that a site did not agree to send.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -19,30 +64,58 @@ pub enum Event<'a> {
     /// An invitation was made.
     Invited {
         /// For whom.
-        site: &'a SiteId,
+        #[serde(flatten)]
+        who: Subject<'a>,
         /// Until when, in milliseconds since 1970.
         expires_at_ms: u64,
+        /// Who made it.
+        by: &'a Actor,
     },
     /// An invitation was used.
     Enrolled {
         /// By whom.
-        site: &'a SiteId,
+        #[serde(flatten)]
+        who: Subject<'a>,
         /// The certificate that was issued.
         serial: &'a str,
-        /// What the site signs with.
+        /// What the holder signs with.
         signing_key: Option<VerifyingKey>,
     },
-    /// A newer certificate was issued to a site.
+    /// A newer certificate was issued to a site or a person.
     Renewed {
         /// To whom.
-        site: &'a SiteId,
+        #[serde(flatten)]
+        who: Subject<'a>,
         /// The certificate.
         serial: &'a str,
     },
-    /// A site's certificate was revoked.
+    /// A certificate was revoked.
     Revoked {
         /// Whose.
-        site: &'a SiteId,
+        #[serde(flatten)]
+        who: Subject<'a>,
+        /// Who did so.
+        by: &'a Actor,
+    },
+    /// A coordinator put its hand under a plan.
+    PlanSigned {
+        /// The run.
+        run: &'a RunId,
+        /// Its plan.
+        plan: Digest,
+        /// Who.
+        by: &'a Actor,
+        /// With which key.
+        signing_key: VerifyingKey,
+        /// The signature, which is evidence.
+        signature: Ed25519,
+    },
+    /// Enough coordinators have signed: a run's rounds begin.
+    RunReleased {
+        /// The run.
+        run: &'a RunId,
+        /// Whose signatures counted.
+        signed_by: &'a [PersonId],
     },
     /// A run was started.
     RunStarted {
@@ -52,8 +125,10 @@ pub enum Event<'a> {
         plan: Digest,
         /// The model it starts from.
         first_model: Digest,
+        /// Who started it.
+        by: &'a Actor,
     },
-    /// The coordinator asked something of a run.
+    /// Somebody asked something of a run.
     Asked {
         /// The run.
         run: &'a RunId,
@@ -61,6 +136,8 @@ pub enum Event<'a> {
         paused: bool,
         /// That it ends, and why.
         abort: Option<&'a str>,
+        /// Who asked.
+        by: &'a Actor,
     },
     /// A try at a round began.
     RoundBegan {
@@ -218,6 +295,7 @@ impl<'a> Event<'a> {
                     (Word::Reported(_) | Word::Lost, _) => return None,
                 }
             }
+            RunAction::Release { by } => Self::RunReleased { run, signed_by: by },
             RunAction::Begin(Attempt { round, attempt, base }) => {
                 Self::RoundBegan { run, round: *round, attempt: *attempt, base: *base }
             }
@@ -256,5 +334,13 @@ pub struct Colophon {
     /// The aggregator's key.
     pub key: VerifyingKey,
     /// Over [`common::signed::ledger_statement`].
-    pub signature: common::signed::Ed25519,
+    pub signature: Ed25519,
+}
+
+impl Colophon {
+    /// The end of a ledger in this hand.
+    pub fn signed(federation: &common::FederationName, head: Head, key: &SigningKey) -> Self {
+        let signature = key.sign(&ledger_statement(federation, head));
+        Self { federation: federation.clone(), head, key: key.verifying(), signature }
+    }
 }

@@ -2,12 +2,14 @@
 //! knows no clock, no disk and no network.
 //!
 //! ```text
+//!   Awaiting ── enough coordinators have signed the plan ──▶ Open
+//!
 //!   Open ── round closed ──▶ Merging ── merged ──▶ Open (next round) … ──▶ Finished
 //!    │ ▲                                                    (after the last)
 //!    │ └── abandoned, attempts left: same round, same model; reports already stored still count
 //!    └──── abandoned, none left ──▶ Failed
 //!
-//!   Open, Merging ── the coordinator aborts ──▶ Failed
+//!   Awaiting, Open, Merging ── the coordinator aborts ──▶ Failed
 //!   Merging ── an update turns out damaged ──▶ Merging without it; abandoned if that is below the quorum
 //! ```
 //!
@@ -15,7 +17,7 @@
 //! are carried into the next attempt, and so is that an update is lost; a run whose quorum cannot come has as many deadlines as
 //! attempts.
 
-use common::{Digest, Plan, Refusal, RoundNumber, SiteId};
+use common::{Digest, PersonId, Plan, Refusal, RoundNumber, SiteId};
 
 use crate::round::{self, Event, Heard, LeftOut, Outcome, Roll, Round, RoundRules, Word};
 
@@ -57,6 +59,11 @@ pub struct Attempt {
 /// A run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Run {
+    /// The plan needs signatures that are not there yet. No round is open.
+    Awaiting {
+        /// The model before any training.
+        first_model: Digest,
+    },
     /// A round is open.
     Open(Attempt, Round),
     /// The reports of a round are frozen and being merged.
@@ -78,6 +85,11 @@ pub enum Run {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunEvent {
+    /// Enough coordinators have signed the plan.
+    Signed {
+        /// Who.
+        by: Vec<PersonId>,
+    },
     /// A site said something about a round.
     Heard(Heard),
     /// The deadline of the open round has passed.
@@ -102,6 +114,11 @@ pub enum RunEvent {
 /// What is to be done, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RunAction {
+    /// The signatures that the plan needs are there.
+    Release {
+        /// Whose.
+        by: Vec<PersonId>,
+    },
     /// Write down a site's word about a round.
     Record(Heard),
     /// Let the deadline run from now.
@@ -131,6 +148,12 @@ pub enum RunAction {
 }
 
 impl Run {
+    /// The run of a plan: it begins at once, unless the plan needs signatures.
+    pub fn of(plan: &Plan) -> (Self, Vec<RunAction>) {
+        let first_model = plan.first_model;
+        if plan.draft.signatures == 0 { Self::begin(first_model) } else { (Self::Awaiting { first_model }, Vec::new()) }
+    }
+
     /// A run that begins with round 1.
     pub fn begin(first_model: Digest) -> (Self, Vec<RunAction>) {
         let attempt = Attempt { round: RoundNumber(1), attempt: 1, base: first_model };
@@ -161,6 +184,14 @@ impl Run {
                 aborted(attempt, outcome, because)
             }
             (Self::Merging(attempt, outcome), RunEvent::Aborted { because }) => aborted(attempt, outcome, because),
+            (Self::Awaiting { first_model }, RunEvent::Signed { by }) => {
+                let (begun, mut actions) = Self::begin(first_model);
+                actions.insert(0, RunAction::Release { by });
+                (begun, actions)
+            }
+            (Self::Awaiting { first_model: model }, RunEvent::Aborted { because }) => {
+                (Self::Failed { because: because.clone(), model }, vec![RunAction::Fail { because }])
+            }
             (closed, RunEvent::Heard(heard)) => {
                 let refusal = match rules.round.cohort.contains(&heard.site) {
                     true => Refusal::RoundNotOpen { asked: heard.round, open: RoundNumber(0) },
@@ -169,9 +200,14 @@ impl Run {
                 (closed, vec![RunAction::Refuse(refusal)])
             }
             // A deadline that fires while the round is being merged, a merge told twice, a run that is over.
-            (run, RunEvent::TimeUp | RunEvent::Merged { .. } | RunEvent::Damaged { .. } | RunEvent::Aborted { .. }) => {
-                (run, Vec::new())
-            }
+            (
+                run,
+                RunEvent::Signed { .. }
+                | RunEvent::TimeUp
+                | RunEvent::Merged { .. }
+                | RunEvent::Damaged { .. }
+                | RunEvent::Aborted { .. },
+            ) => (run, Vec::new()),
         }
     }
 
@@ -179,7 +215,7 @@ impl Run {
     pub fn attempt(&self) -> Option<Attempt> {
         match self {
             Self::Open(attempt, _) | Self::Merging(attempt, _) => Some(*attempt),
-            Self::Finished { .. } | Self::Failed { .. } => None,
+            Self::Awaiting { .. } | Self::Finished { .. } | Self::Failed { .. } => None,
         }
     }
 
@@ -192,7 +228,7 @@ impl Run {
     pub fn model(&self) -> Digest {
         match self {
             Self::Open(attempt, _) | Self::Merging(attempt, _) => attempt.base,
-            Self::Finished { model } | Self::Failed { model, .. } => *model,
+            Self::Awaiting { first_model: model } | Self::Finished { model } | Self::Failed { model, .. } => *model,
         }
     }
 }

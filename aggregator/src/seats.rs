@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use certs::identity::{Peer, Role};
+use certs::identity::Peer;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -152,11 +152,8 @@ impl Unnamed {
 }
 
 fn stands(peer: &Peer, admitted: &Admitted) -> bool {
-    match &peer.identity.role {
-        Role::Site(site) => admitted.stands(site, &peer.serial).is_some(),
-        // Whose certificates are not in the list of sites are held to it nowhere.
-        _ => true,
-    }
+    // Whose certificates are not in the list of members are held to it nowhere.
+    peer.identity.role.holder().is_none_or(|holder| admitted.stands(&holder, &peer.serial).is_some())
 }
 
 /// Completes when a connection without a certificate is to end: it gives way, or its sites' certificates count no more.
@@ -185,26 +182,27 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use certs::identity::PeerIdentity;
-    use common::Digest;
+    use certs::identity::{PeerIdentity, Role};
+    use common::{Digest, Holder};
 
     use super::*;
-    use crate::store::SiteRecord;
+    use crate::store::MemberRecord;
 
     fn peer(site: &str) -> Peer {
         let identity = PeerIdentity { federation: "cmr".parse().unwrap(), role: Role::Site(site.parse().unwrap()) };
         Peer { identity, serial: "01".to_owned(), expires_at_s: 1_000 }
     }
 
-    fn record(site: &str) -> SiteRecord {
-        SiteRecord {
-            site: site.parse().unwrap(),
+    fn record(site: &str) -> MemberRecord {
+        MemberRecord {
+            holder: Holder::Site(site.parse().unwrap()),
             serial: "01".to_owned(),
             expires_at: Stamp(1_000_000),
             renewal: None,
             enrolled_at: Stamp(0),
             revoked: false,
             signing_key: None,
+            signing_certificate: None,
             anchors: Digest::of(b"ca"),
         }
     }

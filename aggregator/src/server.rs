@@ -21,7 +21,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::federation::{Applicant, Blob, Federation, UploadState};
+use crate::federation::{Applicant, Blob, Federation, Handout, UploadState};
 use crate::identity::{self, Caller};
 use crate::store::UpdateKey;
 
@@ -88,9 +88,9 @@ impl EnrolmentCalls {
 impl Enrolment for EnrolmentCalls {
     async fn enrol(&self, request: Request<wire::EnrolRequest>) -> Result<Response<wire::EnrolReply>, Status> {
         const MESSAGE: &str = "EnrolRequest";
-        let wire::EnrolRequest { site, csr_pem, signing_key, signing_proof, invitation_key, invitation_proof } =
+        let wire::EnrolRequest { site, csr_pem, signing_key, signing_proof, person, invitation_key, invitation_proof } =
             request.into_inner();
-        let site = convert::site(MESSAGE, &site).map_err(unclear)?;
+        let holder = convert::enrolling(&site, &person).map_err(unclear)?;
         let signing_key = convert::verifying_key(MESSAGE, &signing_key).map_err(unclear)?;
         let proof = Ed25519(convert::bytes(MESSAGE, "signing_proof", &signing_proof).map_err(unclear)?);
         let invitation =
@@ -100,11 +100,16 @@ impl Enrolment for EnrolmentCalls {
         let (federation, authority) = (Arc::clone(&self.federation), Arc::clone(&self.authority));
         off_the_loop(move || {
             let applicant = Applicant { invitation, invited, csr_pem: &csr_pem, signing_key, proof };
-            let certificate_pem = federation.enrol(&authority, &site, &applicant)?;
-            let authority_pem = authority.anchors_pem();
-            let mut reply = wire::EnrolReply { certificate_pem, authority_pem, ..wire::EnrolReply::default() };
+            let issued = federation.enrol(&authority, &holder, &applicant)?;
+            let mut reply = wire::EnrolReply {
+                certificate_pem: issued.certificate_pem,
+                authority_pem: authority.anchors_pem(),
+                signing_certificate_pem: issued.signing_certificate.unwrap_or_default(),
+                ..wire::EnrolReply::default()
+            };
             if let Some(key) = aggregators_key {
-                let proof = federation.vouch(&authority, &site, (&reply.certificate_pem, &reply.authority_pem), key)?;
+                let proof =
+                    federation.vouch(&authority, &holder, (&reply.certificate_pem, &reply.authority_pem), key)?;
                 reply.signing_key = Bytes::copy_from_slice(&key.0);
                 reply.authority_proof = Bytes::copy_from_slice(&proof);
             }
@@ -131,8 +136,9 @@ impl Wire for SiteCalls {
     async fn get_plan(&self, request: Request<wire::GetPlanRequest>) -> Result<Response<wire::GetPlanReply>, Status> {
         let caller = self.caller(&request)?;
         let plan = convert::digest("GetPlanRequest", "plan", &request.get_ref().plan).map_err(unclear)?;
-        let canonical = self.ask(move |federation| federation.plan(&caller, plan)).await?;
-        Ok(Response::new(wire::GetPlanReply { canonical: canonical.into() }))
+        let Handout { canonical, signatures } = self.ask(move |federation| federation.plan(&caller, plan)).await?;
+        let signatures = signatures.into_iter().map(wire::PlanSignature::from).collect();
+        Ok(Response::new(wire::GetPlanReply { canonical: canonical.into(), signatures }))
     }
 
     type DownloadStream = Pin<Box<dyn Stream<Item = Result<wire::Chunk, Status>> + Send>>;
@@ -192,8 +198,8 @@ impl Wire for SiteCalls {
         let site = self.caller(&request)?;
         let Caller { serial, .. } = identity::caller(&request).map_err(refused)?;
         let (authority, csr_pem) = (Arc::clone(&self.authority), request.into_inner().csr_pem);
-        let certificate_pem =
-            self.ask(move |federation| federation.renew(&authority, &site, &serial, &csr_pem)).await?;
+        let issued = self.ask(move |federation| federation.renew(&authority, &site.into(), &serial, &csr_pem)).await?;
+        let certificate_pem = issued.certificate_pem;
         let authority_pem = self.authority.anchors_pem();
         Ok(Response::new(wire::RenewReply { certificate_pem, authority_pem }))
     }
@@ -274,7 +280,7 @@ fn unreadable(error: &io::Error) -> Refusal {
     Refusal::Unavailable
 }
 
-async fn off_the_loop<T: Send + 'static>(
+pub(crate) async fn off_the_loop<T: Send + 'static>(
     question: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Status> {
     match spawn_blocking(question).await {
@@ -286,12 +292,12 @@ async fn off_the_loop<T: Send + 'static>(
     }
 }
 
-fn refused(refusal: Refusal) -> Status {
+pub(crate) fn refused(refusal: Refusal) -> Status {
     tracing::debug!(code = refusal.code(), %refusal, "refused");
     status(&refusal)
 }
 
-fn unclear(error: proto::Malformed) -> Status {
+pub(crate) fn unclear(error: proto::Malformed) -> Status {
     refused(malformed(error))
 }
 

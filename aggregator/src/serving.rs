@@ -11,6 +11,7 @@ use std::time::Duration;
 use certs::CertsError;
 use certs::authority::Authority;
 use proto::MESSAGE_BYTES;
+use proto::wire::coordination_server::CoordinationServer;
 use proto::wire::enrolment_server::EnrolmentServer;
 use proto::wire::federation_server::FederationServer;
 use tokio::sync::{Notify, oneshot};
@@ -22,10 +23,12 @@ use tonic::transport::Server;
 
 use crate::authority;
 use crate::clock::wall;
+use crate::desk::calls::PersonCalls;
 use crate::driver;
 use crate::federation::Federation;
 use crate::gate::{Gate, Remembered};
 use crate::identity::Places;
+use crate::permitting::PermittingLayer;
 use crate::server::{self, EnrolmentCalls, SiteCalls};
 
 /// What is served, and where.
@@ -200,6 +203,7 @@ impl Serving {
         });
         let calls = SiteCalls::new(Arc::clone(&self.federation), Arc::clone(authority));
         let enrolment = EnrolmentCalls::new(Arc::clone(&self.federation), Arc::clone(authority));
+        let persons = PersonCalls::new(Arc::clone(&self.federation), Arc::clone(authority), &self.names);
         let server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -208,12 +212,14 @@ impl Serving {
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
             .layer(gate)
+            .layer(PermittingLayer)
             .add_service(InterceptedService::new(
                 FederationServer::new(calls)
                     .max_decoding_message_size(MESSAGE_BYTES)
                     .max_encoding_message_size(MESSAGE_BYTES),
                 server::identified,
             ))
+            .add_service(CoordinationServer::new(persons).max_decoding_message_size(MESSAGE_BYTES))
             .add_service(EnrolmentServer::new(enrolment).max_decoding_message_size(ENROLMENT_BYTES));
         let until = async move {
             // Ends when its sender is dropped.

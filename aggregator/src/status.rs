@@ -9,16 +9,21 @@ use std::time::Duration;
 use common::score::{self, Scores};
 use common::share::Share;
 use common::task::{Direction, Metric};
-use common::{Decline, Digest, FederationName, Meters, Phase, Plan, RoundNumber, RunId, Score, SiteId, TaskName};
+use common::{
+    Decline, Digest, FederationName, Meters, Person, PersonId, Phase, Plan, RoundNumber, RunId, Score, SiteId, TaskName,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::aggregation::Merged;
 use crate::alarms::{self, Alarm, Measured};
 use crate::clock::Stamp;
+use crate::federation::Admitted;
 use crate::forecast;
 use crate::round::{Outcome, Word};
+use crate::signatures;
 use crate::store::{
-    ProgressRecord, RoundRecord, RoundState, RunRecord, RunState, ScoresRecord, Store, StoreError, UpdateRecord,
+    MemberRecord, ProgressRecord, RoundRecord, RoundState, RunRecord, RunState, ScoresRecord, SignatureRecord, Store,
+    StoreError, UpdateRecord,
 };
 
 /// The federation.
@@ -30,6 +35,9 @@ pub struct Status {
     pub address: String,
     /// Who is enrolled.
     pub sites: Vec<EnrolledSite>,
+    /// Persons who are enrolled, each in an office.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub persons: Vec<EnrolledPerson>,
     /// Runs in the order of their start.
     pub runs: Vec<RunStatus>,
     /// Why further runs cannot be read.
@@ -50,6 +58,30 @@ pub struct EnrolledSite {
     pub last_word_ms: Option<u64>,
 }
 
+/// An enrolled person.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EnrolledPerson {
+    /// The person, with the office.
+    pub person: Person,
+    /// Serial number of the certificate.
+    pub serial: String,
+    /// Whether that was revoked.
+    pub revoked: bool,
+    /// When it expires: milliseconds since 1970, UTC.
+    pub expires_at: Stamp,
+}
+
+/// A coordinator's hand under a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SignedBy {
+    /// Whose.
+    pub coordinator: PersonId,
+    /// When: milliseconds since 1970, UTC.
+    pub signed_at: Stamp,
+    /// Whether it counts: a revoked coordinator's does not, in a run that has not begun.
+    pub counts: bool,
+}
+
 /// A run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunStatus {
@@ -57,8 +89,14 @@ pub struct RunStatus {
     pub run: RunId,
     /// The plan's digest.
     pub plan: Digest,
-    /// `running`, `finished` or `failed`.
+    /// `awaiting-signatures`, `running`, `finished` or `failed`.
     pub state: RunPhase,
+    /// Signatures of coordinators that the plan needs.
+    #[serde(default)]
+    pub signatures_needed: u32,
+    /// Whose are there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signed_by: Vec<SignedBy>,
     /// Whether its rounds stand still, as the coordinator asked.
     #[serde(default)]
     pub paused: bool,
@@ -119,6 +157,8 @@ pub struct ModelScores {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunPhase {
+    /// Coordinators must sign its plan first.
+    AwaitingSignatures,
     /// Its rounds go on.
     Running,
     /// All rounds are done.
@@ -252,35 +292,74 @@ pub struct LeftOutSite {
     pub reason: String,
 }
 
+impl Status {
+    /// What the administrator of one site may see: that site, the runs that invite it, and its own part in them. What is told of
+    /// several sites together is left out, because with two of them it would tell of the other.
+    pub fn seen_by_site(mut self, site: &SiteId) -> Self {
+        self.sites.retain(|enrolled| enrolled.site == *site);
+        self.persons.clear();
+        self.damaged_runs.clear();
+        self.runs.retain(|run| run.sites.contains_key(site));
+        for run in &mut self.runs {
+            run.sites.retain(|other, _| other == site);
+            run.scores.iter_mut().for_each(|scores| scores.sites.retain(|other, _| other == site));
+            run.tasks.iter_mut().for_each(|task| task.best = None);
+            if let Some(open) = &mut run.open {
+                open.joined.retain(|other| other == site);
+                open.reported.retain(|other| other == site);
+                open.declined.retain(|other, _| other == site);
+                open.expected_in_ms.retain(|other, _| other == site);
+            }
+            for round in &mut run.rounds {
+                round.sites.retain(|part| part.site == *site);
+                round.left_out.retain(|left_out| left_out.site == *site);
+                (round.meters, round.delta_norm) = (None, None);
+                round.alarms.clear();
+            }
+        }
+        self
+    }
+}
+
 /// The federation as the store has it, `now`.
 pub fn read(store: &dyn Store, now: Stamp) -> Result<Status, StoreError> {
     let federation = store.federation()?;
     let progress = store.progress()?;
     let wishes = store.wishes()?;
+    let members = store.members()?;
+    let admitted = Admitted::of(members.clone());
     let (mut runs, mut damaged_runs) = (Vec::new(), Vec::new());
     for found in store.runs(0)? {
-        match found.and_then(|record| run_status(store, &record, &progress, now)) {
+        match found.and_then(|record| run_status(store, &record, &progress, &admitted, now)) {
             Ok(run) => {
                 let wish = wishes.get(&run.run);
-                let paused = run.state == RunPhase::Running && wish.is_some_and(|wish| wish.paused);
+                let goes_on = matches!(run.state, RunPhase::Running | RunPhase::AwaitingSignatures);
+                let paused = goes_on && wish.is_some_and(|wish| wish.paused);
                 runs.push(RunStatus { paused, ..run });
             }
             Err(error @ StoreError::Damaged(_)) => damaged_runs.push(error.to_string()),
             Err(error) => return Err(error),
         }
     }
-    let sites = store.sites()?.into_iter().map(|record| {
+    let person = |record: &MemberRecord| {
+        let (person, serial) = (record.holder.person()?.clone(), record.serial.clone());
+        Some(EnrolledPerson { person, serial, revoked: record.revoked, expires_at: record.expires_at })
+    };
+    let persons = members.iter().filter_map(person).collect();
+    let sites = members.into_iter().filter_map(MemberRecord::of_site).map(|record| {
         let heard = progress.iter().filter(|said| said.site == record.site).map(|said| said.heard_at).max();
         let last_word_ms = heard.map(|heard| milliseconds(now.since(heard)));
         EnrolledSite { site: record.site, serial: record.serial, revoked: record.revoked, last_word_ms }
     });
-    Ok(Status { federation: federation.name, address: federation.address, sites: sites.collect(), runs, damaged_runs })
+    let (name, sites) = (federation.name, sites.collect());
+    Ok(Status { federation: name, address: federation.address, sites, persons, runs, damaged_runs })
 }
 
 fn run_status(
     store: &dyn Store,
     record: &RunRecord,
     progress: &[ProgressRecord],
+    admitted: &Admitted,
     now: Stamp,
 ) -> Result<RunStatus, StoreError> {
     let RunRecord { plan, state, trouble, .. } = record;
@@ -298,6 +377,7 @@ fn run_status(
     let grace = Duration::from_secs(plan.draft.rounds.grace_s);
     let open = rounds.last().map(|last| open_round(store, run, last, grace, now)).transpose()?.flatten();
     let (state, because) = match state {
+        RunState::Awaiting => (RunPhase::AwaitingSignatures, trouble.clone()),
         RunState::Running => (RunPhase::Running, trouble.clone()),
         RunState::Finished => (RunPhase::Finished, None),
         RunState::Failed { because } => (RunPhase::Failed, Some(because.clone())),
@@ -308,12 +388,21 @@ fn run_status(
         };
         progress.iter().find(of_this_run).map(|said| site_progress(said, now))
     };
+    let signed = store.signatures(run)?;
+    let counting = signatures::counting(&signed, admitted);
+    let signed_by = |record: SignatureRecord| SignedBy {
+        counts: record.counted || counting.contains(&record.coordinator),
+        coordinator: record.coordinator,
+        signed_at: record.signed_at,
+    };
     let (tasks, scores) = cross_site(plan, &rounds, store.scores(run)?);
     let layout = crate::layout::Layout::of(&plan.signature);
     Ok(RunStatus {
         run: run.clone(),
         plan: record.plan_digest,
         state,
+        signatures_needed: plan.draft.signatures,
+        signed_by: signed.into_iter().map(signed_by).collect(),
         paused: false,
         because,
         first_model: plan.first_model,

@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 
-use crate::identity::{Peer, Role};
+use crate::identity::Peer;
 use crate::quota::Quota;
 
 /// Longest a handshake may take.
@@ -166,8 +166,8 @@ pub(crate) fn caller(leaf: &[u8], federation: &FederationName) -> Result<Peer, S
     if peer.identity.federation != *federation {
         return Err("the peer's certificate is of another federation".to_owned());
     }
-    if !matches!(peer.identity.role, Role::Site(_)) {
-        return Err("the peer's certificate is not a site's: it may not call".to_owned());
+    if peer.identity.role.holder().is_none() {
+        return Err("the peer's certificate is not a site's or a person's: it may not call".to_owned());
     }
     Ok(peer)
 }

@@ -1,16 +1,18 @@
 //! The federation's own certificate authority. It signs public keys; what a request wishes for is ignored.
 //!
-//! A site's leaf may call and never serve, the aggregator's may serve and never call, and neither may sign. The CA sets
-//! names, serial, validity and purposes itself.
+//! A site's leaf and a person's may call and never serve, the aggregator's may serve and never call, and none may sign. A
+//! coordinator's signing key has a certificate of its own, which is good for signatures under documents (RFC 9336) and opens no
+//! connection. The CA sets names, serial, validity and purposes itself.
 
 use std::path::Path;
 use std::time::Duration;
 
-use common::{Digest, FederationName, SiteId};
+use common::signed::VerifyingKey;
+use common::{Digest, FederationName, Holder, Person, PersonId, SiteId};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
-    date_time_ymd,
+    SubjectPublicKeyInfo, date_time_ymd,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -18,6 +20,7 @@ use rustls::pki_types::pem::PemObject;
 use crate::identity::{PeerIdentity, Role, hexadecimal};
 use crate::keys::Key;
 use crate::message::{Hand, SIGNATURE_BYTES};
+use crate::signer::{DOCUMENT_SIGNING, SIGNING_S};
 use crate::{CertsError, files};
 
 const DAY: i64 = 24 * 60 * 60;
@@ -126,11 +129,28 @@ impl Authority {
 
     /// A site's leaf, for the public key of its request.
     pub fn issue_site(&self, csr_pem: &str, site: &SiteId, now_s: i64) -> Result<Issued, CertsError> {
+        self.issue_holder(csr_pem, &Holder::Site(site.clone()), now_s)
+    }
+
+    /// The leaf of a site or a person, for the public key of its request.
+    pub fn issue_holder(&self, csr_pem: &str, holder: &Holder, now_s: i64) -> Result<Issued, CertsError> {
         if let Some(next) = &self.next {
-            return next.issue_site(csr_pem, site, now_s);
+            return next.issue_holder(csr_pem, holder, now_s);
         }
-        let identity = PeerIdentity { federation: self.federation.clone(), role: Role::Site(site.clone()) };
+        let identity = PeerIdentity { federation: self.federation.clone(), role: holder.clone().into() };
         self.issue(csr_pem, &identity, &[], ExtendedKeyUsagePurpose::ClientAuth, now_s)
+    }
+
+    /// The certificate of a coordinator's signing key. Whoever asks has shown that it holds that key.
+    pub fn issue_signer(&self, coordinator: &PersonId, key: VerifyingKey, now_s: i64) -> Result<Issued, CertsError> {
+        if let Some(next) = &self.next {
+            return next.issue_signer(coordinator, key, now_s);
+        }
+        let role = Role::Person(Person::coordinator(coordinator.clone()));
+        let identity = PeerIdentity { federation: self.federation.clone(), role };
+        let public = SubjectPublicKeyInfo::from_der(&[&ED25519_KEY[..], &key.0].concat())?;
+        let purpose = ExtendedKeyUsagePurpose::Other(DOCUMENT_SIGNING.to_vec());
+        self.certify(&public, &identity, &[], purpose, (now_s, SIGNING_S))
     }
 
     /// The aggregator's leaf, for the host names and addresses it is reached at.
@@ -147,7 +167,17 @@ impl Authority {
         purpose: ExtendedKeyUsagePurpose,
         now_s: i64,
     ) -> Result<Issued, CertsError> {
-        let request = request(csr_pem)?;
+        self.certify(&request(csr_pem)?.public_key, identity, hosts, purpose, (now_s, self.leaf_s))
+    }
+
+    fn certify(
+        &self,
+        key: &impl PublicKeyData,
+        identity: &PeerIdentity,
+        hosts: &[String],
+        purpose: ExtendedKeyUsagePurpose,
+        (now_s, life_s): (i64, i64),
+    ) -> Result<Issued, CertsError> {
         // The serial is drawn from a fresh key's public point: 16 bytes from the system's random source.
         let drawn = Digest::of(KeyPair::generate()?.public_key_raw());
         let serial = SerialNumber::from_slice(&[&[0x40 | (drawn.0[0] & 0x3f)], &drawn.0[1..16]].concat());
@@ -164,15 +194,18 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![purpose];
         params.not_before = date_time_ymd(1970, 1, 1) + since_1970(now_s - CLOCK_SKEW_S);
-        let expires_at_s = now_s + self.leaf_s;
+        let expires_at_s = now_s + life_s;
         params.not_after = date_time_ymd(1970, 1, 1) + since_1970(expires_at_s);
         params.serial_number = Some(serial.clone());
         params.use_authority_key_identifier_extension = true;
         let issuer = Issuer::from_ca_cert_pem(&self.certificate_pem, self.key.pair())?;
-        let certificate = params.signed_by(&request.public_key, &issuer)?;
+        let certificate = params.signed_by(key, &issuer)?;
         Ok(Issued { certificate_pem: certificate.pem(), serial: hexadecimal(&serial.to_bytes()), expires_at_s })
     }
 }
+
+/// What stands before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
+const ED25519_KEY: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// A signing request. Parsing checks the request's own signature: the sender holds the key.
 fn request(csr_pem: &str) -> Result<CertificateSigningRequestParams, CertsError> {

@@ -2,7 +2,7 @@
 //! any instant leaves a pair that belongs together.
 //!
 //! ```text
-//! site.key  site.crt                 what is used
+//! site.key  site.crt                 what is used; of a person person.key and person.crt
 //! next.key                           made for a renewal, and for its repetition if the answer is lost
 //! next.key  next.crt                 the answer is here: next.key becomes site.key, then next.crt site.crt
 //!           next.crt                 a crash between the two: the second is made up for
@@ -14,37 +14,45 @@ use crate::identity::Validity;
 use crate::keys::Key;
 use crate::{CertsError, files};
 
-/// The folder of a site's key and certificate.
+/// The folder of a holder's key and certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials(PathBuf);
+pub struct Credentials {
+    folder: PathBuf,
+    whose: &'static str,
+}
 
 impl Credentials {
-    /// Those in `folder`. Nothing is read yet.
+    /// A site's in `folder`. Nothing is read yet.
     pub fn at(folder: impl Into<PathBuf>) -> Self {
-        Self(folder.into())
+        Self { folder: folder.into(), whose: "site" }
+    }
+
+    /// A person's in `folder`.
+    pub fn of_person(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), whose: "person" }
     }
 
     /// The key.
     pub fn key_path(&self) -> PathBuf {
-        self.0.join("site.key")
+        self.folder.join(format!("{}.key", self.whose))
     }
 
     /// The certificate.
     pub fn certificate_path(&self) -> PathBuf {
-        self.0.join("site.crt")
+        self.folder.join(format!("{}.crt", self.whose))
     }
 
     /// The CA's certificate, or several while one takes the place of another.
     pub fn authority_path(&self) -> PathBuf {
-        self.0.join("authority.crt")
+        self.folder.join("authority.crt")
     }
 
     fn next_key(&self) -> PathBuf {
-        self.0.join("next.key")
+        self.folder.join("next.key")
     }
 
     fn next_certificate(&self) -> PathBuf {
-        self.0.join("next.crt")
+        self.folder.join("next.crt")
     }
 
     /// The key and the certificate that are used, after a replacement that a crash interrupted is made up for.
@@ -86,7 +94,7 @@ impl Credentials {
 
     /// The folder.
     pub fn folder(&self) -> &Path {
-        &self.0
+        &self.folder
     }
 }
 

@@ -1,7 +1,8 @@
-//! Who a certificate says its holder is: exactly one URI SAN, `spiffe://<federation>/site/<id>` or
+//! Who a certificate says its holder is: exactly one URI SAN, `spiffe://<federation>/site/<id>`, of a person
+//! `spiffe://<federation>/coordinator/<name>`, `.../administrator/<site>/<name>` or `.../observer/<name>`, or
 //! `spiffe://<federation>/aggregator`.
 
-use common::{FederationName, SiteId};
+use common::{FederationName, Holder, Person, SiteId};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate};
@@ -14,8 +15,30 @@ use crate::authority::CLOCK_SKEW_S;
 pub enum Role {
     /// A hospital's agent: may call, may not serve.
     Site(SiteId),
+    /// A person in an office: may call what that office is for, may not serve.
+    Person(Person),
     /// The aggregator: may serve, may not call.
     Aggregator,
+}
+
+impl Role {
+    /// Who calls, if this role may call at all.
+    pub fn holder(&self) -> Option<Holder> {
+        match self {
+            Self::Site(site) => Some(Holder::Site(site.clone())),
+            Self::Person(person) => Some(Holder::Person(person.clone())),
+            Self::Aggregator => None,
+        }
+    }
+}
+
+impl From<Holder> for Role {
+    fn from(holder: Holder) -> Self {
+        match holder {
+            Holder::Site(site) => Self::Site(site),
+            Holder::Person(person) => Self::Person(person),
+        }
+    }
 }
 
 /// A holder's identity.
@@ -82,6 +105,7 @@ impl PeerIdentity {
     pub fn uri(&self) -> String {
         match &self.role {
             Role::Site(site) => format!("spiffe://{}/site/{site}", self.federation),
+            Role::Person(person) => format!("spiffe://{}/{person}", self.federation),
             Role::Aggregator => format!("spiffe://{}/aggregator", self.federation),
         }
     }
@@ -91,7 +115,7 @@ impl PeerIdentity {
         let role = match path.split_once('/') {
             Some(("site", site)) => Role::Site(site.parse().ok()?),
             None if path == "aggregator" => Role::Aggregator,
-            _ => return None,
+            _ => Role::Person(path.parse().ok()?),
         };
         Some(Self { federation: federation.parse().ok()?, role })
     }
@@ -138,6 +162,12 @@ mod tests {
     #[test]
     fn an_identity_reads_back_from_its_uri_and_nothing_else_does() {
         let site = PeerIdentity { federation: "cmr".parse().unwrap(), role: Role::Site("aalst".parse().unwrap()) };
+        for person in ["coordinator/alice", "administrator/aalst/carol", "observer/eve"] {
+            let role = Role::Person(person.parse().unwrap());
+            let identity = PeerIdentity { federation: "cmr".parse().unwrap(), role };
+            assert_eq!(identity.uri(), format!("spiffe://cmr/{person}"));
+            assert_eq!(PeerIdentity::from_uri(&identity.uri()), Some(identity));
+        }
         let aggregator = PeerIdentity { federation: "cmr".parse().unwrap(), role: Role::Aggregator };
         assert_eq!(PeerIdentity::from_uri(&site.uri()), Some(site));
         assert_eq!(PeerIdentity::from_uri(&aggregator.uri()), Some(aggregator));
@@ -147,6 +177,10 @@ mod tests {
             "spiffe://cmr/site/a/b",
             "spiffe://cmr/root",
             "spiffe:///site/a",
+            "spiffe://cmr/coordinator",
+            "spiffe://cmr/coordinator/alice/x",
+            "spiffe://cmr/administrator/carol",
+            "spiffe://cmr/Coordinator/alice",
         ] {
             assert_eq!(PeerIdentity::from_uri(bad), None, "{bad}");
         }

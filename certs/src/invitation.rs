@@ -1,7 +1,7 @@
-//! An invitation: one printable line that a coordinator hands to a hospital.
+//! An invitation: one printable line that a coordinator hands to a hospital, or to a person.
 //!
-//! It carries a single-use token for one site and the digest of the CA's certificate, so that the site's very first
-//! contact is authenticated as well. Whoever holds it may enrol as that site, once: hand it over as one would a key.
+//! It carries a single-use token for one site or person and the digest of the CA's certificate, so that the very first
+//! contact is authenticated as well. Whoever holds it may enrol as that holder, once: hand it over as one would a key.
 
 use std::fmt;
 use std::fs::File;
@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use common::{Digest, FederationName, SiteId};
+use common::{Digest, FederationName, Holder};
 
 use crate::CertsError;
 use crate::signing::SigningKey;
@@ -29,8 +29,8 @@ pub struct Invitation {
     pub federation: FederationName,
     /// Where its aggregator is reached: host:port.
     pub address: String,
-    /// The site that is invited.
-    pub site: SiteId,
+    /// The site or the person that is invited.
+    pub holder: Holder,
     /// The secret.
     pub token: Token,
     /// SHA-256 of the CA's certificate.
@@ -72,7 +72,7 @@ impl Invitation {
     pub fn new(
         federation: FederationName,
         address: String,
-        site: SiteId,
+        holder: Holder,
         authority: Digest,
     ) -> Result<Self, CertsError> {
         let mut token = [0; 32];
@@ -82,13 +82,13 @@ impl Invitation {
             path: source.display().to_string(),
             source: error,
         })?;
-        Ok(Self { federation, address, site, token: Token(token), authority })
+        Ok(Self { federation, address, holder, token: Token(token), authority })
     }
 }
 
 impl fmt::Display for Invitation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = format!("{}\n{}\n{}", self.federation, self.address, self.site);
+        let names = format!("{}\n{}\n{}", self.federation, self.address, self.holder);
         let body = [&self.token.0[..], &self.authority.0, names.as_bytes()].concat();
         let checked = [&body[..], &Digest::of(&body).0[..4]].concat();
         write!(f, "{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(checked))
@@ -108,13 +108,13 @@ impl FromStr for Invitation {
         let (token, rest) = body.split_first_chunk::<32>().ok_or(damaged("it is too short"))?;
         let (authority, names) = rest.split_first_chunk::<32>().ok_or(damaged("it is too short"))?;
         let names = std::str::from_utf8(names).map_err(|_| damaged("a name is wrong"))?;
-        let [federation, address, site] = names.split('\n').collect::<Vec<_>>()[..] else {
+        let [federation, address, holder] = names.split('\n').collect::<Vec<_>>()[..] else {
             return Err(damaged("a name is missing"));
         };
         Ok(Self {
             federation: federation.parse().map_err(|_| damaged("the federation's name is wrong"))?,
             address: address.to_owned(),
-            site: site.parse().map_err(|_| damaged("the site's name is wrong"))?,
+            holder: holder.parse().map_err(|_| damaged("the name of who is invited is wrong"))?,
             token: Token(*token),
             authority: Digest(*authority),
         })

@@ -15,6 +15,7 @@ pub mod message;
 pub mod probe;
 pub mod proxy;
 pub mod quota;
+pub mod signer;
 pub mod signing;
 pub mod tls;
 pub mod tunnel;

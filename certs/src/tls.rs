@@ -48,7 +48,7 @@ pub(crate) fn client_verifier(authority_pem: &str) -> Result<Arc<dyn ClientCertV
         .map_err(|error| CertsError::malformed("the CA's certificate")(error.to_string()))
 }
 
-/// An enrolled site's side; `authority_pem` may hold several CAs. It presents its certificate, and accepts only the aggregator of its federation.
+/// The side of an enrolled site or person; `authority_pem` may hold several CAs. It presents its certificate, and accepts only the aggregator of its federation.
 pub fn site_config(
     federation: &FederationName,
     certificate_pem: &str,

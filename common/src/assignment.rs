@@ -136,6 +136,8 @@ pub enum Decline {
     PolicyTensors,
     /// The site has begun as many rounds today as its policy permits.
     PolicyRoundsADay,
+    /// Fewer coordinators signed the plan than the site's policy, or the plan itself, asks for.
+    PolicySignatures,
     /// A person at the site stopped its agent.
     Stopped,
     /// The model's lineage does not hold.
@@ -162,6 +164,7 @@ impl fmt::Display for Decline {
             Self::PolicyTensors => "the site's policy keeps one of the run's tensors (tensors)",
             Self::PolicyRoundsADay => "the site's policy permits no more rounds today (max_rounds_a_day)",
             Self::PolicyNoise => "the site's policy asks for more noise on updates (min_noise_multiplier)",
+            Self::PolicySignatures => "the site asks for more coordinators' signatures under the plan (signatures)",
             Self::Stopped => "a person at the site stopped its agent",
             Self::Lineage => "the model's lineage does not hold at this site: see its log",
         })

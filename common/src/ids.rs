@@ -1,4 +1,4 @@
-//! Names that are parsed once and then trusted: federation, site, run, round, digest.
+//! Names that are parsed once and then trusted: federation, site, person, run, round, digest.
 
 use std::fmt;
 use std::str::FromStr;
@@ -92,6 +92,12 @@ label_id!(
     SiteId,
     "site",
     "aalst"
+);
+label_id!(
+    /// A person: `[a-z0-9-]{1,32}`. Like a site's, on the wire it comes from the peer certificate's URI SAN alone.
+    PersonId,
+    "person",
+    "alice"
 );
 label_id!(
     /// One training from its first model to its last: `[a-z0-9-]{1,32}`.

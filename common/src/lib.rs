@@ -8,6 +8,7 @@ pub mod check;
 pub mod codec;
 pub mod encoding;
 pub mod fixed_point;
+pub mod holder;
 pub mod ids;
 pub mod ledger;
 pub mod message;
@@ -27,7 +28,8 @@ pub mod weights;
 
 pub use assignment::{Assignment, Decline, Directive, Phase, Progress};
 pub use encoding::Encoding;
-pub use ids::{Digest, FederationName, RoundNumber, RunId, SiteId};
+pub use holder::{Holder, Office, Person};
+pub use ids::{Digest, FederationName, PersonId, RoundNumber, RunId, SiteId};
 pub use plan::{Plan, PlanDraft};
 pub use refusal::Refusal;
 pub use score::Score;

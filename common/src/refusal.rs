@@ -1,5 +1,6 @@
 //! Why the aggregator says no. Each has a stable code, and a message that names the remedy.
 
+use crate::holder::{Holder, Person};
 use crate::ids::{Digest, RoundNumber, RunId, SiteId};
 use crate::message::CLOCK_SKEW_S;
 
@@ -7,8 +8,21 @@ use crate::message::CLOCK_SKEW_S;
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Refusal {
     /// The connection carries no client certificate.
-    #[error("this call needs a site certificate: enrol first, with `site-agent enrol <invitation>`")]
+    #[error(
+        "this call needs a certificate: enrol first, a site with `site-agent enrol <invitation>`, a person with `aggregator enrol \
+         <invitation>`"
+    )]
     Unidentified,
+    /// The certificate's holder may not do this.
+    #[error("{} may not {deed}: that is for {may}", .who.told())]
+    NotPermitted {
+        /// Who the certificate says it is.
+        who: Holder,
+        /// What it wanted to do.
+        deed: &'static str,
+        /// Who may.
+        may: String,
+    },
     /// The certificate is for another site than the message speaks for.
     #[error("the certificate is {peer}'s, but the message speaks for {claimed}: a site speaks only for itself")]
     SpeaksForAnother {
@@ -50,6 +64,12 @@ pub enum Refusal {
     /// No place for one more connection of this site, or of anybody.
     #[error("all places for connections of this site are taken: it goes on by itself when one is free")]
     Crowded,
+    /// A person's certificate has been revoked, or another one took its place.
+    #[error("the certificate of {} is revoked: ask at the aggregator's machine for a new invitation", .0.told())]
+    PersonRevoked(Person),
+    /// What a person asks for cannot be done as asked.
+    #[error("{0}")]
+    Refused(String),
     /// The run does not invite this site.
     #[error("run {run} does not invite {site}: ask the coordinator to add it to the plan's `rounds.sites`")]
     NotInvited {
@@ -141,18 +161,28 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// That a holder's certificate is revoked.
+    pub fn revoked(holder: &Holder) -> Self {
+        match holder {
+            Holder::Site(site) => Self::Revoked(site.clone()),
+            Holder::Person(person) => Self::PersonRevoked(person.clone()),
+        }
+    }
+
     /// The stable code of a refusal, for scripts and for the wire.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unidentified => "unidentified",
             Self::SpeaksForAnother { .. } => "speaks-for-another",
-            Self::Revoked(_) => "revoked",
             Self::Certificate(_) => "certificate",
             Self::Altered(_) => "altered",
             Self::Replayed => "replayed",
             Self::Clock { .. } => "clock",
             Self::Incarnation => "incarnation",
             Self::Crowded => "crowded",
+            Self::Revoked(_) | Self::PersonRevoked(_) => "revoked",
+            Self::NotPermitted { .. } => "not-permitted",
+            Self::Refused(_) => "refused",
             Self::NotInvited { .. } => "not-invited",
             Self::UnknownRun(_) => "unknown-run",
             Self::RoundNotOpen { .. } => "round-not-open",

@@ -8,7 +8,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Digest, FederationName, RoundNumber, RunId, SiteId};
+use crate::holder::Holder;
+use crate::ids::{Digest, FederationName, PersonId, RoundNumber, RunId};
 use crate::ledger::Head;
 use crate::update::UpdateManifest;
 
@@ -110,6 +111,37 @@ pub struct Lineage {
     pub signature: Ed25519,
 }
 
+/// A coordinator's hand under a plan, with the certificate that says whose hand it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanSignature {
+    /// The certificate of the signing key, by the federation's CA.
+    pub certificate_pem: String,
+    /// Over [`plan_statement`].
+    pub signature: Ed25519,
+}
+
+/// A coordinator whose signature was verified, and the key that made it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signer {
+    /// Who.
+    pub coordinator: PersonId,
+    /// The key.
+    pub key: VerifyingKey,
+}
+
+/// Different coordinators among some: each name counts once, and so does each key, whoever it is certified for.
+pub fn distinct<'a>(signers: impl IntoIterator<Item = &'a Signer>) -> Vec<&'a Signer> {
+    let mut counted: Vec<&Signer> = Vec::new();
+    for signer in signers {
+        if !counted.iter().any(|other| other.coordinator == signer.coordinator || other.key == signer.key) {
+            counted.push(signer);
+        }
+    }
+    counted
+}
+
 pub(crate) fn statement(kind: &str, federation: &FederationName, what: &impl Serialize) -> Vec<u8> {
     let mut statement = format!("cmrfed {kind} 1\n{federation}\n").into_bytes();
     // Numbers, text and arrays. What could not be written must not be signed as if it were nothing.
@@ -117,32 +149,37 @@ pub(crate) fn statement(kind: &str, federation: &FederationName, what: &impl Ser
     statement
 }
 
-/// What a site signs when it enrols: that it holds the signing key, for this certificate's key (SHA-256).
-pub fn enrolment_statement(federation: &FederationName, site: &SiteId, certified_key: Digest) -> Vec<u8> {
-    statement("enrolment", federation, &(site, certified_key))
+/// What a site or a person signs to enrol: that it holds the signing key, for this certificate's key (SHA-256).
+pub fn enrolment_statement(federation: &FederationName, holder: &Holder, certified_key: Digest) -> Vec<u8> {
+    statement("enrolment", federation, &(holder, certified_key))
+}
+
+/// What a coordinator signs of a plan.
+pub fn plan_statement(federation: &FederationName, coordinator: &PersonId, plan: Digest) -> Vec<u8> {
+    statement("plan", federation, &(coordinator, plan))
 }
 
 /// What the holder of an invitation signs when it enrols, with the key that the invitation's token makes: for whom it is, and
 /// which keys. Who sees it go by has nothing that enrols another key.
 pub fn invitation_statement(
     federation: &FederationName,
-    site: &SiteId,
+    holder: &Holder,
     certified_key: Digest,
     signing_key: VerifyingKey,
 ) -> Vec<u8> {
-    statement("invitation", federation, &(site, certified_key, signing_key))
+    statement("invitation", federation, &(holder, certified_key, signing_key))
 }
 
 /// What the CA signs of the answer to an enrolment, beside the certificate itself: its own and the next CA's certificates, and
 /// what the aggregator signs with. The site knows the CA's digest from its invitation, whoever stands in between.
 pub fn enrolled_statement(
     federation: &FederationName,
-    site: &SiteId,
+    holder: &Holder,
     certificate: Digest,
     authorities: Digest,
     signing_key: VerifyingKey,
 ) -> Vec<u8> {
-    statement("enrolled", federation, &(site, certificate, authorities, signing_key))
+    statement("enrolled", federation, &(holder, certificate, authorities, signing_key))
 }
 
 /// What a site signs of an update: all of its manifest (run, round, site, plan, base, digest and length of the delta, subjects,
@@ -182,15 +219,41 @@ mod tests {
     }
 
     #[test]
+    fn two_names_with_one_key_are_one_coordinator_and_so_are_two_keys_with_one_name() {
+        let signer = |name: &str, key: u8| Signer { coordinator: name.parse().unwrap(), key: VerifyingKey([key; 32]) };
+        let count = |signers: &[Signer]| distinct(signers).len();
+        assert_eq!(count(&[]), 0);
+        assert_eq!(count(&[signer("alice", 1), signer("bob", 2)]), 2);
+        assert_eq!(count(&[signer("alice", 1), signer("alice", 1)]), 1);
+        assert_eq!(count(&[signer("alice", 1), signer("alice", 2)]), 1);
+        assert_eq!(count(&[signer("alice", 1), signer("bob", 1)]), 1);
+        assert_eq!(count(&[signer("alice", 1), signer("bob", 1), signer("carol", 3)]), 2);
+    }
+
+    #[test]
+    fn what_sites_sign_to_enrol_is_what_it_was_before_persons_could() {
+        let statement = enrolment_statement(&"cmr".parse().unwrap(), &"aalst".parse().unwrap(), Digest([0; 32]));
+        let expected = format!("cmrfed enrolment 1\ncmr\n[\"aalst\",\"{}\"]", "0".repeat(64));
+        assert_eq!(String::from_utf8(statement).unwrap(), expected);
+    }
+
+    #[test]
     fn no_statement_is_one_of_another_kind_or_federation() {
         let (one, other) = ("cmr".parse().unwrap(), "cmr-2".parse().unwrap());
-        let (site, digest) = ("aalst".parse().unwrap(), Digest::of(b"key"));
+        let (site, digest) = (Holder::Site("aalst".parse().unwrap()), Digest::of(b"key"));
+        let (alice, bob) = ("alice".parse().unwrap(), "bob".parse().unwrap());
+        let person: Holder = "coordinator/aalst".parse().unwrap();
         let head = Head { entries: 3, digest };
         let statements = [
             enrolment_statement(&one, &site, digest),
             enrolment_statement(&other, &site, digest),
             invitation_statement(&one, &site, digest, VerifyingKey([1; 32])),
             enrolled_statement(&one, &site, digest, digest, VerifyingKey([1; 32])),
+            enrolment_statement(&one, &person, digest),
+            plan_statement(&one, &alice, digest),
+            plan_statement(&one, &bob, digest),
+            plan_statement(&other, &alice, digest),
+            plan_statement(&one, &alice, Digest::of(b"another plan")),
             ledger_statement(&one, head),
             model_statement(&one, &"run".parse().unwrap(), digest, (RoundNumber(1), digest), digest),
         ];

@@ -6,10 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::ledger;
 use common::score::MeasuredOn;
-use common::signed::{Attestation, Ed25519, Lineage, VerifyingKey};
+use common::signed::{Attestation, Ed25519, Lineage, PlanSignature, VerifyingKey};
 use common::{
-    Assignment, Decline, Digest, Directive, Meters, Phase, Progress, RoundNumber, RunId, Score, SiteId, TaskName,
-    UpdateManifest,
+    Assignment, Decline, Digest, Directive, Holder, Meters, Person, Phase, Progress, RoundNumber, RunId, Score, SiteId,
+    TaskName, UpdateManifest,
 };
 
 use crate::wire;
@@ -66,6 +66,40 @@ pub fn run(message: &'static str, value: &str) -> Result<RunId, Malformed> {
 /// The site of a message.
 pub fn site(message: &'static str, value: &str) -> Result<SiteId, Malformed> {
     text(message, "site", value)
+}
+
+/// Who a message is about: a site, or a person in an office.
+pub fn holder(message: &'static str, value: &str) -> Result<Holder, Malformed> {
+    text(message, "holder", value)
+}
+
+/// Who enrols: the site of the message, or its person if it names one.
+pub fn enrolling(site_named: &str, person: &str) -> Result<Holder, Malformed> {
+    const MESSAGE: &str = "EnrolRequest";
+    match (site_named, person) {
+        (_, "") => Ok(Holder::Site(site(MESSAGE, site_named)?)),
+        ("", _) => Ok(Holder::Person(text::<Person>(MESSAGE, "person", person)?)),
+        _ => Err(Malformed { message: MESSAGE, field: "person", why: "a site is named as well".to_owned() }),
+    }
+}
+
+impl TryFrom<wire::PlanSignature> for PlanSignature {
+    type Error = Malformed;
+    fn try_from(signed: wire::PlanSignature) -> Result<Self, Malformed> {
+        let signature = Ed25519(bytes("PlanSignature", "signature", &signed.signature)?);
+        Ok(Self { certificate_pem: signed.certificate_pem, signature })
+    }
+}
+
+impl From<PlanSignature> for wire::PlanSignature {
+    fn from(signed: PlanSignature) -> Self {
+        Self { certificate_pem: signed.certificate_pem, signature: signature_bytes(signed.signature) }
+    }
+}
+
+/// The 64 bytes of a signature.
+pub fn signature_bytes(signature: Ed25519) -> Bytes {
+    Bytes::copy_from_slice(&signature.0)
 }
 
 fn finite(message: &'static str, field: &'static str, value: f64) -> Result<f64, Malformed> {
@@ -160,6 +194,7 @@ fn decline(reason: wire::Decline) -> Option<Decline> {
         wire::Decline::PolicySteps => Decline::PolicySteps,
         wire::Decline::PolicyTensors => Decline::PolicyTensors,
         wire::Decline::PolicyRoundsADay => Decline::PolicyRoundsADay,
+        wire::Decline::PolicySignatures => Decline::PolicySignatures,
         wire::Decline::Stopped => Decline::Stopped,
         wire::Decline::Lineage => Decline::Lineage,
         wire::Decline::PolicyNoise => Decline::PolicyNoise,
@@ -182,6 +217,7 @@ fn wire_decline(reason: Decline) -> wire::Decline {
         Decline::PolicySteps => wire::Decline::PolicySteps,
         Decline::PolicyTensors => wire::Decline::PolicyTensors,
         Decline::PolicyRoundsADay => wire::Decline::PolicyRoundsADay,
+        Decline::PolicySignatures => wire::Decline::PolicySignatures,
         Decline::Stopped => wire::Decline::Stopped,
         Decline::Lineage => wire::Decline::Lineage,
         Decline::PolicyNoise => wire::Decline::PolicyNoise,
@@ -469,7 +505,7 @@ mod tests {
             Phase::Sending,
             Phase::Reported,
         ];
-        let declines = (1..=15).map(|code| Phase::Declined(decline(code.try_into().unwrap()).unwrap()));
+        let declines = (1..=17).map(|code| Phase::Declined(decline(code.try_into().unwrap()).unwrap()));
         for phase in phases.into_iter().chain(declines) {
             let progress = Progress {
                 work: Some(("run".parse().unwrap(), RoundNumber(2))),
@@ -504,6 +540,19 @@ mod tests {
         for directive in directives {
             assert_eq!(Directive::try_from(wire::ReportReply::from(directive.clone())).unwrap(), directive);
         }
+    }
+
+    #[test]
+    fn who_enrols_is_one_site_or_one_person() {
+        assert_eq!(enrolling("aalst", "").unwrap().to_string(), "aalst");
+        assert_eq!(enrolling("", "coordinator/alice").unwrap().to_string(), "coordinator/alice");
+        for (site, person) in
+            [("", ""), ("aalst", "observer/eve"), ("", "aalst"), ("coordinator/alice", ""), ("", "root/x")]
+        {
+            assert!(enrolling(site, person).is_err(), "{site} {person}");
+        }
+        let signed = PlanSignature { certificate_pem: "pem".to_owned(), signature: Ed25519([3; 64]) };
+        assert_eq!(PlanSignature::try_from(wire::PlanSignature::from(signed.clone())).unwrap(), signed);
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub const CHUNK_BYTES: usize = 1 << 20;
 /// Largest message either side accepts: a chunk and its envelope.
 pub const MESSAGE_BYTES: usize = CHUNK_BYTES + (64 << 10);
 
+/// Every call of every service, as HTTP/2 names it: `/package.Service/Method`.
+pub const CALLS: &[&str] = include!(concat!(env!("OUT_DIR"), "/calls.rs"));
+
 /// Generated messages, clients and servers.
 #[expect(missing_docs, clippy::all, reason = "generated from federation.proto, which documents every field")]
 pub mod wire {

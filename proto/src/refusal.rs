@@ -13,13 +13,17 @@ pub const REFUSAL: &str = "cmrfed-refusal";
 pub fn status(refusal: &Refusal) -> Status {
     let code = match refusal {
         Refusal::Unidentified => Code::Unauthenticated,
-        Refusal::SpeaksForAnother { .. } | Refusal::Revoked(_) | Refusal::NotInvited { .. } | Refusal::Token(_) => {
-            Code::PermissionDenied
-        }
+        Refusal::SpeaksForAnother { .. }
+        | Refusal::NotPermitted { .. }
+        | Refusal::Revoked(_)
+        | Refusal::PersonRevoked(_)
+        | Refusal::NotInvited { .. }
+        | Refusal::Token(_) => Code::PermissionDenied,
         Refusal::UnknownRun(_) | Refusal::UnknownBlob(_) => Code::NotFound,
-        Refusal::RoundNotOpen { .. } | Refusal::PlanDiffers { .. } | Refusal::BaseDiffers { .. } => {
-            Code::FailedPrecondition
-        }
+        Refusal::RoundNotOpen { .. }
+        | Refusal::PlanDiffers { .. }
+        | Refusal::BaseDiffers { .. }
+        | Refusal::Refused(_) => Code::FailedPrecondition,
         Refusal::Conflict { .. } => Code::AlreadyExists,
         Refusal::Update(_) | Refusal::Signature(_) | Refusal::Scores(_) | Refusal::Malformed(_) => {
             Code::InvalidArgument

@@ -29,6 +29,7 @@ pub fn announced(home: &Home) -> anyhow::Result<Vec<(Digest, Plan)>> {
     let mut known = Vec::new();
     for entry in std::fs::read_dir(home.plans()).into_iter().flatten() {
         let name = entry?.file_name().to_string_lossy().into_owned();
+        // Not approved.json, and not who signed.
         let Some(digest) = name.strip_suffix(".json").and_then(|name| name.parse::<Digest>().ok()) else { continue };
         known.push((digest, Plan::from_agreed_bytes(&durable::read(&home.plan(digest))?, digest)?));
     }

@@ -8,13 +8,15 @@ use certs::credentials::Credentials;
 use certs::identity::Validity;
 use certs::invitation::{Invitation, InvitationError};
 use certs::message::caller::Caller;
+use certs::signer::{SignerError, signer_of};
 use certs::signing::SigningKey;
 use certs::{CertsError, authority, fingerprint_text, fingerprint_words, tls};
 use common::ledger::Head;
 use common::signed::{
-    Attestation, VerifyingKey, enrolled_statement, enrolment_statement, invitation_statement, update_statement,
+    Attestation, PlanSignature, Signer, VerifyingKey, enrolled_statement, enrolment_statement, invitation_statement,
+    update_statement,
 };
-use common::{Digest, FederationName, SiteId, UpdateManifest};
+use common::{Digest, FederationName, Holder, SiteId, UpdateManifest};
 use proto::MESSAGE_BYTES;
 use proto::convert::verifying_key;
 use proto::wire::EnrolRequest;
@@ -51,6 +53,12 @@ pub enum EnrolError {
     /// Not an invitation.
     #[error(transparent)]
     Invitation(#[from] InvitationError),
+    /// An invitation for a person.
+    #[error(
+        "this is the invitation of {0}, a person: it is used on that person's own machine, with `aggregator enrol <invitation> --as \
+         <folder>`"
+    )]
+    ForAPerson(String),
     /// Enrolled already, as somebody else.
     #[error(
         "this state folder is enrolled as {site} in {federation}: an invitation for that very site renews it, another site or \
@@ -123,6 +131,27 @@ impl Member {
         Attestation { ledger, signature: self.signer.sign(&statement) }
     }
 
+    /// Who signed a plan, as of now: each signature is held to the CA that this site knows, and to the plan. Those that do not hold
+    /// are told apart.
+    pub fn signers(
+        &self,
+        plan: Digest,
+        signatures: &[PlanSignature],
+        now_s: i64,
+    ) -> Result<(Vec<Signer>, Vec<SignerError>), EnrolError> {
+        let path = self.credentials.authority_path();
+        let authority_pem = std::fs::read_to_string(&path).map_err(durable::told("read", &path))?;
+        let federation = &self.enrolled.federation;
+        let (mut signers, mut odd) = (Vec::new(), Vec::new());
+        for signed in signatures {
+            match signer_of(signed, plan, &authority_pem, federation, now_s) {
+                Ok(signer) => signers.push(signer),
+                Err(error) => odd.push(error),
+            }
+        }
+        Ok((signers, odd))
+    }
+
     /// A link that presents the certificate as it is now.
     pub fn link(&self) -> Result<Link, EnrolError> {
         let way = presented(&self.enrolled, &self.credentials, &self.network)?;
@@ -151,8 +180,12 @@ impl Member {
 /// an attempt that was cut short is used again.
 pub async fn enrol(home: &Home, network: &NetworkConfig, invitation: &str) -> Result<Enrolled, EnrolError> {
     let invitation: Invitation = invitation.parse()?;
+    let invited = match &invitation.holder {
+        Holder::Site(site) => site.clone(),
+        Holder::Person(person) => return Err(EnrolError::ForAPerson(person.told())),
+    };
     if let Ok(Enrolled { federation, site, .. }) = enrolled(home)
-        && (site != invitation.site || federation != invitation.federation)
+        && (site != invited || federation != invitation.federation)
     {
         return Err(EnrolError::Already { site, federation });
     }
@@ -167,16 +200,17 @@ pub async fn enrol(home: &Home, network: &NetworkConfig, invitation: &str) -> Re
         EnrolmentClient::new(channel(&invitation.address, tls, route)?).max_decoding_message_size(MESSAGE_BYTES);
     let csr_pem = key.csr_pem()?;
     let certified = authority::requested_key(&csr_pem)?;
-    let proof = signer.sign(&enrolment_statement(&invitation.federation, &invitation.site, certified));
-    let invited = invitation.token.key()?;
-    let statement = invitation_statement(&invitation.federation, &invitation.site, certified, signer.verifying());
+    let proof = signer.sign(&enrolment_statement(&invitation.federation, &invitation.holder, certified));
+    let hand = invitation.token.key()?;
+    let statement = invitation_statement(&invitation.federation, &invitation.holder, certified, signer.verifying());
     let request = EnrolRequest {
-        site: invitation.site.to_string(),
+        site: invited.to_string(),
         csr_pem,
         signing_key: signer.verifying().0.to_vec().into(),
         signing_proof: proof.0.to_vec().into(),
-        invitation_key: invited.verifying().0.to_vec().into(),
-        invitation_proof: invited.sign(&statement).0.to_vec().into(),
+        invitation_key: hand.verifying().0.to_vec().into(),
+        invitation_proof: hand.sign(&statement).0.to_vec().into(),
+        person: String::new(),
     };
     let reply = client.enrol(request).await.map_err(LinkError::from)?.into_inner();
     // The first of them, if there are two: that is the one that invitations pin.
@@ -185,14 +219,14 @@ pub async fn enrol(home: &Home, network: &NetworkConfig, invitation: &str) -> Re
     }
     let aggregator_key = verifying_key("EnrolReply", &reply.signing_key).map_err(|_| EnrolError::NoKey)?;
     let told = (Digest::of(reply.certificate_pem.as_bytes()), Digest::of(reply.authority_pem.as_bytes()));
-    let told = enrolled_statement(&invitation.federation, &invitation.site, told.0, told.1, aggregator_key);
+    let told = enrolled_statement(&invitation.federation, &invitation.holder, told.0, told.1, aggregator_key);
     let proof = reply.authority_proof.as_ref().try_into().map_err(|_| EnrolError::NotVouched)?;
     if !authority::vouched(&reply.authority_pem, &told, proof) {
         return Err(EnrolError::NotVouched);
     }
     let enrolled = Enrolled {
         federation: invitation.federation,
-        site: invitation.site,
+        site: invited,
         address: invitation.address,
         fingerprint: fingerprint_text(invitation.authority),
         fingerprint_words: fingerprint_words(invitation.authority),

@@ -5,7 +5,8 @@
 //! identity/           site.key, signing.key (0600), site.crt, authority.crt, federation.json
 //! labels/<data set>/  the labels of a public data set
 //! images/             secret.key (0600), sources.json, one frame cache per image grid, skipped.jsonl
-//! plans/              <digest>.json as received; approved.json: the digests a person here approved
+//! plans/              <digest>.json as received, <digest>.signed.json: who signed it; approved.json: the digests a person here
+//!                     approved
 //! models/             <digest>.safetensors, content-addressed
 //! jobs/<run>/<round>-<base>/   one round's training: spec, progress, checkpoint, result, sealed update
 //! journal             what was acknowledged
@@ -56,6 +57,11 @@ impl Home {
     /// A plan as received.
     pub fn plan(&self, plan: Digest) -> PathBuf {
         self.plans().join(format!("{plan}.json"))
+    }
+
+    /// Who signed a plan, as it was held to the CA when the plan was received.
+    pub fn signed(&self, plan: Digest) -> PathBuf {
+        self.plans().join(format!("{plan}.signed.json"))
     }
 
     /// All plans received.

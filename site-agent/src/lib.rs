@@ -16,6 +16,7 @@ pub mod doctor;
 pub mod durable;
 pub mod enrol;
 pub mod evaluate;
+pub mod hands;
 pub mod home;
 pub mod images;
 pub mod job;

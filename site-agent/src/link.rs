@@ -15,6 +15,7 @@ use certs::message::caller::{Caller, Signing};
 use certs::proxy::Route;
 use common::ids::DigestBuilder;
 use common::policy::SitePolicy;
+use common::signed::PlanSignature;
 use common::{Digest, Directive, Plan, Progress, RunId, Score, SiteId, UpdateManifest};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
@@ -257,10 +258,12 @@ impl Link {
         Ok(reply.try_into()?)
     }
 
-    /// Fetches a plan and holds it to the announced digest.
-    pub async fn plan(&mut self, announced: Digest) -> Result<Plan, LinkError> {
-        let reply = self.client.get_plan(wire::GetPlanRequest { plan: digest_bytes(announced) }).await?;
-        Ok(Plan::from_agreed_bytes(&reply.into_inner().canonical, announced)?)
+    /// Fetches a plan and holds it to the announced digest; and what is said to be coordinators' hands under it, which the caller
+    /// is to hold to the CA.
+    pub async fn plan(&mut self, announced: Digest) -> Result<(Plan, Vec<PlanSignature>), LinkError> {
+        let reply = self.client.get_plan(wire::GetPlanRequest { plan: digest_bytes(announced) }).await?.into_inner();
+        let signatures = reply.signatures.into_iter().map(PlanSignature::try_from).collect::<Result<_, _>>()?;
+        Ok((Plan::from_agreed_bytes(&reply.canonical, announced)?, signatures))
     }
 
     /// Fetches a model's file to `path`, from where an earlier attempt stopped; `path` appears when it is whole.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use common::plan::{Exchange, ShareBy};
 use common::policy::{Objection, Purpose, SitePolicy};
+use common::signed::Signer;
 use common::{Encoding, Plan};
 use serde::Serialize;
 use serde_json::Value;
@@ -196,8 +197,9 @@ pub fn bytes(count: u64) -> String {
 }
 
 /// What the site's policy says of a plan, a line each.
-pub fn objections(policy: &SitePolicy, plan: &Plan) -> Vec<String> {
-    policy.objections(plan).iter().map(Objection::to_string).collect()
+pub fn objections(policy: &SitePolicy, plan: &Plan, signers: &[Signer]) -> Vec<String> {
+    let unsigned = policy.signed(plan, signers).err();
+    policy.objections(plan).iter().chain(&unsigned).map(Objection::to_string).collect()
 }
 
 #[cfg(test)]

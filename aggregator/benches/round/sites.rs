@@ -75,9 +75,9 @@ impl Site {
         let csr_pem = key.csr_pem().expect("a request");
         let certified = requested_key(&csr_pem).expect("its key");
         let federation = invitation.federation.clone();
-        let proof = signer.sign(&enrolment_statement(&federation, &site, certified));
+        let proof = signer.sign(&enrolment_statement(&federation, &invitation.holder, certified));
         let invited = invitation.token.key().expect("the invitation's key");
-        let statement = invitation_statement(&federation, &site, certified, signer.verifying());
+        let statement = invitation_statement(&federation, &invitation.holder, certified, signer.verifying());
         let request = wire::EnrolRequest {
             site: site.to_string(),
             csr_pem,
@@ -85,6 +85,7 @@ impl Site {
             signing_proof: Bytes::copy_from_slice(&proof.0),
             invitation_key: Bytes::copy_from_slice(&invited.verifying().0),
             invitation_proof: Bytes::copy_from_slice(&invited.sign(&statement).0),
+            person: String::new(),
         };
         let channel = channel(server.address, stranger, Wire::default());
         let enrolled = EnrolmentClient::new(channel).enrol(request).await.expect("enrolled").into_inner();

@@ -1,9 +1,11 @@
 //! `aggregator authority`: another CA takes the place of the federation's.
 //!
-//! `next` makes it; sites are told both, renew their certificates under it, and `show` says who did; `switch` ends the old one.
+//! `next` makes it; sites are told both, renew their certificates under it, and `show` says who did not; `switch` ends the old one.
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use common::SiteId;
+use common::Holder;
 use serde::Serialize;
 
 use super::{Failure, Json, State, print, print_json};
@@ -29,6 +31,12 @@ pub(super) struct Of {
     json: Json,
 }
 
+impl Of {
+    fn folder(&self) -> Result<PathBuf, Failure> {
+        self.state.clone().folder()
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Switch {
     /// Although some sites do not know the next CA: they must be invited again.
@@ -42,17 +50,17 @@ pub(super) struct Switch {
 struct Shown {
     fingerprint: common::Digest,
     next: bool,
-    waiting_for: Vec<SiteId>,
+    waiting_for: Vec<Holder>,
 }
 
 pub(super) fn authority(verb: AuthorityVerb) -> Result<(), Failure> {
     match verb {
         AuthorityVerb::Next(of) => {
-            let store = SqliteStore::open(&of.state.folder)?;
+            let store = SqliteStore::open(&of.folder()?)?;
             if shown(&of)?.next {
                 return Err(Failure::refused("a next CA is there already: `aggregator authority show`, then `switch`"));
             }
-            authority::begin_next(&of.state.folder, &store.federation()?.name, wall()).map_err(certificates)?;
+            authority::begin_next(&of.folder()?, &store.federation()?.name, wall()).map_err(certificates)?;
             tell(&of)
         }
         AuthorityVerb::Show(of) => tell(&of),
@@ -62,14 +70,14 @@ pub(super) fn authority(verb: AuthorityVerb) -> Result<(), Failure> {
                 return Err(Failure::refused("there is no next CA: make one with `aggregator authority next`"));
             }
             if !force && !waiting_for.is_empty() {
-                let sites: Vec<_> = waiting_for.iter().map(SiteId::as_str).collect();
+                let sites: Vec<_> = waiting_for.iter().map(Holder::to_string).collect();
                 return Err(Failure::refused(format!(
-                    "{} would be shut out: start their agents, and wait until `aggregator authority show` names nobody; or \
-                     revoke them; or `--force`, and invite them again",
+                    "{} would be shut out: start the agents of sites, let persons type `aggregator renew --as <folder>`, and wait until `aggregator authority \
+                     show` names nobody; or revoke them; or `--force`, and invite them again",
                     sites.join(", ")
                 )));
             }
-            authority::switch(&of.state.folder).map_err(certificates)?;
+            authority::switch(&of.folder()?).map_err(certificates)?;
             tell(&of)
         }
     }
@@ -80,14 +88,14 @@ fn certificates(error: certs::CertsError) -> Failure {
 }
 
 fn shown(of: &Of) -> Result<Shown, Failure> {
-    let store = SqliteStore::open(&of.state.folder)?;
-    let authority = authority::load(&of.state.folder, &store.federation()?.name).map_err(certificates)?;
+    let store = SqliteStore::open(&of.folder()?)?;
+    let authority = authority::load(&of.folder()?, &store.federation()?.name).map_err(certificates)?;
     let anchors = authority.anchors();
-    let waiting = store.sites()?.into_iter().filter(|site| !site.revoked && site.anchors != anchors);
+    let waiting = store.members()?.into_iter().filter(|member| !member.revoked && member.anchors != anchors);
     Ok(Shown {
         fingerprint: authority.fingerprint().map_err(certificates)?,
         next: authority.anchors_pem() != authority.certificate_pem(),
-        waiting_for: waiting.map(|site| site.site).collect(),
+        waiting_for: waiting.map(|member| member.holder).collect(),
     })
 }
 
@@ -97,13 +105,13 @@ fn tell(of: &Of) -> Result<(), Failure> {
         return print_json(&shown);
     }
     let Shown { fingerprint, next, waiting_for } = shown;
-    let sites: Vec<_> = waiting_for.iter().map(SiteId::as_str).collect();
+    let sites: Vec<_> = waiting_for.iter().map(Holder::to_string).collect();
     let mut told = format!("the federation's CA: {}\n", certs::fingerprint_words(fingerprint));
     if next {
         told += "another one takes its place: when every site knows it, `aggregator authority switch`\n";
     }
     if !sites.is_empty() {
-        told += &format!("sites that have not taken this over yet: {}\n", sites.join(", "));
+        told += &format!("who has not taken this over yet: {}\n", sites.join(", "));
     }
     print(&told)
 }

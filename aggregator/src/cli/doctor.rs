@@ -21,8 +21,9 @@ pub(super) struct Doctor {
 pub(super) fn doctor(Doctor { state, json }: Doctor) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed("starting", error))?;
-    let config = Config::of_state(&state.folder);
-    let checks = runtime.block_on(doctor::examine(&state.folder, config, wall()));
+    let folder = state.folder()?;
+    let config = Config::of_state(&folder);
+    let checks = runtime.block_on(doctor::examine(&folder, config, wall()));
     let failed = check::failures(&checks);
     if json.json {
         print_json(&json!({ "failures": failed, "checks": checks }))?;

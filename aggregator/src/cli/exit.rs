@@ -3,6 +3,9 @@
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
+use crate::desk::DeskError;
+use crate::desk::folder::FolderError;
+use crate::desk::remote::RemoteError;
 use crate::federation::OpenError;
 use crate::store::StoreError;
 
@@ -12,6 +15,9 @@ pub enum Failure {
     /// What was asked cannot be done as asked: a wrong plan, a name that is taken, a folder without a federation.
     #[error("{0}")]
     Refused(String),
+    /// The command line asks for what does not go together.
+    #[error("{0}")]
+    Usage(String),
     /// Another aggregator serves the folder.
     #[error("{0}")]
     Busy(String),
@@ -38,6 +44,7 @@ impl Failure {
     pub fn code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
             Self::Refused(_) => 3,
             Self::Busy(_) => 4,
             Self::Unwell(_) => 5,
@@ -67,6 +74,40 @@ impl From<OpenError> for Failure {
             OpenError::Store(error) => error.into(),
             OpenError::Lock(error) => Self::Busy(error.to_string()),
             OpenError::Io(_) => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<DeskError> for Failure {
+    fn from(error: DeskError) -> Self {
+        match error {
+            DeskError::Store(error) => error.into(),
+            DeskError::Certs(_) | DeskError::Ledger(_) => Self::Failed(error.to_string()),
+            error => Self::refused(error),
+        }
+    }
+}
+
+impl From<FolderError> for Failure {
+    fn from(error: FolderError) -> Self {
+        match error {
+            FolderError::NotEnrolled(_) | FolderError::Already { .. } => Self::refused(error),
+            FolderError::Certs(_) | FolderError::Disk { .. } => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<RemoteError> for Failure {
+    fn from(error: RemoteError) -> Self {
+        match error {
+            RemoteError::Folder(error) => error.into(),
+            RemoteError::Invitation(_)
+            | RemoteError::ForASite(_)
+            | RemoteError::Expired { .. }
+            | RemoteError::Refused { .. }
+            | RemoteError::Plan(_)
+            | RemoteError::Proxy(_) => Self::refused(error),
+            error => Self::Failed(error.to_string()),
         }
     }
 }

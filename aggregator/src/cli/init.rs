@@ -46,7 +46,7 @@ pub(super) fn init(Init { federation, address, listen, state, json }: Init) -> R
     if authority::host(&address).is_none() {
         return Err(Failure::refused(format!("{address:?} is not an address: host:port is expected")));
     }
-    let folder = state.folder;
+    let folder = state.folder()?;
     require_vacant(&folder)?;
     let disk = |error| Failure::failed(folder.display(), error);
     // Keys lie below: for the operator alone.

@@ -9,10 +9,12 @@ use common::ledger::{self, Entry, Head};
 use common::signed::{VerifyingKey, ledger_statement};
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, Json, State, print, print_json};
+use super::acting::{Acting, Desk, State, store};
+use super::{Failure, Json, print, print_json};
 use crate::authority;
+use crate::desk;
 use crate::ledger::Colophon;
-use crate::store::{SqliteStore, Store};
+use crate::store::Store;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LedgerVerb {
@@ -44,9 +46,8 @@ pub(super) struct Verify {
     /// Ledgers of sites (`<state>/ledger`): what they were told of this one must be in it.
     #[arg(long, value_name = "FILE")]
     site_ledger: Vec<PathBuf>,
-    /// The federation's state folder.
-    #[arg(long = "state", value_name = "DIR", env = "AGGREGATOR_STATE", required_unless_present = "file")]
-    folder: Option<PathBuf>,
+    #[command(flatten)]
+    state: State,
     #[command(flatten)]
     json: Json,
 }
@@ -60,32 +61,24 @@ pub(super) struct Export {
     state: State,
 }
 
-pub(super) fn ledger(verb: LedgerVerb) -> Result<(), Failure> {
+pub(super) fn ledger(verb: LedgerVerb, acting: &Acting) -> Result<(), Failure> {
     match verb {
-        LedgerVerb::Show(Show { state, json }) => show(&state.folder, json.json),
-        LedgerVerb::Verify(arguments) => verify(&arguments),
-        LedgerVerb::Export(Export { out, state }) => export(&state.folder, &out),
+        LedgerVerb::Show(Show { state, json }) => show(acting.desk(state)?, json.json),
+        LedgerVerb::Verify(arguments) => verify(arguments, acting),
+        LedgerVerb::Export(Export { out, state }) => export(acting.desk(state)?, &out),
     }
 }
 
-/// Lines that are read from the store at a time.
-const AT_ONCE: u64 = 1024;
-
-/// All lines of a state folder's ledger, and where it is noted to end.
-fn lines(folder: &Path) -> Result<(Vec<String>, Head), Failure> {
-    let store = SqliteStore::open(folder)?;
-    let mut lines = Vec::new();
-    loop {
-        let some = store.ledger(lines.len() as u64, AT_ONCE)?;
-        if some.is_empty() {
-            return Ok((lines, store.ledger_head()?));
-        }
-        lines.extend(some);
+/// All lines of the ledger, and where it is noted, or signed, to end.
+fn lines(desk: &mut Desk) -> Result<(Vec<String>, Head), Failure> {
+    match desk {
+        Desk::Here(folder) => Ok(desk::ledger(&store(folder)?)?),
+        Desk::There(remote) => remote.ledger().map(|(lines, end)| (lines, end.head)).map_err(Failure::from),
     }
 }
 
-fn show(folder: &Path, json: bool) -> Result<(), Failure> {
-    let (lines, end) = lines(folder)?;
+fn show(mut desk: Desk, json: bool) -> Result<(), Failure> {
+    let (lines, end) = lines(&mut desk)?;
     let mut entries = Vec::new();
     held("the aggregator's ledger", &lines, &[end], |entry| entries.push(entry.clone()))?;
     if json {
@@ -138,11 +131,10 @@ struct Verified {
     heads_that_sites_knew: usize,
 }
 
-fn verify(arguments: &Verify) -> Result<(), Failure> {
-    let (lines, end) = match (&arguments.file, &arguments.folder) {
-        (Some(file), _) => exported(file, arguments.key)?,
-        (None, Some(folder)) => lines(folder)?,
-        (None, None) => return Err(Failure::refused("name a ledger with --file or --state")),
+fn verify(arguments: Verify, acting: &Acting) -> Result<(), Failure> {
+    let (lines, end) = match &arguments.file {
+        Some(file) => exported(file, arguments.key)?,
+        None => lines(&mut acting.desk(arguments.state)?)?,
     };
     let mut known = vec![end];
     for path in &arguments.site_ledger {
@@ -186,19 +178,23 @@ fn exported(file: &Path, expected: Option<VerifyingKey>) -> Result<(Vec<String>,
     Ok((lines, head))
 }
 
-fn export(folder: &Path, out: &Path) -> Result<(), Failure> {
-    let (lines, end) = lines(folder)?;
-    let head = held("the aggregator's ledger", &lines, &[end], |_| {})?;
-    let federation = SqliteStore::open(folder)?.federation()?.name;
-    let key = authority::signing_key(folder).map_err(|error| Failure::failed("the signing key", error))?;
-    let signature = key.sign(&ledger_statement(&federation, head));
-    let colophon = Colophon { federation, head, key: key.verifying(), signature };
+fn export(desk: Desk, out: &Path) -> Result<(), Failure> {
+    let (lines, colophon) = match desk {
+        Desk::Here(folder) => {
+            let store = store(&folder)?;
+            let (lines, head) = desk::ledger(&store)?;
+            let key = authority::signing_key(&folder).map_err(|error| Failure::failed("the signing key", error))?;
+            (lines, Colophon::signed(&store.federation()?.name, head, &key))
+        }
+        Desk::There(mut remote) => remote.ledger()?,
+    };
     let last = serde_json::to_string(&colophon).map_err(|error| Failure::failed("writing JSON", error))?;
     let text: String = lines.iter().chain([&last]).flat_map(|line| [line.as_str(), "\n"]).collect();
     let beside = out.with_added_extension("part");
     let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, out));
     written.map_err(|error| Failure::failed(out.display(), error))?;
-    print(&format!("{} entries are in {}; its end is signed with {}\n", head.entries, out.display(), key.verifying()))
+    let (entries, key) = (colophon.head.entries, colophon.key);
+    print(&format!("{entries} entries are in {}; its end is signed with {key}\n", out.display()))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The operator's command line. The verbs work on the state folder; who may write there may coordinate.
+//! The operator's command line. The verbs work on the state folder, and who may write there may coordinate; what people do in an
+//! office works from their own machines as well, with `--as`.
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
@@ -9,10 +10,14 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
+use acting::{Acting, State};
+
 pub use exit::Failure;
 
+mod acting;
 mod authority;
 mod doctor;
+mod enrol;
 mod exit;
 mod init;
 mod invite;
@@ -23,11 +28,15 @@ mod run;
 mod serve;
 mod status;
 mod text;
+mod whom;
 
 /// Coordinates a federation: enrols sites, runs rounds, merges their updates, publishes models.
 ///
 /// A federation lives in one state folder. `init` makes it, `serve` serves it, and every other verb reads or writes it
 /// directly, whether a server runs or not: the folder's permissions are the operator's authentication.
+///
+/// A person who was invited enrols with `enrol <invitation> --as <folder>` on a machine of their own, and types `status`, `run`,
+/// `invite`, `revoke` and `ledger` there with `--as <folder>`: they go to the running server, as far as the person's office goes.
 ///
 /// Exit codes: 0 done; 1 the machine failed; 2 the command line is not understood; 3 refused as asked; 4 the folder is
 /// served by another aggregator; 5 a check of the doctor's failed.
@@ -37,6 +46,9 @@ pub struct Cli {
     /// Write the log as JSON, one object a line. The log goes to the standard error; RUST_LOG sets its detail.
     #[arg(long, global = true)]
     log_json: bool,
+    /// A folder of your own that you enrolled into: the command goes to the running server, in your name.
+    #[arg(long = "as", value_name = "DIR", global = true)]
+    acting: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -47,9 +59,14 @@ enum Verb {
     Init(init::Init),
     /// Serve the federation until interrupted.
     Serve(serve::Serve),
-    /// Invite a site: prints an invitation, to be handed to that hospital. Earlier unused ones of the site expire.
+    /// Invite a site or a person: prints an invitation, to be handed over as a key would be. Earlier unused ones expire.
     Invite(invite::Invite),
-    /// Start and list runs.
+    /// Join a federation as a person: makes your keys in the folder of `--as`, and gets a certificate with an invitation.
+    Enrol(enrol::Enrol),
+    /// Take a new certificate now, as a person (`--as`). Every command does so by itself when two thirds of the old one's life are
+    /// over; this is for when the federation's CA changes.
+    Renew(Json),
+    /// Start, sign, list, pause and end runs.
     #[command(subcommand)]
     Run(run::RunVerb),
     /// Show how the federation stands: sites, rounds, meters, who was left out and why.
@@ -65,15 +82,8 @@ enum Verb {
     /// Look at everything that must be well (state folder, keys, database, sites, blobs, server), and say what to do where it
     /// is not.
     Doctor(doctor::Doctor),
-    /// Revoke a site's certificate and its unused invitations: its next call is refused.
+    /// Revoke the certificate and unused invitations of a site or a person: the next call is refused.
     Revoke(revoke::Revoke),
-}
-
-#[derive(Debug, Args)]
-struct State {
-    /// The federation's state folder.
-    #[arg(long = "state", value_name = "DIR", env = "AGGREGATOR_STATE")]
-    folder: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -87,25 +97,30 @@ impl Cli {
     /// Does what the command line asks.
     pub fn run(self) -> ExitCode {
         start_log(self.log_json);
-        let done = match self.verb {
-            Verb::Init(arguments) => init::init(arguments),
-            Verb::Serve(arguments) => serve::serve(arguments),
-            Verb::Invite(arguments) => invite::invite(arguments),
-            Verb::Run(verb) => run::run(verb),
-            Verb::Status(arguments) => status::status(arguments),
-            Verb::Authority(verb) => authority::authority(verb),
-            Verb::Ledger(verb) => ledger::ledger(verb),
-            Verb::Model(arguments) => model::model(arguments),
-            Verb::Doctor(arguments) => doctor::doctor(arguments),
-            Verb::Revoke(arguments) => revoke::revoke(arguments),
-        };
-        match done {
+        match act(self.verb, &Acting(self.acting)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
                 eprintln!("aggregator: {failure}");
                 failure.code()
             }
         }
+    }
+}
+
+fn act(verb: Verb, acting: &Acting) -> Result<(), Failure> {
+    match verb {
+        Verb::Init(arguments) => acting.nobody("init").and_then(|()| init::init(arguments)),
+        Verb::Serve(arguments) => acting.nobody("serve").and_then(|()| serve::serve(arguments)),
+        Verb::Invite(arguments) => invite::invite(arguments, acting),
+        Verb::Enrol(arguments) => enrol::enrol(arguments, acting),
+        Verb::Renew(json) => enrol::renew(&json, acting),
+        Verb::Run(verb) => run::run(verb, acting),
+        Verb::Status(arguments) => status::status(arguments, acting),
+        Verb::Authority(verb) => acting.nobody("authority").and_then(|()| authority::authority(verb)),
+        Verb::Ledger(verb) => ledger::ledger(verb, acting),
+        Verb::Model(arguments) => acting.nobody("model").and_then(|()| model::model(arguments)),
+        Verb::Doctor(arguments) => acting.nobody("doctor").and_then(|()| doctor::doctor(arguments)),
+        Verb::Revoke(arguments) => revoke::revoke(arguments, acting),
     }
 }
 

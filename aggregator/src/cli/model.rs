@@ -42,8 +42,9 @@ struct Exported {
 
 pub(super) fn model(arguments: Model) -> Result<(), Failure> {
     let Model { run, round, out, state, json } = arguments;
-    let store = SqliteStore::open(&state.folder)?;
-    let blobs = Blobs::open(&state.folder).map_err(|error| Failure::failed("the state folder", error))?;
+    let folder = state.folder()?;
+    let store = SqliteStore::open(&folder)?;
+    let blobs = Blobs::open(&folder).map_err(|error| Failure::failed("the state folder", error))?;
     let status = status::read(&store, wall())?;
     let found = status.runs.iter().find(|status| status.run == run);
     let found = found.ok_or_else(|| Failure::refused(format!("there is no run {run}: `aggregator run list`")))?;

@@ -1,18 +1,20 @@
-//! `aggregator revoke`: ends a site's part in the federation, and takes back its invitations.
+//! `aggregator revoke`: ends the part of a site or a person in the federation, and takes back invitations.
 
 use clap::Args;
-use common::SiteId;
+use common::{Person, SiteId};
 use serde::Serialize;
 
-use super::{Failure, Json, State, print, print_json};
-use crate::clock::wall;
-use crate::store::{Revoked, SqliteStore, Store};
+use super::acting::{Acting, Desk, State, asking, store};
+use super::whom::{Whom, typed};
+use super::{Failure, Json, print, print_json};
+use crate::desk;
+use crate::store::Revoked;
 
 /// Whose certificate.
 #[derive(Debug, Args)]
 pub(super) struct Revoke {
-    /// The site.
-    site: SiteId,
+    #[command(flatten)]
+    whom: Whom,
     #[command(flatten)]
     state: State,
     #[command(flatten)]
@@ -20,32 +22,37 @@ pub(super) struct Revoke {
 }
 
 #[derive(Debug, Serialize)]
-struct Ended {
-    site: SiteId,
+struct Ended<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    site: Option<&'a SiteId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    person: Option<&'a Person>,
     revoked: bool,
     invitations_expired: usize,
 }
 
-pub(super) fn revoke(Revoke { site, state, json }: Revoke) -> Result<(), Failure> {
-    let store = SqliteStore::open(&state.folder)?;
-    let Revoked { certificate, invitations } = store.revoke(&site, wall())?;
-    if !certificate && invitations == 0 {
-        return Err(Failure::refused(format!(
-            "{site} has no certificate that counts and no open invitation: `aggregator status` lists the sites"
-        )));
-    }
+pub(super) fn revoke(Revoke { whom, state, json }: Revoke, acting: &Acting) -> Result<(), Failure> {
+    let holder = whom.holder()?;
+    let Revoked { certificate, invitations } = match acting.desk(state)? {
+        Desk::Here(folder) => desk::revoke(&store(&folder)?, &holder, &asking())?,
+        Desk::There(mut remote) => remote.revoke(&holder)?,
+    };
     if json.json {
-        return print_json(&Ended { site, revoked: certificate, invitations_expired: invitations });
+        let (site, person) = (holder.site(), holder.person());
+        return print_json(&Ended { site, person, revoked: certificate, invitations_expired: invitations });
     }
     let mut told = String::new();
     if certificate {
+        let then = match &holder {
+            common::Holder::Site(_) => "nothing of it counts in a round that is open",
+            common::Holder::Person(_) => "a signature of theirs counts in no run that has not begun",
+        };
         told += &format!(
-            "the certificate of {site} is revoked; a running server cuts its connections within a second, and nothing of it counts \
-                 in a round that is open\n"
+            "the certificate of {holder} is revoked; a running server cuts its connections within a second, and {then}\n"
         );
     }
     if invitations > 0 {
-        told += &format!("{invitations} unused invitation(s) of {site} have expired\n");
+        told += &format!("{invitations} unused invitation(s) of {holder} have expired\n");
     }
-    print(&format!("{told}A new invitation lets {site} back in: `aggregator invite {site}`\n"))
+    print(&format!("{told}A new invitation lets {holder} back in: `aggregator invite {}`\n", typed(&holder)))
 }

@@ -1,19 +1,23 @@
-//! `aggregator run`: starts runs and lists them. Works on the state folder; a server that serves it notices by itself.
+//! `aggregator run`: starts runs, signs their plans, lists them. Works on the state folder, where a server notices by itself, or as a
+//! person.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use common::fixed_point::MAX_SITES;
-use common::{NamedTensors, Plan, PlanDraft, RunId, SiteId};
+use common::{Digest, NamedTensors, Plan, PlanDraft, RunId, SiteId};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Failure, Json, State, print_json, text};
+use super::acting::{Acting, Desk, State, asking, store};
+use super::{Failure, Json, print_json, text};
 use crate::clock::wall;
+use crate::config::Config;
+use crate::desk::{self, Wanted};
 use crate::layout::Layout;
 use crate::status;
-use crate::store::{Blobs, RunState, SqliteStore, Store, StoreError, Wish};
+use crate::store::{Blobs, Store, StoreError};
 
 /// What to do with runs.
 #[derive(Debug, Subcommand)]
@@ -21,8 +25,13 @@ pub(super) enum RunVerb {
     /// Start a run from a plan and its first model.
     ///
     /// The plan is checked, the model's names and shapes become part of it, and the digest of the whole is printed: this is
-    /// what every site approves before it trains. A running server begins the first round within a second.
+    /// what every site approves before it trains. A running server begins the first round within a second; if the plan asks for
+    /// `signatures`, when so many coordinators have signed it. With `--as`, who starts a run signs its plan.
     Start(Start),
+    /// Show a run's plan, every setting of it, and its digest: what a coordinator reads before signing.
+    Show(OfRun),
+    /// Put your hand under a run's plan, as a coordinator (`--as`).
+    Sign(Sign),
     /// List the runs.
     List(List),
     /// Let a run's rounds stand still: sites stop training within seconds, the deadline waits, and nothing is lost.
@@ -39,6 +48,22 @@ pub(super) struct OfRun {
     run: RunId,
     #[command(flatten)]
     state: State,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Sign {
+    /// The run, or the digest of its plan.
+    run: String,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Debug, Serialize)]
+struct Signed {
+    run: RunId,
+    plan: Digest,
+    signatures: usize,
+    needed: u32,
 }
 
 #[derive(Debug, Args)]
@@ -78,94 +103,160 @@ struct Started {
     first_model: common::Digest,
     model_bytes: u64,
     rounds: u32,
+    signatures: usize,
+    signatures_needed: u32,
     sites: Vec<SiteId>,
     not_enrolled: Vec<SiteId>,
 }
 
-pub(super) fn run(verb: RunVerb) -> Result<(), Failure> {
+pub(super) fn run(verb: RunVerb, acting: &Acting) -> Result<(), Failure> {
     match verb {
-        RunVerb::Start(arguments) => start(arguments),
-        RunVerb::Pause(of) => wish(&of, "pauses", |wish| wish.paused = true),
-        RunVerb::Resume(of) => wish(&of, "goes on", |wish| wish.paused = false),
-        RunVerb::Abort(Abort { of, because }) => {
-            if !(1..=200).contains(&because.trim().len()) {
-                return Err(Failure::refused("--because must be 1 to 200 bytes"));
-            }
-            wish(&of, "ends", |wish| wish.abort = Some(because.trim().to_owned()))
-        }
+        RunVerb::Start(arguments) => start(arguments, acting),
+        RunVerb::Show(of) => show(of, acting),
+        RunVerb::Sign(arguments) => sign(arguments, acting),
+        RunVerb::Pause(of) => wish(of, "pauses", &Wanted::Pause, acting),
+        RunVerb::Resume(of) => wish(of, "goes on", &Wanted::Resume, acting),
+        RunVerb::Abort(Abort { of, because }) => wish(of, "ends", &Wanted::Abort(because), acting),
         RunVerb::List(List { state, json }) => {
-            let store = SqliteStore::open(&state.folder)?;
-            let status = status::read(&store, wall())?;
+            let status = match acting.desk(state)? {
+                Desk::Here(folder) => status::read(&store(&folder)?, wall())?,
+                Desk::There(mut remote) => remote.status()?,
+            };
             if json.json { print_json(&status.runs) } else { super::print(&text::runs(&status)) }
         }
     }
 }
 
-/// Writes down what is asked of a run that goes on; a running server heeds it within a second, another one when it starts.
-fn wish(OfRun { run, state }: &OfRun, told: &str, change: impl FnOnce(&mut Wish)) -> Result<(), Failure> {
-    let store = SqliteStore::open(&state.folder)?;
-    let (found, damaged): (Vec<_>, Vec<_>) = store.runs(0)?.into_iter().partition(Result::is_ok);
-    let found = found.into_iter().flatten().find(|record| record.plan.run() == run);
-    match (found.map(|record| record.state), damaged.into_iter().find_map(Result::err)) {
-        // It may be the one that is asked for.
-        (None, Some(error)) => return Err(error.into()),
-        (None, None) => return Err(Failure::refused(format!("there is no run {run}: `aggregator run list`"))),
-        (Some(RunState::Running), _) => {}
-        (Some(_), _) => return Err(Failure::refused(format!("run {run} is over"))),
+fn wish(OfRun { run, state }: OfRun, told: &str, wanted: &Wanted, acting: &Acting) -> Result<(), Failure> {
+    match acting.desk(state)? {
+        Desk::Here(folder) => desk::ask(&store(&folder)?, &run, wanted, &asking())?,
+        Desk::There(mut remote) => remote.ask(&run, wanted)?,
     }
-    // Nothing asked yet is nothing asked.
-    let mut wished = store.wishes()?.remove(run).unwrap_or_default();
-    change(&mut wished);
-    store.wish(run, &wished, wall())?;
     super::print(&format!("run {run} {told}: a running server sees to it within a second\n"))
 }
 
-fn start(Start { plan, first_model, state, json }: Start) -> Result<(), Failure> {
-    let store = SqliteStore::open(&state.folder)?;
-    let blobs = Blobs::open(&state.folder).map_err(|error| Failure::failed("the state folder", error))?;
+fn show(OfRun { run, state }: OfRun, acting: &Acting) -> Result<(), Failure> {
+    let plan = match acting.desk(state)? {
+        Desk::Here(folder) => desk::record(&store(&folder)?, &run)?.plan,
+        Desk::There(mut remote) => remote.plan(&run)?,
+    };
+    let settings = toml::to_string(&plan.draft).map_err(|error| Failure::failed("writing the plan", error))?;
+    super::print(&format!(
+        "# plan {}\n# first model {}, {} tensors of {} values\n{settings}",
+        plan.digest(),
+        plan.first_model,
+        plan.signature.len(),
+        plan.signature.value_count()
+    ))
+}
+
+fn sign(Sign { run, json }: Sign, acting: &Acting) -> Result<(), Failure> {
+    let Some(folder) = &acting.0 else {
+        return Err(Failure::Usage(
+            "a plan is signed with a coordinator's own key: name the folder that you enrolled into with --as"
+                .to_owned(),
+        ));
+    };
+    let mut remote = desk::remote::Remote::open(folder)?;
+    let run: RunId = match run.parse::<Digest>() {
+        Err(_) => run.parse().map_err(Failure::refused)?,
+        Ok(digest) => {
+            let runs = remote.status()?.runs;
+            let found = runs.into_iter().find(|run| run.plan == digest).map(|run| run.run);
+            found.ok_or_else(|| Failure::refused(format!("no run has the plan {digest}: `aggregator run list`")))?
+        }
+    };
+    // What is signed is the digest of bytes that were read here, not one that was told.
+    let plan = remote.plan(&run)?;
+    if *plan.run() != run {
+        return Err(Failure::failed("the plan", format!("it is of run {}, and not of {run}", plan.run())));
+    }
+    let now = remote.sign(&run, plan.digest())?;
+    let signed = Signed { run, plan: plan.digest(), signatures: now.counting, needed: now.needed };
+    if json.json {
+        return print_json(&signed);
+    }
+    let Signed { run, plan, signatures, needed } = &signed;
+    let asked = match needed {
+        0 => format!("{signatures} signatures are there; the plan asks for none"),
+        needed => match (*needed as usize).saturating_sub(*signatures) {
+            0 => format!("{signatures} of {needed} signatures are there; the run goes on"),
+            missing => format!("{signatures} of {needed} signatures are there; {missing} more to come"),
+        },
+    };
+    super::print(&format!("signed: run {run}, plan {plan}\n{asked}\n"))
+}
+
+fn start(Start { plan, first_model, state, json }: Start, acting: &Acting) -> Result<(), Failure> {
+    let mut desk = acting.desk(state)?;
     let draft = read_draft(&plan)?;
     let model = read_model(&first_model)?;
     let bytes = model.to_safetensors();
     let plan = agreed(draft, &model, &bytes)?;
     let layout = Layout::of(&plan.signature).map_err(Failure::refused)?;
-    if !store.rounds(plan.run())?.is_empty() {
-        return Err(StoreError::RunExists(plan.run().clone()).into());
-    }
-    // Before the transaction: a server must not wait for a whole model to be written.
-    let stored = blobs.put(&bytes).map_err(|error| StoreError::io("storing the first model", error))?;
-    let is_there = || match blobs.length(stored) == Some(layout.bytes()) {
-        true => Ok(()),
-        false => Err(StoreError::io("finding the first model", std::io::ErrorKind::NotFound.into())),
+    let not_enrolled = match &mut desk {
+        Desk::Here(folder) => start_here(folder, &plan, &bytes, layout.bytes())?,
+        Desk::There(remote) => remote.start(&plan, bytes)?,
     };
-    store.start_run(&plan, wall(), &mut || is_there())?;
-    let enrolled: Vec<SiteId> = store.sites()?.into_iter().filter(|site| !site.revoked).map(|site| site.site).collect();
-    let sites = plan.draft.rounds.sites.clone();
+    let signed = usize::from(matches!(desk, Desk::There(_)));
     let started = Started {
         run: plan.run().clone(),
         plan: plan.digest(),
         first_model: plan.first_model,
         model_bytes: layout.bytes(),
         rounds: plan.draft.rounds.count,
-        not_enrolled: sites.iter().filter(|site| !enrolled.contains(site)).cloned().collect(),
-        sites,
+        signatures: signed,
+        signatures_needed: plan.draft.signatures,
+        not_enrolled,
+        sites: plan.draft.rounds.sites.clone(),
     };
-    if json.json {
-        return print_json(&started);
+    if json.json { print_json(&started) } else { super::print(&started.told()) }
+}
+
+/// Starts a run in the state folder; names the sites that are still to enrol.
+fn start_here(folder: &Path, plan: &Plan, bytes: &[u8], length: u64) -> Result<Vec<SiteId>, Failure> {
+    let store = store(folder)?;
+    let blobs = Blobs::open(folder).map_err(|error| Failure::failed("the state folder", error))?;
+    desk::require_signatures(plan, Config::of_state(folder)?.signatures)?;
+    match desk::record(&store, plan.run()) {
+        Err(desk::DeskError::NoRun(_)) => {}
+        Ok(_) => return Err(StoreError::RunExists(plan.run().clone()).into()),
+        Err(error) => return Err(error.into()),
     }
-    let mut told = format!(
-        "run {} is started: {} rounds, {} sites, {} bytes a model\nplan {}\nEach site approves this digest with \
-         `site-agent approve {}`.\n",
-        started.run,
-        started.rounds,
-        started.sites.len(),
-        started.model_bytes,
-        started.plan,
-        started.plan,
-    );
-    for site in &started.not_enrolled {
-        told += &format!("{site} is not enrolled yet: `aggregator invite {site}`\n");
+    // Before the transaction: a server must not wait for a whole model to be written.
+    let stored = blobs.put(bytes).map_err(|error| StoreError::io("storing the first model", error))?;
+    let is_there = || match blobs.length(stored) == Some(length) {
+        true => Ok(()),
+        false => Err(StoreError::io("finding the first model", std::io::ErrorKind::NotFound.into())),
+    };
+    let by = asking();
+    store.start_run(plan, &by.by, by.now, &mut || is_there())?;
+    Ok(desk::not_enrolled(&store, plan)?)
+}
+
+impl Started {
+    fn told(&self) -> String {
+        let mut told = format!(
+            "run {} is started: {} rounds, {} sites, {} bytes a model\nplan {}\nEach site approves this digest with \
+             `site-agent approve {}`.\n",
+            self.run,
+            self.rounds,
+            self.sites.len(),
+            self.model_bytes,
+            self.plan,
+            self.plan,
+        );
+        if self.signatures < self.signatures_needed as usize {
+            told += &format!(
+                "It awaits signatures of coordinators: {} of {} are there. Each types `aggregator run sign {} --as <folder>`.\n",
+                self.signatures, self.signatures_needed, self.run
+            );
+        }
+        for site in &self.not_enrolled {
+            told += &format!("{site} is not enrolled yet: `aggregator invite {site}`\n");
+        }
+        told
     }
-    super::print(&told)
 }
 
 fn read_draft(path: &Path) -> Result<PlanDraft, Failure> {

@@ -47,12 +47,13 @@ pub(super) fn serve(arguments: Serve) -> Result<(), Failure> {
     if let Err(error) = rlimit::increase_nofile_limit(OPEN_FILES) {
         tracing::warn!(%error, "the system permits no more open files; a large cohort may need more");
     }
-    let state = arguments.state.folder;
+    let state = arguments.state.folder()?;
     let config = arguments.config.as_deref().map_or_else(|| Config::of_state(&state), Config::read)?;
     let record = SqliteStore::open(&state)?.federation()?;
     let certificates = |error| Failure::failed("the certificate authority", error);
     let signer = authority::signing_key(&state).map_err(certificates)?;
-    let federation = Federation::open(&state, config.limits(), Arc::new(SystemClock::new()))?.signing_with(signer);
+    let federation = Federation::open(&state, config.limits(), Arc::new(SystemClock::new()))?;
+    let federation = federation.signing_with(signer).requiring_signatures(config.signatures);
     let authority = authority::load(&state, &record.name).map_err(certificates)?;
     let authority = authority.with_leaves_of(config.certificate_life_s.into());
     let serving = Serving {

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, Json, State, print, print_json, text};
+use super::acting::{Acting, Desk, State, store};
+use super::{Failure, Json, print, print_json, text};
 use crate::clock::wall;
 use crate::status;
-use crate::store::SqliteStore;
 
 /// How to show it.
 #[derive(Debug, Args)]
@@ -23,11 +23,17 @@ pub(super) struct StatusArguments {
     watch: bool,
 }
 
-pub(super) fn status(arguments: StatusArguments) -> Result<(), Failure> {
+pub(super) fn status(arguments: StatusArguments, acting: &Acting) -> Result<(), Failure> {
     let StatusArguments { state, json, watch } = arguments;
-    let store = SqliteStore::open(&state.folder)?;
+    let mut read: Box<dyn FnMut() -> Result<status::Status, Failure>> = match acting.desk(state)? {
+        Desk::Here(folder) => {
+            let store = store(&folder)?;
+            Box::new(move || Ok(status::read(&store, wall())?))
+        }
+        Desk::There(mut remote) => Box::new(move || Ok(remote.status()?)),
+    };
     loop {
-        let status = status::read(&store, wall())?;
+        let status = read()?;
         if json.json {
             print_json(&status)?;
         } else {

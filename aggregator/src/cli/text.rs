@@ -6,7 +6,7 @@ use common::score::{self, MeasuredOn};
 use common::{Digest, SiteId};
 
 use crate::status::{
-    ModelScores, OpenRound, OpenState, RoundStatus, RunPhase, RunStatus, SiteProgress, Status, TaskStatus,
+    ModelScores, OpenRound, OpenState, RoundStatus, RunPhase, RunStatus, SignedBy, SiteProgress, Status, TaskStatus,
 };
 
 /// The whole status.
@@ -20,6 +20,10 @@ pub(super) fn status(status: &Status) -> String {
         let revoked = if site.revoked { ", REVOKED" } else { "" };
         line(&mut text, format_args!("  {}: {heard}{revoked}", site.site));
     }
+    for person in &status.persons {
+        let revoked = if person.revoked { ", REVOKED" } else { "" };
+        line(&mut text, format_args!("  {}{revoked}", person.person.told()));
+    }
     if status.runs.is_empty() {
         text += "no run: start one with `aggregator run start <plan.toml> --first-model <file>`\n";
     }
@@ -32,14 +36,14 @@ pub(super) fn status(status: &Status) -> String {
 pub(super) fn runs(status: &Status) -> String {
     let mut text = String::new();
     for run in &status.runs {
-        line(&mut text, format_args!("{}  {}  plan {}", run.run, standing(run), run.plan));
+        line(&mut text, format_args!("{}  {}  plan {}{}", run.run, standing(run), run.plan, signed_by(run)));
     }
     if text.is_empty() { "no run\n".to_owned() } else { text }
 }
 
 fn run_status(text: &mut String, run: &RunStatus) {
     line(text, format_args!("\nrun {}: {}", run.run, standing(run)));
-    line(text, format_args!("  plan {}", run.plan));
+    line(text, format_args!("  plan {}{}", run.plan, signed_by(run)));
     line(text, format_args!("  first model {}", run.first_model));
     if let Some(because) = &run.because {
         line(text, format_args!("  {because}"));
@@ -90,10 +94,27 @@ fn task_scores(text: &mut String, run: &RunStatus, task: &TaskStatus) {
     }
 }
 
+/// Whose hands are under a plan.
+fn signed_by(run: &RunStatus) -> String {
+    let name = |signed: &SignedBy| match signed.counts {
+        true => signed.coordinator.to_string(),
+        false => format!("{} (counts no more)", signed.coordinator),
+    };
+    let names: Vec<String> = run.signed_by.iter().map(name).collect();
+    if names.is_empty() { String::new() } else { format!(", signed by {}", names.join(", ")) }
+}
+
 fn standing(run: &RunStatus) -> String {
     let closed = run.rounds.iter().filter(|round| round.merged).count();
     let of = format!("{closed} of {} rounds", run.rounds_planned);
     match run.state {
+        RunPhase::AwaitingSignatures => {
+            let there = run.signed_by.iter().filter(|signed| signed.counts).count();
+            format!(
+                "AWAITS SIGNATURES, {there} of {}: `aggregator run sign {} --as <folder>`",
+                run.signatures_needed, run.run
+            )
+        }
         RunPhase::Running if run.paused => format!("PAUSED, {of} done: `aggregator run resume {}`", run.run),
         RunPhase::Running => format!("running, {of} done"),
         RunPhase::Finished => format!("finished, {of}"),

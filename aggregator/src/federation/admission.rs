@@ -3,31 +3,37 @@
 use std::collections::BTreeMap;
 
 use common::signed::VerifyingKey;
-use common::{Digest, SiteId};
+use common::{Digest, Holder, SiteId};
 
-use crate::store::SiteRecord;
+use crate::store::MemberRecord;
 
-/// Who is enrolled.
+/// Who is enrolled: sites and persons.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Admitted(BTreeMap<SiteId, SiteRecord>);
+pub struct Admitted(BTreeMap<Holder, MemberRecord>);
 
 /// How a certificate that counts stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stands {
-    /// It is the newest one that its site used.
+    /// It is the newest one that its holder used.
     Used,
     /// It was issued after that, and is used for the first time.
     Newer,
 }
 
 impl Admitted {
-    pub(crate) fn of(sites: Vec<SiteRecord>) -> Self {
-        Self(sites.into_iter().map(|record| (record.site.clone(), record)).collect())
+    /// These.
+    pub fn of(members: Vec<MemberRecord>) -> Self {
+        Self(members.into_iter().map(|record| (record.holder.clone(), record)).collect())
+    }
+
+    /// What is known of a holder.
+    pub fn member(&self, holder: &Holder) -> Option<&MemberRecord> {
+        self.0.get(holder)
     }
 
     /// How a certificate stands, if it counts.
-    pub fn stands(&self, site: &SiteId, serial: &str) -> Option<Stands> {
-        let record = self.0.get(site).filter(|record| !record.revoked)?;
+    pub fn stands(&self, holder: &Holder, serial: &str) -> Option<Stands> {
+        let record = self.member(holder).filter(|record| !record.revoked)?;
         if record.serial == serial {
             Some(Stands::Used)
         } else {
@@ -37,16 +43,16 @@ impl Admitted {
 
     /// The CAs that a site knows.
     pub fn anchors(&self, site: &SiteId) -> Option<Digest> {
-        Some(self.0.get(site)?.anchors)
+        Some(self.member(&site.into())?.anchors)
     }
 
     /// What a site signs with.
     pub fn signing_key(&self, site: &SiteId) -> Option<VerifyingKey> {
-        self.0.get(site)?.signing_key
+        self.member(&site.into())?.signing_key
     }
 
     /// The sites that were revoked.
     pub(super) fn revoked(&self) -> Vec<SiteId> {
-        self.0.values().filter(|record| record.revoked).map(|record| record.site.clone()).collect()
+        self.0.values().filter(|record| record.revoked).filter_map(|record| record.holder.site().cloned()).collect()
     }
 }

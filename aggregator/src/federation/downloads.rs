@@ -2,9 +2,11 @@
 
 use std::fs::File;
 
+use common::signed::PlanSignature;
 use common::{Digest, Refusal, SiteId};
 
-use super::{Federation, io_refusal};
+use super::{Federation, io_refusal, refusal};
+use crate::run::Run;
 
 /// A file to be sent.
 #[derive(Debug)]
@@ -15,12 +17,26 @@ pub struct Blob {
     pub bytes: u64,
 }
 
+/// A plan as a site gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handout {
+    /// Its canonical bytes.
+    pub canonical: Vec<u8>,
+    /// Coordinators' hands under it.
+    pub signatures: Vec<PlanSignature>,
+}
+
 impl Federation {
-    /// The canonical bytes of a plan whose run invites the site.
-    pub fn plan(&self, site: &SiteId, plan: Digest) -> Result<Vec<u8>, Refusal> {
+    /// A plan whose run invites the site, and has the signatures that it needs.
+    pub fn plan(&self, site: &SiteId, plan: Digest) -> Result<Handout, Refusal> {
         let live = self.live();
-        let found = live.runs.iter().find(|run| run.record.plan_digest == plan && run.invites(site));
-        found.map(|run| run.record.plan_bytes.clone()).ok_or(Refusal::UnknownBlob(plan))
+        let is_it = |run: &&super::LiveRun| run.record.plan_digest == plan && run.invites(site);
+        let begun = |run: &&super::LiveRun| !matches!(run.run, Run::Awaiting { .. });
+        let found = live.runs.iter().filter(begun).find(is_it);
+        let (run, canonical) =
+            found.map(|run| (run.id().clone(), run.record.plan_bytes.clone())).ok_or(Refusal::UnknownBlob(plan))?;
+        drop(live);
+        Ok(Handout { canonical, signatures: self.handed_out(&run).map_err(refusal)? })
     }
 
     /// The model that a run which invites the site is at: the open round's start, or the last model.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use certs::signing::SigningKey;
 use common::signed::VerifyingKey;
-use common::{Digest, FederationName, Refusal, RunId, SiteId};
+use common::{Digest, FederationName, Holder, Person, Refusal, RunId, SiteId};
 use tokio::sync::{Notify, watch};
 
 use crate::checksum::Checksum;
@@ -22,8 +22,8 @@ use crate::round::{Heard, Round, Word, told};
 use crate::run::{Attempt, Run, RunAction, RunEvent, RunRules};
 use crate::store::lock::LockError;
 use crate::store::{
-    Blobs, Details, RoundState, RunRecord, RunState, SiteRecord, SqliteStore, StateLock, Store, StoreError, UpdateKey,
-    Wish,
+    Blobs, Details, MemberRecord, RoundState, RunRecord, RunState, SqliteStore, StateLock, Store, StoreError,
+    UpdateKey, Wish,
 };
 use uploads::Upload;
 
@@ -33,11 +33,13 @@ mod enrolment;
 mod merging;
 mod reports;
 mod scores;
+mod signing;
 mod uploads;
 
 pub use admission::{Admitted, Stands};
-pub use downloads::Blob;
+pub use downloads::{Blob, Handout};
 pub use enrolment::Applicant;
+pub use signing::Signatures;
 pub use uploads::UploadState;
 
 /// What the server may take.
@@ -61,7 +63,7 @@ pub struct Federation {
     /// before it leaves the event loop, and every connection watches it.
     admitted: watch::Sender<Admitted>,
     /// Newer certificates that were presented: written down with the next refresh.
-    used: Mutex<BTreeSet<(SiteId, String)>>,
+    used: Mutex<BTreeSet<(Holder, String)>>,
     uploads: Mutex<BTreeMap<UpdateKey, Arc<Upload>>>,
     /// Checksums of stored updates whose digest was taken as they came, in this process's life.
     checked: Mutex<BTreeMap<Digest, Checksum>>,
@@ -70,6 +72,8 @@ pub struct Federation {
     name: FederationName,
     /// What models are signed with; none where nobody checks.
     signer: Option<Arc<SigningKey>>,
+    /// Signatures that a plan must ask for to be started.
+    least_signatures: u32,
     _lock: StateLock,
 }
 
@@ -157,6 +161,7 @@ impl Federation {
         let federation = Self {
             name,
             signer: None,
+            least_signatures: 0,
             store,
             blobs,
             clock,
@@ -179,6 +184,16 @@ impl Federation {
         Self { signer: Some(Arc::new(key)), ..self }
     }
 
+    /// The same, where a plan must ask for so many signatures of coordinators to be started.
+    pub fn requiring_signatures(self, least: u32) -> Self {
+        Self { least_signatures: least, ..self }
+    }
+
+    /// Signatures that a plan must ask for to be started.
+    pub fn least_signatures(&self) -> u32 {
+        self.least_signatures
+    }
+
     /// The public half of the key that models are signed with.
     pub fn verifying_key(&self) -> Option<VerifyingKey> {
         self.signer.as_ref().map(|key| key.verifying())
@@ -194,10 +209,10 @@ impl Federation {
     pub fn refresh(&self) -> Result<(), StoreError> {
         // Locked from the first read on: of two refreshes, the later one must not be overwritten by what the other read.
         let mut live = self.live();
-        for (site, serial) in self.take_used() {
-            self.store.note_used(&site, &serial)?;
+        for (holder, serial) in self.take_used() {
+            self.store.note_used(&holder, &serial)?;
         }
-        self.admit(self.store.sites()?);
+        self.admit(self.store.members()?);
         for found in self.store.runs(live.read)? {
             match found.and_then(|record| self.restored(record)) {
                 Ok(run) => {
@@ -217,6 +232,9 @@ impl Federation {
             if let Some(wish) = wishes.get(run.id()) {
                 self.heed(run, wish);
             }
+            if let Err(error) = self.release(run) {
+                tracing::error!(run = %run.id(), %error, "a run that is signed could not begin; it is tried again");
+            }
             self.leave_revoked_out(run, &revoked);
         }
         drop(live);
@@ -225,16 +243,16 @@ impl Federation {
     }
 
     /// Puts who is enrolled in the place of who was; every connection hears of a change.
-    fn admit(&self, sites: Vec<SiteRecord>) {
+    fn admit(&self, members: Vec<MemberRecord>) {
         self.admitted.send_if_modified(|admitted| {
-            let now = Admitted::of(sites);
+            let now = Admitted::of(members);
             let changed = *admitted != now;
             *admitted = now;
             changed
         });
     }
 
-    fn take_used(&self) -> BTreeSet<(SiteId, String)> {
+    fn take_used(&self) -> BTreeSet<(Holder, String)> {
         std::mem::take(&mut self.used.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -340,15 +358,49 @@ impl Federation {
 
     /// Whether a certificate still counts: the newest one that an enrolled site used, or a newer one; not revoked.
     pub fn admits(&self, site: &SiteId, serial: &str) -> Result<(), Refusal> {
-        match self.admitted.borrow().stands(site, serial) {
-            None => Err(Refusal::Revoked(site.clone())),
-            Some(Stands::Used) => Ok(()),
-            Some(Stands::Newer) => {
-                let used = (site.clone(), serial.to_owned());
-                self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(used);
-                Ok(())
-            }
+        if self.counts(&site.into(), serial) { Ok(()) } else { Err(Refusal::Revoked(site.clone())) }
+    }
+
+    /// Whether a person's certificate still counts.
+    pub fn admits_person(&self, person: &Person, serial: &str) -> Result<(), Refusal> {
+        match self.counts(&person.clone().into(), serial) {
+            true => Ok(()),
+            false => Err(Refusal::PersonRevoked(person.clone())),
         }
+    }
+
+    fn counts(&self, holder: &Holder, serial: &str) -> bool {
+        let stands = self.admitted.borrow().stands(holder, serial);
+        if stands == Some(Stands::Newer) {
+            let used = (holder.clone(), serial.to_owned());
+            self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(used);
+        }
+        stands.is_some()
+    }
+
+    /// The store, for what people ask for; [`Federation::refresh`] takes over what is written there.
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// The blobs.
+    pub(crate) fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    /// The federation's name.
+    pub fn name(&self) -> &FederationName {
+        &self.name
+    }
+
+    /// What the server may take.
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The ledger's end in the aggregator's hand; none where it signs with nothing.
+    pub fn colophon(&self, head: common::ledger::Head) -> Option<crate::ledger::Colophon> {
+        Some(crate::ledger::Colophon::signed(&self.name, head, self.signer.as_ref()?))
     }
 
     /// Who is enrolled, and every change of it.
@@ -367,12 +419,17 @@ impl Federation {
         let layout = Layout::of(&record.plan.signature).map_err(|error| damaged(&error.to_string()))?;
         let rules = RunRules::of(&record.plan);
         let rounds = self.store.rounds(record.plan.run())?;
-        let last = rounds.last().ok_or_else(|| damaged("it has no round"))?;
         let mut deadline = None;
         let mut undone = Vec::new();
-        let run = match (&record.state, &last.state) {
-            (RunState::Running, RoundState::Merging(outcome)) => Run::Merging(last.attempt, outcome.clone()),
-            (RunState::Running, state @ (RoundState::Gathering | RoundState::Training)) => {
+        let first_model = record.plan.first_model;
+        let run = match (&record.state, rounds.last().map(|last| (last, &last.state))) {
+            (RunState::Awaiting, None) => Run::Awaiting { first_model },
+            // Ended before its plan was signed.
+            (RunState::Failed { because }, None) => Run::Failed { because: because.clone(), model: first_model },
+            (RunState::Running, Some((last, RoundState::Merging(outcome)))) => {
+                Run::Merging(last.attempt, outcome.clone())
+            }
+            (RunState::Running, Some((last, state @ (RoundState::Gathering | RoundState::Training)))) => {
                 let armed = matches!(state, RoundState::Training);
                 let roll = self.store.roll(record.plan.run(), last.attempt)?;
                 deadline = armed
@@ -381,8 +438,8 @@ impl Federation {
                 (run, undone) = Run::resumed(last.attempt, roll, armed, &rules);
                 run
             }
-            (RunState::Finished, RoundState::Closed(_, merged)) => Run::Finished { model: merged.model },
-            (RunState::Failed { because }, RoundState::Abandoned(_)) => {
+            (RunState::Finished, Some((_, RoundState::Closed(_, merged)))) => Run::Finished { model: merged.model },
+            (RunState::Failed { because }, Some((last, RoundState::Abandoned(_)))) => {
                 Run::Failed { because: because.clone(), model: last.attempt.base }
             }
             _ => return Err(damaged("its last round does not fit its state")),
@@ -476,6 +533,7 @@ impl Federation {
                     tracing::info!(%run, %round, %model, "model published");
                     self.retire(&run, Some(self.limits.keep_updates_of_rounds));
                 }
+                RunAction::Release { .. } => {}
                 RunAction::Begin(Attempt { round, attempt, base }) => {
                     tracing::info!(%run, %round, attempt, %base, "round begins");
                 }

@@ -87,6 +87,9 @@ fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration)
     if let Some(run) = invited.iter().find(|run| matches!(run.run, Run::Merging(..))) {
         return wait(&format!("a round of run {} is being merged", run.id()));
     }
+    if let Some(run) = invited.iter().find(|run| matches!(run.run, Run::Awaiting { .. })) {
+        return wait(&format!("run {} awaits signatures of coordinators under its plan", run.id()));
+    }
     match invited.last().map(|live| (live, &live.run)) {
         Some((live, Run::Finished { model })) => {
             Directive::Finished { run: live.id().clone(), model: *model, bytes: live.layout.bytes() }

@@ -574,7 +574,7 @@ mod tests {
         let model = weights(0.0);
         let plan = draft.with_first_model(model.signature(), model.digest());
         Blobs::open(state).unwrap().put(&model.to_safetensors()).unwrap();
-        store.start_run(&plan, Stamp(0), &mut || Ok(())).unwrap();
+        store.start_run(&plan, &crate::ledger::Actor::StateFolder, Stamp(0), &mut || Ok(())).unwrap();
         let limits = Limits { spool_bytes: 1 << 20, keep_updates_of_rounds: 2 };
         let federation = Federation::open(state, limits, Arc::new(SystemClock::new())).unwrap();
         let manifest = |value| UpdateManifest {

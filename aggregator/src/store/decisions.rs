@@ -4,7 +4,7 @@ use common::{Digest, RunId, UpdateManifest};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::rows::{int, json, parsed};
-use super::{Details, StoreError, UpdateKey, ledger};
+use super::{Details, StoreError, UpdateKey, ledger, signatures};
 use crate::clock::Stamp;
 use crate::ledger::Event;
 use crate::round::{Heard, Word};
@@ -26,6 +26,11 @@ pub(super) fn write_action(
     }
     let changed = match (action, details) {
         (RunAction::Record(heard), details) => return write_word(transaction, run, heard, details, now),
+        (RunAction::Release { by }, _) => {
+            signatures::count(transaction, run, by)?;
+            transaction
+                .execute("UPDATE runs SET state = 'running' WHERE run = ?1 AND state = 'awaiting'", [run.as_str()])?
+        }
         (RunAction::Begin(Attempt { round, attempt, base }), _) => transaction.execute(
             "INSERT INTO rounds (run, round, attempt, state, base, began_at_ms) VALUES (?1, ?2, ?3, 'gathering', ?4, ?5)",
             params![run.as_str(), round.0, attempt, base.to_string(), int(now.0)],
@@ -59,7 +64,7 @@ pub(super) fn write_action(
             [run.as_str()],
         )?,
         (RunAction::Fail { because }, _) => transaction.execute(
-            "UPDATE runs SET state = 'failed', because = ?2, trouble = NULL WHERE run = ?1 AND state = 'running'",
+            "UPDATE runs SET state = 'failed', because = ?2, trouble = NULL WHERE run = ?1 AND state IN ('awaiting', 'running')",
             params![run.as_str(), because],
         )?,
         (RunAction::Publish(..), _) => 0,

@@ -1,12 +1,12 @@
 //! Who is invited, enrolled, renewed and revoked, as rows: inside a transaction, with what the ledger says of it.
 
-use common::{Digest, SiteId};
+use common::{Digest, Holder};
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::rows::{int, parsed, stamp};
-use super::{Issued, Revoked, SiteRecord, StoreError, ledger, seals};
+use super::{Issued, MemberRecord, Revoked, StoreError, ledger, seals};
 use crate::clock::Stamp;
-use crate::ledger::Event;
+use crate::ledger::{Actor, Event, Subject};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -14,16 +14,18 @@ type Result<T> = std::result::Result<T, StoreError>;
 pub(super) fn invite(
     transaction: &Transaction<'_>,
     token: Digest,
-    site: &SiteId,
+    holder: &Holder,
+    by: &Actor,
     now: Stamp,
     expires_at: Stamp,
 ) -> Result<usize> {
-    let expired = expire_invitations(transaction, site, now)?;
+    let expired = expire_invitations(transaction, holder, now)?;
     transaction.execute(
-        "INSERT INTO tokens (hash, site, expires_at_ms) VALUES (?1, ?2, ?3)",
-        params![token.to_string(), site.as_str(), int(expires_at.0)],
+        "INSERT INTO tokens (hash, holder, expires_at_ms) VALUES (?1, ?2, ?3)",
+        params![token.to_string(), holder.to_string(), int(expires_at.0)],
     )?;
-    ledger::append(transaction, &Event::Invited { site, expires_at_ms: expires_at.0 }, now)?;
+    let invited = Event::Invited { who: Subject::of(holder), expires_at_ms: expires_at.0, by };
+    ledger::append(transaction, &invited, now)?;
     Ok(expired)
 }
 
@@ -31,7 +33,7 @@ pub(super) fn invite(
 pub(super) fn redeem(
     transaction: &Transaction<'_>,
     token: Digest,
-    site: &SiteId,
+    holder: &Holder,
     request: Digest,
     now: Stamp,
     issue: &mut dyn FnMut() -> Result<Issued>,
@@ -41,9 +43,9 @@ pub(super) fn redeem(
         .query_row("SELECT * FROM tokens WHERE hash = ?1", [token.to_string()], read)
         .optional()?
         .transpose()?;
-    let Some(found) = found.filter(|found| found.site == site.as_str()) else {
+    let Some(found) = found.filter(|found| found.holder == holder.to_string()) else {
         // One answer for both, so that a guess learns nothing.
-        return Err(StoreError::Token("unknown, or for another site"));
+        return Err(StoreError::Token("unknown, or for somebody else"));
     };
     // A lost answer is given again also after the token would have expired.
     if let Some((used_by, issued)) = found.used {
@@ -55,7 +57,7 @@ pub(super) fn redeem(
     let issued = issue()?;
     transaction.execute(
         "UPDATE tokens SET used_at_ms = ?2, request = ?3, certificate = ?4, serial = ?5, cert_expires_at_ms = ?6, \
-         anchors = ?7 \
+         anchors = ?7, signing_certificate = ?8 \
          WHERE hash = ?1",
         params![
             token.to_string(),
@@ -64,45 +66,49 @@ pub(super) fn redeem(
             issued.certificate_pem,
             issued.serial,
             int(issued.expires_at.0),
-            issued.anchors.to_string()
+            issued.anchors.to_string(),
+            issued.signing_certificate
         ],
     )?;
     transaction.execute(
-        "INSERT INTO sites (site, serial, expires_at_ms, enrolled_at_ms, signing_key, anchors) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-         ON CONFLICT (site) DO UPDATE SET serial = excluded.serial, expires_at_ms = excluded.expires_at_ms, \
+        "INSERT INTO members (holder, serial, expires_at_ms, enrolled_at_ms, signing_key, anchors, signing_certificate) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
+         ON CONFLICT (holder) DO UPDATE SET serial = excluded.serial, expires_at_ms = excluded.expires_at_ms, \
          enrolled_at_ms = excluded.enrolled_at_ms, signing_key = excluded.signing_key, \
+         signing_certificate = excluded.signing_certificate, renewal_signing = NULL, \
          anchors = excluded.anchors, renewal_anchors = NULL, revoked_at_ms = NULL, \
          renewal_serial = NULL, renewal_expires_at_ms = NULL, renewal_request = NULL, renewal_certificate = NULL",
         params![
-            site.as_str(),
+            holder.to_string(),
             issued.serial,
             int(issued.expires_at.0),
             int(now.0),
             issued.signing_key.map(|key| key.to_string()),
-            issued.anchors.to_string()
+            issued.anchors.to_string(),
+            issued.signing_certificate
         ],
     )?;
     let (serial, signing_key) = (issued.serial.as_str(), issued.signing_key);
-    ledger::append(transaction, &Event::Enrolled { site, serial, signing_key }, now)?;
+    ledger::append(transaction, &Event::Enrolled { who: Subject::of(holder), serial, signing_key }, now)?;
     Ok(issued)
 }
 
-/// Gives a site a newer certificate.
+/// Gives a holder a newer certificate.
 pub(super) fn renew(
     transaction: &Transaction<'_>,
-    site: &SiteId,
+    holder: &Holder,
     serial: &str,
     request: Digest,
     now: Stamp,
     issue: &mut dyn FnMut() -> Result<Issued>,
 ) -> Result<Option<Issued>> {
     // Whoever presents the newer one has used it.
-    note_used(transaction, site, serial)?;
-    let read = |row: &Row<'_>| Ok(seals::hold("sites", row).and_then(|()| renewal(row)));
+    note_used(transaction, holder, serial)?;
+    let read = |row: &Row<'_>| Ok(seals::hold("members", row).and_then(|()| renewal(row)));
     let found = transaction
         .query_row(
-            "SELECT * FROM sites WHERE site = ?1 AND serial = ?2 AND revoked_at_ms IS NULL",
-            params![site.as_str(), serial],
+            "SELECT * FROM members WHERE holder = ?1 AND serial = ?2 AND revoked_at_ms IS NULL",
+            params![holder.to_string(), serial],
             read,
         )
         .optional()?
@@ -114,48 +120,50 @@ pub(super) fn renew(
     }
     let issued = issue()?;
     transaction.execute(
-        "UPDATE sites SET renewal_serial = ?2, renewal_expires_at_ms = ?3, renewal_request = ?4, \
-         renewal_certificate = ?5, renewal_anchors = ?6 WHERE site = ?1",
+        "UPDATE members SET renewal_serial = ?2, renewal_expires_at_ms = ?3, renewal_request = ?4, \
+         renewal_certificate = ?5, renewal_anchors = ?6, renewal_signing = ?7 WHERE holder = ?1",
         params![
-            site.as_str(),
+            holder.to_string(),
             issued.serial,
             int(issued.expires_at.0),
             request.to_string(),
             issued.certificate_pem,
-            issued.anchors.to_string()
+            issued.anchors.to_string(),
+            issued.signing_certificate
         ],
     )?;
-    ledger::append(transaction, &Event::Renewed { site, serial: &issued.serial }, now)?;
+    ledger::append(transaction, &Event::Renewed { who: Subject::of(holder), serial: &issued.serial }, now)?;
     Ok(Some(issued))
 }
 
-/// Revokes a site's certificate, and lets its unused invitations expire.
-pub(super) fn revoke(transaction: &Transaction<'_>, site: &SiteId, now: Stamp) -> Result<Revoked> {
-    let invitations = expire_invitations(transaction, site, now)?;
+/// Revokes a holder's certificate, and lets its unused invitations expire.
+pub(super) fn revoke(transaction: &Transaction<'_>, holder: &Holder, by: &Actor, now: Stamp) -> Result<Revoked> {
+    let invitations = expire_invitations(transaction, holder, now)?;
     let changed = transaction.execute(
-        "UPDATE sites SET revoked_at_ms = ?2 WHERE site = ?1 AND revoked_at_ms IS NULL",
-        params![site.as_str(), int(now.0)],
+        "UPDATE members SET revoked_at_ms = ?2 WHERE holder = ?1 AND revoked_at_ms IS NULL",
+        params![holder.to_string(), int(now.0)],
     )?;
     if changed > 0 {
-        ledger::append(transaction, &Event::Revoked { site }, now)?;
+        ledger::append(transaction, &Event::Revoked { who: Subject::of(holder), by }, now)?;
     }
     Ok(Revoked { certificate: changed > 0, invitations })
 }
 
-/// An enrolled site.
-pub(super) fn site(row: &Row<'_>) -> Result<SiteRecord> {
-    Ok(SiteRecord {
-        site: parsed("sites.site", &row.get::<_, String>("site")?)?,
+/// An enrolled holder.
+pub(super) fn member(row: &Row<'_>) -> Result<MemberRecord> {
+    Ok(MemberRecord {
+        holder: parsed("members.holder", &row.get::<_, String>("holder")?)?,
         serial: row.get("serial")?,
         expires_at: stamp(row, "expires_at_ms")?,
         renewal: row.get("renewal_serial")?,
         enrolled_at: stamp(row, "enrolled_at_ms")?,
         revoked: row.get::<_, Option<i64>>("revoked_at_ms")?.is_some(),
-        anchors: parsed("sites.anchors", &row.get::<_, String>("anchors")?)?,
+        anchors: parsed("members.anchors", &row.get::<_, String>("anchors")?)?,
         signing_key: match row.get::<_, Option<String>>("signing_key")? {
-            Some(key) => Some(parsed("sites.signing_key", &key)?),
+            Some(key) => Some(parsed("members.signing_key", &key)?),
             None => None,
         },
+        signing_certificate: row.get("signing_certificate")?,
     })
 }
 
@@ -166,38 +174,40 @@ fn digest_of(row: &Row<'_>, column: &'static str) -> rusqlite::Result<Digest> {
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error)))
 }
 
-/// The newer one of a site's certificates, and the key it was issued for.
+/// The newer one of a holder's certificates, and the key it was issued for.
 fn renewal(row: &Row<'_>) -> Result<Option<(String, Issued)>> {
     let request: Option<String> = row.get("renewal_request")?;
     let Some(request) = request else { return Ok(None) };
     let (certificate_pem, serial) = (row.get("renewal_certificate")?, row.get("renewal_serial")?);
     let expires_at = stamp(row, "renewal_expires_at_ms")?;
     let anchors = digest_of(row, "renewal_anchors")?;
-    Ok(Some((request, Issued { certificate_pem, serial, expires_at, signing_key: None, anchors })))
+    let signing_certificate = row.get("renewal_signing")?;
+    Ok(Some((request, Issued { certificate_pem, serial, expires_at, signing_key: None, signing_certificate, anchors })))
 }
 
-/// The newer one of a site's certificates takes the place of the older one, if `serial` is it.
-pub(super) fn note_used(transaction: &Transaction<'_>, site: &SiteId, serial: &str) -> Result<()> {
+/// The newer one of a holder's certificates takes the place of the older one, if `serial` is it.
+pub(super) fn note_used(transaction: &Transaction<'_>, holder: &Holder, serial: &str) -> Result<()> {
     transaction.execute(
-        "UPDATE sites SET serial = renewal_serial, expires_at_ms = renewal_expires_at_ms, renewal_serial = NULL, \
+        "UPDATE members SET serial = renewal_serial, expires_at_ms = renewal_expires_at_ms, renewal_serial = NULL, \
          anchors = renewal_anchors, renewal_anchors = NULL, \
+         signing_certificate = renewal_signing, renewal_signing = NULL, \
          renewal_expires_at_ms = NULL, renewal_request = NULL, renewal_certificate = NULL \
-         WHERE site = ?1 AND renewal_serial = ?2",
-        params![site.as_str(), serial],
+         WHERE holder = ?1 AND renewal_serial = ?2",
+        params![holder.to_string(), serial],
     )?;
     Ok(())
 }
 
-/// Lets the invitations of a site that could still be used expire; says how many.
-fn expire_invitations(transaction: &Transaction<'_>, site: &SiteId, now: Stamp) -> Result<usize> {
+/// Lets the invitations of a holder that could still be used expire; says how many.
+fn expire_invitations(transaction: &Transaction<'_>, holder: &Holder, now: Stamp) -> Result<usize> {
     Ok(transaction.execute(
-        "UPDATE tokens SET expires_at_ms = ?2 WHERE site = ?1 AND used_at_ms IS NULL AND expires_at_ms > ?2",
-        params![site.as_str(), int(now.0)],
+        "UPDATE tokens SET expires_at_ms = ?2 WHERE holder = ?1 AND used_at_ms IS NULL AND expires_at_ms > ?2",
+        params![holder.to_string(), int(now.0)],
     )?)
 }
 
 struct Token {
-    site: String,
+    holder: String,
     expires_at: Stamp,
     used: Option<(String, Issued)>,
 }
@@ -216,11 +226,12 @@ impl Token {
                         serial,
                         expires_at: stamp(row, "cert_expires_at_ms")?,
                         signing_key: None,
+                        signing_certificate: row.get("signing_certificate")?,
                         anchors: digest_of(row, "anchors")?,
                     },
                 ))
             }
         };
-        Ok(Self { site: row.get("site")?, expires_at: stamp(row, "expires_at_ms")?, used })
+        Ok(Self { holder: row.get("holder")?, expires_at: stamp(row, "expires_at_ms")?, used })
     }
 }

@@ -9,14 +9,16 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{Digest, FederationName, Plan, Progress, RoundNumber, RunId, Score, SiteId, UpdateManifest};
+use common::{
+    Digest, FederationName, Holder, Person, PersonId, Plan, Progress, RoundNumber, RunId, Score, SiteId, UpdateManifest,
+};
 
 use common::ledger::Head;
-use common::signed::VerifyingKey;
+use common::signed::{Ed25519, VerifyingKey};
 
 use crate::aggregation::Merged;
 use crate::clock::Stamp;
-use crate::ledger::Event;
+use crate::ledger::{Actor, Event};
 use crate::round::{Outcome, Roll};
 use crate::run::{Attempt, RunAction};
 
@@ -28,6 +30,7 @@ pub mod lock;
 mod members;
 mod rows;
 mod seals;
+mod signatures;
 pub mod sqlite;
 
 pub use blobs::Blobs;
@@ -132,6 +135,70 @@ pub struct SiteRecord {
     pub anchors: Digest,
 }
 
+/// An enrolled site or person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberRecord {
+    /// Who.
+    pub holder: Holder,
+    /// Serial number of the certificate: the newest one that was used.
+    pub serial: String,
+    /// When that expires.
+    pub expires_at: Stamp,
+    /// Serial number of a newer one, which was issued and not used yet. Both count until it is.
+    pub renewal: Option<String>,
+    /// When the holder enrolled.
+    pub enrolled_at: Stamp,
+    /// Whether the certificate was revoked.
+    pub revoked: bool,
+    /// What the holder signs with: a site its updates, a coordinator plans.
+    pub signing_key: Option<VerifyingKey>,
+    /// A coordinator's certificate for that key.
+    pub signing_certificate: Option<String>,
+    /// The CAs that it knows: [`certs::authority::Authority::anchors`].
+    pub anchors: Digest,
+}
+
+impl MemberRecord {
+    /// The record of a site, if it is one.
+    pub fn of_site(self) -> Option<SiteRecord> {
+        let Holder::Site(site) = self.holder else { return None };
+        Some(SiteRecord {
+            site,
+            serial: self.serial,
+            expires_at: self.expires_at,
+            renewal: self.renewal,
+            enrolled_at: self.enrolled_at,
+            revoked: self.revoked,
+            signing_key: self.signing_key,
+            anchors: self.anchors,
+        })
+    }
+}
+
+/// A coordinator's hand under the plan of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignatureRecord {
+    /// Whose.
+    pub coordinator: PersonId,
+    /// The key.
+    pub key: VerifyingKey,
+    /// Over [`common::signed::plan_statement`].
+    pub signature: Ed25519,
+    /// The key's certificate, as it was then.
+    pub certificate_pem: String,
+    /// When.
+    pub signed_at: Stamp,
+    /// Whether it counted when the run began, or was given after that.
+    pub counted: bool,
+}
+
+impl SignatureRecord {
+    /// Whose, as a holder.
+    pub fn holder(&self) -> Holder {
+        Holder::Person(Person::coordinator(self.coordinator.clone()))
+    }
+}
+
 /// What a revocation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Revoked {
@@ -150,8 +217,10 @@ pub struct Issued {
     pub serial: String,
     /// When it expires.
     pub expires_at: Stamp,
-    /// What the site that enrols signs with; nothing in a renewal.
+    /// What who enrols signs with; nothing in a renewal.
     pub signing_key: Option<VerifyingKey>,
+    /// A coordinator's certificate for that key.
+    pub signing_certificate: Option<String>,
     /// The CAs that are told along with it.
     pub anchors: Digest,
 }
@@ -187,6 +256,8 @@ pub struct Wish {
 /// How a run stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunState {
+    /// Coordinators must sign its plan first.
+    Awaiting,
     /// Its rounds go on.
     Running,
     /// All rounds are done.
@@ -304,44 +375,58 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// The federation.
     fn federation(&self) -> Result<FederationRecord, StoreError>;
 
-    /// Remembers an invitation by the hash of its token. Earlier ones of the site that are unused expire; says how many.
-    fn invite(&self, token: Digest, site: &SiteId, now: Stamp, expires_at: Stamp) -> Result<usize, StoreError>;
+    /// Remembers an invitation by the hash of its token. Earlier ones of the holder that are unused expire; says how many.
+    fn invite(
+        &self,
+        token: Digest,
+        holder: &Holder,
+        by: &Actor,
+        now: Stamp,
+        expires_at: Stamp,
+    ) -> Result<usize, StoreError>;
 
     /// Exchanges a token for a certificate: burns it and writes down what `issue` made, together. The same token with the
     /// same request gets the same certificate again, so that a lost answer costs nothing.
     fn redeem(
         &self,
         token: Digest,
-        site: &SiteId,
+        holder: &Holder,
         request: Digest,
         now: Stamp,
         issue: &mut dyn FnMut() -> Result<Issued, StoreError>,
     ) -> Result<Issued, StoreError>;
 
-    /// Gives a site that presents the certificate `serial` a newer one. Asked again with the same request, the answer is the
+    /// Gives a holder that presents the certificate `serial` a newer one. Asked again with the same request, the answer is the
     /// same, until that certificate was used. None if what it presents does not count.
     fn renew(
         &self,
-        site: &SiteId,
+        holder: &Holder,
         serial: &str,
         request: Digest,
         now: Stamp,
         issue: &mut dyn FnMut() -> Result<Issued, StoreError>,
     ) -> Result<Option<Issued>, StoreError>;
 
-    /// Notes that a site used the newer one of its certificates: the older one counts no more.
-    fn note_used(&self, site: &SiteId, serial: &str) -> Result<(), StoreError>;
+    /// Notes that a holder used the newer one of its certificates: the older one counts no more.
+    fn note_used(&self, holder: &Holder, serial: &str) -> Result<(), StoreError>;
+
+    /// The enrolled sites and persons.
+    fn members(&self) -> Result<Vec<MemberRecord>, StoreError>;
 
     /// The enrolled sites.
-    fn sites(&self) -> Result<Vec<SiteRecord>, StoreError>;
+    fn sites(&self) -> Result<Vec<SiteRecord>, StoreError> {
+        Ok(self.members()?.into_iter().filter_map(MemberRecord::of_site).collect())
+    }
 
-    /// Revokes a site's certificate, and lets its unused invitations expire; says what there was.
-    fn revoke(&self, site: &SiteId, now: Stamp) -> Result<Revoked, StoreError>;
+    /// Revokes a holder's certificate, and lets its unused invitations expire; says what there was.
+    fn revoke(&self, holder: &Holder, by: &Actor, now: Stamp) -> Result<Revoked, StoreError>;
 
-    /// Starts a run. Its first model is stored before; `check` sees that it is there, while nothing can take it away.
+    /// Starts a run, or lets it await its signatures if the plan needs some. Its first model is stored before; `check` sees that
+    /// it is there, while nothing can take it away.
     fn start_run(
         &self,
         plan: &Plan,
+        by: &Actor,
         now: Stamp,
         check: &mut dyn FnMut() -> Result<(), StoreError>,
     ) -> Result<(), StoreError>;
@@ -350,7 +435,13 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn runs(&self, skip: usize) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError>;
 
     /// Writes down what the coordinator asks of a run, in the place of what was asked before.
-    fn wish(&self, run: &RunId, wish: &Wish, now: Stamp) -> Result<(), StoreError>;
+    fn wish(&self, run: &RunId, wish: &Wish, by: &Actor, now: Stamp) -> Result<(), StoreError>;
+
+    /// Writes down a coordinator's hand under the plan of a run, in the place of one of the same coordinator.
+    fn sign(&self, run: &RunId, plan: Digest, signature: &SignatureRecord) -> Result<(), StoreError>;
+
+    /// The coordinators' hands under the plan of a run.
+    fn signatures(&self, run: &RunId) -> Result<Vec<SignatureRecord>, StoreError>;
 
     /// What was asked of runs.
     fn wishes(&self) -> Result<BTreeMap<RunId, Wish>, StoreError>;

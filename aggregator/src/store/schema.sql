@@ -22,29 +22,33 @@ CREATE TABLE ledger (
 -- Invitations: the SHA-256 of each token, never the token.
 CREATE TABLE tokens (
     hash          TEXT PRIMARY KEY,
-    site          TEXT NOT NULL,
+    holder        TEXT NOT NULL,  -- who may enrol with it: a site, or a person with the office (`coordinator/alice`)
     expires_at_ms INTEGER NOT NULL,
     used_at_ms    INTEGER,
     request       TEXT,           -- digest of the signing request that used it
     certificate   TEXT,           -- what was issued for it
     serial        TEXT,
+    signing_certificate TEXT,     -- a coordinator's: for the key that signs plans
     cert_expires_at_ms INTEGER,
     anchors       TEXT,
     seal          TEXT NOT NULL DEFAULT ''
 ) STRICT;
 
-CREATE TABLE sites (
-    site                  TEXT PRIMARY KEY,
-    serial                TEXT NOT NULL, -- of the newest certificate that the site used
+-- Sites and persons that are enrolled.
+CREATE TABLE members (
+    holder                TEXT PRIMARY KEY,
+    serial                TEXT NOT NULL, -- of the newest certificate that the holder used
     expires_at_ms         INTEGER NOT NULL,
     enrolled_at_ms        INTEGER NOT NULL,
     revoked_at_ms         INTEGER,
     anchors               TEXT NOT NULL, -- digest of the CAs that it knows
-    signing_key           TEXT,          -- Ed25519, public: what the site signs its updates with
+    signing_key           TEXT,          -- Ed25519, public: what updates are signed with, or plans
+    signing_certificate   TEXT,          -- a coordinator's: that this key is its own
     renewal_serial        TEXT,          -- of a newer one that it did not use yet; both count until then
     renewal_expires_at_ms INTEGER,
     renewal_request       TEXT,          -- digest of the key it was issued for
     renewal_certificate   TEXT,
+    renewal_signing       TEXT,          -- the signing key's certificate that was issued along
     renewal_anchors       TEXT,
     seal                  TEXT NOT NULL DEFAULT ''
 ) STRICT;
@@ -55,10 +59,23 @@ CREATE TABLE runs (
     plan          BLOB NOT NULL,  -- canonical bytes
     plan_digest   TEXT NOT NULL,
     started_at_ms INTEGER NOT NULL,
-    state         TEXT NOT NULL CHECK (state IN ('running', 'finished', 'failed')),
+    state         TEXT NOT NULL CHECK (state IN ('awaiting', 'running', 'finished', 'failed')),
     because       TEXT,
     trouble       TEXT,
     seal          TEXT NOT NULL DEFAULT ''
+) STRICT;
+
+-- Coordinators' hands under the plans of runs.
+CREATE TABLE signatures (
+    run          TEXT NOT NULL REFERENCES runs (run),
+    coordinator  TEXT NOT NULL,
+    signing_key  TEXT NOT NULL,   -- Ed25519, public
+    signature    TEXT NOT NULL,   -- Ed25519
+    certificate  TEXT NOT NULL,   -- of the signing key, as it was then
+    signed_at_ms INTEGER NOT NULL,
+    counted      INTEGER NOT NULL DEFAULT 0, -- 1: it counted when the run began, or was given after that
+    seal         TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (run, coordinator)
 ) STRICT;
 
 -- What the coordinator asked of a run; the server heeds it within a second.

@@ -20,7 +20,7 @@ type Result<T> = std::result::Result<T, StoreError>;
 /// The column.
 const SEAL: &str = "seal";
 /// Columns that tell a person which row is meant, where a table has them.
-const TELLING: [&str; 6] = ["run", "round", "attempt", "site", "model", "name"];
+const TELLING: [&str; 8] = ["run", "round", "attempt", "site", "model", "name", "holder", "coordinator"];
 
 /// Teaches a connection to seal.
 pub(super) fn teach(connection: &Connection) -> Result<()> {

@@ -10,23 +10,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::ledger::Head;
-use common::{Digest, Plan, Progress, RoundNumber, RunId, Score, SiteId, UpdateManifest};
+use common::{Digest, Holder, Plan, Progress, RoundNumber, RunId, Score, SiteId, UpdateManifest};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, ffi, params};
 
 use super::decisions::{forget_upload, names, upload_blob, write_action};
 use super::rows::{from_json, int, json, maybe_number, number, parsed, small, stamp};
 use super::{
-    Details, FederationRecord, Issued, ProgressRecord, Revoked, RoundRecord, RoundState, RunRecord, RunState,
-    ScoresRecord, SiteRecord, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish, durable, ledger, members,
-    seals,
+    Details, FederationRecord, Issued, MemberRecord, ProgressRecord, Revoked, RoundRecord, RoundState, RunRecord,
+    RunState, ScoresRecord, SignatureRecord, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish, durable,
+    ledger, members, seals, signatures,
 };
 use crate::clock::Stamp;
-use crate::ledger::Event;
+use crate::ledger::{Actor, Event};
 use crate::round::{Roll, Word};
-use crate::run::{Attempt, RunAction};
+use crate::run::{Attempt, Run, RunAction};
 
 /// Raised with every change of the tables.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 const SCHEMA: &str = include_str!("schema.sql");
 /// Longest wait for another program's write.
 const BUSY: Duration = Duration::from_secs(10);
@@ -221,45 +221,45 @@ impl Store for SqliteStore {
         found.into_iter().next().ok_or_else(|| StoreError::Damaged("the federation's row is gone".to_owned()))
     }
 
-    fn invite(&self, token: Digest, site: &SiteId, now: Stamp, expires_at: Stamp) -> Result<usize> {
-        self.write(|transaction| members::invite(transaction, token, site, now, expires_at))
+    fn invite(&self, token: Digest, holder: &Holder, by: &Actor, now: Stamp, expires_at: Stamp) -> Result<usize> {
+        self.write(|transaction| members::invite(transaction, token, holder, by, now, expires_at))
     }
 
     fn redeem(
         &self,
         token: Digest,
-        site: &SiteId,
+        holder: &Holder,
         request: Digest,
         now: Stamp,
         issue: &mut dyn FnMut() -> Result<Issued>,
     ) -> Result<Issued> {
-        self.write(|transaction| members::redeem(transaction, token, site, request, now, issue))
+        self.write(|transaction| members::redeem(transaction, token, holder, request, now, issue))
     }
 
     fn renew(
         &self,
-        site: &SiteId,
+        holder: &Holder,
         serial: &str,
         request: Digest,
         now: Stamp,
         issue: &mut dyn FnMut() -> Result<Issued>,
     ) -> Result<Option<Issued>> {
-        self.write(|transaction| members::renew(transaction, site, serial, request, now, issue))
+        self.write(|transaction| members::renew(transaction, holder, serial, request, now, issue))
     }
 
-    fn note_used(&self, site: &SiteId, serial: &str) -> Result<()> {
-        self.write(|transaction| members::note_used(transaction, site, serial))
+    fn note_used(&self, holder: &Holder, serial: &str) -> Result<()> {
+        self.write(|transaction| members::note_used(transaction, holder, serial))
     }
 
-    fn sites(&self) -> Result<Vec<SiteRecord>> {
-        self.all("sites", "ORDER BY site", [], members::site)
+    fn members(&self) -> Result<Vec<MemberRecord>> {
+        self.all("members", "ORDER BY holder", [], members::member)
     }
 
-    fn revoke(&self, site: &SiteId, now: Stamp) -> Result<Revoked> {
-        self.write(|transaction| members::revoke(transaction, site, now))
+    fn revoke(&self, holder: &Holder, by: &Actor, now: Stamp) -> Result<Revoked> {
+        self.write(|transaction| members::revoke(transaction, holder, by, now))
     }
 
-    fn start_run(&self, plan: &Plan, now: Stamp, check: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    fn start_run(&self, plan: &Plan, by: &Actor, now: Stamp, check: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         self.write(|transaction| {
             let run = plan.run();
             let exists =
@@ -268,13 +268,14 @@ impl Store for SqliteStore {
                 return Err(StoreError::RunExists(run.clone()));
             }
             check()?;
+            let (begun, actions) = Run::of(plan);
+            let state = if matches!(begun, Run::Awaiting { .. }) { "awaiting" } else { "running" };
             transaction.execute(
-                "INSERT INTO runs (run, plan, plan_digest, started_at_ms, state) VALUES (?1, ?2, ?3, ?4, 'running')",
-                params![run.as_str(), plan.canonical_bytes(), plan.digest().to_string(), int(now.0)],
+                "INSERT INTO runs (run, plan, plan_digest, started_at_ms, state) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![run.as_str(), plan.canonical_bytes(), plan.digest().to_string(), int(now.0), state],
             )?;
             let (first_model, digest) = (plan.first_model, plan.digest());
-            ledger::append(transaction, &Event::RunStarted { run, plan: digest, first_model }, now)?;
-            let (_, actions) = crate::run::Run::begin(plan.first_model);
+            ledger::append(transaction, &Event::RunStarted { run, plan: digest, first_model, by }, now)?;
             actions.iter().try_for_each(|action| write_action(transaction, run, action, Details::None, now))
         })
     }
@@ -283,15 +284,28 @@ impl Store for SqliteStore {
         self.each("runs", "ORDER BY ordinal LIMIT -1 OFFSET ?1", [int(skip as u64)], run_record)
     }
 
-    fn wish(&self, run: &RunId, wish: &Wish, now: Stamp) -> Result<()> {
+    fn wish(&self, run: &RunId, wish: &Wish, by: &Actor, now: Stamp) -> Result<()> {
         self.write(|transaction| {
             transaction.execute(
                 "INSERT OR REPLACE INTO wishes (run, paused, abort) VALUES (?1, ?2, ?3)",
                 params![run.as_str(), wish.paused, wish.abort],
             )?;
-            let asked = Event::Asked { run, paused: wish.paused, abort: wish.abort.as_deref() };
+            let asked = Event::Asked { run, paused: wish.paused, abort: wish.abort.as_deref(), by };
             ledger::append(transaction, &asked, now)
         })
+    }
+
+    fn sign(&self, run: &RunId, plan: Digest, signature: &SignatureRecord) -> Result<()> {
+        self.write(|transaction| signatures::sign(transaction, run, plan, signature))
+    }
+
+    fn signatures(&self, run: &RunId) -> Result<Vec<SignatureRecord>> {
+        self.all(
+            "signatures",
+            "WHERE run = ?1 ORDER BY signed_at_ms, coordinator",
+            [run.as_str()],
+            signatures::signature,
+        )
     }
 
     fn wishes(&self) -> Result<BTreeMap<RunId, Wish>> {
@@ -544,6 +558,7 @@ fn run_record(row: &Row<'_>) -> Result<RunRecord> {
     let because: Option<String> = row.get("because")?;
     let damaged = |what: &str| StoreError::Damaged(what.to_owned());
     let state = match row.get::<_, String>("state")?.as_str() {
+        "awaiting" => RunState::Awaiting,
         "running" => RunState::Running,
         "finished" => RunState::Finished,
         "failed" => RunState::Failed { because: because.ok_or_else(|| damaged("runs.because is missing"))? },

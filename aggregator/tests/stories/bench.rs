@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use aggregator::clock::{Clock, Stamp};
 use aggregator::federation::{Federation, Limits, UploadState};
+use aggregator::ledger::Actor;
 use aggregator::status::{self, RunStatus, Status};
 use aggregator::store::sqlite::SqliteStore;
 use aggregator::store::{Blobs, FederationRecord, Issued, Store, UpdateKey};
 use common::{
-    Digest, Directive, Meters, NamedTensors, Phase, Plan, PlanDraft, Progress, Refusal, RoundNumber, RunId, SiteId,
-    UpdateManifest,
+    Digest, Directive, Holder, Meters, NamedTensors, Phase, Plan, PlanDraft, Progress, Refusal, RoundNumber, RunId,
+    SiteId, UpdateManifest,
 };
 
 /// Time that passes when a test says so.
@@ -122,7 +123,7 @@ impl Bench {
         let plan = draft.with_first_model(model.signature(), model.digest());
         let blobs = Blobs::open(self.folder.path()).unwrap();
         blobs.put(&model.to_safetensors()).unwrap();
-        self.store().start_run(&plan, self.clock.wall(), &mut || Ok(())).unwrap();
+        self.store().start_run(&plan, &Actor::StateFolder, self.clock.wall(), &mut || Ok(())).unwrap();
         self.federation().refresh().unwrap();
         plan
     }
@@ -251,6 +252,7 @@ pub(crate) fn issued(serial: &str) -> Issued {
         serial: serial.to_owned(),
         expires_at: Stamp(u64::MAX >> 2),
         signing_key: None,
+        signing_certificate: None,
         anchors: Digest::of(b"ca"),
     }
 }
@@ -258,13 +260,17 @@ pub(crate) fn issued(serial: &str) -> Issued {
 /// Enrols a site, without a key to sign with.
 pub(crate) fn enrol(bench: &Bench, site: &str, serial: &str) {
     let (token, site, now) = (Digest::of(serial.as_bytes()), site_id(site), bench.clock.wall());
-    bench.store().invite(token, &site, now, Stamp(u64::MAX >> 2)).unwrap();
-    bench.store().redeem(token, &site, token, now, &mut || Ok(issued(serial))).unwrap();
+    bench.store().invite(token, &Holder::from(&site), &Actor::StateFolder, now, Stamp(u64::MAX >> 2)).unwrap();
+    bench.store().redeem(token, &Holder::from(&site), token, now, &mut || Ok(issued(serial))).unwrap();
     bench.federation().refresh().unwrap();
 }
 
 pub(crate) fn site_id(site: &str) -> SiteId {
     site.parse().unwrap()
+}
+
+pub(crate) fn holder(text: &str) -> Holder {
+    text.parse().unwrap()
 }
 
 pub(crate) fn run_id() -> RunId {

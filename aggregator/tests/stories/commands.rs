@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -29,10 +30,28 @@ impl Drop for Server {
 
 impl Desk {
     fn new() -> Self {
+        Self::at("127.0.0.1:4433", "127.0.0.1:0")
+    }
+
+    /// A federation at an address that is free, so that persons find its server.
+    fn reachable() -> Self {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        Self::at(&address, &address)
+    }
+
+    fn at(address: &str, listen: &str) -> Self {
         let desk = Self { folder: tempfile::tempdir().unwrap() };
-        let init = ["init", "--federation", "typed", "--address", "127.0.0.1:4433", "--listen", "127.0.0.1:0"];
+        let init = ["init", "--federation", "typed", "--address", address, "--listen", listen];
         assert_eq!(desk.types(&init).status.code(), Some(0));
         desk
+    }
+
+    /// Types a command in this folder, beside whatever folders persons have there.
+    fn beside(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(PROGRAM);
+        command.args(words).current_dir(self.folder.path()).stdin(Stdio::null());
+        ["HTTPS_PROXY", "https_proxy"].iter().for_each(|name| drop(command.env_remove(name)));
+        command.output().unwrap()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -112,7 +131,7 @@ fn an_invitation_pins_the_authority_and_names_an_address_that_the_certificate_ha
     let invited = desk.json(&["invite", "aalst", "--json"]);
     let invitation: Invitation = invited["invitation"].as_str().unwrap().parse().unwrap();
     assert_eq!(invitation.authority.to_string(), invited["authority_fingerprint"]);
-    assert_eq!((invitation.address.as_str(), invitation.site.as_str()), ("127.0.0.1:4433", "aalst"));
+    assert_eq!((invitation.address.as_str(), invitation.holder.to_string().as_str()), ("127.0.0.1:4433", "aalst"));
     let (code, told) = desk.refused(&["invite", "aalst", "--address", "elsewhere:1"]);
     assert!(code == 3 && told.contains("`names`"), "{told}");
     assert_eq!(desk.refused(&["invite", "../x"]).0, 2);
@@ -232,19 +251,137 @@ fn words(line: &str) -> Vec<String> {
 
 #[test]
 fn every_command_of_the_runbook_does_what_it_says() {
-    let desk = Desk::new();
+    let desk = Desk::reachable();
     let plan = desk.write_plan(&PLAN.replace("\"typed\"", "\"pretrain-1\""));
     let model = desk.write_model(20);
     desk.json(&["run", "start", &plan, "--first-model", &model, "--json"]);
+    // The plan and the model of the second run, which the page starts.
+    desk.write_plan(&PLAN.replace("run = \"typed\"", "run = \"pretrain-2\"\nsignatures = 2"));
+    fs::copy(model, desk.path("first-model.safetensors")).unwrap();
+    let _server = desk.serve();
     let text = include_str!("../../../docs/runbook.md");
     let blocks = text.split("```").filter_map(|block| block.strip_prefix("sh\n"));
     let commands: Vec<Vec<String>> = blocks.flat_map(str::lines).map(words).collect();
-    assert!(commands.len() >= 12, "{commands:?}");
+    assert!(commands.len() >= 35, "{commands:?}");
+    let mut invitation = String::new();
     for mut command in commands {
         assert_eq!(command.remove(0), "aggregator");
         // No round has been merged here.
         command.iter_mut().filter(|word| *word == "7").for_each(|word| *word = "0".to_owned());
-        let done = Command::new(PROGRAM).args(&command).current_dir(desk.folder.path()).output().unwrap();
+        // What was printed last is what is handed over.
+        command.iter_mut().filter(|word| *word == "cmrfed1.…").for_each(|word| word.clone_from(&invitation));
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        let done = desk.beside(&words);
         assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+        let told = String::from_utf8(done.stdout).unwrap();
+        invitation =
+            told.lines().map(str::trim).find(|line| line.starts_with("cmrfed1.")).map_or(invitation, str::to_owned);
+        if let ["renew", "--as", whose] = words[..] {
+            // The server takes the next CA over within a second: until then one is renewed under the one before.
+            let waits = || desk.json(&["authority", "show", "--json"])["waiting_for"].to_string().contains(whose);
+            while waits() {
+                assert!(desk.beside(&words).status.success());
+            }
+        }
     }
+}
+
+#[test]
+fn a_command_works_in_the_state_folder_or_as_a_person_and_says_which_it_cannot() {
+    let desk = Desk::reachable();
+    let _server = desk.serve();
+    let refused = |words: &[&str]| {
+        let output = desk.beside(words);
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let invited = desk.json(&["invite", "--coordinator", "alice", "--json"]);
+    assert_eq!(invited["person"], "coordinator/alice");
+    let enrol = ["enrol", invited["invitation"].as_str().unwrap(), "--as", "alice"];
+    let told = String::from_utf8(desk.beside(&enrol).stdout).unwrap();
+    assert!(told.contains("you are coordinator alice of federation typed"), "{told}");
+    use std::os::unix::fs::PermissionsExt;
+    for (name, expected) in [("alice", 0o700), ("alice/person.key", 0o600), ("alice/signing.key", 0o600)] {
+        let mode = fs::metadata(desk.path(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, expected, "{name}");
+    }
+    // Anywhere on the line, and the very same answer as in the folder.
+    let far = desk.beside(&["--as", "alice", "status", "--json"]);
+    let far: Value = serde_json::from_slice(&far.stdout).unwrap();
+    assert_eq!(far, desk.json(&["status", "--json"]));
+    let table: &[(&[&str], i32, &str)] = &[
+        (&["status"], 2, "--state or AGGREGATOR_STATE"),
+        (&["status", "--state", "fed", "--as", "alice"], 2, "name one of the two"),
+        (&["doctor", "--as", "alice"], 2, "on the aggregator's machine"),
+        (&["authority", "show", "--as", "alice"], 2, "on the aggregator's machine"),
+        (&["run", "sign", "typed"], 2, "a coordinator's own key"),
+        (&["enrol", "cmrfed1.x"], 2, "--as"),
+        (&["status", "--as", "nobody"], 3, "`aggregator enrol <invitation> --as nobody`"),
+        (&["enrol", "hello", "--as", "bob"], 3, "not an invitation"),
+        (&["invite", "--administrator", "carol", "--as", "alice"], 2, "--of"),
+        (&["invite", "aalst", "--observer", "eve", "--as", "alice"], 2, "cannot be used with"),
+        (&["invite", "--coordinator", "bob", "--as", "alice"], 3, "may not invite a coordinator"),
+        (&["run", "show", "typed", "--as", "alice"], 3, "no run typed"),
+        (&["revoke", "bergen", "--as", "alice"], 3, "no certificate that counts"),
+    ];
+    for (words, code, said) in table {
+        let (found, told) = refused(words);
+        assert!(found == *code && told.contains(said), "{words:?}: {found}: {told}");
+    }
+    // Another office of the same person is another folder.
+    let other = desk.json(&["invite", "--observer", "alice", "--json"]);
+    let (code, told) = refused(&["enrol", other["invitation"].as_str().unwrap(), "--as", "alice"]);
+    assert!(code == 3 && told.contains("is enrolled as coordinator alice"), "{told}");
+    desk.json(&["revoke", "--coordinator", "alice", "--json"]);
+    let cut = loop {
+        let (code, told) = refused(&["status", "--as", "alice"]);
+        if code == 3 {
+            break told;
+        }
+    };
+    assert!(cut.contains("coordinator alice is revoked"), "{cut}");
+}
+
+#[test]
+fn whoever_types_commands_has_a_certificate_that_renews_itself_until_it_is_over() {
+    let desk = Desk::reachable();
+    let settings = desk.path("fed/aggregator.toml");
+    let written = fs::read_to_string(&settings).unwrap().replace("life_s = 2592000", "life_s = 5");
+    fs::write(&settings, written).unwrap();
+    let _server = desk.serve();
+    let invited = desk.json(&["invite", "--observer", "eve", "--json"]);
+    assert!(desk.beside(&["enrol", invited["invitation"].as_str().unwrap(), "--as", "eve"]).status.success());
+    let serial = || desk.json(&["status", "--json"])["persons"][0]["serial"].clone();
+    let (first, key) = (serial(), fs::read(desk.path("eve/person.key")).unwrap());
+    while serial() == first {
+        let answer = desk.beside(&["status", "--as", "eve"]);
+        assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
+    }
+    assert_ne!(fs::read(desk.path("eve/person.key")).unwrap(), key, "a new certificate is for a new key");
+    assert!(!desk.path("eve/next.key").exists());
+}
+
+#[test]
+fn a_plan_that_asks_for_fewer_signatures_than_the_settings_starts_nothing_here_or_from_afar() {
+    let desk = Desk::reachable();
+    let settings = desk.path("fed/aggregator.toml");
+    let written = fs::read_to_string(&settings).unwrap().replace("signatures = 0", "signatures = 2");
+    fs::write(&settings, written).unwrap();
+    let _server = desk.serve();
+    let invited = desk.json(&["invite", "--coordinator", "alice", "--json"]);
+    assert!(desk.beside(&["enrol", invited["invitation"].as_str().unwrap(), "--as", "alice"]).status.success());
+    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(20));
+    let (code, told) = desk.refused(&["run", "start", &plan, "--first-model", &model]);
+    assert!(code == 3 && told.contains("asks for 0 signatures") && told.contains("`signatures = 2`"), "{told}");
+    let far = desk.beside(&["run", "start", &plan, "--first-model", &model, "--as", "alice"]);
+    let told = String::from_utf8(far.stderr).unwrap();
+    assert!(far.status.code() == Some(3) && told.contains("asks for 0 signatures"), "{told}");
+    let plan = desk.write_plan(&format!("signatures = 2\n{PLAN}"));
+    let started = desk.json(&["run", "start", &plan, "--first-model", &model, "--json"]);
+    assert_eq!((&started["signatures"], &started["signatures_needed"]), (&Value::from(0), &Value::from(2)));
+    let told = String::from_utf8(desk.types(&["run", "list"]).stdout).unwrap();
+    assert!(told.contains("AWAITS SIGNATURES, 0 of 2"), "{told}");
+    assert!(desk.beside(&["run", "sign", "typed", "--as", "alice"]).status.success());
+    let told = String::from_utf8(desk.types(&["status"]).stdout).unwrap();
+    assert!(told.contains("AWAITS SIGNATURES, 1 of 2") && told.contains("signed by alice"), "{told}");
+    assert!(told.contains("coordinator alice"), "{told}");
 }

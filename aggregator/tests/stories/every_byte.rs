@@ -21,15 +21,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aggregator::clock::{Clock, Stamp};
+use aggregator::ledger::Actor;
 use aggregator::status::RunPhase;
-use aggregator::store::{Blobs, Issued, RoundState, SqliteStore, Store, StoreError};
+use aggregator::store::{Blobs, Issued, RoundState, SignatureRecord, SqliteStore, Store, StoreError};
 use common::plan::Strategy;
 use common::score::MeasuredOn;
+use common::signed::{Ed25519, VerifyingKey};
 use common::task::Metric;
 use common::{Decline, Digest, Phase, Refusal, RoundNumber, Score, TaskName};
 use rusqlite::types::Value;
 
-use crate::bench::{Bench, plan_draft, run_id, site_id, weights};
+use crate::bench::{Bench, holder, plan_draft, run_id, site_id, weights};
 use crate::simulation::dice::Dice;
 
 /// Values of the models here: small, so that every byte has its turn.
@@ -193,18 +195,19 @@ fn furnished() -> Bench {
     bench.start_run(plan_draft("other", &["a", "b"], 1, 1, 1), VALUES);
     let (store, now) = (bench.store(), bench.clock.wall());
     let token = |name: &str| Digest::of(name.as_bytes());
-    store.invite(token("used"), &site_id("a"), now, now.after(Duration::from_secs(9))).unwrap();
+    store.invite(token("used"), &holder("a"), &Actor::StateFolder, now, now.after(Duration::from_secs(9))).unwrap();
     let issued = || {
         Ok(Issued {
             certificate_pem: "a certificate".to_owned(),
             serial: "0a".to_owned(),
             expires_at: Stamp(9),
             signing_key: None,
+            signing_certificate: None,
             anchors: Digest::of(b"ca"),
         })
     };
-    store.redeem(token("used"), &site_id("a"), token("request"), now, &mut { issued }).unwrap();
-    store.invite(token("expired"), &site_id("b"), now, now).unwrap();
+    store.redeem(token("used"), &holder("a"), token("request"), now, &mut { issued }).unwrap();
+    store.invite(token("expired"), &holder("b"), &Actor::StateFolder, now, now).unwrap();
     all_report(&bench);
     bench.merge();
     bench.says("c", Phase::Declined(Decline::TooFewImages));
@@ -217,6 +220,15 @@ fn furnished() -> Bench {
     let score = Score { task, metric: Metric::Dice, on: MeasuredOn::Validation, value: 0.8125, subjects: 25 };
     store.note_scores(&run_id(), manifest.base, &site_id("a"), &[score], now).unwrap();
     store.note_trouble(&run_id(), Some("nothing")).unwrap();
+    let signature = SignatureRecord {
+        coordinator: "alice".parse().unwrap(),
+        key: VerifyingKey([1; 32]),
+        signature: Ed25519([2; 64]),
+        certificate_pem: "a certificate".to_owned(),
+        signed_at: now,
+        counted: true,
+    };
+    store.sign(&run_id(), token("plan"), &signature).unwrap();
     bench.closed()
 }
 
@@ -229,14 +241,14 @@ fn everything(store: &SqliteStore) -> Vec<Result<String, StoreError>> {
     let redeem = |name: &str, site: &str| {
         // As it would be issued; nothing is written.
         let mut issue = || Err(StoreError::RunExists(run_id()));
-        match store.redeem(token(name), &site_id(site), token("request"), Stamp(u64::MAX >> 3), &mut issue) {
+        match store.redeem(token(name), &holder(site), token("request"), Stamp(u64::MAX >> 3), &mut issue) {
             Err(StoreError::RunExists(_)) => Ok("issued".to_owned()),
             // That it is not accepted is no damage, and is what must not change.
             Err(StoreError::Token(why)) => Ok(why.to_owned()),
             other => told(other),
         }
     };
-    let mut all = vec![told(store.federation()), told(store.sites()), told(store.uploads()), told(store.progress())];
+    let mut all = vec![told(store.federation()), told(store.members()), told(store.uploads()), told(store.progress())];
     all.extend([redeem("used", "a"), redeem("expired", "b")]);
     match store.runs(0) {
         Ok(runs) => all.extend(runs.into_iter().map(told)),
@@ -250,6 +262,7 @@ fn everything(store: &SqliteStore) -> Vec<Result<String, StoreError>> {
         all.push(told(rounds));
         all.extend((1..=3).map(|round| told(store.updates(&run, RoundNumber(round)))));
         all.push(told(store.scores(&run)));
+        all.push(told(store.signatures(&run)));
     }
     all
 }
@@ -307,8 +320,19 @@ const COLUMNS: &str = "SELECT name FROM pragma_table_info(?1) WHERE pk = 0 AND n
 fn no_byte_of_any_row_can_change_and_be_read_as_something_else() {
     let bench = furnished();
     let before = undamaged(&bench);
-    let tables =
-        ["federation", "progress", "rounds", "runs", "scores", "sites", "tokens", "updates", "uploads", "words"];
+    let tables = [
+        "federation",
+        "members",
+        "progress",
+        "rounds",
+        "runs",
+        "scores",
+        "signatures",
+        "tokens",
+        "updates",
+        "uploads",
+        "words",
+    ];
     let (mut changed, mut named) = (0, 0);
     for table in tables {
         // Opened before the triggers are away: its schema is checked once.

@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use aggregator::clock::Stamp;
 use aggregator::federation::Federation;
-use aggregator::ledger::Event;
+use aggregator::ledger::{Actor, Event};
 use aggregator::round::Word;
 use aggregator::run::{Attempt, RunAction};
 use aggregator::status::{self, RunPhase};
 use aggregator::store::{
-    Details, FederationRecord, Issued, ProgressRecord, Revoked, RoundRecord, RunRecord, ScoresRecord, SiteRecord,
-    SqliteStore, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish,
+    Details, FederationRecord, Issued, MemberRecord, ProgressRecord, Revoked, RoundRecord, RunRecord, ScoresRecord,
+    SignatureRecord, SqliteStore, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish,
 };
 use common::ledger::Head;
-use common::{Digest, Directive, Phase, Plan, Progress, RoundNumber, RunId, Score, SiteId, UpdateManifest};
+use common::{Digest, Directive, Holder, Phase, Plan, Progress, RoundNumber, RunId, Score, SiteId, UpdateManifest};
 
 use crate::bench::{Bench, ROOMY, run_id, site_id, weights};
 
@@ -76,51 +76,65 @@ impl Store for Faulty {
     fn federation(&self) -> Result<FederationRecord, StoreError> {
         self.store.federation()
     }
-    fn invite(&self, token: Digest, site: &SiteId, now: Stamp, expires_at: Stamp) -> Result<usize, StoreError> {
-        self.write(|store| store.invite(token, site, now, expires_at))
+    fn invite(
+        &self,
+        token: Digest,
+        holder: &Holder,
+        by: &Actor,
+        now: Stamp,
+        expires_at: Stamp,
+    ) -> Result<usize, StoreError> {
+        self.write(|store| store.invite(token, holder, by, now, expires_at))
     }
     fn redeem(
         &self,
         token: Digest,
-        site: &SiteId,
+        holder: &Holder,
         request: Digest,
         now: Stamp,
         issue: &mut dyn FnMut() -> Result<Issued, StoreError>,
     ) -> Result<Issued, StoreError> {
-        self.write(|store| store.redeem(token, site, request, now, issue))
+        self.write(|store| store.redeem(token, holder, request, now, issue))
     }
     fn renew(
         &self,
-        site: &SiteId,
+        holder: &Holder,
         serial: &str,
         request: Digest,
         now: Stamp,
         issue: &mut dyn FnMut() -> Result<Issued, StoreError>,
     ) -> Result<Option<Issued>, StoreError> {
-        self.write(|store| store.renew(site, serial, request, now, issue))
+        self.write(|store| store.renew(holder, serial, request, now, issue))
     }
-    fn note_used(&self, site: &SiteId, serial: &str) -> Result<(), StoreError> {
-        self.write(|store| store.note_used(site, serial))
+    fn note_used(&self, holder: &Holder, serial: &str) -> Result<(), StoreError> {
+        self.write(|store| store.note_used(holder, serial))
     }
-    fn sites(&self) -> Result<Vec<SiteRecord>, StoreError> {
-        self.store.sites()
+    fn members(&self) -> Result<Vec<MemberRecord>, StoreError> {
+        self.store.members()
     }
-    fn revoke(&self, site: &SiteId, now: Stamp) -> Result<Revoked, StoreError> {
-        self.write(|store| store.revoke(site, now))
+    fn revoke(&self, holder: &Holder, by: &Actor, now: Stamp) -> Result<Revoked, StoreError> {
+        self.write(|store| store.revoke(holder, by, now))
+    }
+    fn sign(&self, run: &RunId, plan: Digest, signature: &SignatureRecord) -> Result<(), StoreError> {
+        self.write(|store| store.sign(run, plan, signature))
+    }
+    fn signatures(&self, run: &RunId) -> Result<Vec<SignatureRecord>, StoreError> {
+        self.store.signatures(run)
     }
     fn start_run(
         &self,
         plan: &Plan,
+        by: &Actor,
         now: Stamp,
         check: &mut dyn FnMut() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        self.write(|store| store.start_run(plan, now, check))
+        self.write(|store| store.start_run(plan, by, now, check))
     }
     fn runs(&self, skip: usize) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError> {
         self.store.runs(skip)
     }
-    fn wish(&self, run: &RunId, wish: &Wish, now: Stamp) -> Result<(), StoreError> {
-        self.write(|store| store.wish(run, wish, now))
+    fn wish(&self, run: &RunId, wish: &Wish, by: &Actor, now: Stamp) -> Result<(), StoreError> {
+        self.write(|store| store.wish(run, wish, by, now))
     }
     fn wishes(&self) -> Result<BTreeMap<RunId, Wish>, StoreError> {
         self.store.wishes()

@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aggregator::clock::{Clock, Stamp};
+use aggregator::ledger::Actor;
 use aggregator::store::{Issued, Revoked, Store, StoreError};
-use common::{Digest, Directive, Progress, Refusal};
+use common::{Digest, Directive, Holder, Progress, Refusal};
 
-use crate::bench::{Bench, issued, plan_draft, site_id};
+use crate::bench::{Bench, holder, issued, plan_draft, site_id};
 
 fn certificate(serial: &str) -> Result<Issued, StoreError> {
     Ok(issued(serial))
@@ -22,13 +23,17 @@ fn a_token_is_burned_with_the_certificate_and_a_lost_answer_is_given_again() {
     let bench = Bench::empty();
     let (store, now) = (bench.store(), bench.clock.wall());
     let (token, request, site) = (Digest::of(b"token"), Digest::of(b"request"), site_id("a"));
-    store.invite(token, &site, now, now.after(Duration::from_secs(60))).unwrap();
-    let first = store.redeem(token, &site, request, now, &mut || certificate("01")).unwrap();
+    store.invite(token, &Holder::from(&site), &Actor::StateFolder, now, now.after(Duration::from_secs(60))).unwrap();
+    let first = store.redeem(token, &Holder::from(&site), request, now, &mut || certificate("01")).unwrap();
     let later = now.after(Duration::from_secs(3600));
     for now in [now, later] {
-        assert_eq!(store.redeem(token, &site, request, now, &mut never).unwrap(), first, "the answer was lost");
+        assert_eq!(
+            store.redeem(token, &Holder::from(&site), request, now, &mut never).unwrap(),
+            first,
+            "the answer was lost"
+        );
     }
-    let other = store.redeem(token, &site, Digest::of(b"another key"), now, &mut never);
+    let other = store.redeem(token, &Holder::from(&site), Digest::of(b"another key"), now, &mut never);
     assert!(matches!(other, Err(StoreError::Token("used already"))));
     assert_eq!(store.sites().unwrap()[0].serial, "01");
 }
@@ -39,8 +44,8 @@ fn a_wrong_an_expired_and_another_sites_token_issue_nothing() {
     let (store, now) = (bench.store(), bench.clock.wall());
     let (token, request) = (Digest::of(b"token"), Digest::of(b"request"));
     let expires = now.after(Duration::from_secs(60));
-    store.invite(token, &site_id("a"), now, expires).unwrap();
-    let refused = |token, site: &str, now| match store.redeem(token, &site_id(site), request, now, &mut never) {
+    store.invite(token, &holder("a"), &Actor::StateFolder, now, expires).unwrap();
+    let refused = |token, site: &str, now| match store.redeem(token, &holder(site), request, now, &mut never) {
         Err(StoreError::Token(why)) => why,
         other => panic!("{other:?}"),
     };
@@ -48,9 +53,9 @@ fn a_wrong_an_expired_and_another_sites_token_issue_nothing() {
     assert_eq!(refused(token, "a", expires), "expired");
     assert!(store.sites().unwrap().is_empty());
     // A failure to issue burns nothing.
-    let failed = store.redeem(token, &site_id("a"), request, now, &mut || Err(StoreError::Full));
+    let failed = store.redeem(token, &holder("a"), request, now, &mut || Err(StoreError::Full));
     assert!(failed.is_err());
-    store.redeem(token, &site_id("a"), request, now, &mut || certificate("01")).unwrap();
+    store.redeem(token, &holder("a"), request, now, &mut || certificate("01")).unwrap();
 }
 
 #[test]
@@ -58,12 +63,12 @@ fn a_hundred_sites_racing_for_one_token_get_one_certificate() {
     let bench = Bench::empty();
     let (store, now) = (bench.store(), bench.clock.wall());
     let (token, site) = (Digest::of(b"token"), site_id("a"));
-    store.invite(token, &site, now, now.after(Duration::from_secs(60))).unwrap();
+    store.invite(token, &Holder::from(&site), &Actor::StateFolder, now, now.after(Duration::from_secs(60))).unwrap();
     let issued = AtomicUsize::new(0);
     let race = |key: usize| {
         let request = Digest::of(&key.to_le_bytes());
         let mut issue = || certificate(&issued.fetch_add(1, Ordering::SeqCst).to_string());
-        usize::from(store.redeem(token, &site, request, now, &mut issue).is_ok())
+        usize::from(store.redeem(token, &Holder::from(&site), request, now, &mut issue).is_ok())
     };
     let winners: usize = std::thread::scope(|scope| {
         let racers: Vec<_> = (0..100).map(|key| scope.spawn(move || race(key))).collect();
@@ -78,8 +83,10 @@ fn only_the_newest_certificate_of_a_site_that_is_not_revoked_counts() {
     let (store, federation, site) = (bench.store(), bench.federation(), site_id("a"));
     let enrol = |serial: &str| {
         let token = Digest::of(serial.as_bytes());
-        store.invite(token, &site, bench.clock.wall(), Stamp(u64::MAX >> 2)).unwrap();
-        store.redeem(token, &site, token, bench.clock.wall(), &mut || certificate(serial)).unwrap();
+        store
+            .invite(token, &Holder::from(&site), &Actor::StateFolder, bench.clock.wall(), Stamp(u64::MAX >> 2))
+            .unwrap();
+        store.redeem(token, &Holder::from(&site), token, bench.clock.wall(), &mut || certificate(serial)).unwrap();
         federation.refresh().unwrap();
     };
     let revoked = Err(Refusal::Revoked(site.clone()));
@@ -88,8 +95,11 @@ fn only_the_newest_certificate_of_a_site_that_is_not_revoked_counts() {
     assert_eq!(federation.admits(&site, "01"), Ok(()));
     enrol("02");
     assert_eq!((federation.admits(&site, "01"), federation.admits(&site, "02")), (revoked.clone(), Ok(())));
-    assert_eq!(store.revoke(&site, bench.clock.wall()).unwrap(), Revoked { certificate: true, invitations: 0 });
-    assert!(!store.revoke(&site, bench.clock.wall()).unwrap().certificate, "once");
+    assert_eq!(
+        store.revoke(&Holder::from(&site), &Actor::StateFolder, bench.clock.wall()).unwrap(),
+        Revoked { certificate: true, invitations: 0 }
+    );
+    assert!(!store.revoke(&Holder::from(&site), &Actor::StateFolder, bench.clock.wall()).unwrap().certificate, "once");
     federation.refresh().unwrap();
     assert_eq!(federation.admits(&site, "02"), revoked);
     enrol("03");
@@ -101,15 +111,19 @@ fn a_newer_invitation_and_a_revocation_end_the_earlier_ones_of_their_site_alone(
     let bench = Bench::empty();
     let (store, now) = (bench.store(), bench.clock.wall());
     let expires = now.after(Duration::from_secs(60));
-    let invite =
-        |token: &str, site: &str| store.invite(Digest::of(token.as_bytes()), &site_id(site), now, expires).unwrap();
+    let invite = |token: &str, site: &str| {
+        store.invite(Digest::of(token.as_bytes()), &holder(site), &Actor::StateFolder, now, expires).unwrap()
+    };
     let redeem = |token: &str, site: &str| {
         let (token, request) = (Digest::of(token.as_bytes()), Digest::of(b"request"));
-        store.redeem(token, &site_id(site), request, now, &mut || certificate(site)).map(|issued| issued.serial)
+        store.redeem(token, &holder(site), request, now, &mut || certificate(site)).map(|issued| issued.serial)
     };
     assert_eq!((invite("leaked", "a"), invite("other", "b"), invite("newer", "a")), (0, 0, 1));
     assert!(matches!(redeem("leaked", "a"), Err(StoreError::Token("expired"))));
-    assert_eq!(store.revoke(&site_id("a"), now).unwrap(), Revoked { certificate: false, invitations: 1 });
+    assert_eq!(
+        store.revoke(&holder("a"), &Actor::StateFolder, now).unwrap(),
+        Revoked { certificate: false, invitations: 1 }
+    );
     assert!(matches!(redeem("newer", "a"), Err(StoreError::Token("expired"))));
     assert_eq!(redeem("other", "b").unwrap(), "b");
 }
@@ -120,8 +134,11 @@ fn a_revocation_takes_effect_although_a_run_is_damaged_and_the_other_runs_go_on(
     bench.start_run(plan_draft("sound", &["a"], 1, 1, 1), 20);
     let site = site_id("a");
     let token = Digest::of(b"token");
-    bench.store().invite(token, &site, bench.clock.wall(), Stamp(u64::MAX >> 2)).unwrap();
-    bench.store().redeem(token, &site, token, bench.clock.wall(), &mut || certificate("01")).unwrap();
+    bench
+        .store()
+        .invite(token, &Holder::from(&site), &Actor::StateFolder, bench.clock.wall(), Stamp(u64::MAX >> 2))
+        .unwrap();
+    bench.store().redeem(token, &Holder::from(&site), token, bench.clock.wall(), &mut || certificate("01")).unwrap();
     bench.spoil("runs", |database| {
         database.execute("UPDATE runs SET plan = x'00' WHERE run = 'run'", []).unwrap();
     });
@@ -131,7 +148,7 @@ fn a_revocation_takes_effect_although_a_run_is_damaged_and_the_other_runs_go_on(
     let directive = bench.federation().report(&site, &Progress::idle()).unwrap();
     assert!(matches!(directive, Directive::Train(work) if work.run.as_str() == "sound"));
     assert_eq!(bench.federation().admits(&site, "01"), Ok(()));
-    bench.store().revoke(&site, bench.clock.wall()).unwrap();
+    bench.store().revoke(&Holder::from(&site), &Actor::StateFolder, bench.clock.wall()).unwrap();
     bench.federation().refresh().unwrap();
     assert_eq!(bench.federation().admits(&site, "01"), Err(Refusal::Revoked(site)));
 }

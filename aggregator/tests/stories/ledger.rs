@@ -1,6 +1,7 @@
 //! What the aggregator writes of what happened, and what sites signed of it.
 
 use aggregator::clock::Clock;
+use aggregator::ledger::Actor;
 use aggregator::store::Store;
 use certs::signing::verifies;
 use common::ledger::{self, Fault, Head};
@@ -8,7 +9,7 @@ use common::signed::model_statement;
 use common::{Digest, Directive, Phase, Progress, RoundNumber, UpdateManifest};
 use proto::wire;
 
-use crate::bench::{Bench, enrol, site_id, weights};
+use crate::bench::{Bench, enrol, holder, weights};
 use crate::wire::{House, Site, code};
 
 fn lines(store: &dyn Store) -> Vec<String> {
@@ -33,7 +34,7 @@ fn a_run_is_told_from_its_start_to_its_end_with_who_took_part_and_who_did_not() 
     bench.joins("a");
     bench.says("b", Phase::Declined(common::Decline::DiskFull));
     bench.joins("b");
-    bench.store().revoke(&site_id("c"), bench.clock.wall()).unwrap();
+    bench.store().revoke(&holder("c"), &Actor::StateFolder, bench.clock.wall()).unwrap();
     bench.federation().refresh().unwrap();
     bench.reports("a", &weights(40, |_| 0.5)).unwrap();
     // A crash and a repetition add nothing.

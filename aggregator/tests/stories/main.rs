@@ -41,11 +41,15 @@ mod own_tensors;
 #[cfg(test)]
 mod pauses;
 #[cfg(test)]
+mod persons;
+#[cfg(test)]
 mod refusal_table;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod restarts;
+#[cfg(test)]
+mod signatures;
 #[cfg(test)]
 mod signed;
 #[cfg(test)]

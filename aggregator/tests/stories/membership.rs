@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use aggregator::clock::{Clock, wall};
+use aggregator::ledger::Actor;
 use aggregator::store::Store;
 use aggregator::{authority, status};
 use certs::keys::Key;
@@ -11,7 +12,7 @@ use proto::convert::digest_bytes;
 use proto::{CHUNK_BYTES, wire};
 use tokio::time::timeout;
 
-use crate::bench::{Bench, enrol, run_id, site_id, weights};
+use crate::bench::{Bench, enrol, holder, run_id, site_id, weights};
 use crate::wire::{House, Site, WITHIN, code};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,7 +109,7 @@ async fn a_revocation_cuts_an_upload_and_a_download_in_their_middle_and_nothing_
     let mut download = c.client.download(request).await.unwrap().into_inner();
     download.message().await.unwrap();
 
-    house.store().revoke(&site_id("c"), wall()).unwrap();
+    house.store().revoke(&holder("c"), &Actor::StateFolder, wall()).unwrap();
     let began = Instant::now();
     let ended = async {
         loop {
@@ -199,7 +200,7 @@ fn an_update_that_was_sent_before_its_site_was_revoked_does_not_count_in_a_round
             bench.joins(site);
         }
         bench.reports("c", &weights(40, |_| 7.0)).unwrap();
-        bench.store().revoke(&site_id("c"), bench.clock.wall()).unwrap();
+        bench.store().revoke(&holder("c"), &Actor::StateFolder, bench.clock.wall()).unwrap();
         bench.federation().refresh().unwrap();
         if restarted {
             bench.restart();

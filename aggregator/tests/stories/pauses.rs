@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aggregator::clock::wall;
+use aggregator::ledger::Actor;
 use aggregator::status::RunPhase;
 use aggregator::store::{Store, Wish};
 use common::Directive;
@@ -10,7 +11,7 @@ use common::Directive;
 use crate::bench::{Bench, plan_draft, run_id, weights};
 
 fn asks(bench: &Bench, wish: &Wish) {
-    bench.store().wish(&run_id(), wish, wall()).unwrap();
+    bench.store().wish(&run_id(), wish, &Actor::StateFolder, wall()).unwrap();
     bench.federation().refresh().unwrap();
 }
 
@@ -83,7 +84,7 @@ fn an_aborted_run_frees_its_sites_at_once_and_says_why_also_when_no_server_was_r
         bench.reports("b", &weights(100, |_| 0.5)).unwrap();
         let wish = Wish { paused: restart, abort: Some("a scanner was exchanged".to_owned()) };
         if restart {
-            bench.store().wish(&run_id(), &wish, wall()).unwrap();
+            bench.store().wish(&run_id(), &wish, &Actor::StateFolder, wall()).unwrap();
             bench.restart();
         } else {
             asks(&bench, &wish);

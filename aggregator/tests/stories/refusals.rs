@@ -61,7 +61,7 @@ fn models_and_plans_are_for_the_sites_of_their_run_alone() {
     let ours = bench.start_run(plan_draft("run", &["a", "b"], 1, 1, 1), 20);
     let theirs = bench.start_run(plan_draft("theirs", &["c"], 1, 1, 1), 30);
     let federation = bench.federation();
-    assert_eq!(federation.plan(&site_id("a"), ours.digest()).unwrap(), ours.canonical_bytes());
+    assert_eq!(federation.plan(&site_id("a"), ours.digest()).unwrap().canonical, ours.canonical_bytes());
     let unknown = Refusal::UnknownBlob(theirs.digest());
     assert_eq!(federation.plan(&site_id("a"), theirs.digest()), Err(unknown));
     assert_eq!(federation.blob(&site_id("c"), theirs.first_model).unwrap().bytes, 4 * 30 + theirs_header(&theirs));

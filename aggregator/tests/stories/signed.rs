@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use aggregator::clock::wall;
 use aggregator::identity::{Places, STRANGERS};
+use aggregator::ledger::Actor;
 use aggregator::status;
 use aggregator::store::Store;
 use bytes::Bytes;
@@ -31,7 +32,7 @@ use tonic::body::Body;
 use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
-use crate::bench::{site_id, weights};
+use crate::bench::{holder, site_id, weights};
 use crate::wire::{House, WITHIN, channel, code};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,7 +97,7 @@ async fn a_revocation_cuts_a_signed_upload_and_a_signed_download_in_their_middle
     let mut download = c.client.download(request).await.unwrap().into_inner();
     download.message().await.unwrap();
 
-    house.store().revoke(&site_id("c"), wall()).unwrap();
+    house.store().revoke(&holder("c"), &Actor::StateFolder, wall()).unwrap();
     let refused = async {
         while !c.chunk(&manifest, 0, bytes[..1000].to_vec()).await.is_err_and(|status| code(&status) == "revoked") {}
     };

@@ -9,6 +9,7 @@ use std::time::Duration;
 use aggregator::clock::{SystemClock, wall};
 use aggregator::federation::Federation;
 use aggregator::identity::{Places, STRANGERS};
+use aggregator::ledger::Actor;
 use aggregator::serving::{Serving, listen};
 use aggregator::store::{FederationRecord, SqliteStore, Store};
 use aggregator::{authority, status};
@@ -22,7 +23,7 @@ use certs::signing::SigningKey;
 use common::ledger::Head;
 use common::signed::{Attestation, enrolment_statement, invitation_statement, update_statement};
 use common::{
-    Assignment, Digest, Directive, Meters, NamedTensors, Phase, PlanDraft, Progress, RoundNumber, SiteId,
+    Assignment, Digest, Directive, Holder, Meters, NamedTensors, Phase, PlanDraft, Progress, RoundNumber, SiteId,
     UpdateManifest,
 };
 use http_body_util::Full;
@@ -40,7 +41,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
-use crate::bench::{ROOMY, plan_draft, run_id, site_id, weights};
+use crate::bench::{ROOMY, holder, plan_draft, run_id, site_id, weights};
 
 /// A federation on loopback, and the folder of its sites' keys.
 pub(crate) struct House {
@@ -126,16 +127,19 @@ impl House {
         let plan = draft.with_first_model(model.signature(), model.digest());
         let blobs = aggregator::store::Blobs::open(self.folder.path()).unwrap();
         blobs.put(&model.to_safetensors()).unwrap();
-        self.store().start_run(&plan, wall(), &mut || Ok(())).unwrap();
+        self.store().start_run(&plan, &Actor::StateFolder, wall(), &mut || Ok(())).unwrap();
     }
 
-    fn invite(&self, site: &str) -> Invitation {
+    /// An invitation for a site, or for a person as a certificate names it.
+    pub(crate) fn invite(&self, site: &str) -> Invitation {
         let fingerprint = self.authority.fingerprint().unwrap();
         let federation = self.authority.federation().clone();
-        let invitation = Invitation::new(federation, self.address.to_string(), site_id(site), fingerprint).unwrap();
+        let invitation = Invitation::new(federation, self.address.to_string(), holder(site), fingerprint).unwrap();
         let now = wall();
         let expires_at = now.after(Duration::from_secs(60));
-        self.store().invite(invitation.token.digest().unwrap(), &site_id(site), now, expires_at).unwrap();
+        self.store()
+            .invite(invitation.token.digest().unwrap(), &holder(site), &Actor::StateFolder, now, expires_at)
+            .unwrap();
         invitation
     }
 
@@ -163,7 +167,7 @@ impl House {
     pub(crate) fn enrolment(&self, site: &str, key: &Key, invitation: &Invitation) -> wire::EnrolRequest {
         let (csr_pem, signer) = (key.csr_pem().unwrap(), self.signer("any"));
         let certified = requested_key(&csr_pem).unwrap();
-        let name = site.parse().unwrap_or_else(|_| site_id("odd"));
+        let name = site.parse().map_or_else(|_| holder("odd"), Holder::Site);
         let proof = signer.sign(&enrolment_statement(self.authority.federation(), &name, certified));
         let invited = invitation.token.key().unwrap();
         let statement = invitation_statement(self.authority.federation(), &name, certified, signer.verifying());
@@ -174,6 +178,7 @@ impl House {
             signing_proof: Bytes::copy_from_slice(&proof.0),
             invitation_key: Bytes::copy_from_slice(&invited.verifying().0),
             invitation_proof: Bytes::copy_from_slice(&invited.sign(&statement).0),
+            person: String::new(),
         }
     }
 
@@ -193,6 +198,17 @@ impl House {
     /// An enrolled site.
     pub(crate) async fn site(&self, site: &str) -> Site {
         self.site_by_way_of(site, self.address).await
+    }
+
+    /// A channel of an enrolled site, for whatever is called over it.
+    pub(crate) async fn site_channel(&self, site: &str) -> Channel {
+        let key = Key::create(&self.key_path(site)).unwrap();
+        let enrolled = self.enrol(site, &key, &self.invite(site)).await.unwrap();
+        let (certificate, authority) = (&enrolled.certificate_pem, &enrolled.authority_pem);
+        channel(
+            self.address,
+            certs::tls::site_config(self.authority.federation(), certificate, authority, &key).unwrap(),
+        )
     }
 
     /// An enrolled site that calls another address than the aggregator's.
@@ -484,7 +500,7 @@ async fn a_site_speaks_only_for_itself_and_nobody_else_speaks_at_all() {
     assert!(a.chunk(&manifest, 0, vec![0; 2 * MESSAGE_BYTES]).await.is_err());
 
     // Revoked while connected.
-    house.store().revoke(&site_id("a"), wall()).unwrap();
+    house.store().revoke(&holder("a"), &Actor::StateFolder, wall()).unwrap();
     // Its connection is cut, and the next one hears why.
     let is_told = |told: Result<_, Status>| told.is_err_and(|status| code(&status) == "revoked");
     let revoked = async { while !is_told(a.report(Progress::idle()).await) {} };

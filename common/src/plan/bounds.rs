@@ -13,11 +13,16 @@ const MAX_COUNT: usize = 1 << 20;
 /// Longest deadline of a round, in seconds: 30 days.
 const MAX_DEADLINE_S: u64 = 30 * 24 * 60 * 60;
 
+/// Most coordinators whose signatures a plan may need.
+const MAX_SIGNATURES: u32 = 16;
+
 type Bounded = Result<(), PlanError>;
 
 impl PlanDraft {
     /// Holds every value to its bounds.
     pub fn check(&self) -> Bounded {
+        let signatures = self.signatures;
+        within("signatures", signatures, signatures <= MAX_SIGNATURES, "0 to 16")?;
         model(&self.model)?;
         images(&self.images)?;
         crops(&self.crops, self.model.patch_size)?;

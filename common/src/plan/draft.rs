@@ -19,6 +19,9 @@ pub struct PlanDraft {
     /// Mixed into every seed of the run.
     #[serde(default)]
     pub seed: u64,
+    /// Coordinators whose signatures the plan needs: below that no round of it is opened, and no site trains under it.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub signatures: u32,
     /// The network.
     #[serde(default)]
     pub model: ModelPlan,
@@ -41,6 +44,10 @@ pub struct PlanDraft {
     /// What is done to an update before it leaves a site.
     #[serde(default)]
     pub privacy: PrivacyPlan,
+}
+
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 impl PlanDraft {

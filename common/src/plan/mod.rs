@@ -280,10 +280,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_plan_without_finetuning_has_the_bytes_it_always_had() {
+    fn a_plan_without_finetuning_or_signatures_has_the_bytes_it_always_had() {
         let signature = Signature::new([("center".to_owned(), vec![1, 4])]).unwrap();
         let plan = draft().with_first_model(signature, Digest::of(b"model"));
-        assert!(!String::from_utf8(plan.canonical_bytes()).unwrap().contains("finetuning"));
+        let text = String::from_utf8(plan.canonical_bytes()).unwrap();
+        assert!(!text.contains("finetuning") && !text.contains("signatures"), "{text}");
+        let mut many = draft();
+        many.signatures = 17;
+        assert!(many.check().unwrap_err().to_string().contains("signatures is 17, but must be 0 to 16"));
     }
 
     #[test]

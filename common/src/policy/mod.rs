@@ -8,8 +8,10 @@ mod hours;
 use serde::{Deserialize, Serialize};
 
 use crate::assignment::Decline;
+use crate::ids::RunId;
 use crate::plan::Plan;
 use crate::privacy::SUBJECTS_ROUNDED_TO;
+use crate::signed::{Signer, VerifyingKey, distinct};
 
 pub use crate::pattern::Patterns;
 pub use hours::{Hours, NotHours};
@@ -20,6 +22,12 @@ pub use hours::{Hours, NotHours};
 pub struct SitePolicy {
     /// What runs may be for.
     pub purposes: Vec<Purpose>,
+    /// Coordinators who must have signed a plan, with certificates of the federation's CA; a plan may ask for more.
+    pub signatures: u32,
+    /// Signing keys of the coordinators who count; every one that the CA certified if there is none here. With the keys compared
+    /// by telephone, the CA is not believed in this.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub signers: Vec<VerifyingKey>,
     /// Names of the tasks that a run may finetune.
     pub tasks: Patterns,
     /// Names of the tensors that may leave.
@@ -54,6 +62,8 @@ impl Default for SitePolicy {
     fn default() -> Self {
         Self {
             purposes: vec![Purpose::Pretraining, Purpose::Finetuning],
+            signatures: 0,
+            signers: Vec::new(),
             tasks: Patterns::all(),
             tensors: Patterns::all(),
             min_batch_size: 1,
@@ -101,6 +111,19 @@ pub enum Objection {
     /// A run for something else.
     #[error("the run is for {}, which `policy.purposes` does not permit; add it there if this site agrees", .0.name())]
     Purpose(Purpose),
+    /// Too few coordinators have signed.
+    #[error(
+        "{found} coordinators who count here have signed the plan, but {needed} must have (`policy.signatures` of this site, or \
+         `signatures` of the plan); another coordinator signs with `aggregator run sign {run}`"
+    )]
+    Signatures {
+        /// Whose signatures are missing.
+        run: RunId,
+        /// How many count.
+        found: usize,
+        /// How many must.
+        needed: u32,
+    },
     /// A task that is not on the list.
     #[error("the run finetunes {0}, which `policy.tasks` does not permit; add it there if this site agrees")]
     Task(String),
@@ -150,6 +173,7 @@ impl Objection {
     pub fn decline(&self) -> Decline {
         match self {
             Self::Purpose(_) => Decline::PolicyPurposes,
+            Self::Signatures { .. } => Decline::PolicySignatures,
             Self::Task(_) => Decline::PolicyTasks,
             Self::BatchSize { .. } => Decline::PolicyBatchSize,
             Self::Steps { .. } => Decline::PolicySteps,
@@ -186,6 +210,18 @@ impl SitePolicy {
         let tensor = leaving.find(|name| !self.tensors.match_name(name));
         found.extend(tensor.map(|tensor| Objection::Tensor(tensor.to_owned())));
         found
+    }
+
+    /// Whether enough different coordinators who count here have signed a plan: as many as this site asks for, and as many as
+    /// the plan itself does. `signers` were verified against the federation's CA.
+    pub fn signed(&self, plan: &Plan, signers: &[Signer]) -> Result<(), Objection> {
+        let needed = self.signatures.max(plan.draft.signatures);
+        let counts = |signer: &&Signer| self.signers.is_empty() || self.signers.contains(&signer.key);
+        let found = distinct(signers.iter().filter(counts)).len();
+        match found < needed as usize {
+            true => Err(Objection::Signatures { run: plan.run().clone(), found, needed }),
+            false => Ok(()),
+        }
     }
 
     /// Whether a further round may begin on a day on which `begun` did.
@@ -282,6 +318,40 @@ mod tests {
         (plan.draft.privacy.max_delta_norm, plan.draft.rounds.quorum) = (1e12, 1);
         (plan.draft.training.batch_size, plan.draft.seed) = (1_000_000, 9);
         assert_eq!(strict.objections(&plan), before);
+    }
+
+    #[test]
+    fn a_plan_needs_the_signatures_that_the_site_or_the_plan_asks_for_whichever_are_more() {
+        let signer = |name: &str, key: u8| Signer { coordinator: name.parse().unwrap(), key: VerifyingKey([key; 32]) };
+        let (alice, bob, carol) = (signer("alice", 1), signer("bob", 2), signer("carol", 3));
+        let twice = signer("bob", 1);
+        let pinned = format!("signatures = 2\nsigners = ['{}', '{}']", alice.key, carol.key);
+        // The policy, what the plan asks, who signed, and whether that will do.
+        let table: [(&str, u32, &[&Signer], bool); 12] = [
+            ("", 0, &[], true),
+            ("signatures = 1", 0, &[], false),
+            ("signatures = 1", 0, &[&alice], true),
+            ("signatures = 2", 0, &[&alice], false),
+            ("signatures = 2", 1, &[&alice, &bob], true),
+            ("signatures = 2", 0, &[&alice, &alice], false),
+            ("signatures = 2", 0, &[&alice, &twice], false),
+            ("", 2, &[&alice], false),
+            ("signatures = 1", 2, &[&alice], false),
+            ("", 2, &[&bob, &alice], true),
+            (&pinned, 0, &[&alice, &bob], false),
+            (&pinned, 0, &[&bob, &alice, &carol], true),
+        ];
+        for (place, (written, asked, signers, expected)) in table.into_iter().enumerate() {
+            let mut plan = pretrains();
+            plan.draft.signatures = asked;
+            let signers: Vec<Signer> = signers.iter().copied().cloned().collect();
+            let said = policy(written).signed(&plan, &signers);
+            assert_eq!(said.is_ok(), expected, "case {place}: {said:?}");
+            if let Err(objection) = said {
+                assert_eq!(objection.decline(), Decline::PolicySignatures);
+                assert!(objection.to_string().contains("`aggregator run sign pretrain`"), "{objection}");
+            }
+        }
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct Agent {
     indexing: Option<Indexing>,
     declined: Option<Declined>,
     refused_lineage: Option<Work>,
+    /// The plan whose signatures were asked for last, and when.
+    signatures_asked: Option<(Digest, Instant)>,
     said: Option<String>,
 }
 
@@ -137,6 +139,7 @@ impl Agent {
             indexing: None,
             declined: None,
             refused_lineage: None,
+            signatures_asked: None,
             said: None,
         })
     }
@@ -263,6 +266,7 @@ impl Agent {
                 }
                 if here.plan && !here.done {
                     let plan = self.read_plan(assignment.plan)?;
+                    here.plan = here.declined.is_some() || !self.misses_signatures(&plan, assignment.plan);
                     here.objection = self.objection(&plan, assignment).map(|objection| objection.decline());
                     here.images =
                         images::cache_for(&self.home, &plan.draft.images)?.is_some() && self.indexing.is_none();
@@ -325,8 +329,7 @@ impl Agent {
             (Step::Rest, Directive::Wait { because }) => self.say(format!("waiting: {because}")),
             (Step::Rest | Step::KeepTraining, _) => {}
             (Step::FetchPlan(digest), _) => {
-                let plan = self.link.plan(digest).await?;
-                durable::write(&self.home.plan(digest), &plan.canonical_bytes())?;
+                self.fetch_plan(digest).await?;
                 return Ok(Then::AtOnce);
             }
             (Step::AwaitApproval(digest), _) => self.say(format!(

@@ -3,10 +3,13 @@
 use std::time::{Duration, Instant};
 
 use common::policy::Objection;
-use common::{Assignment, Directive, Plan};
+use common::{Assignment, Digest, Directive, Plan};
 
-use super::Agent;
+use super::failure::Failure;
+use super::{Agent, AgentError, DECLINED_FOR};
 use crate::clock;
+use crate::durable;
+use crate::hands::Hands;
 use crate::link::LinkError;
 use crate::standing::{self, Still};
 use crate::switch;
@@ -25,7 +28,35 @@ impl Agent {
             true => None,
             false => policy.another_round(self.begun.on(clock::wall().day())).err(),
         };
-        policy.objections(plan).into_iter().next().or_else(too_many)
+        policy.objections(plan).into_iter().next().or_else(|| self.unsigned(plan, assignment.plan)).or_else(too_many)
+    }
+
+    /// That too few coordinators have signed, if so. What cannot be read counts as no signature.
+    fn unsigned(&self, plan: &Plan, digest: Digest) -> Option<Objection> {
+        let hands = Hands::under(&self.home, digest).unwrap_or_default();
+        self.config.policy.signed(plan, &hands.signers).err()
+    }
+
+    /// Whether to ask for a plan once more, because signatures are missing here that may have been given since.
+    pub(super) fn misses_signatures(&self, plan: &Plan, digest: Digest) -> bool {
+        let asked = self.signatures_asked.is_some_and(|(asked, when)| asked == digest && when.elapsed() < DECLINED_FOR);
+        !asked && self.unsigned(plan, digest).is_some()
+    }
+
+    /// Fetches a plan with the hands under it, and writes down whose hold.
+    pub(super) async fn fetch_plan(&mut self, digest: Digest) -> Result<(), Failure> {
+        let (plan, received) = self.link.plan(digest).await?;
+        let seen_at_s = i64::try_from(rustls::pki_types::UnixTime::now().as_secs()).unwrap_or(i64::MAX);
+        let (signers, odd) = self.member.signers(digest, &received, seen_at_s).map_err(AgentError::from)?;
+        for why in odd {
+            tracing::warn!(plan = %digest, %why, "a signature under the plan does not count here");
+        }
+        let hands = Hands { seen_at_s, signers, received };
+        // Before the plan: one that is here has them.
+        hands.keep(&self.home, digest)?;
+        durable::write(&self.home.plan(digest), &plan.canonical_bytes())?;
+        self.signatures_asked = Some((digest, Instant::now()));
+        Ok(())
     }
 
     /// The objection in words, for a person at this site.

@@ -5,6 +5,7 @@ use common::{Digest, Plan};
 
 use super::{Json, print, print_json};
 use crate::config::Config;
+use crate::hands::Hands;
 use crate::home::Home;
 use crate::ledger::{Event, Ledger};
 use crate::{approvals, plan_words};
@@ -33,16 +34,18 @@ pub(super) fn plans(home: &Home, config: &Config, args: &PlansArgs) -> anyhow::R
     let last = approved.iter().rev().find_map(|digest| Some((*digest, of(digest)?)));
     if args.json.json {
         let rows = known.iter().map(|(digest, plan)| {
+            let hands = Hands::under(home, *digest)?;
             let is_approved = approved.contains(digest);
             let since = last.filter(|_| !is_approved);
-            serde_json::json!({
+            Ok(serde_json::json!({
                 "plan": digest, "approved": is_approved, "means": plan_words::meaning(plan),
-                "refused_by_policy": plan_words::objections(&config.policy, plan),
+                "refused_by_policy": plan_words::objections(&config.policy, plan, &hands.signers),
+                "signed_by": hands.signers, "signatures_needed": config.policy.signatures.max(plan.draft.signatures),
                 "approved_before": since.map(|(digest, _)| digest),
                 "changes": since.map(|(_, before)| plan_words::changes(before, plan)), "draft": plan.draft,
-            })
+            }))
         });
-        return print_json(&rows.collect::<Vec<_>>());
+        return print_json(&rows.collect::<anyhow::Result<Vec<_>>>()?);
     }
     if known.is_empty() {
         print(&"no plan has been announced to this site yet\n")?;
@@ -52,7 +55,9 @@ pub(super) fn plans(home: &Home, config: &Config, args: &PlansArgs) -> anyhow::R
         let state = if is_approved { "approved" } else { "AWAITS APPROVAL" };
         print(&format!("{digest}  {state}\n"))?;
         print(&indented(&format!("run {}, {}", plan.run(), plan_words::meaning(plan).told())))?;
-        let refused = plan_words::objections(&config.policy, plan);
+        let hands = Hands::under(home, *digest)?;
+        print(&indented(&hands.told()))?;
+        let refused = plan_words::objections(&config.policy, plan, &hands.signers);
         print(&indented(&refused.iter().map(|why| format!("DECLINED BY POLICY: {why}\n")).collect::<String>()))?;
         if !is_approved {
             print(&indented(&since_the_last(last, plan)))?;
@@ -85,7 +90,9 @@ pub(super) fn approve(home: &Home, config: &Config, args: &ApproveArgs) -> anyho
     let digests: Vec<Digest> = known.iter().map(|(digest, _)| *digest).collect();
     let digest = approvals::meant(&args.digest, &digests)?;
     let plan = known.into_iter().find(|(known, _)| *known == digest).map(|(_, plan)| plan);
-    let refused = plan.as_ref().map(|plan| plan_words::objections(&config.policy, plan)).unwrap_or_default();
+    let hands = Hands::under(home, digest)?;
+    let refused = plan.as_ref().map(|plan| plan_words::objections(&config.policy, plan, &hands.signers));
+    let refused = refused.unwrap_or_default();
     approvals::approve(home, digest)?;
     Ledger::at(home.ledger()).enter(&Event::Approved { plan: digest })?;
     if args.json.json {

@@ -13,11 +13,12 @@ use data::{FrameCache, SpotCheck};
 use super::verdicts;
 use crate::config::{Config, Source, Sources};
 use crate::enrol::EnrolError;
+use crate::hands::Hands;
 use crate::home::Home;
 use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::standing;
-use crate::{approvals, clock, enrol, images, switch, training};
+use crate::{approvals, clock, enrol, images, plan_words, switch, training};
 
 /// Files of each source that are looked at.
 const SAMPLE: usize = 24;
@@ -65,7 +66,12 @@ fn plans(home: &Home, config: &Config) -> Check {
         Err(why) => return verdicts::unread_plans(&why),
     };
     let waiting = known.iter().filter(|(digest, _)| !approved.contains(digest)).map(|(digest, _)| digest.short());
-    let refused = known.iter().filter(|(_, plan)| !config.policy.objections(plan).is_empty()).count();
+    let objects = |digest: &Digest, plan: &Plan| {
+        // Who signed, if that can be read: otherwise nobody.
+        let signers = Hands::under(home, *digest).unwrap_or_default().signers;
+        !plan_words::objections(&config.policy, plan, &signers).is_empty()
+    };
+    let refused = known.iter().filter(|(digest, plan)| objects(digest, plan)).count();
     verdicts::approvals(known.len(), &waiting.collect::<Vec<_>>(), refused)
 }
 

@@ -113,7 +113,7 @@ impl Disk {
             }
             RunAction::Finish { model } => self.end(Ok(*model)),
             RunAction::Fail { because } => self.end(Err(because.clone())),
-            RunAction::Refuse(_) => Ok(()),
+            RunAction::Release { .. } | RunAction::Refuse(_) => Ok(()),
         }
     }
 

@@ -132,7 +132,7 @@ impl Server for Real {
     fn over(&self) -> Option<Result<Digest, String>> {
         let run = self.run();
         match run.state {
-            RunPhase::Running => None,
+            RunPhase::Running | RunPhase::AwaitingSignatures => None,
             RunPhase::Finished => Some(Ok(run.model)),
             RunPhase::Failed => Some(Err(run.because.unwrap_or_default())),
         }

@@ -139,6 +139,7 @@ impl Value {
                 lineage: None,
                 ledger: None,
             }),
+            Run::Awaiting { .. } => Directive::Wait { because: "signatures".to_owned() },
             Run::Merging(..) => Directive::Wait { because: "merging".to_owned() },
             Run::Finished { model } => Directive::Finished { run: self.plan.run().clone(), model: *model, bytes: 0 },
             Run::Failed { because, .. } => Directive::Wait { because: because.clone() },

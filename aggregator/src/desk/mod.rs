@@ -1,0 +1,236 @@
+//! What people ask of a federation, whoever carries it here: the commands that work on the state folder, or a person's call over
+//! the network ([`calls`]; [`remote`] is the other end). Both do the same things by the same functions, and the ledger says who
+//! asked.
+
+use std::time::Duration;
+
+use certs::CertsError;
+use certs::authority::Authority;
+use certs::invitation::Invitation;
+use common::ledger::{self, Broken};
+use common::{Digest, Holder, Plan, Refusal, RunId, SiteId};
+use serde::Serialize;
+
+use crate::authority;
+use crate::clock::Stamp;
+use crate::ledger::Actor;
+use crate::store::{FederationRecord, Revoked, RunRecord, RunState, Store, StoreError, Wish};
+
+pub mod calls;
+pub mod first_model;
+pub mod folder;
+pub mod remote;
+
+/// Time within which an invitation must be used.
+const VALID: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longest reason for an abort, in bytes.
+const REASON: usize = 200;
+/// Lines of the ledger that are read from the store at a time.
+const AT_ONCE: u64 = 1024;
+
+/// Why something cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum DeskError {
+    /// Not host:port.
+    #[error("{0:?} is not an address: host:port is expected")]
+    Address(String),
+    /// The server's certificate is for other hosts.
+    #[error(
+        "the server's certificate does not name {0}: add it to `names` in aggregator.toml in the state folder, and restart the \
+         server"
+    )]
+    UnnamedHost(String),
+    /// Nothing to revoke.
+    #[error("{0} has no certificate that counts and no open invitation: `aggregator status` lists who is enrolled")]
+    NothingToRevoke(Holder),
+    /// No such run.
+    #[error("there is no run {0}: `aggregator run list`")]
+    NoRun(RunId),
+    /// A run that has ended.
+    #[error("run {0} is over")]
+    Over(RunId),
+    /// A reason that is none, or too long.
+    #[error("--because has {0} bytes, but must have 1 to {REASON}")]
+    Reason(usize),
+    /// A plan that needs fewer signatures than this federation asks for.
+    #[error(
+        "the plan asks for {found} signatures of coordinators, but `signatures` in aggregator.toml is {least}: write \
+         `signatures = {least}` at the plan's beginning"
+    )]
+    TooFewSignatures {
+        /// The plan's.
+        found: u32,
+        /// The federation's.
+        least: u32,
+    },
+    /// The ledger does not hold.
+    #[error("the aggregator's ledger does not hold: {0}")]
+    Ledger(#[from] Broken),
+    /// The certificate authority.
+    #[error("the certificate authority: {0}")]
+    Certs(#[from] CertsError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<DeskError> for Refusal {
+    fn from(error: DeskError) -> Self {
+        match error {
+            DeskError::NoRun(run) => Self::UnknownRun(run),
+            DeskError::Store(StoreError::Full) => Self::DiskFull,
+            DeskError::Store(error @ StoreError::RunExists(_)) => Self::Refused(error.to_string()),
+            DeskError::Store(_) | DeskError::Certs(_) | DeskError::Ledger(_) => {
+                tracing::error!(%error, "what a person asked for failed");
+                Self::Unavailable
+            }
+            error => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+/// An invitation, with what is told along with it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Invited {
+    /// Who is invited, if it is a site.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site: Option<SiteId>,
+    /// Who is invited, if it is a person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub person: Option<common::Person>,
+    /// The line.
+    pub invitation: String,
+    /// Where the aggregator is reached.
+    pub address: String,
+    /// The CA's fingerprint.
+    pub authority_fingerprint: Digest,
+    /// Until when it can be used.
+    pub expires_at: Stamp,
+    /// Earlier unused ones that have expired.
+    pub earlier_expired: usize,
+}
+
+impl Invited {
+    /// The line that `invitation` is, as it is told.
+    pub fn of(invitation: &Invitation, expires_at: Stamp, earlier_expired: usize) -> Self {
+        Self {
+            site: invitation.holder.site().cloned(),
+            person: invitation.holder.person().cloned(),
+            invitation: invitation.to_string(),
+            address: invitation.address.clone(),
+            authority_fingerprint: invitation.authority,
+            expires_at,
+            earlier_expired,
+        }
+    }
+}
+
+/// Who asks, and when.
+#[derive(Clone, Debug)]
+pub struct Asking {
+    /// Who.
+    pub by: Actor,
+    /// When.
+    pub now: Stamp,
+}
+
+/// Makes an invitation for a holder, who reaches the aggregator at `address`, or where everybody does.
+pub fn invite(
+    store: &dyn Store,
+    authority: &Authority,
+    names: &[String],
+    holder: Holder,
+    address: Option<String>,
+    asking: &Asking,
+) -> Result<Invited, DeskError> {
+    let FederationRecord { name, address: usual, .. } = store.federation()?;
+    let address = address.unwrap_or(usual);
+    let host = authority::host(&address).ok_or_else(|| DeskError::Address(address.clone()))?;
+    if !names.iter().any(|name| name == host) {
+        return Err(DeskError::UnnamedHost(host.to_owned()));
+    }
+    let invitation = Invitation::new(name, address, holder, authority.fingerprint()?)?;
+    let expires_at = asking.now.after(VALID);
+    let earlier = store.invite(invitation.token.digest()?, &invitation.holder, &asking.by, asking.now, expires_at)?;
+    Ok(Invited::of(&invitation, expires_at, earlier))
+}
+
+/// Ends a holder's certificate and open invitations.
+pub fn revoke(store: &dyn Store, holder: &Holder, asking: &Asking) -> Result<Revoked, DeskError> {
+    let revoked = store.revoke(holder, &asking.by, asking.now)?;
+    match revoked {
+        Revoked { certificate: false, invitations: 0 } => Err(DeskError::NothingToRevoke(holder.clone())),
+        revoked => Ok(revoked),
+    }
+}
+
+/// Something that is asked of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Its rounds are to stand still.
+    Pause,
+    /// They are to go on.
+    Resume,
+    /// It is to end, for this reason.
+    Abort(String),
+}
+
+/// Writes down what is asked of a run that goes on; a running server heeds it within a second, another one when it starts.
+pub fn ask(store: &dyn Store, run: &RunId, wanted: &Wanted, asking: &Asking) -> Result<(), DeskError> {
+    match record(store, run)?.state {
+        RunState::Running | RunState::Awaiting => {}
+        RunState::Finished | RunState::Failed { .. } => return Err(DeskError::Over(run.clone())),
+    }
+    // Nothing asked yet is nothing asked.
+    let before = store.wishes()?.remove(run).unwrap_or_default();
+    let wish = match wanted {
+        Wanted::Pause => Wish { paused: true, ..before },
+        Wanted::Resume => Wish { paused: false, ..before },
+        Wanted::Abort(because) => {
+            let because = because.trim();
+            if !(1..=REASON).contains(&because.len()) {
+                return Err(DeskError::Reason(because.len()));
+            }
+            Wish { abort: Some(because.to_owned()), ..before }
+        }
+    };
+    Ok(store.wish(run, &wish, &asking.by, asking.now)?)
+}
+
+/// A run as it is written down.
+pub fn record(store: &dyn Store, run: &RunId) -> Result<RunRecord, DeskError> {
+    let (found, damaged): (Vec<_>, Vec<_>) = store.runs(0)?.into_iter().partition(Result::is_ok);
+    let found = found.into_iter().flatten().find(|record| record.plan.run() == run);
+    match (found, damaged.into_iter().find_map(Result::err)) {
+        (Some(record), _) => Ok(record),
+        // It may be the one that is asked for.
+        (None, Some(error)) => Err(error.into()),
+        (None, None) => Err(DeskError::NoRun(run.clone())),
+    }
+}
+
+/// Holds a plan to the signatures that this federation asks for.
+pub fn require_signatures(plan: &Plan, least: u32) -> Result<(), DeskError> {
+    let found = plan.draft.signatures;
+    if found < least { Err(DeskError::TooFewSignatures { found, least }) } else { Ok(()) }
+}
+
+/// Sites of a plan that are still to enrol.
+pub fn not_enrolled(store: &dyn Store, plan: &Plan) -> Result<Vec<SiteId>, DeskError> {
+    let enrolled: Vec<SiteId> = store.sites()?.into_iter().filter(|site| !site.revoked).map(|site| site.site).collect();
+    Ok(plan.draft.rounds.sites.iter().filter(|site| !enrolled.contains(site)).cloned().collect())
+}
+
+/// All lines of the ledger, held to their chain and to where it is noted to end; and that end.
+pub fn ledger(store: &dyn Store) -> Result<(Vec<String>, ledger::Head), DeskError> {
+    let mut lines = Vec::new();
+    let end = loop {
+        let some = store.ledger(lines.len() as u64, AT_ONCE)?;
+        if some.is_empty() {
+            break store.ledger_head()?;
+        }
+        lines.extend(some);
+    };
+    ledger::verify(lines.iter().map(String::as_str), &[end], |_, _| {})?;
+    Ok((lines, end))
+}

@@ -1,0 +1,382 @@
+//! A person's end of the calls: from a folder of the person's own, over mutual TLS, to the one port.
+//!
+//! The certificate is renewed by whichever command is typed when two thirds of its life are over, as an agent renews a site's.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use certs::message::SIGNATURE_BYTES;
+use certs::proxy::{self, Environment, Proxy, ProxyUrlError, Route};
+use certs::signing::verifies;
+use certs::{authority, signer, tls};
+use common::ledger::{self, Broken};
+use common::signed::{enrolled_statement, enrolment_statement, invitation_statement, ledger_statement};
+use common::{Digest, Holder, Plan, RunId, SiteId};
+use hyper_util::rt::TokioIo;
+use proto::convert::{digest_bytes, signature_bytes, site, verifying_key};
+use proto::wire::coordination_client::CoordinationClient;
+use proto::wire::enrolment_client::EnrolmentClient;
+use proto::wire::{self, start_run_part};
+use proto::{CHUNK_BYTES, MESSAGE_BYTES, Malformed};
+use tokio::runtime::Runtime;
+use tokio_rustls::rustls::ClientConfig;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Status, Streaming};
+
+use super::folder::{Enrolled, Folder, FolderError};
+use super::{Invited, Wanted};
+use crate::authority::seconds;
+use crate::clock::{Stamp, wall};
+use crate::federation::Signatures;
+use crate::ledger::Colophon;
+use crate::status;
+use crate::store::Revoked;
+
+/// Longest wait for an answer; of a model that is sent, after its last byte.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// Why a call of a person's did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// Not an invitation.
+    #[error(transparent)]
+    Invitation(#[from] certs::invitation::InvitationError),
+    /// An invitation for a site.
+    #[error("this is the invitation of site {0}: it is used at that hospital, with `site-agent enrol <invitation>`")]
+    ForASite(SiteId),
+    /// The person's folder cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The certificate has expired.
+    #[error(
+        "the certificate of {who} expired at {end}, by this machine's clock: ask for a new invitation, then `aggregator enrol \
+         <invitation>` with the same --as"
+    )]
+    Expired {
+        /// Whose.
+        who: String,
+        /// When.
+        end: String,
+    },
+    /// The network, or the aggregator, is not there just now.
+    #[error("the aggregator cannot be reached: {0}")]
+    Unreachable(String),
+    /// The aggregator said no.
+    #[error("the aggregator refused ({code}): {message}")]
+    Refused {
+        /// The stable code of the refusal.
+        code: String,
+        /// Its words, with the remedy.
+        message: String,
+    },
+    /// The aggregator failed.
+    #[error("the aggregator could not do this now ({code}): {message}")]
+    Failed {
+        /// The stable code of the refusal.
+        code: String,
+        /// Its words.
+        message: String,
+    },
+    /// The answer is not understood.
+    #[error("the aggregator's answer is not understood: {0}; use the same version of the program")]
+    Malformed(#[from] Malformed),
+    /// The answer's JSON is not understood.
+    #[error("the aggregator's answer is not understood: {0}; use the same version of the program")]
+    Json(#[from] serde_json::Error),
+    /// Another CA than the invitation names, or a certificate that is not for the key that was made here.
+    #[error("the aggregator answered with {0}: do not go on; tell whoever runs the aggregator")]
+    NotIts(&'static str),
+    /// A plan that this version cannot honour, or that is not the one that was announced.
+    #[error(transparent)]
+    Plan(#[from] common::plan::PlanError),
+    /// The ledger that was sent does not hold.
+    #[error("the aggregator's ledger does not hold: {0}")]
+    Ledger(#[from] Broken),
+    /// The proxy's address cannot be used.
+    #[error(transparent)]
+    Proxy(#[from] ProxyUrlError),
+    /// The program cannot start its network.
+    #[error("starting: {0}")]
+    Start(std::io::Error),
+}
+
+type Result<T> = std::result::Result<T, RemoteError>;
+
+impl From<Status> for RemoteError {
+    fn from(status: Status) -> Self {
+        let message = status.message().to_owned();
+        match (proto::refusal::code(&status).map(str::to_owned), status.code()) {
+            (Some(code), Code::Unavailable | Code::ResourceExhausted) => Self::Failed { code, message },
+            (Some(code), _) => Self::Refused { code, message },
+            (None, _) => Self::Unreachable(cause(&status)),
+        }
+    }
+}
+
+impl From<certs::CertsError> for RemoteError {
+    fn from(error: certs::CertsError) -> Self {
+        Self::Folder(error.into())
+    }
+}
+
+/// The innermost reason: a TLS refusal hides below three layers of transport.
+fn cause(status: &Status) -> String {
+    if let Some(explained) = certs::connect::explained(status) {
+        return explained;
+    }
+    let mut cause: &dyn std::error::Error = status;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    let inner = cause.to_string();
+    if inner.is_empty() { status.message().to_owned() } else { inner }
+}
+
+/// The aggregator, as a person reaches it.
+#[derive(Debug)]
+pub struct Remote {
+    folder: Folder,
+    enrolled: Enrolled,
+    runtime: Runtime,
+    client: CoordinationClient<Channel>,
+}
+
+impl Remote {
+    /// The aggregator of the person whose folder this is. Nothing is sent, unless it is time to renew the certificate.
+    pub fn open(path: &Path) -> Result<Self> {
+        let folder = Folder::at(path);
+        let (enrolled, validity, now_s) = (folder.enrolled()?, folder.validity()?, seconds(wall()));
+        if validity.is_over(now_s) {
+            return Err(RemoteError::Expired { who: enrolled.person.told(), end: validity.end_text() });
+        }
+        let runtime = runtime()?;
+        let client = runtime.block_on(async { client(&folder, &enrolled) })?;
+        let mut remote = Self { folder, enrolled, runtime, client };
+        if validity.is_renewed_at(now_s) {
+            match remote.renew() {
+                Ok(()) => tracing::info!(until = remote.folder.validity()?.end_text(), "the certificate is renewed"),
+                Err(error @ RemoteError::Refused { .. }) => return Err(error),
+                // A third of its life is left for that.
+                Err(error) => {
+                    tracing::warn!(%error, "the certificate could not be renewed yet; the next command tries again")
+                }
+            }
+        }
+        Ok(remote)
+    }
+
+    /// Who this is.
+    pub fn enrolled(&self) -> &Enrolled {
+        &self.enrolled
+    }
+
+    /// When the certificate counts.
+    pub fn validity(&self) -> Result<certs::identity::Validity> {
+        Ok(self.folder.validity()?)
+    }
+
+    /// Takes a certificate for a new key in the place of the one in use.
+    pub fn renew(&mut self) -> Result<()> {
+        let key = self.folder.credentials().next()?;
+        let request = wire::RenewRequest { csr_pem: key.csr_pem()? };
+        let renewed = self.runtime.block_on(self.client.renew_person(request))?.into_inner();
+        // A certificate for another key, or of another CA, would be refused here, before anything is kept.
+        tls::site_config(&self.enrolled.federation, &renewed.certificate_pem, &renewed.authority_pem, &key)?;
+        self.folder.credentials().replace(&renewed.certificate_pem, &renewed.authority_pem)?;
+        self.client = self.runtime.block_on(async { client(&self.folder, &self.enrolled) })?;
+        Ok(())
+    }
+
+    /// How the federation stands, as far as this person may see it.
+    pub fn status(&mut self) -> Result<status::Status> {
+        let text = self
+            .runtime
+            .block_on(async { whole(self.client.read_status(wire::ReadStatusRequest {}).await?.into_inner()).await })?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+
+    /// The ledger's lines, which hold to their chain and to their end in the aggregator's hand, and that end.
+    pub fn ledger(&mut self) -> Result<(Vec<String>, Colophon)> {
+        let text = self
+            .runtime
+            .block_on(async { whole(self.client.read_ledger(wire::ReadLedgerRequest {}).await?.into_inner()).await })?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let colophon: Colophon = serde_json::from_str(&lines.pop().unwrap_or_default())?;
+        let statement = ledger_statement(&self.enrolled.federation, colophon.head);
+        if colophon.key != self.enrolled.aggregator_key || !verifies(colophon.key, &statement, colophon.signature) {
+            return Err(RemoteError::NotIts("a ledger whose end is not signed with the key that it enrolled you with"));
+        }
+        ledger::verify(lines.iter().map(String::as_str), &[colophon.head], |_, _| {})?;
+        Ok((lines, colophon))
+    }
+
+    /// The plan of a run.
+    pub fn plan(&mut self, run: &RunId) -> Result<Plan> {
+        let request = wire::ReadPlanRequest { run: run.to_string() };
+        let bytes = self.runtime.block_on(self.client.read_plan(request))?.into_inner().canonical;
+        Ok(Plan::from_agreed_bytes(&bytes, Digest::of(&bytes))?)
+    }
+
+    /// Starts a run with this person's hand under its plan; names the sites that are still to enrol.
+    pub fn start(&mut self, plan: &Plan, first_model: Vec<u8>) -> Result<Vec<SiteId>> {
+        let signature = self.folder.sign(&self.enrolled, plan.digest())?;
+        let new = wire::NewRun { canonical: plan.canonical_bytes().into(), signature: signature_bytes(signature) };
+        let model = Bytes::from(first_model);
+        let pieces = (0..model.len())
+            .step_by(CHUNK_BYTES)
+            .map(move |begin| start_run_part::Part::Data(model.slice(begin..model.len().min(begin + CHUNK_BYTES))));
+        let parts = [start_run_part::Part::Run(new)].into_iter().chain(pieces);
+        let parts = tokio_stream::iter(parts.map(|part| wire::StartRunPart { part: Some(part) }));
+        let reply = self.runtime.block_on(self.client.start_run(parts))?.into_inner();
+        Ok(reply.not_enrolled.iter().map(|name| site("StartRunReply", name)).collect::<std::result::Result<_, _>>()?)
+    }
+
+    /// Puts this person's hand under a plan that it has read.
+    pub fn sign(&mut self, run: &RunId, plan: Digest) -> Result<Signatures> {
+        let signature = signature_bytes(self.folder.sign(&self.enrolled, plan)?);
+        let request = wire::SignPlanRequest { run: run.to_string(), plan: digest_bytes(plan), signature };
+        let reply = self.runtime.block_on(self.client.sign_plan(request))?.into_inner();
+        Ok(Signatures { counting: reply.counting as usize, needed: reply.needed })
+    }
+
+    /// Asks something of a run.
+    pub fn ask(&mut self, run: &RunId, wanted: &Wanted) -> Result<()> {
+        let run = run.to_string();
+        self.runtime.block_on(async {
+            match wanted {
+                Wanted::Pause => self.client.pause_run(wire::RunRequest { run }).await,
+                Wanted::Resume => self.client.resume_run(wire::RunRequest { run }).await,
+                Wanted::Abort(because) => {
+                    self.client.abort_run(wire::AbortRunRequest { run, because: because.clone() }).await
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Has an invitation made.
+    pub fn invite(&mut self, holder: &Holder, address: Option<String>) -> Result<Invited> {
+        let request = wire::InviteRequest { holder: holder.to_string(), address: address.unwrap_or_default() };
+        let reply = self.runtime.block_on(self.client.invite(request))?.into_inner();
+        let invitation: certs::invitation::Invitation = reply.invitation.parse()?;
+        if invitation.holder != *holder {
+            return Err(RemoteError::NotIts("an invitation for somebody else"));
+        }
+        Ok(Invited::of(&invitation, Stamp(reply.expires_at_ms), reply.earlier_expired as usize))
+    }
+
+    /// Ends a holder's certificate and open invitations.
+    pub fn revoke(&mut self, holder: &Holder) -> Result<Revoked> {
+        let request = wire::RevokeRequest { holder: holder.to_string() };
+        let reply = self.runtime.block_on(self.client.revoke(request))?.into_inner();
+        Ok(Revoked { certificate: reply.certificate, invitations: reply.invitations as usize })
+    }
+}
+
+/// Enrols a person into a folder, or once more: after the certificate expired or was revoked, with a new key. A key from an
+/// attempt that was cut short is used again.
+pub fn enrol(invitation: &str, path: &Path) -> Result<Enrolled> {
+    let invitation: certs::invitation::Invitation = invitation.parse()?;
+    let person = match &invitation.holder {
+        Holder::Person(person) => person.clone(),
+        Holder::Site(site) => return Err(RemoteError::ForASite(site.clone())),
+    };
+    let folder = Folder::at(path);
+    folder.prepare(&invitation, &person)?;
+    let (key, signing) = (folder.credentials().next()?, folder.signing_key()?);
+    let csr_pem = key.csr_pem()?;
+    let (federation, certified) = (&invitation.federation, authority::requested_key(&csr_pem)?);
+    let statement = enrolment_statement(federation, &invitation.holder, certified);
+    let hand = invitation.token.key()?;
+    let invited = invitation_statement(federation, &invitation.holder, certified, signing.verifying());
+    let request = wire::EnrolRequest {
+        site: String::new(),
+        csr_pem,
+        signing_key: Bytes::copy_from_slice(&signing.verifying().0),
+        signing_proof: signature_bytes(signing.sign(&statement)),
+        person: person.to_string(),
+        invitation_key: Bytes::copy_from_slice(&hand.verifying().0),
+        invitation_proof: signature_bytes(hand.sign(&invited)),
+    };
+    let tls = tls::enrolment_config(&invitation.federation, invitation.authority)?;
+    let runtime = runtime()?;
+    let reply = runtime.block_on(async {
+        let mut client = EnrolmentClient::new(channel(&invitation.address, tls)?);
+        Ok::<_, RemoteError>(client.enrol(request).await?.into_inner())
+    })?;
+    // The first of them, if there are two: that is the one that invitations pin.
+    if authority::fingerprint(&reply.authority_pem)? != invitation.authority {
+        return Err(RemoteError::NotIts("another CA than the invitation names"));
+    }
+    // A certificate for another key would be refused here, before anything is kept.
+    tls::site_config(&invitation.federation, &reply.certificate_pem, &reply.authority_pem, &key)?;
+    if person.is_coordinator() {
+        let now_s = seconds(wall());
+        let pem = &reply.signing_certificate_pem;
+        let certified = signer::certified(pem, &reply.authority_pem, &invitation.federation, now_s);
+        if !certified.is_ok_and(|it| it.key == signing.verifying() && it.coordinator == person.name) {
+            return Err(RemoteError::NotIts("no certificate for the signing key that was made here"));
+        }
+    }
+    let aggregator_key = verifying_key("EnrolReply", &reply.signing_key)?;
+    let told = [&reply.certificate_pem, &reply.authority_pem].map(|pem| Digest::of(pem.as_bytes()));
+    let told = enrolled_statement(&invitation.federation, &invitation.holder, told[0], told[1], aggregator_key);
+    let vouched = <&[u8; SIGNATURE_BYTES]>::try_from(reply.authority_proof.as_ref());
+    if !vouched.is_ok_and(|proof| authority::vouched(&reply.authority_pem, &told, proof)) {
+        return Err(RemoteError::NotIts("an answer that the CA which the invitation names does not vouch for"));
+    }
+    let enrolled = Enrolled::of(&invitation, person, aggregator_key, signing.verifying());
+    folder.keep(&enrolled, &reply.certificate_pem, &reply.authority_pem)?;
+    Ok(enrolled)
+}
+
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RemoteError::Start)
+}
+
+fn client(folder: &Folder, enrolled: &Enrolled) -> Result<CoordinationClient<Channel>> {
+    let channel = channel(&enrolled.address, folder.tls(&enrolled.federation)?)?;
+    Ok(CoordinationClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES)
+        .max_encoding_message_size(MESSAGE_BYTES))
+}
+
+/// A channel to `address` (host:port) that connects when it is first used.
+fn channel(address: &str, tls: Arc<ClientConfig>) -> Result<Channel> {
+    let route = route(address)?;
+    // The scheme is only tonic's wish: the stream that the connector returns is TLS already.
+    let endpoint = Endpoint::try_from(format!("http://{address}"))
+        .map_err(|_| RemoteError::Unreachable(format!("{address:?} is not an address: host:port is expected")))?
+        .http2_keep_alive_interval(ANSWER_WITHIN / 3)
+        .keep_alive_timeout(ANSWER_WITHIN / 3);
+    let address = address.to_owned();
+    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+        let (address, tls, route) = (address.clone(), Arc::clone(&tls), route.clone());
+        async move { certs::connect::connect_via(&address, tls, &route).await.map(TokioIo::new) }
+    })))
+}
+
+/// The way there, by this process's environment.
+fn route(address: &str) -> Result<Route> {
+    let read = |names: [&str; 2]| {
+        names.into_iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    };
+    let environment =
+        Environment { https_proxy: read(["HTTPS_PROXY", "https_proxy"]), no_proxy: read(["NO_PROXY", "no_proxy"]) };
+    Ok(match proxy::chosen(None, &environment, address)? {
+        None => Route::Direct,
+        Some(url) => Route::Via(Arc::new(Proxy::new(url, None)?)),
+    })
+}
+
+/// A text that arrives in pieces.
+async fn whole(mut arriving: Streaming<wire::Part>) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    while let Some(part) = arriving.message().await? {
+        text.extend_from_slice(&part.data);
+    }
+    Ok(text)
+}
