@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use tests::federation::Federation;
+use tests::federation::{Federation, FederationError};
 use tests::programs::ProgramError;
 use tests::story::{self, SITES, WITHIN};
 
@@ -59,7 +59,7 @@ fn a_site_that_asks_for_two_signatures_declines_by_that_rule_until_another_coord
     }
     federation.write_settings(SITES[0], "report_every_s = 0.1\n[policy]\nsignatures = 2").unwrap();
     federation.start_agent(SITES[0]).unwrap();
-    let said = |federation: &Federation, what: &str| {
+    let said = |federation: &Federation, what: &str| -> Result<String, FederationError> {
         Ok(story::run(federation)?["sites"][SITES[0]][what].as_str().unwrap_or_default().to_owned())
     };
     federation

@@ -50,8 +50,7 @@ impl Desk {
     fn beside(&self, words: &[&str]) -> Output {
         let mut command = Command::new(PROGRAM);
         command.args(words).current_dir(self.folder.path()).stdin(Stdio::null());
-        ["HTTPS_PROXY", "https_proxy"].iter().for_each(|name| drop(command.env_remove(name)));
-        command.output().unwrap()
+        command.env_remove("HTTPS_PROXY").env_remove("https_proxy").output().unwrap()
     }
 
     fn path(&self, name: &str) -> PathBuf {
