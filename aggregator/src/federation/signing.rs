@@ -29,6 +29,8 @@ impl Federation {
         plan: Digest,
         signature: Ed25519,
     ) -> Result<Signatures, Refusal> {
+        // A run that was started a moment ago in the state folder is there to be signed.
+        self.refresh().map_err(refusal)?;
         let mut live = self.live();
         // What counts is decided by who is enrolled now, and not by who was when the server last looked.
         self.admit(self.store.members().map_err(refusal)?);
