@@ -1,5 +1,5 @@
 //! Who may do what, as one table: a row for each deed, with the call that it arrives by, and a column for each kind of caller.
-//! What is not in it is refused. The story in `tests/stories/permissions.rs` makes every call of it as everybody.
+//! What is not in it is refused. The story in `tests/stories/persons.rs` makes every call of it as everybody.
 //!
 //! A call whose message says how far it goes (whom to invite, whom to revoke) has a row for each. [`permits_call`] is asked before
 //! a byte of a call is read, [`permit`] once it is known what is asked.

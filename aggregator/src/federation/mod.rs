@@ -27,6 +27,7 @@ use crate::store::{
 };
 use uploads::Upload;
 
+mod acceptance;
 mod admission;
 mod downloads;
 mod enrolment;

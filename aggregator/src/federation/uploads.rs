@@ -14,12 +14,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use certs::signing::verifies;
-use common::plan::ShareBy;
-use common::privacy::SUBJECTS_ROUNDED_TO;
 use common::signed::{Attestation, update_statement};
-use common::{Digest, Encoding, Refusal, RoundNumber, SiteId, UpdateManifest};
+use common::{Digest, Refusal, SiteId, UpdateManifest};
 use proto::CHUNK_BYTES;
 
+use super::acceptance::{max_norm, not_open, require_acceptable, takes, update_layout};
 use super::{Federation, Live, LiveRun, OpenError, io_refusal, refusal};
 use crate::checksum::Checksum;
 use crate::inspection::{Fault, Inspector, inspect};
@@ -72,8 +71,6 @@ const SYNC_EVERY: u64 = 8 << 20;
 /// Bytes of chunks that all sites together should have on their way, and the least of one site: a chunk is in memory whole.
 const CHUNKS_TOGETHER: usize = 4 << 20;
 const LEAST_CHUNK: usize = 128 << 10;
-/// More subjects than any site has.
-const MAX_SUBJECTS: u32 = 1 << 24;
 
 impl Federation {
     /// Announces an update, or asks how far it has come.
@@ -468,14 +465,6 @@ fn invited<'a>(live: &'a mut Live, key: &UpdateKey) -> Result<&'a mut LiveRun, R
     }
 }
 
-fn takes(run: &LiveRun, round: RoundNumber) -> bool {
-    run.open().is_some_and(|(attempt, _)| attempt.round == round)
-}
-
-fn not_open(run: &LiveRun, asked: RoundNumber) -> Refusal {
-    Refusal::RoundNotOpen { asked, open: run.open().map_or(RoundNumber(0), |(attempt, _)| attempt.round) }
-}
-
 fn require_same(key: &UpdateKey, stored: Digest, asked: Digest) -> Result<Digest, Refusal> {
     if stored == asked {
         return Ok(stored);
@@ -484,71 +473,9 @@ fn require_same(key: &UpdateKey, stored: Digest, asked: Digest) -> Result<Digest
     Err(Refusal::Conflict { site: key.site.clone(), round: key.round })
 }
 
-fn is_count(subjects: u32) -> bool {
-    (1..=MAX_SUBJECTS).contains(&subjects) && subjects.is_multiple_of(SUBJECTS_ROUNDED_TO)
-}
-
-/// What is wrong with a count of images, which is there if shares are counted by it, and else is not.
-fn miscounted_examples(by: ShareBy, examples: u32) -> Option<String> {
-    match by {
-        ShareBy::Subjects if examples == 0 => None,
-        ShareBy::Subjects => Some(format!("{examples} images are told, and the plan does not ask for their count")),
-        ShareBy::Examples if examples > 0 && examples.is_multiple_of(SUBJECTS_ROUNDED_TO) => None,
-        ShareBy::Examples => {
-            Some(format!("{examples} images: shares are counted by them, a multiple of {SUBJECTS_ROUNDED_TO} above 0"))
-        }
-    }
-}
-
-/// The bound on the norm of an update of this layout.
-fn max_norm(run: &LiveRun, layout: &Layout) -> f64 {
-    run.record.plan.draft.privacy.max_sent_norm(layout.signature().value_count())
-}
-
-/// The layout of an announced update: the model's, or of the part that its heads name.
-fn update_layout(run: &LiveRun, manifest: &UpdateManifest) -> Result<Arc<Layout>, Refusal> {
-    let told = |error: &dyn std::fmt::Display| Refusal::Update(error.to_string());
-    let signature = run.record.plan.update_signature(&manifest.tasks()).map_err(|error| told(&error))?;
-    let encoding = run.record.plan.draft.aggregation.encoding;
-    if signature == run.record.plan.signature && encoding == Encoding::F32 {
-        return Ok(Arc::clone(&run.layout));
-    }
-    Layout::encoded(&signature, encoding).map(Arc::new).map_err(|error| told(&error))
-}
-
-/// Whether an update of this announcement could be one of the open round.
-fn require_acceptable(run: &LiveRun, manifest: &UpdateManifest, layout: &Layout) -> Result<(), Refusal> {
-    let Some((attempt, _)) = run.open().filter(|(attempt, _)| attempt.round == manifest.round) else {
-        return Err(not_open(run, manifest.round));
-    };
-    if manifest.plan != run.record.plan_digest {
-        return Err(Refusal::PlanDiffers { expected: run.record.plan_digest, found: manifest.plan });
-    }
-    if manifest.base != attempt.base {
-        return Err(Refusal::BaseDiffers { expected: attempt.base, found: manifest.base });
-    }
-    let UpdateManifest { bytes, subjects, heads, examples, steps, meters, .. } = manifest;
-    let (expected, most) = (layout.bytes(), run.record.plan.draft.training.steps_per_round);
-    let miscounted = [*subjects].into_iter().chain(heads.values().copied()).find(|count| !is_count(*count));
-    let why = if *bytes != expected {
-        format!("{bytes} bytes were announced, but the plan's tensors take {expected}")
-    } else if let Some(subjects) = miscounted {
-        format!("{subjects} subjects: a multiple of {SUBJECTS_ROUNDED_TO} from {SUBJECTS_ROUNDED_TO} to {MAX_SUBJECTS}")
-    } else if let Some(why) = miscounted_examples(run.record.plan.draft.aggregation.share_by, *examples) {
-        why
-    } else if *steps == 0 || *steps as usize > most {
-        format!("{steps} steps, but a round has 1 to {most}")
-    } else if !meters.are_finite() {
-        "a meter is not a finite number".to_owned()
-    } else {
-        return Ok(());
-    };
-    Err(Refusal::Update(why))
-}
-
 #[cfg(test)]
 mod tests {
-    use common::{Meters, NamedTensors, PlanDraft};
+    use common::{Meters, NamedTensors, PlanDraft, RoundNumber};
 
     use super::*;
     use crate::clock::{Stamp, SystemClock};
