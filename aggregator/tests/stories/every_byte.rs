@@ -147,6 +147,26 @@ fn no_byte_of_the_first_model_or_of_the_servers_state_can_change_and_be_merged()
     assert_eq!(bench.run().state, RunPhase::Finished);
 }
 
+/// The server that took the bytes in holds them to its checksum when it merges, and not to their digest again.
+#[test]
+fn an_update_that_changes_between_its_acknowledgement_and_the_merge_is_left_out_by_the_server_that_took_it() {
+    let bytes = delta(0).to_safetensors().len();
+    for place in (0..bytes).step_by(bytes / 7) {
+        let bench = Bench::with_run(VALUES, 2, 1, 1);
+        let digests = ["a", "b", "c"].map(|site| {
+            let number = usize::from(site.as_bytes()[0] - b'a');
+            bench.reports(site, &delta(number)).unwrap()
+        });
+        flip(&Blobs::open(&bench.path()).unwrap().path(digests[0]), place);
+        bench.merge();
+        bench.merge();
+        let run = bench.run();
+        let left_out = &run.rounds[0].left_out;
+        assert!(left_out.len() == 1 && left_out[0].reason.contains("damaged"), "byte {place}: {left_out:?}");
+        assert_eq!(run.rounds[0].sites.len(), 2, "byte {place}");
+    }
+}
+
 #[test]
 fn no_byte_of_an_upload_in_progress_can_change_and_be_acknowledged() {
     let bench = Bench::with_run(VALUES, 1, 1, 1);
