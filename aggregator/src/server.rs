@@ -72,8 +72,8 @@ impl SiteCalls {
     }
 
     fn upload_state(&self, state: UploadState) -> wire::UploadState {
-        let chunk_bytes = u32::try_from(self.federation.chunk_bytes()).unwrap_or_default();
-        wire::UploadState { next_offset: state.next_offset, acknowledged: state.acknowledged, chunk_bytes }
+        let UploadState { next_offset, acknowledged } = state;
+        wire::UploadState { next_offset, acknowledged, chunk_bytes: self.federation.chunk_bytes() }
     }
 }
 

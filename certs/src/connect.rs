@@ -67,7 +67,7 @@ pub enum ConnectError {
 /// Connects straight to `address` (host:port) and shakes hands.
 pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, ConnectError> {
     let name = name_of(address)?;
-    handshake(address, name, straight(address).await?, config).await
+    Ok(handshake(address, name, straight(address).await?, config).await?)
 }
 
 /// Connects to `address` (host:port) by a route and shakes hands. Through a proxy the name is looked up there, and whoever
@@ -78,7 +78,11 @@ pub async fn connect_via(
     route: &Route,
 ) -> Result<TlsStream<Box<dyn Stream>>, ConnectError> {
     let name = name_of(address)?;
-    handshake(address, name, line(address, route).await?, config).await
+    match handshake(address, name.clone(), line(address, route).await?, Arc::clone(&config)).await {
+        // A server that takes a new certificate ends the handshakes that meet it. Nothing was said yet, so it is tried once more.
+        Err(Failed { was_cut: true, .. }) => Ok(handshake(address, name, line(address, route).await?, config).await?),
+        shaken => Ok(shaken?),
+    }
 }
 
 /// A connection by a route, without TLS.
@@ -103,18 +107,39 @@ async fn straight(address: &str) -> Result<TcpStream, ConnectError> {
     Ok(tcp)
 }
 
+/// A handshake that failed, and whether the other side ended the connection in its middle without a word.
+struct Failed {
+    error: ConnectError,
+    was_cut: bool,
+}
+
+impl From<ConnectError> for Failed {
+    fn from(error: ConnectError) -> Self {
+        Self { error, was_cut: false }
+    }
+}
+
+impl From<Failed> for ConnectError {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
+
 async fn handshake<S: Stream>(
     address: &str,
     name: ServerName<'static>,
     line: S,
     config: Arc<ClientConfig>,
-) -> Result<TlsStream<S>, ConnectError> {
+) -> Result<TlsStream<S>, Failed> {
     let wanted = config.alpn_protocols.clone();
     let shaken = timeout(CONNECT_WITHIN, TlsConnector::from(config).connect(name, line)).await;
-    let stream = shaken.map_err(|_| late(address))?.map_err(|error| told(address, &error))?;
+    let stream = shaken.map_err(|_| late(address))?.map_err(|error| Failed {
+        was_cut: error.kind() == io::ErrorKind::UnexpectedEof,
+        error: told(address, &error),
+    })?;
     // A server that knows nothing of the choice speaks HTTP/1: nothing of ours would be understood.
     if !wanted.is_empty() && stream.get_ref().1.alpn_protocol().is_none() {
-        return Err(ConnectError::NotHttp2 { address: address.to_owned() });
+        return Err(ConnectError::NotHttp2 { address: address.to_owned() }.into());
     }
     Ok(stream)
 }
@@ -141,6 +166,19 @@ pub fn explained(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         cause = error.source();
     }
     None
+}
+
+/// Why a call failed, for people: what [`explained`] says, or else the innermost reason, which hides below three layers of
+/// transport; none where nobody gave one.
+pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(explained) = explained(error) {
+        return Some(explained);
+    }
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    Some(cause.to_string()).filter(|told| !told.is_empty())
 }
 
 /// What is wrong with an answer's signatures, if that is in this error.

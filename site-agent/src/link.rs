@@ -182,23 +182,12 @@ impl From<Status> for LinkError {
             },
             None => match certs::connect::altered(&status) {
                 Some(altered) => Self::Altered(altered.to_string()),
-                None => Self::Unreachable(root_cause(&status)),
+                None => Self::Unreachable(
+                    certs::connect::root_cause(&status).unwrap_or_else(|| status.message().to_owned()),
+                ),
             },
         }
     }
-}
-
-/// The innermost reason: a TLS refusal hides below three layers of transport.
-fn root_cause(status: &Status) -> String {
-    if let Some(explained) = certs::connect::explained(status) {
-        return explained;
-    }
-    let mut cause: &dyn std::error::Error = status;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    let inner = cause.to_string();
-    if inner.is_empty() { status.message().to_owned() } else { inner }
 }
 
 /// An answer to [`Link::ping`].

@@ -110,7 +110,7 @@ impl From<Status> for RemoteError {
         match (proto::refusal::code(&status).map(str::to_owned), status.code()) {
             (Some(code), Code::Unavailable | Code::ResourceExhausted) => Self::Failed { code, message },
             (Some(code), _) => Self::Refused { code, message },
-            (None, _) => Self::Unreachable(cause(&status)),
+            (None, _) => Self::Unreachable(certs::connect::root_cause(&status).unwrap_or(message)),
         }
     }
 }
@@ -119,19 +119,6 @@ impl From<certs::CertsError> for RemoteError {
     fn from(error: certs::CertsError) -> Self {
         Self::Folder(error.into())
     }
-}
-
-/// The innermost reason: a TLS refusal hides below three layers of transport.
-fn cause(status: &Status) -> String {
-    if let Some(explained) = certs::connect::explained(status) {
-        return explained;
-    }
-    let mut cause: &dyn std::error::Error = status;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    let inner = cause.to_string();
-    if inner.is_empty() { status.message().to_owned() } else { inner }
 }
 
 /// The aggregator, as a person reaches it.
@@ -204,7 +191,8 @@ impl Remote {
             .block_on(async { whole(self.client.read_ledger(wire::ReadLedgerRequest {}).await?.into_inner()).await })?;
         let text = String::from_utf8_lossy(&text).into_owned();
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-        let colophon: Colophon = serde_json::from_str(&lines.pop().unwrap_or_default())?;
+        let last = lines.pop().ok_or(RemoteError::NotIts("a ledger without an end"))?;
+        let colophon: Colophon = serde_json::from_str(&last)?;
         let statement = ledger_statement(&self.enrolled.federation, colophon.head);
         if colophon.key != self.enrolled.aggregator_key || !verifies(colophon.key, &statement, colophon.signature) {
             return Err(RemoteError::NotIts("a ledger whose end is not signed with the key that it enrolled you with"));

@@ -70,7 +70,7 @@ enum Place {
 const SYNC_EVERY: u64 = 8 << 20;
 /// Bytes of chunks that all sites together should have on their way, and the least of one site: a chunk is in memory whole.
 const CHUNKS_TOGETHER: usize = 4 << 20;
-const LEAST_CHUNK: usize = 128 << 10;
+const LEAST_CHUNK: u32 = 128 << 10;
 
 impl Federation {
     /// Announces an update, or asks how far it has come.
@@ -187,7 +187,7 @@ impl Federation {
     }
 
     /// How large the next chunk of an upload should be, with so many on their way.
-    pub fn chunk_bytes(&self) -> usize {
+    pub fn chunk_bytes(&self) -> u32 {
         chunk_bytes(self.uploads().len())
     }
 
@@ -441,8 +441,9 @@ impl Received {
 }
 
 /// The more uploads, the smaller their chunks: memory does not grow with the sites until there are very many.
-fn chunk_bytes(uploads: usize) -> usize {
-    (CHUNKS_TOGETHER / uploads.max(1)).clamp(LEAST_CHUNK, CHUNK_BYTES)
+fn chunk_bytes(uploads: usize) -> u32 {
+    let each = u32::try_from(CHUNKS_TOGETHER / uploads.max(1)).unwrap_or(u32::MAX);
+    each.clamp(LEAST_CHUNK, CHUNK_BYTES as u32)
 }
 
 /// Whether an upload is the one of its key: another announcement may have taken its place.
@@ -557,7 +558,7 @@ mod tests {
 
     #[test]
     fn chunks_are_whole_for_few_sites_and_smaller_for_many_and_no_site_is_left_with_nothing() {
-        assert_eq!([0, 1, 4].map(chunk_bytes), [CHUNK_BYTES; 3]);
+        assert_eq!([0, 1, 4].map(chunk_bytes), [CHUNK_BYTES as u32; 3]);
         assert_eq!([8, 32, 1000].map(chunk_bytes), [512 << 10, 128 << 10, 128 << 10]);
     }
 
