@@ -18,8 +18,8 @@ use tokio::task::JoinSet;
 use tonic::Status;
 
 use crate::bench::{run_id, site_id, weights};
+use crate::house::{House, Site, WITHIN, code};
 use crate::simulation::dice::Dice;
-use crate::wire::{House, Site, WITHIN, code};
 
 /// One direction of all connections through the proxy.
 #[derive(Debug, Default)]

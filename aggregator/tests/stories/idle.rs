@@ -8,7 +8,7 @@ use common::Progress;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::wire::House;
+use crate::house::House;
 
 const SILENT: usize = 5000;
 /// Fewer of one address than are dropped at once.

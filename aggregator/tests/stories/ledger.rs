@@ -10,7 +10,7 @@ use common::{Digest, Directive, Phase, Progress, RoundNumber, UpdateManifest};
 use proto::wire;
 
 use crate::bench::{Bench, enrol, holder, weights};
-use crate::wire::{House, Site, code};
+use crate::house::{House, Site, code};
 
 fn lines(store: &dyn Store) -> Vec<String> {
     store.ledger(0, 1 << 20).unwrap()

@@ -25,6 +25,8 @@ mod finetuning;
 #[cfg(test)]
 mod foreign_bytes;
 #[cfg(test)]
+mod house;
+#[cfg(test)]
 mod idle;
 #[cfg(test)]
 mod invitations;

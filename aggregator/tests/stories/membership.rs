@@ -8,12 +8,11 @@ use aggregator::store::Store;
 use aggregator::{authority, status};
 use certs::keys::Key;
 use common::{Directive, Phase, Progress, Refusal};
-use proto::convert::digest_bytes;
 use proto::{CHUNK_BYTES, wire};
 use tokio::time::timeout;
 
 use crate::bench::{Bench, enrol, holder, run_id, site_id, weights};
-use crate::wire::{House, Site, WITHIN, code};
+use crate::house::{House, Site, WITHIN, code};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_renewals_in_the_middle_of_uploads_cost_no_round() {
@@ -97,17 +96,9 @@ async fn a_revocation_cuts_an_upload_and_a_download_in_their_middle_and_nothing_
     let (small, poison) = (weights(600_000, |_| 0.25), weights(600_000, |_| 7.0));
     let work = c.work(1).await;
     for site in [&mut a, &mut b, &mut c] {
-        let joined =
-            Progress { work: Some((work.run.clone(), work.round)), phase: Phase::Training, ..Progress::idle() };
-        site.report(joined).await.unwrap();
+        site.joins(&work).await;
     }
-    let (manifest, bytes) = (c.manifest(&work, &poison), poison.to_safetensors());
-    c.client.begin_upload(wire::UpdateManifest::from(&manifest)).await.unwrap();
-    c.chunk(&manifest, 0, bytes[..CHUNK_BYTES].to_vec()).await.unwrap();
-    // A download that is not read yet: it waits for its reader with most of the file on the server's side.
-    let request = wire::DownloadRequest { blob: digest_bytes(work.base), offset: 0 };
-    let mut download = c.client.download(request).await.unwrap().into_inner();
-    download.message().await.unwrap();
+    let (manifest, bytes, mut download) = c.half_way(&work, &poison).await;
 
     house.store().revoke(&holder("c"), &Actor::StateFolder, wall()).unwrap();
     let began = Instant::now();

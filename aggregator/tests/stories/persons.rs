@@ -24,7 +24,7 @@ use tonic::transport::Channel;
 use tower::Service;
 
 use crate::bench::{holder, plan_draft, site_id, weights};
-use crate::wire::{House, WITHIN, channel, code};
+use crate::house::{House, WITHIN, channel, code};
 
 /// An enrolled person, as the wire knows it.
 pub(crate) struct Person {

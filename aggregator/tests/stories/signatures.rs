@@ -11,8 +11,8 @@ use proto::convert::digest_bytes;
 use proto::wire;
 
 use crate::bench::holder;
+use crate::house::{House, Site, code};
 use crate::persons::signed_plan;
-use crate::wire::{House, Site, code};
 
 async fn waits(site: &mut Site, because: &str) {
     let told = site.report(Progress::idle()).await.unwrap();
@@ -128,7 +128,7 @@ async fn one_key_under_two_names_is_one_hand() {
             }
         }
     };
-    let run = tokio::time::timeout(crate::wire::WITHIN, ended).await.unwrap();
+    let run = tokio::time::timeout(crate::house::WITHIN, ended).await.unwrap();
     assert!(run.because.unwrap().contains("signed by one"));
     assert_eq!(code(&twin.sign(&plan).await.unwrap_err()), "refused");
     house.stop().await;

@@ -16,7 +16,7 @@ use certs::message::headers::{self, Head};
 use certs::message::{Talk, sealed};
 use common::message::{CLOCK_SKEW_S, Call, Part};
 use common::signed::Nonce;
-use common::{Digest, Directive, Phase, Progress};
+use common::{Digest, Directive, Progress};
 use http::{HeaderMap, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
@@ -33,7 +33,7 @@ use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
 use crate::bench::{holder, site_id, weights};
-use crate::wire::{House, WITHIN, channel, code};
+use crate::house::{House, WITHIN, channel, code};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_that_signs_its_messages_is_in_every_call_what_one_with_mutual_tls_is() {
@@ -86,16 +86,9 @@ async fn a_revocation_cuts_a_signed_upload_and_a_signed_download_in_their_middle
     let poison = weights(600_000, |_| 7.0);
     let work = c.work(1).await;
     for site in [&mut a, &mut b, &mut c] {
-        let joined =
-            Progress { work: Some((work.run.clone(), work.round)), phase: Phase::Training, ..Progress::idle() };
-        site.report(joined).await.unwrap();
+        site.joins(&work).await;
     }
-    let (manifest, bytes) = (c.manifest(&work, &poison), poison.to_safetensors());
-    c.client.begin_upload(wire::UpdateManifest::from(&manifest)).await.unwrap();
-    c.chunk(&manifest, 0, bytes[..CHUNK_BYTES].to_vec()).await.unwrap();
-    let request = wire::DownloadRequest { blob: digest_bytes(work.base), offset: 0 };
-    let mut download = c.client.download(request).await.unwrap().into_inner();
-    download.message().await.unwrap();
+    let (manifest, bytes, mut download) = c.half_way(&work, &poison).await;
 
     house.store().revoke(&holder("c"), &Actor::StateFolder, wall()).unwrap();
     let refused = async {

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::bench::{plan_draft, weights};
-use crate::wire::{House, at_work, code};
+use crate::house::{House, at_work, code};
 
 const DEADLINE: Duration = Duration::from_secs(2);
 /// Longest that a round may take past its deadline, its merge and the question for the next one with it.

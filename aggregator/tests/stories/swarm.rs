@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::bench::{plan_draft, weights};
-use crate::wire::{House, Site};
+use crate::house::{House, Site};
 
 const SITES: usize = 1000;
 const ROUNDS: u32 = 3;

@@ -10,21 +10,15 @@ each layer. PyTorch computes in float32 with scaled-dot-product attention and th
 fastest step of each turn, and their ratio.
 """
 
-import argparse
-import os
-import re
 import resource
-import subprocess
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from step_peer import Block
+from step_peer import Block, asked, ours
 
-ROOT = Path(__file__).resolve().parents[3]
 TASKS = {"sequence": 3, "cine-sax-segmentation": 3}
 SIZES = {
     "demo": dict(image=48, scale=2, dim=64, depth=3, heads=4, batch=8),
@@ -139,32 +133,16 @@ def turn(size, task, steps):
     return min(seconds)
 
 
-def ours(which, task, steps, threads):
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    command = [target / "debug/examples/finetune", which, task, str(steps)]
-    out = subprocess.run(
-        command, env=os.environ | {"RAYON_NUM_THREADS": str(threads)}, capture_output=True, text=True, check=True
-    )
-    figure = lambda pattern: float(re.search(pattern, out.stdout)[1])
-    return figure(r"fastest ([0-9.]+) s"), figure(r"peak memory ([0-9]+) MiB")
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=SIZES, nargs="?", default="demo")
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=2)
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    typed = asked(__doc__)
     for task in TASKS:
         pairs = []
-        for _ in range(asked.turns):
-            seconds, peak = ours(asked.which, task, asked.steps, asked.threads)
-            pairs.append((turn(SIZES[asked.which], task, asked.steps), seconds))
+        for _ in range(typed.turns):
+            seconds, peak = ours("finetune", [typed.which, task, typed.steps], typed.threads)
+            pairs.append((turn(SIZES[typed.which], task, typed.steps), seconds))
         theirs, mine = (min(column) for column in zip(*pairs))
         print(
-            f"{asked.which}, {task}: torch {torch.__version__} {theirs:.4f} s, ours {mine:.4f} s, ratio {mine / theirs:.2f}; "
+            f"{typed.which}, {task}: torch {torch.__version__} {theirs:.4f} s, ours {mine:.4f} s, ratio {mine / theirs:.2f}; "
             f"peak memory ours {peak:.0f} MiB, torch up to now {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB"
         )
 

@@ -107,9 +107,10 @@ def turn(size, steps):
     return min(seconds)
 
 
-def ours(which, steps, threads):
+def ours(example, arguments, threads):
+    """Seconds of the fastest step and MiB of memory that an example of this project prints."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    command = [target / "debug/examples/step", which, str(steps)]
+    command = [target / "debug/examples" / example, *map(str, arguments)]
     out = subprocess.run(
         command, env=os.environ | {"RAYON_NUM_THREADS": str(threads)}, capture_output=True, text=True, check=True
     )
@@ -117,23 +118,29 @@ def ours(which, steps, threads):
     return figure(r"fastest ([0-9.]+) s"), figure(r"peak memory ([0-9]+) MiB")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def asked(about):
+    """What was typed."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", choices=SIZES, nargs="?", default="demo")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    typed = parser.parse_args()
+    torch.set_num_threads(typed.threads)
+    return typed
+
+
+def main():
+    typed = asked(__doc__)
     pairs = []
-    for _ in range(asked.turns):
-        seconds, peak = ours(asked.which, asked.steps, asked.threads)
-        pair = (turn(SIZES[asked.which], asked.steps), seconds)
+    for _ in range(typed.turns):
+        seconds, peak = ours("step", [typed.which, typed.steps], typed.threads)
+        pair = (turn(SIZES[typed.which], typed.steps), seconds)
         pairs.append(pair)
         print(f"torch {torch.__version__} {pair[0]:.4f} s   ours {pair[1]:.4f} s   ratio {pair[1] / pair[0]:.2f}")
     fastest = [min(column) for column in zip(*pairs)]
     theirs = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(f"{asked.which}, {asked.threads} threads: ratio of the fastest steps {fastest[1] / fastest[0]:.2f}")
+    print(f"{typed.which}, {typed.threads} threads: ratio of the fastest steps {fastest[1] / fastest[0]:.2f}")
     print(f"peak memory: torch {theirs} MiB with its library, ours {peak:.0f} MiB")
 
 
