@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use certs::authority::Authority;
-use common::signed::{Ed25519, VerifyingKey};
+use common::enrolment::Enrolling;
 use common::{Digest, Directive, Progress, Refusal, RoundNumber, RunId, SiteId, UpdateManifest};
 use proto::convert::{self, Announced, ModelScores, digest_bytes};
 use proto::refusal::{malformed, status};
@@ -21,7 +21,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::federation::{Applicant, Blob, Federation, Handout, UploadState};
+use crate::federation::{Blob, Federation, Handout, UploadState};
 use crate::identity::{self, Caller};
 use crate::store::UpdateKey;
 
@@ -87,35 +87,10 @@ impl EnrolmentCalls {
 #[tonic::async_trait]
 impl Enrolment for EnrolmentCalls {
     async fn enrol(&self, request: Request<wire::EnrolRequest>) -> Result<Response<wire::EnrolReply>, Status> {
-        const MESSAGE: &str = "EnrolRequest";
-        let wire::EnrolRequest { site, csr_pem, signing_key, signing_proof, person, invitation_key, invitation_proof } =
-            request.into_inner();
-        let holder = convert::enrolling(&site, &person).map_err(unclear)?;
-        let signing_key = convert::verifying_key(MESSAGE, &signing_key).map_err(unclear)?;
-        let proof = Ed25519(convert::bytes(MESSAGE, "signing_proof", &signing_proof).map_err(unclear)?);
-        let invitation =
-            convert::bytes(MESSAGE, "invitation_key", &invitation_key).map(VerifyingKey).map_err(unclear)?;
-        let invited = Ed25519(convert::bytes(MESSAGE, "invitation_proof", &invitation_proof).map_err(unclear)?);
-        let aggregators_key = self.federation.verifying_key();
+        let asked = Enrolling::try_from(request.into_inner()).map_err(unclear)?;
         let (federation, authority) = (Arc::clone(&self.federation), Arc::clone(&self.authority));
-        off_the_loop(move || {
-            let applicant = Applicant { invitation, invited, csr_pem: &csr_pem, signing_key, proof };
-            let issued = federation.enrol(&authority, &holder, &applicant)?;
-            let mut reply = wire::EnrolReply {
-                certificate_pem: issued.certificate_pem,
-                authority_pem: authority.anchors_pem(),
-                signing_certificate_pem: issued.signing_certificate.unwrap_or_default(),
-                ..wire::EnrolReply::default()
-            };
-            if let Some(key) = aggregators_key {
-                let proof =
-                    federation.vouch(&authority, &holder, (&reply.certificate_pem, &reply.authority_pem), key)?;
-                reply.signing_key = Bytes::copy_from_slice(&key.0);
-                reply.authority_proof = Bytes::copy_from_slice(&proof);
-            }
-            Ok(Response::new(reply))
-        })
-        .await
+        let welcome = off_the_loop(move || federation.enrol(&authority, &asked)).await?;
+        Ok(Response::new(welcome.into()))
     }
 }
 

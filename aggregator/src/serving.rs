@@ -14,7 +14,7 @@ use proto::MESSAGE_BYTES;
 use proto::wire::coordination_server::CoordinationServer;
 use proto::wire::enrolment_server::EnrolmentServer;
 use proto::wire::federation_server::FederationServer;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 use tokio_stream::StreamExt;
@@ -90,6 +90,8 @@ const CALLS: u32 = 16;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Longest wait for calls under way when the server stops.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// Longest wait, when no more connections are let in, for the handshakes under way.
+const HANDSHAKES_END: Duration = Duration::from_secs(1);
 /// Longest request to enrol; strangers are read no further than this.
 const ENROLMENT_BYTES: usize = 32 << 10;
 /// Time between two looks for a CA that the operator's commands changed.
@@ -179,8 +181,8 @@ impl Serving {
         listener: &TcpListener,
         remembered: &Arc<Remembered>,
         generations: &mut JoinSet<Result<(), ServeError>>,
-    ) -> Result<oneshot::Sender<()>, ServeError> {
-        let (end, ended) = oneshot::channel();
+    ) -> Result<watch::Sender<()>, ServeError> {
+        let (end, ended) = watch::channel(());
         generations.spawn(self.generation(authority, listener.try_clone()?, remembered, ended)?);
         Ok(end)
     }
@@ -190,13 +192,14 @@ impl Serving {
         authority: &Arc<Authority>,
         listener: TcpListener,
         remembered: &Arc<Remembered>,
-        ended: oneshot::Receiver<()>,
+        ended: watch::Receiver<()>,
     ) -> Result<impl Future<Output = Result<(), ServeError>> + Send + 'static, ServeError> {
         let config = authority::server_config(&self.state, authority, &self.names, wall())?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let (places, admitted) = (self.places.clone(), self.federation.admitted());
         let gate = Gate::new(&self.federation, authority, &places, Arc::clone(remembered))?;
-        let arriving = certs::acceptor::connections(listener, config, authority.federation().clone());
+        let arriving = certs::acceptor::connections(listener, config, authority.federation().clone())
+            .until(is_over(ended.clone()));
         let seated = arriving.filter_map(move |connection| match connection {
             Ok(connection) => places.seat(connection, &admitted).map(Ok),
             Err(error) => Some(Err(error)),
@@ -222,11 +225,16 @@ impl Serving {
             .add_service(CoordinationServer::new(persons).max_decoding_message_size(MESSAGE_BYTES))
             .add_service(EnrolmentServer::new(enrolment).max_decoding_message_size(ENROLMENT_BYTES));
         let until = async move {
-            // Ends when its sender is dropped.
-            drop(ended.await);
+            is_over(ended).await;
+            sleep(HANDSHAKES_END).await;
         };
         Ok(async move { Ok(server.serve_with_incoming_shutdown(seated, until).await?) })
     }
+}
+
+/// Completes when the generation's end is dropped.
+async fn is_over(mut ended: watch::Receiver<()>) {
+    while ended.changed().await.is_ok() {}
 }
 
 async fn farewell(mut generations: JoinSet<Result<(), ServeError>>) -> Result<(), ServeError> {

@@ -3,6 +3,7 @@
 //! are silent from many addresses, the oldest handshake gives way to each new one.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv6Addr};
 use std::pin::Pin;
@@ -51,13 +52,9 @@ impl Connection {
 
 /// The connections that arrive at `listener`. Those that are not TLS 1.3, take too long, or whose certificate is not of
 /// `federation` are dropped with a line in the log. The stream owns the listener and the handshakes: they end with it.
-pub fn connections(
-    listener: TcpListener,
-    config: Arc<ServerConfig>,
-    federation: FederationName,
-) -> impl Stream<Item = io::Result<Connection>> {
+pub fn connections(listener: TcpListener, config: Arc<ServerConfig>, federation: FederationName) -> Connections {
     Connections {
-        listener,
+        open: Some((listener, Box::pin(pending()))),
         acceptor: TlsAcceptor::from(config),
         federation,
         per_address: Quota::new(HANDSHAKES_OF_ONE),
@@ -67,8 +64,12 @@ pub fn connections(
     }
 }
 
-struct Connections {
-    listener: TcpListener,
+type Until = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The connections that arrive, as a stream.
+pub struct Connections {
+    /// Where they arrive, and until when; none after that.
+    open: Option<(TcpListener, Until)>,
     acceptor: TlsAcceptor,
     federation: FederationName,
     per_address: Quota<IpAddr>,
@@ -92,11 +93,16 @@ impl Stream for Connections {
                     Err(panicked) => tracing::error!(%panicked, "a handshake ended in a panic"),
                 }
             }
+            self.open.take_if(|(_, until)| until.as_mut().poll(cx).is_ready());
+            if self.open.is_none() && self.under_way.is_empty() {
+                return Poll::Ready(None);
+            }
             if let Some(pause) = &mut self.pause {
                 ready!(pause.as_mut().poll(cx));
                 self.pause = None;
             }
-            match ready!(self.listener.poll_accept(cx)) {
+            let Some((listener, _)) = &self.open else { return Poll::Pending };
+            match ready!(listener.poll_accept(cx)) {
                 Ok((tcp, address)) => self.begin(tcp, address.ip()),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -108,6 +114,14 @@ impl Stream for Connections {
 }
 
 impl Connections {
+    /// Lets nobody in after `end`. The stream goes on to the last handshake under way: whoever is at its other end may hold it
+    /// to be over, and have asked for something.
+    #[must_use]
+    pub fn until(mut self, end: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.open = self.open.map(|(listener, _)| (listener, Box::pin(end) as Until));
+        self
+    }
+
     fn begin(&mut self, tcp: TcpStream, address: IpAddr) {
         let Some(place) = self.per_address.take(network(address)) else {
             tracing::info!(%address, most = HANDSHAKES_OF_ONE, "a connection was dropped: its address has too many handshakes");
@@ -152,24 +166,8 @@ async fn handshake(acceptor: &TlsAcceptor, tcp: TcpStream, federation: &Federati
     tcp.set_nodelay(true)?;
     let stream = acceptor.accept(BufReader::with_capacity(READ_AT_ONCE, tcp)).await?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    if chain.len() > 1 {
-        // WebPKI would accept a CA in between, if the federation's had ever made one. It makes none.
-        return Err(io::Error::other("the peer's certificate is not signed by the federation's CA itself"));
-    }
-    let peer = chain.first().map(|leaf| caller(leaf, federation)).transpose().map_err(io::Error::other)?;
+    let peer = chain.first().map(|leaf| Peer::of_caller(leaf, federation)).transpose().map_err(io::Error::other)?;
     Ok(Connection { stream, peer })
-}
-
-/// Who may call with this certificate, whose chain was verified: in a handshake, or in a signed call.
-pub(crate) fn caller(leaf: &[u8], federation: &FederationName) -> Result<Peer, String> {
-    let peer = Peer::of_certificate(leaf).map_err(|error| error.to_string())?;
-    if peer.identity.federation != *federation {
-        return Err("the peer's certificate is of another federation".to_owned());
-    }
-    if peer.identity.role.holder().is_none() {
-        return Err("the peer's certificate is not a site's or a person's: it may not call".to_owned());
-    }
-    Ok(peer)
 }
 
 impl AsyncRead for Connection {

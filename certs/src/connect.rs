@@ -54,8 +54,8 @@ pub enum ConnectError {
     /// The proxy on the way gives no tunnel.
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
-    /// The other side refuses this site's certificate.
-    #[error("{address} refuses this site's certificate ({why}): enrol again with a new invitation")]
+    /// The other side refuses the certificate that it was shown.
+    #[error("{address} refuses this certificate ({why}): enrol again with a new invitation")]
     Refused {
         /// Where.
         address: String,
@@ -67,7 +67,7 @@ pub enum ConnectError {
 /// Connects straight to `address` (host:port) and shakes hands.
 pub async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, ConnectError> {
     let name = name_of(address)?;
-    Ok(handshake(address, name, straight(address).await?, config).await?)
+    handshake(address, name, straight(address).await?, config).await
 }
 
 /// Connects to `address` (host:port) by a route and shakes hands. Through a proxy the name is looked up there, and whoever
@@ -78,11 +78,7 @@ pub async fn connect_via(
     route: &Route,
 ) -> Result<TlsStream<Box<dyn Stream>>, ConnectError> {
     let name = name_of(address)?;
-    match handshake(address, name.clone(), line(address, route).await?, Arc::clone(&config)).await {
-        // A server that takes a new certificate ends the handshakes that meet it. Nothing was said yet, so it is tried once more.
-        Err(Failed { was_cut: true, .. }) => Ok(handshake(address, name, line(address, route).await?, config).await?),
-        shaken => Ok(shaken?),
-    }
+    handshake(address, name, line(address, route).await?, config).await
 }
 
 /// A connection by a route, without TLS.
@@ -107,39 +103,18 @@ async fn straight(address: &str) -> Result<TcpStream, ConnectError> {
     Ok(tcp)
 }
 
-/// A handshake that failed, and whether the other side ended the connection in its middle without a word.
-struct Failed {
-    error: ConnectError,
-    was_cut: bool,
-}
-
-impl From<ConnectError> for Failed {
-    fn from(error: ConnectError) -> Self {
-        Self { error, was_cut: false }
-    }
-}
-
-impl From<Failed> for ConnectError {
-    fn from(failed: Failed) -> Self {
-        failed.error
-    }
-}
-
 async fn handshake<S: Stream>(
     address: &str,
     name: ServerName<'static>,
     line: S,
     config: Arc<ClientConfig>,
-) -> Result<TlsStream<S>, Failed> {
+) -> Result<TlsStream<S>, ConnectError> {
     let wanted = config.alpn_protocols.clone();
     let shaken = timeout(CONNECT_WITHIN, TlsConnector::from(config).connect(name, line)).await;
-    let stream = shaken.map_err(|_| late(address))?.map_err(|error| Failed {
-        was_cut: error.kind() == io::ErrorKind::UnexpectedEof,
-        error: told(address, &error),
-    })?;
+    let stream = shaken.map_err(|_| late(address))?.map_err(|error| told(address, &error))?;
     // A server that knows nothing of the choice speaks HTTP/1: nothing of ours would be understood.
     if !wanted.is_empty() && stream.get_ref().1.alpn_protocol().is_none() {
-        return Err(ConnectError::NotHttp2 { address: address.to_owned() }.into());
+        return Err(ConnectError::NotHttp2 { address: address.to_owned() });
     }
     Ok(stream)
 }
@@ -159,7 +134,7 @@ pub fn explained(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         let tls = inner.and_then(|inner| inner.downcast_ref::<Error>()).or_else(|| error.downcast_ref::<Error>());
         if let Some(Error::AlertReceived(alert)) = tls {
             return Some(format!(
-                "the aggregator refuses this site's certificate ({}): enrol again with a new invitation",
+                "the aggregator refuses this certificate ({}): enrol again with a new invitation",
                 alert_text(*alert)
             ));
         }
@@ -216,11 +191,11 @@ fn alert_text(alert: AlertDescription) -> String {
         AlertDescription::CertificateExpired => "it has expired".to_owned(),
         AlertDescription::CertificateRevoked => "it is revoked".to_owned(),
         AlertDescription::UnknownCA => "it is of another CA".to_owned(),
-        AlertDescription::BadCertificate | AlertDescription::UnsupportedCertificate => {
-            "it is not one of a site of this federation".to_owned()
-        }
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::DecodeError => "it is not one of a site or a person of this federation".to_owned(),
         AlertDescription::DecryptError => "its key did not sign the handshake, or its CA did not sign it".to_owned(),
-        AlertDescription::CertificateUnknown => "it is not valid here and now".to_owned(),
         AlertDescription::ProtocolVersion => "TLS 1.3 is not spoken there".to_owned(),
         AlertDescription::NoApplicationProtocol => "HTTP/2 is not spoken there".to_owned(),
         other => format!("{other:?}"),

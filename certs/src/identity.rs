@@ -140,6 +140,43 @@ impl Peer {
         let expires_at_s = certificate.validity().not_after.timestamp();
         Ok(Self { identity, serial: hexadecimal(certificate.raw_serial()), expires_at_s })
     }
+
+    /// The same, of somebody who may call the aggregator of this federation.
+    pub fn of_caller(der: &[u8], federation: &FederationName) -> Result<Self, CertsError> {
+        let refuse = CertsError::malformed("the peer's certificate");
+        let peer = Self::of_federation(der, federation)?;
+        if peer.identity.role.holder().is_none() {
+            return Err(refuse("it is not a site's or a person's: it may not call".to_owned()));
+        }
+        Ok(peer)
+    }
+
+    /// The same, of the aggregator of this federation.
+    pub fn of_aggregator(der: &[u8], federation: &FederationName) -> Result<Self, CertsError> {
+        let peer = Self::of_federation(der, federation)?;
+        if peer.identity.role == Role::Aggregator {
+            return Ok(peer);
+        }
+        Err(CertsError::malformed("the peer's certificate")("it is not an aggregator's: it may not serve".to_owned()))
+    }
+
+    /// A peer of the federation, whose certificate is for what its role does in a handshake and for nothing else: WebPKI lets one
+    /// pass that states no purpose, or several.
+    fn of_federation(der: &[u8], federation: &FederationName) -> Result<Self, CertsError> {
+        let refuse = CertsError::malformed("the peer's certificate");
+        let peer = Self::of_certificate(der)?;
+        if peer.identity.federation != *federation {
+            return Err(refuse("it is of another federation".to_owned()));
+        }
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| refuse(error.to_string()))?;
+        let usage = certificate.extended_key_usage().map_err(|error| refuse(error.to_string()))?;
+        let (serves, calls) = usage.map_or((false, false), |usage| (usage.value.server_auth, usage.value.client_auth));
+        let is_server = peer.identity.role == Role::Aggregator;
+        if (serves, calls) != (is_server, !is_server) {
+            return Err(refuse("its purpose is not that of its holder's role, or not that alone".to_owned()));
+        }
+        Ok(peer)
+    }
 }
 
 /// Bytes as hexadecimal digits.

@@ -7,6 +7,7 @@ pub mod acceptor;
 pub mod authority;
 pub mod connect;
 pub mod credentials;
+pub mod enrolment;
 mod files;
 pub mod identity;
 pub mod invitation;
@@ -19,6 +20,7 @@ pub mod signer;
 pub mod signing;
 pub mod tls;
 pub mod tunnel;
+mod verifiers;
 
 use common::Digest;
 

@@ -4,30 +4,29 @@ use std::sync::Arc;
 
 use common::{Digest, FederationName};
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme, version,
-};
+use rustls::server::NoServerSessionStorage;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
 
 use crate::CertsError;
-use crate::identity::{Peer, Role};
+use crate::identity::Peer;
 use crate::keys::Key;
+use crate::verifiers::{AggregatorVerifier, CallerVerifier, Trust, certificates, roots, webpki};
 
 /// Application protocol: HTTP/2.
 const H2: &[u8] = b"h2";
 
-/// The aggregator's side; `authority_pem` may hold several CAs, while one takes the place of another. A client certificate is verified if there is one; without one, the peer is nobody, and may
-/// only enrol: that is for the calls to hold.
+/// The aggregator's side; `authority_pem` may hold several CAs, while one takes the place of another. A client certificate is held
+/// to the federation that the aggregator's own is of; without one, the peer is nobody, and may only enrol: that is for the calls
+/// to hold.
 pub fn server_config(certificate_pem: &str, authority_pem: &str, key: &Key) -> Result<Arc<ServerConfig>, CertsError> {
     let provider = provider();
-    let verifier = client_verifier(authority_pem)?;
+    let own = certificate(certificate_pem)?;
+    let verifier = Arc::new(CallerVerifier::new(&Peer::of_certificate(&own)?.identity.federation, authority_pem)?);
     // The CA's certificate is sent along, so that a site that enrols can hold it to its invitation.
-    let chain = [vec![certificate(certificate_pem)?], certificates(authority_pem)?].concat();
+    let chain = [vec![own], certificates(authority_pem)?].concat();
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13])?
         .with_client_cert_verifier(verifier)
@@ -38,14 +37,6 @@ pub fn server_config(certificate_pem: &str, authority_pem: &str, key: &Key) -> R
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
-}
-
-/// What a client certificate is held to, in a handshake and in a signed call alike.
-pub(crate) fn client_verifier(authority_pem: &str) -> Result<Arc<dyn ClientCertVerifier>, CertsError> {
-    WebPkiClientVerifier::builder_with_provider(roots(authority_pem)?, provider())
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| CertsError::malformed("the CA's certificate")(error.to_string()))
 }
 
 /// The side of an enrolled site or person; `authority_pem` may hold several CAs. It presents its certificate, and accepts only the aggregator of its federation.
@@ -127,124 +118,11 @@ fn client(
         .with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
 fn certificate(pem: &str) -> Result<CertificateDer<'static>, CertsError> {
     CertificateDer::from_pem_slice(pem.as_bytes())
         .map_err(|error| CertsError::malformed("a certificate")(error.to_string()))
-}
-
-/// All certificates of a text, of which there is one at least.
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, CertsError> {
-    let malformed = CertsError::malformed("a certificate");
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    let all = all.map_err(|error| malformed(error.to_string()))?;
-    if all.is_empty() { Err(malformed("there is none".to_owned())) } else { Ok(all) }
-}
-
-fn roots(authority_pem: &str) -> Result<Arc<RootCertStore>, CertsError> {
-    let mut roots = RootCertStore::empty();
-    certificates(authority_pem)?.into_iter().try_for_each(|certificate| roots.add(certificate))?;
-    Ok(Arc::new(roots))
-}
-
-fn webpki(roots: Arc<RootCertStore>) -> Result<Arc<WebPkiServerVerifier>, CertsError> {
-    WebPkiServerVerifier::builder_with_provider(roots, provider())
-        .build()
-        .map_err(|error| CertsError::malformed("the CA's certificate")(error.to_string()))
-}
-
-/// How a client knows the CA.
-#[derive(Debug)]
-enum Trust {
-    /// By its certificate.
-    Authority(Arc<WebPkiServerVerifier>),
-    /// By its certificate's digest, from the invitation.
-    Pinned(Digest),
-}
-
-/// WebPKI's verification (chain, validity, host name, serverAuth), then the role in the URI SAN.
-#[derive(Debug)]
-struct AggregatorVerifier {
-    federation: FederationName,
-    trust: Trust,
-    /// Who may stand in between: for calls that are signed, and for them alone.
-    inspection: Option<Arc<WebPkiServerVerifier>>,
-}
-
-impl AggregatorVerifier {
-    fn is_the_aggregator(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        host: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let verifier = match &self.trust {
-            Trust::Authority(verifier) => Arc::clone(verifier),
-            Trust::Pinned(pin) => {
-                let pinned = intermediates.iter().find(|certificate| Digest::of(certificate) == *pin);
-                let pinned = pinned.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
-                let mut roots = RootCertStore::empty();
-                roots.add(pinned.clone().into_owned())?;
-                webpki(Arc::new(roots)).map_err(|error| Error::General(error.to_string()))?
-            }
-        };
-        verifier.verify_server_cert(leaf, &[], host, ocsp, now)?;
-        let peer = Peer::of_certificate(leaf).map_err(|error| Error::General(error.to_string()))?;
-        if peer.identity.role == Role::Aggregator && peer.identity.federation == self.federation {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(Error::General("the certificate is not of this federation's aggregator".to_owned()))
-        }
-    }
-}
-
-impl ServerCertVerifier for AggregatorVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        host: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        match (self.is_the_aggregator(leaf, intermediates, host, ocsp, now), &self.inspection) {
-            // Whoever shows a certificate of the federation's is held to all that it says.
-            (Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)), Some(inspection)) => {
-                inspection.verify_server_cert(leaf, intermediates, host, ocsp, now)
-            }
-            (judged, _) => judged,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is never spoken here".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signed,
-            &ring::default_provider().signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -16,7 +16,7 @@ use common::{Digest, FederationName, SiteId};
 use rustls::{ClientConfig, HandshakeKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsConnector;
 use tokio_stream::StreamExt;
 
@@ -179,6 +179,40 @@ async fn a_port_is_free_again_as_soon_as_its_connections_are_no_longer_awaited()
     drop((arrived, connected));
     drop(arriving);
     TcpListener::bind(address).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_is_in_the_middle_of_a_handshake_when_no_more_are_let_in_is_served_to_the_end() {
+    let house = House::new("cmr", now()).await;
+    let key = house.key("again");
+    let hosts = ["127.0.0.1".to_owned()];
+    let leaf = house.authority.issue_aggregator(&key.csr_pem().unwrap(), &hosts, now()).unwrap();
+    let config = tls::server_config(&leaf.certificate_pem, house.authority.certificate_pem(), &key).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (end, mut ended) = watch::channel(());
+    let until = async move { drop(ended.changed().await) };
+    let arriving = acceptor::connections(listener, config, house.federation.clone()).until(until);
+    let mut arriving = Box::pin(arriving);
+    let slow = TcpStream::connect(address).await.unwrap();
+    // Connections are taken in order: when the second is there, the first is in its handshake.
+    let name = address.to_string();
+    let (second, _) = tokio::join!(arriving.next(), connect(&name, house.site("bergen", now())));
+    assert!(second.unwrap().is_ok());
+    drop(end);
+    let greeted = async {
+        let shaken = TlsConnector::from(house.site("aalst", now())).connect("127.0.0.1".try_into().unwrap(), slow);
+        shaken.await.unwrap().read_exact(&mut [0; 5]).await
+    };
+    let served = async {
+        let mut connection = arriving.next().await.unwrap().unwrap();
+        connection.write_all(b"hello").await.unwrap();
+        (connection, arriving.next().await.is_none())
+    };
+    let (greeted, (_, is_the_last)) = tokio::join!(greeted, served);
+    assert!(greeted.is_ok());
+    assert!(is_the_last, "no handshake is under way");
+    assert!(TcpStream::connect(address).await.is_err(), "nobody new is let in");
 }
 
 #[tokio::test]

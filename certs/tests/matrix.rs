@@ -220,6 +220,7 @@ impl Forge {
             names[0] = uri(first);
             ours(&Leaf::named(names, right))
         };
+        let for_purpose = |purpose| ours(&Leaf { purposes: vec![purpose], ..right.clone() });
         let mut cases = vec![
             ("of another CA of the same name", by(right, &self.other)),
             ("expired", ours(&Leaf { years: (2020, 2021), ..right.clone() })),
@@ -248,6 +249,40 @@ impl Forge {
             ("with the same identity twice", {
                 let mut names = right.names.clone();
                 names.push(names[0].clone());
+                ours(&Leaf::named(names, right))
+            }),
+            ("for any purpose", for_purpose(ExtendedKeyUsagePurpose::Any)),
+            ("for signing programs", for_purpose(ExtendedKeyUsagePurpose::CodeSigning)),
+            ("for electronic mail", for_purpose(ExtendedKeyUsagePurpose::EmailProtection)),
+            ("for time stamps", for_purpose(ExtendedKeyUsagePurpose::TimeStamping)),
+            (
+                "for both purposes",
+                ours(&Leaf {
+                    purposes: [right.purposes.as_slice(), other_role.purposes.as_slice()].concat(),
+                    ..right.clone()
+                }),
+            ),
+            ("for no purpose", ours(&Leaf { purposes: Vec::new(), ..right.clone() })),
+            ("that ends before it begins", ours(&Leaf { years: (2090, 2020), ..right.clone() })),
+            ("with a port", named(&right_uri(right).replace("//cmr/", "//cmr:443/"))),
+            ("with somebody at the federation", named(&right_uri(right).replace("//cmr/", "//root@cmr/"))),
+            ("with a question", named(&format!("{}?as=coordinator", right_uri(right)))),
+            ("with a fragment", named(&format!("{}#coordinator", right_uri(right)))),
+            ("with a slash at its end", named(&format!("{}/", right_uri(right)))),
+            ("with an empty step", named(&right_uri(right).replace("//cmr/", "//cmr//"))),
+            ("of a federation in capitals", named(&right_uri(right).replace("//cmr/", "//CMR/"))),
+            ("of a site without a name", named("spiffe://cmr/site/")),
+            ("of a site whose name is too long", named(&format!("spiffe://cmr/site/{}", "a".repeat(300)))),
+            ("of a site whose name ends in a zero byte", named("spiffe://cmr/site/aalst\0")),
+            ("of an office that there is not", named("spiffe://cmr/root/alice")),
+            ("whose identity is a host's name", {
+                let mut names = right.names.clone();
+                names[0] = dns(&right_uri(right));
+                ours(&Leaf::named(names, right))
+            }),
+            ("whose identity is an address of electronic mail", {
+                let mut names = right.names.clone();
+                names[0] = SanType::Rfc822Name(right_uri(right).as_str().try_into().unwrap());
                 ours(&Leaf::named(names, right))
             }),
             ("without an identity", {
@@ -294,9 +329,33 @@ impl Forge {
         der[place + 10] ^= 1;
         spoilt.chain[0] = der.into();
         cases.push(("with a spoilt name", spoilt));
-        let mut garbage = ours(right);
-        garbage.chain[0] = vec![0x30, 0x03, 1, 2, 3].into();
-        cases.push(("that is none", garbage));
+        // The signature of another one.
+        let (mut spoilt, another) = (ours(right), ours(right));
+        let mut der = spoilt.chain[0].to_vec();
+        let (at, from) = (der.len() - 32, another.chain[0].len() - 32);
+        der[at..].copy_from_slice(&another.chain[0][from..]);
+        spoilt.chain[0] = der.into();
+        cases.push(("with half of another's signature", spoilt));
+        // Something that must be understood, and is not.
+        let key = fresh();
+        let mut params = right.params();
+        let mut unknown = rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
+        unknown.set_criticality(true);
+        params.custom_extensions.push(unknown);
+        let strange = params.signed_by(&key, &self.authority.issuer()).unwrap().pem();
+        cases.push(("with an unknown condition", Presented::new(&[&strange], key)));
+        let whole = ours(right).chain[0].to_vec();
+        for (what, bytes) in [
+            ("that is none", vec![0x30, 0x03, 1, 2, 3]),
+            ("that is cut short", whole[..whole.len() / 2].to_vec()),
+            ("with a byte too many", [whole.clone(), vec![0]].concat()),
+            ("in letters", b"-----BEGIN CERTIFICATE-----".to_vec()),
+            ("of sixty thousand bytes", vec![0x30; 60_000]),
+        ] {
+            let mut spoilt = ours(right);
+            spoilt.chain[0] = bytes.into();
+            cases.push((what, spoilt));
+        }
         cases
     }
 }
@@ -351,13 +410,17 @@ async fn a_site_with_a_wrong_certificate_gets_nowhere_and_is_told_what_to_do() {
     let mut server = Acceptor::new(forge.honest_server(), forge.federation.clone()).await;
     server.greets(forge.honest_client()).await.unwrap();
     assert!(server.peers.recv().await.unwrap().is_some());
-    let cases = forge.wrong(&Leaf::site(), &Leaf::of(vec![uri(AGGREGATOR)], ExtendedKeyUsagePurpose::ServerAuth));
+    let mut cases = forge.wrong(&Leaf::site(), &Leaf::of(vec![uri(AGGREGATOR)], ExtendedKeyUsagePurpose::ServerAuth));
+    let key = KeyPair::generate().unwrap();
+    let leaf = Leaf::site().signed(&key, &forge.authority);
+    cases.push(("with the CA's own beside it", Presented::new(&[&leaf, &forge.authority.pem], key)));
     let count = cases.len();
+    assert!(count >= 40, "{count} cases");
     for (what, presented) in cases {
         let told = server.greets(forge.client(&presented)).await;
         let told = told.expect_err(&format!("a site's certificate {what} got through"));
         assert!(
-            told.contains("enrol again") || told.contains("closed") || told.contains("reset"),
+            told.contains("refuses this certificate") && told.contains("enrol again"),
             "a certificate {what}: {told}"
         );
     }
@@ -380,6 +443,7 @@ async fn an_aggregator_with_a_wrong_certificate_hears_nothing_of_a_site() {
     cases.push(("for another address", named(vec![uri(AGGREGATOR), SanType::IpAddress("10.0.0.1".parse().unwrap())])));
     cases.push(("for no host", named(vec![uri(AGGREGATOR)])));
     let count = cases.len();
+    assert!(count >= 40, "{count} cases");
     for (what, presented) in cases {
         let server = Acceptor::new(forge.server(&presented), forge.federation.clone()).await;
         let told = server.greets(forge.honest_client()).await;

@@ -7,6 +7,7 @@ pub mod assignment;
 pub mod check;
 pub mod codec;
 pub mod encoding;
+pub mod enrolment;
 pub mod fixed_point;
 pub mod holder;
 pub mod ids;

@@ -10,15 +10,12 @@ use certs::invitation::{Invitation, InvitationError};
 use certs::message::caller::Caller;
 use certs::signer::{SignerError, signer_of};
 use certs::signing::SigningKey;
-use certs::{CertsError, authority, fingerprint_text, fingerprint_words, tls};
+use certs::{CertsError, enrolment, fingerprint_text, fingerprint_words, tls};
+use common::enrolment::Welcome;
 use common::ledger::Head;
-use common::signed::{
-    Attestation, PlanSignature, Signer, VerifyingKey, enrolled_statement, enrolment_statement, invitation_statement,
-    update_statement,
-};
+use common::signed::{Attestation, PlanSignature, Signer, VerifyingKey, update_statement};
 use common::{Digest, FederationName, Holder, SiteId, UpdateManifest};
 use proto::MESSAGE_BYTES;
-use proto::convert::verifying_key;
 use proto::wire::EnrolRequest;
 use proto::wire::enrolment_client::EnrolmentClient;
 use serde::{Deserialize, Serialize};
@@ -95,15 +92,9 @@ pub enum EnrolError {
     /// The ledger cannot be written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// The answer does not have the hand of the invitation's CA under it.
-    #[error(
-        "the answer is not vouched for by the CA that the invitation names: something on the way changed it; do not go on; tell the \
-         coordinator"
-    )]
-    NotVouched,
-    /// The answer is not signed by the CA of the invitation.
-    #[error("the aggregator answered with another CA than the invitation names: do not go on; tell the coordinator")]
-    OtherAuthority,
+    /// The answer is not believed.
+    #[error(transparent)]
+    NotWelcome(#[from] enrolment::NotWelcome),
 }
 
 /// An enrolled site, with what proves it.
@@ -198,43 +189,19 @@ pub async fn enrol(home: &Home, network: &NetworkConfig, invitation: &str) -> Re
     let route = network.route(&invitation.address)?;
     let mut client =
         EnrolmentClient::new(channel(&invitation.address, tls, route)?).max_decoding_message_size(MESSAGE_BYTES);
-    let csr_pem = key.csr_pem()?;
-    let certified = authority::requested_key(&csr_pem)?;
-    let proof = signer.sign(&enrolment_statement(&invitation.federation, &invitation.holder, certified));
-    let hand = invitation.token.key()?;
-    let statement = invitation_statement(&invitation.federation, &invitation.holder, certified, signer.verifying());
-    let request = EnrolRequest {
-        site: invited.to_string(),
-        csr_pem,
-        signing_key: signer.verifying().0.to_vec().into(),
-        signing_proof: proof.0.to_vec().into(),
-        invitation_key: hand.verifying().0.to_vec().into(),
-        invitation_proof: hand.sign(&statement).0.to_vec().into(),
-        person: String::new(),
-    };
-    let reply = client.enrol(request).await.map_err(LinkError::from)?.into_inner();
-    // The first of them, if there are two: that is the one that invitations pin.
-    if authority::fingerprint(&reply.authority_pem)? != invitation.authority {
-        return Err(EnrolError::OtherAuthority);
-    }
-    let aggregator_key = verifying_key("EnrolReply", &reply.signing_key).map_err(|_| EnrolError::NoKey)?;
-    let told = (Digest::of(reply.certificate_pem.as_bytes()), Digest::of(reply.authority_pem.as_bytes()));
-    let told = enrolled_statement(&invitation.federation, &invitation.holder, told.0, told.1, aggregator_key);
-    let proof = reply.authority_proof.as_ref().try_into().map_err(|_| EnrolError::NotVouched)?;
-    if !authority::vouched(&reply.authority_pem, &told, proof) {
-        return Err(EnrolError::NotVouched);
-    }
+    let request = enrolment::request(&invitation, &key, &signer)?;
+    let reply = client.enrol(EnrolRequest::from(request)).await.map_err(LinkError::from)?.into_inner();
+    let welcome = Welcome::try_from(reply).map_err(|_| EnrolError::NoKey)?;
+    enrolment::require_welcome(&invitation, &key, &welcome)?;
     let enrolled = Enrolled {
         federation: invitation.federation,
         site: invited,
         address: invitation.address,
         fingerprint: fingerprint_text(invitation.authority),
         fingerprint_words: fingerprint_words(invitation.authority),
-        aggregator_key,
+        aggregator_key: welcome.aggregator_key,
     };
-    // A certificate for another key would be refused here, before anything is kept.
-    tls::site_config(&enrolled.federation, &reply.certificate_pem, &reply.authority_pem, &key)?;
-    credentials.replace(&reply.certificate_pem, &reply.authority_pem)?;
+    credentials.replace(&welcome.certificate_pem, &welcome.authority_pem)?;
     let path = home.identity().join("federation.json");
     let bytes = serde_json::to_vec_pretty(&enrolled).map_err(|error| durable::told("write", &path)(error.into()))?;
     durable::write(&path, &bytes)?;

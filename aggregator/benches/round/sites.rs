@@ -10,10 +10,9 @@ use std::task::{Context, Poll, ready};
 
 use aggregator::layout::Layout;
 use bytes::Bytes;
-use certs::authority::requested_key;
 use certs::keys::Key;
 use certs::signing::SigningKey;
-use common::signed::{Attestation, enrolment_statement, invitation_statement, update_statement};
+use common::signed::{Attestation, update_statement};
 use common::{Assignment, Digest, Directive, FederationName, Meters, Progress, SiteId, UpdateManifest};
 use hyper_util::rt::TokioIo;
 use proto::convert::{Announced, digest_bytes};
@@ -72,21 +71,9 @@ impl Site {
         let invitation = server.invite(&site);
         let stranger = certs::tls::enrolment_config(&invitation.federation, invitation.authority).expect("a TLS setup");
         let signer = SigningKey::create(&server.key_path(&site).with_extension("signing")).expect("a signing key");
-        let csr_pem = key.csr_pem().expect("a request");
-        let certified = requested_key(&csr_pem).expect("its key");
+        let request = certs::enrolment::request(&invitation, &key, &signer).expect("a request");
         let federation = invitation.federation.clone();
-        let proof = signer.sign(&enrolment_statement(&federation, &invitation.holder, certified));
-        let invited = invitation.token.key().expect("the invitation's key");
-        let statement = invitation_statement(&federation, &invitation.holder, certified, signer.verifying());
-        let request = wire::EnrolRequest {
-            site: site.to_string(),
-            csr_pem,
-            signing_key: Bytes::copy_from_slice(&signer.verifying().0),
-            signing_proof: Bytes::copy_from_slice(&proof.0),
-            invitation_key: Bytes::copy_from_slice(&invited.verifying().0),
-            invitation_proof: Bytes::copy_from_slice(&invited.sign(&statement).0),
-            person: String::new(),
-        };
+        let request = wire::EnrolRequest::from(request);
         let channel = channel(server.address, stranger, Wire::default());
         let enrolled = EnrolmentClient::new(channel).enrol(request).await.expect("enrolled").into_inner();
         let (certificate, authority) = (&enrolled.certificate_pem, &enrolled.authority_pem);

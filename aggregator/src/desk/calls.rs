@@ -217,7 +217,7 @@ impl Coordination for PersonCalls {
         let holder = convert::holder("InviteRequest", &holder).map_err(unclear)?;
         let person = self.permitted(&request, Deed::invite(&holder), holder_site(&holder))?;
         let (authority, names) = (Arc::clone(&self.authority), Arc::clone(&self.names));
-        let address = Some(address).filter(|address| !address.is_empty());
+        let address = convert::told(address);
         let invited = self
             .ask(move |federation| {
                 Ok(super::invite(federation.store(), &authority, &names, holder, address, &by(person))?)
@@ -256,7 +256,7 @@ impl Coordination for PersonCalls {
         Ok(Response::new(wire::RenewPersonReply {
             certificate_pem: issued.certificate_pem,
             authority_pem: self.authority.anchors_pem(),
-            signing_certificate_pem: issued.signing_certificate.unwrap_or_default(),
+            signing_certificate_pem: convert::untold(issued.signing_certificate),
         }))
     }
 }

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use certs::message::SIGNATURE_BYTES;
 use certs::proxy::{self, Environment, Proxy, ProxyUrlError, Route};
 use certs::signing::verifies;
-use certs::{authority, signer, tls};
+use certs::{enrolment, signer, tls};
+use common::enrolment::Welcome;
 use common::ledger::{self, Broken};
-use common::signed::{enrolled_statement, enrolment_statement, invitation_statement, ledger_statement};
+use common::signed::ledger_statement;
 use common::{Digest, Holder, Plan, RunId, SiteId};
 use hyper_util::rt::TokioIo;
-use proto::convert::{digest_bytes, signature_bytes, site, verifying_key};
+use proto::convert::{digest_bytes, signature_bytes, site, untold};
 use proto::wire::coordination_client::CoordinationClient;
 use proto::wire::enrolment_client::EnrolmentClient;
 use proto::wire::{self, start_run_part};
@@ -88,6 +88,9 @@ pub enum RemoteError {
     /// Another CA than the invitation names, or a certificate that is not for the key that was made here.
     #[error("the aggregator answered with {0}: do not go on; tell whoever runs the aggregator")]
     NotIts(&'static str),
+    /// The answer to an enrolment is not believed.
+    #[error(transparent)]
+    NotWelcome(#[from] enrolment::NotWelcome),
     /// A plan that this version cannot honour, or that is not the one that was announced.
     #[error(transparent)]
     Plan(#[from] common::plan::PlanError),
@@ -247,7 +250,7 @@ impl Remote {
 
     /// Has an invitation made.
     pub fn invite(&mut self, holder: &Holder, address: Option<String>) -> Result<Invited> {
-        let request = wire::InviteRequest { holder: holder.to_string(), address: address.unwrap_or_default() };
+        let request = wire::InviteRequest { holder: holder.to_string(), address: untold(address) };
         let reply = self.runtime.block_on(self.client.invite(request))?.into_inner();
         let invitation: certs::invitation::Invitation = reply.invitation.parse()?;
         if invitation.holder != *holder {
@@ -275,49 +278,24 @@ pub fn enrol(invitation: &str, path: &Path) -> Result<Enrolled> {
     let folder = Folder::at(path);
     folder.prepare(&invitation, &person)?;
     let (key, signing) = (folder.credentials().next()?, folder.signing_key()?);
-    let csr_pem = key.csr_pem()?;
-    let (federation, certified) = (&invitation.federation, authority::requested_key(&csr_pem)?);
-    let statement = enrolment_statement(federation, &invitation.holder, certified);
-    let hand = invitation.token.key()?;
-    let invited = invitation_statement(federation, &invitation.holder, certified, signing.verifying());
-    let request = wire::EnrolRequest {
-        site: String::new(),
-        csr_pem,
-        signing_key: Bytes::copy_from_slice(&signing.verifying().0),
-        signing_proof: signature_bytes(signing.sign(&statement)),
-        person: person.to_string(),
-        invitation_key: Bytes::copy_from_slice(&hand.verifying().0),
-        invitation_proof: signature_bytes(hand.sign(&invited)),
-    };
+    let request = enrolment::request(&invitation, &key, &signing)?;
     let tls = tls::enrolment_config(&invitation.federation, invitation.authority)?;
     let runtime = runtime()?;
     let reply = runtime.block_on(async {
         let mut client = EnrolmentClient::new(channel(&invitation.address, tls)?);
-        Ok::<_, RemoteError>(client.enrol(request).await?.into_inner())
+        Ok::<_, RemoteError>(client.enrol(wire::EnrolRequest::from(request)).await?.into_inner())
     })?;
-    // The first of them, if there are two: that is the one that invitations pin.
-    if authority::fingerprint(&reply.authority_pem)? != invitation.authority {
-        return Err(RemoteError::NotIts("another CA than the invitation names"));
-    }
-    // A certificate for another key would be refused here, before anything is kept.
-    tls::site_config(&invitation.federation, &reply.certificate_pem, &reply.authority_pem, &key)?;
+    let welcome = Welcome::try_from(reply)?;
+    enrolment::require_welcome(&invitation, &key, &welcome)?;
     if person.is_coordinator() {
-        let now_s = seconds(wall());
-        let pem = &reply.signing_certificate_pem;
-        let certified = signer::certified(pem, &reply.authority_pem, &invitation.federation, now_s);
+        let (pem, now_s) = (welcome.signing_certificate_pem.as_deref().unwrap_or(""), seconds(wall()));
+        let certified = signer::certified(pem, &welcome.authority_pem, &invitation.federation, now_s);
         if !certified.is_ok_and(|it| it.key == signing.verifying() && it.coordinator == person.name) {
             return Err(RemoteError::NotIts("no certificate for the signing key that was made here"));
         }
     }
-    let aggregator_key = verifying_key("EnrolReply", &reply.signing_key)?;
-    let told = [&reply.certificate_pem, &reply.authority_pem].map(|pem| Digest::of(pem.as_bytes()));
-    let told = enrolled_statement(&invitation.federation, &invitation.holder, told[0], told[1], aggregator_key);
-    let vouched = <&[u8; SIGNATURE_BYTES]>::try_from(reply.authority_proof.as_ref());
-    if !vouched.is_ok_and(|proof| authority::vouched(&reply.authority_pem, &told, proof)) {
-        return Err(RemoteError::NotIts("an answer that the CA which the invitation names does not vouch for"));
-    }
-    let enrolled = Enrolled::of(&invitation, person, aggregator_key, signing.verifying());
-    folder.keep(&enrolled, &reply.certificate_pem, &reply.authority_pem)?;
+    let enrolled = Enrolled::of(&invitation, person, welcome.aggregator_key, signing.verifying());
+    folder.keep(&enrolled, &welcome.certificate_pem, &welcome.authority_pem)?;
     Ok(enrolled)
 }
 

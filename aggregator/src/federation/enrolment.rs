@@ -2,7 +2,8 @@
 
 use certs::authority::{Authority, requested_key};
 use certs::signing::verifies;
-use common::signed::{Ed25519, VerifyingKey, enrolled_statement, enrolment_statement, invitation_statement};
+use common::enrolment::{Enrolling, Welcome};
+use common::signed::{VerifyingKey, enrolled_statement, enrolment_statement, invitation_statement};
 use common::{Digest, Holder, Refusal};
 
 use super::{Federation, refusal};
@@ -13,37 +14,23 @@ use crate::store::{Issued, StoreError};
 /// Longest signing request that is read.
 const MAX_REQUEST: usize = 16 << 10;
 
-/// Who wants to enrol.
-#[derive(Clone, Copy, Debug)]
-pub struct Applicant<'a> {
-    /// The key that the invitation's secret makes.
-    pub invitation: VerifyingKey,
-    /// Its signature over this very request.
-    pub invited: Ed25519,
-    /// The signing request for the certificate.
-    pub csr_pem: &'a str,
-    /// What updates, or plans, will be signed with.
-    pub signing_key: VerifyingKey,
-    /// Its signature over the enrolment.
-    pub proof: Ed25519,
-}
-
 impl Federation {
     /// Exchanges an invitation for the certificate of a site or a person, and for a coordinator's of the signing key. The invitation
     /// is burned and the certificates written down together, before anybody hears of them; asked again with the same request, the
     /// answer is the same. What the holder signs with is written down along; it proves that it holds that key.
-    pub fn enrol(&self, authority: &Authority, holder: &Holder, applicant: &Applicant<'_>) -> Result<Issued, Refusal> {
-        let Applicant { invitation, invited, csr_pem, signing_key, proof } = *applicant;
+    pub fn enrol(&self, authority: &Authority, asked: &Enrolling) -> Result<Welcome, Refusal> {
+        let Enrolling { holder, csr_pem, signing_key, signing_proof, invitation_key, invitation_proof } = asked;
+        let (signing_key, invitation_key) = (*signing_key, *invitation_key);
         let request = request(csr_pem)?;
         let statement = enrolment_statement(authority.federation(), holder, request);
-        if !verifies(signing_key, &statement, proof) {
+        if !verifies(signing_key, &statement, *signing_proof) {
             return Err(Refusal::Signature("the proof of the signing key is not of that key"));
         }
         let statement = invitation_statement(authority.federation(), holder, request, signing_key);
-        if !verifies(invitation, &statement, invited) {
+        if !verifies(invitation_key, &statement, *invitation_proof) {
             return Err(Refusal::Token("it did not sign this request".to_owned()));
         }
-        let token = Digest::of(&invitation.0);
+        let token = Digest::of(&invitation_key.0);
         let now = self.clock.wall();
         let mut issue = || {
             let issued = issue(authority, holder, csr_pem, Some(signing_key), now)?;
@@ -56,22 +43,28 @@ impl Federation {
         })?;
         self.refresh().map_err(refusal)?;
         tracing::info!(%holder, serial = issued.serial, "enrolled");
-        Ok(issued)
+        self.welcome(authority, holder, issued)
     }
 
-    /// The CA's hand under what a holder is told when it enrols.
-    pub fn vouch(
-        &self,
-        authority: &Authority,
-        holder: &Holder,
-        (certificate_pem, authority_pem): (&str, &str),
-        signing_key: VerifyingKey,
-    ) -> Result<[u8; 64], Refusal> {
-        let (certificate, anchors) = (Digest::of(certificate_pem.as_bytes()), Digest::of(authority_pem.as_bytes()));
-        let statement = enrolled_statement(authority.federation(), holder, certificate, anchors, signing_key);
-        authority.vouch(&statement).map_err(|error| {
+    /// The answer, in the CA's hand.
+    fn welcome(&self, authority: &Authority, holder: &Holder, issued: Issued) -> Result<Welcome, Refusal> {
+        let (certificate_pem, authority_pem) = (issued.certificate_pem, authority.anchors_pem());
+        let Some(aggregator_key) = self.verifying_key() else {
+            tracing::error!("nobody enrols at an aggregator without a signing key");
+            return Err(Refusal::Unavailable);
+        };
+        let [certificate, anchors] = [&certificate_pem, &authority_pem].map(|pem| Digest::of(pem.as_bytes()));
+        let statement = enrolled_statement(authority.federation(), holder, certificate, anchors, aggregator_key);
+        let proof = authority.vouch(&statement).map_err(|error| {
             tracing::error!(%error, "the CA's signature under an enrolment could not be made");
             Refusal::Unavailable
+        })?;
+        Ok(Welcome {
+            certificate_pem,
+            authority_pem,
+            aggregator_key,
+            authority_proof: proof.to_vec(),
+            signing_certificate_pem: issued.signing_certificate,
         })
     }
 

@@ -18,17 +18,18 @@ use crate::checksum::Checksum;
 use crate::clock::Clock;
 use crate::forecast;
 use crate::layout::Layout;
-use crate::round::{Heard, Round, Word, told};
-use crate::run::{Attempt, Run, RunAction, RunEvent, RunRules};
+use crate::round::{Heard, Round, Word};
+use crate::run::{Attempt, Run, RunEvent, RunRules};
 use crate::store::lock::LockError;
 use crate::store::{
-    Blobs, Details, MemberRecord, RoundState, RunRecord, RunState, SqliteStore, StateLock, Store, StoreError,
-    UpdateKey, Wish,
+    Blobs, Details, MemberRecord, RunRecord, SqliteStore, StateLock, Store, StoreError, UpdateKey, Wish,
 };
+use course::grace_of;
 use uploads::Upload;
 
 mod acceptance;
 mod admission;
+mod course;
 mod downloads;
 mod enrolment;
 mod merging;
@@ -39,7 +40,6 @@ mod uploads;
 
 pub use admission::{Admitted, Stands};
 pub use downloads::{Blob, Handout};
-pub use enrolment::Applicant;
 pub use signing::Signatures;
 pub use uploads::UploadState;
 
@@ -414,152 +414,6 @@ impl Federation {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A run as it was written down; what was left undone is done.
-    fn restored(&self, record: RunRecord) -> Result<LiveRun, StoreError> {
-        let damaged = |what: &str| StoreError::Damaged(format!("run {}: {what}", record.plan.run()));
-        let layout = Layout::of(&record.plan.signature).map_err(|error| damaged(&error.to_string()))?;
-        let rules = RunRules::of(&record.plan);
-        let rounds = self.store.rounds(record.plan.run())?;
-        let mut deadline = None;
-        let mut undone = Vec::new();
-        let first_model = record.plan.first_model;
-        let run = match (&record.state, rounds.last().map(|last| (last, &last.state))) {
-            (RunState::Awaiting, None) => Run::Awaiting { first_model },
-            // Ended before its plan was signed.
-            (RunState::Failed { because }, None) => Run::Failed { because: because.clone(), model: first_model },
-            (RunState::Running, Some((last, RoundState::Merging(outcome)))) => {
-                Run::Merging(last.attempt, outcome.clone())
-            }
-            (RunState::Running, Some((last, state @ (RoundState::Gathering | RoundState::Training)))) => {
-                let armed = matches!(state, RoundState::Training);
-                let roll = self.store.roll(record.plan.run(), last.attempt)?;
-                deadline = armed
-                    .then(|| self.clock.elapsed() + last.remaining.unwrap_or(deadline_of(&record) + grace_of(&record)));
-                let run;
-                (run, undone) = Run::resumed(last.attempt, roll, armed, &rules);
-                run
-            }
-            (RunState::Finished, Some((_, RoundState::Closed(_, merged)))) => Run::Finished { model: merged.model },
-            (RunState::Failed { because }, Some((last, RoundState::Abandoned(_)))) => {
-                Run::Failed { because: because.clone(), model: last.attempt.base }
-            }
-            _ => return Err(damaged("its last round does not fit its state")),
-        };
-        let merged = rounds.iter().rev().find(|round| matches!(round.state, RoundState::Closed(..)));
-        let before = merged.map_or(record.plan.first_model, |round| round.attempt.base);
-        let (layout, paused, held) = (Arc::new(layout), false, None);
-        let mut live = LiveRun { record, rules, layout, run, deadline, paused, held, before, trouble: None };
-        if !undone.is_empty() {
-            self.store.record(live.id(), &undone, Details::None, self.clock.wall())?;
-            self.carry_out(&mut live, &undone);
-        }
-        if matches!(live.run, Run::Merging(..)) {
-            self.frozen.notify_one();
-        }
-        if live.run.is_over() {
-            // Unless the process died between the run's end and this.
-            self.retire(live.id(), None);
-        }
-        Ok(live)
-    }
-
-    /// Decides, writes down, believes, acts: in this order.
-    fn decide(&self, live: &mut LiveRun, event: RunEvent, details: Details<'_>) -> Result<(), Undecided> {
-        let (next, actions) = live.run.clone().on(event, &live.rules);
-        if let Some(RunAction::Refuse(refusal)) = actions.first() {
-            return Err(Undecided::Refused(refusal.clone()));
-        }
-        if actions.is_empty() {
-            return Ok(());
-        }
-        if let Err(error) = self.store.record(live.id(), &actions, details, self.clock.wall()) {
-            self.reread(live);
-            return Err(Undecided::Store(error));
-        }
-        live.run = next;
-        self.carry_out(live, &actions);
-        Ok(())
-    }
-
-    /// After a write that failed, only the disk knows what is written.
-    fn reread(&self, live: &mut LiveRun) {
-        let found = self.store.runs(0).and_then(|records| {
-            let record = records.into_iter().flatten().find(|record| record.plan.run() == live.id());
-            self.restored(record.ok_or_else(|| StoreError::Damaged(format!("run {} is gone", live.id())))?)
-        });
-        match found {
-            Ok(found) => {
-                let same = live.run.attempt() == found.run.attempt() && live.deadline.is_some();
-                let deadline = if same && found.deadline.is_some() { live.deadline } else { found.deadline };
-                let paused = live.paused;
-                *live = LiveRun { deadline, ..found };
-                self.pause(live, paused);
-            }
-            Err(error) => tracing::error!(run = %live.id(), %error, "the run cannot be read again"),
-        }
-    }
-
-    fn carry_out(&self, live: &mut LiveRun, actions: &[RunAction]) {
-        let run = live.id().clone();
-        for action in actions {
-            match action {
-                RunAction::Record(heard) => {
-                    tracing::info!(%run, round = %heard.round, site = %heard.site, word = ?heard.word, "heard");
-                }
-                RunAction::ArmDeadline(Attempt { round, attempt, .. }) => {
-                    let allowed = deadline_of(&live.record);
-                    tracing::info!(%run, %round, attempt, seconds = allowed.as_secs(), "quorum has joined; the deadline runs");
-                    let allowed = allowed + grace_of(&live.record);
-                    match live.paused {
-                        true => live.held = Some(allowed),
-                        false => live.deadline = Some(self.clock.elapsed() + allowed),
-                    }
-                }
-                RunAction::Freeze(Attempt { round, .. }, outcome) => {
-                    (live.deadline, live.held) = (None, None);
-                    let left_out = told(&outcome.left_out);
-                    tracing::info!(%run, %round, updates = outcome.reports.len(), %left_out, "round closed; merging");
-                    self.frozen.notify_one();
-                }
-                RunAction::Discard(Attempt { round, .. }, site) => {
-                    tracing::error!(%run, %round, %site, "the site's update no longer counts")
-                }
-                RunAction::Abandon(Attempt { round, attempt, .. }, outcome) => {
-                    (live.deadline, live.held) = (None, None);
-                    let left_out = told(&outcome.left_out);
-                    tracing::warn!(%run, %round, attempt, updates = outcome.reports.len(), %left_out, "round abandoned");
-                }
-                RunAction::Publish(Attempt { round, base, .. }, model) => {
-                    live.before = *base;
-                    tracing::info!(%run, %round, %model, "model published");
-                    self.retire(&run, Some(self.limits.keep_updates_of_rounds));
-                }
-                RunAction::Release { .. } => {}
-                RunAction::Begin(Attempt { round, attempt, base }) => {
-                    tracing::info!(%run, %round, attempt, %base, "round begins");
-                }
-                RunAction::Finish { model } => {
-                    tracing::info!(%run, %model, "run finished");
-                    self.retire(&run, None);
-                }
-                RunAction::Fail { because } => {
-                    tracing::error!(%run, because, "run failed");
-                    self.retire(&run, None);
-                }
-                RunAction::Refuse(_) => {}
-            }
-        }
-    }
-
-    /// Removes the updates of a run but for those of its last `keep` merged rounds, and the server's states but for the last;
-    /// all of them when the run is over.
-    fn retire(&self, run: &RunId, keep: Option<u32>) {
-        let retired = self.store.retire(run, keep, &mut |blob| self.remove_blob(blob));
-        if let Err(error) = retired {
-            tracing::warn!(%run, %error, "what is no longer needed could not be removed; it takes room");
-        }
-    }
-
     fn checked(&self) -> MutexGuard<'_, BTreeMap<Digest, Checksum>> {
         self.checked.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -592,14 +446,6 @@ impl Live {
     fn run(&mut self, run: &RunId) -> Option<&mut LiveRun> {
         self.runs.iter_mut().find(|live| live.id() == run)
     }
-}
-
-fn deadline_of(record: &RunRecord) -> Duration {
-    Duration::from_secs(record.plan.draft.rounds.deadline_s)
-}
-
-fn grace_of(record: &RunRecord) -> Duration {
-    Duration::from_secs(record.plan.draft.rounds.grace_s)
 }
 
 /// What the wire hears of the store's trouble; the log hears more.

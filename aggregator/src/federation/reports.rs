@@ -5,7 +5,8 @@ use std::time::Duration;
 use common::signed::{Lineage, model_statement};
 use common::{Assignment, Digest, Directive, Phase, Progress, Refusal, RoundNumber, RunId, SiteId};
 
-use super::{Federation, Live, LiveRun, deadline_of, grace_of, refusal};
+use super::course::{deadline_of, grace_of};
+use super::{Federation, Live, LiveRun, refusal};
 use crate::round::{Heard, Word};
 use crate::run::{Attempt, Run, RunEvent};
 use crate::store::Details;

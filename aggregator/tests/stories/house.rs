@@ -15,13 +15,12 @@ use aggregator::serving::{Serving, listen};
 use aggregator::store::{FederationRecord, SqliteStore, Store};
 use bytes::Bytes;
 use certs::authority::Authority;
-use certs::authority::requested_key;
 use certs::invitation::Invitation;
 use certs::keys::Key;
 use certs::message::caller::{Caller, Signing};
 use certs::signing::SigningKey;
 use common::ledger::Head;
-use common::signed::{Attestation, enrolment_statement, invitation_statement, update_statement};
+use common::signed::{Attestation, update_statement};
 use common::{
     Assignment, Digest, Directive, Holder, Meters, NamedTensors, Phase, PlanDraft, Progress, RoundNumber, SiteId,
     UpdateManifest,
@@ -165,21 +164,10 @@ impl House {
 
     /// The request of a site that enrols; nothing of it but the site's name depends on whether that is a name.
     pub(crate) fn enrolment(&self, site: &str, key: &Key, invitation: &Invitation) -> wire::EnrolRequest {
-        let (csr_pem, signer) = (key.csr_pem().unwrap(), self.signer("any"));
-        let certified = requested_key(&csr_pem).unwrap();
         let name = site.parse().map_or_else(|_| holder("odd"), Holder::Site);
-        let proof = signer.sign(&enrolment_statement(self.authority.federation(), &name, certified));
-        let invited = invitation.token.key().unwrap();
-        let statement = invitation_statement(self.authority.federation(), &name, certified, signer.verifying());
-        wire::EnrolRequest {
-            site: site.to_owned(),
-            csr_pem,
-            signing_key: Bytes::copy_from_slice(&signer.verifying().0),
-            signing_proof: Bytes::copy_from_slice(&proof.0),
-            invitation_key: Bytes::copy_from_slice(&invited.verifying().0),
-            invitation_proof: Bytes::copy_from_slice(&invited.sign(&statement).0),
-            person: String::new(),
-        }
+        let claimed = Invitation { holder: name, ..invitation.clone() };
+        let request = certs::enrolment::request(&claimed, key, &self.signer("any")).unwrap();
+        wire::EnrolRequest { site: site.to_owned(), ..request.into() }
     }
 
     pub(crate) async fn enrol(

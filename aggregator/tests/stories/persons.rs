@@ -7,10 +7,9 @@ use aggregator::permissions::{Deed, Grant, Kind, TABLE};
 use aggregator::status::Status as Standing;
 use aggregator::store::Store;
 use bytes::Bytes;
-use certs::authority::requested_key;
 use certs::keys::Key;
 use certs::signing::SigningKey;
-use common::signed::{enrolment_statement, invitation_statement, plan_statement};
+use common::signed::plan_statement;
 use common::{Digest, Holder, NamedTensors, Plan, Progress};
 use proto::convert::{Announced, digest_bytes, signature_bytes};
 use proto::wire::coordination_client::CoordinationClient;
@@ -78,21 +77,7 @@ impl House {
         let file = |kind: &str| self.key_path(&format!("{}-{kind}", key_name.replace('/', "-")));
         let tls_key = file(&format!("tls-{}", invitation.token.digest().unwrap().short()));
         let (key, signer) = (Key::create(&tls_key).unwrap(), SigningKey::load_or_create(&file("signing")).unwrap());
-        let csr_pem = key.csr_pem().unwrap();
-        let federation = "wired".parse().unwrap();
-        let certified = requested_key(&csr_pem).unwrap();
-        let statement = enrolment_statement(&federation, &holder, certified);
-        let hand = invitation.token.key().unwrap();
-        let invited = invitation_statement(&federation, &holder, certified, signer.verifying());
-        let request = wire::EnrolRequest {
-            site: String::new(),
-            csr_pem,
-            signing_key: Bytes::copy_from_slice(&signer.verifying().0),
-            signing_proof: signature_bytes(signer.sign(&statement)),
-            person: text.to_owned(),
-            invitation_key: Bytes::copy_from_slice(&hand.verifying().0),
-            invitation_proof: signature_bytes(hand.sign(&invited)),
-        };
+        let request = wire::EnrolRequest::from(certs::enrolment::request(&invitation, &key, &signer).unwrap());
         let enrolled = EnrolmentClient::new(self.stranger()).enrol(request).await.unwrap().into_inner();
         let channel = self.person_channel(&key, &enrolled.certificate_pem, &enrolled.authority_pem);
         let client = CoordinationClient::new(channel.clone());
