@@ -5,6 +5,7 @@
 
 pub mod aggregation;
 pub mod alarms;
+pub mod audit;
 pub mod authority;
 pub mod checksum;
 pub mod cli;

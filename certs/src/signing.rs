@@ -4,8 +4,8 @@
 use std::fmt;
 use std::path::Path;
 
-use common::Digest;
-use common::signed::{Ed25519, VerifyingKey};
+use common::signed::{Attestation, Ed25519, SignedHead, VerifyingKey, countersigned_statement, update_statement};
+use common::{Digest, FederationName, UpdateManifest};
 use rcgen::{KeyPair, PKCS_ED25519};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 
@@ -50,6 +50,24 @@ impl SigningKey {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(self.0.public_key().as_ref());
         VerifyingKey(bytes)
+    }
+
+    /// Puts a site's hand under an update, and under the aggregator's ledger as the site was told it.
+    pub fn attest(
+        &self,
+        federation: &FederationName,
+        manifest: &UpdateManifest,
+        told: Option<&SignedHead>,
+    ) -> Attestation {
+        let head = told.map(|told| told.head);
+        let countersigned = |head| SignedHead {
+            head,
+            signature: self.sign(&countersigned_statement(federation, &manifest.site, head)),
+        };
+        Attestation {
+            ledger: head.map(countersigned),
+            signature: self.sign(&update_statement(federation, manifest, head)),
+        }
     }
 
     /// The signature over a statement. The same statement has the same signature.

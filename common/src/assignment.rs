@@ -6,8 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, RoundNumber, RunId};
-use crate::ledger::Head;
-use crate::signed::Lineage;
+use crate::signed::{Lineage, SignedHead};
 
 /// The answer to a site's report.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,8 +48,8 @@ pub struct Assignment {
     pub time_left: Duration,
     /// Where the model comes from, in the aggregator's hand.
     pub lineage: Option<Box<Lineage>>,
-    /// The head of the aggregator's ledger.
-    pub ledger: Option<Head>,
+    /// The head of the aggregator's ledger, in the aggregator's hand.
+    pub ledger: Option<Box<SignedHead>>,
 }
 
 /// How a site is getting on.

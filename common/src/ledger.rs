@@ -80,6 +80,11 @@ pub enum Fault {
     /// The ledger ends before it.
     #[error("it is missing: the ledger was {0} entries long")]
     Missing(u64),
+    /// It tells how far the other side's ledger goes, without the signature of who must have signed that.
+    #[error(
+        "the head of the aggregator's ledger that it tells is not signed by {0}: it was written by somebody else, or later"
+    )]
+    Unsigned(String),
     /// Known to be another one.
     #[error("it is not the one that was there before: the ledger was written anew from here on, or earlier")]
     Rewritten,

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::holder::Holder;
-use crate::ids::{Digest, FederationName, PersonId, RoundNumber, RunId};
+use crate::ids::{Digest, FederationName, PersonId, RoundNumber, RunId, SiteId};
 use crate::ledger::Head;
 use crate::update::UpdateManifest;
 
@@ -88,14 +88,25 @@ hexadecimal!(
     16
 );
 
-/// A site's hand under an update: what it knew of the aggregator's ledger, and its signature over both.
+/// How far the aggregator's ledger goes, in somebody's hand: the aggregator's over [`ledger_statement`] when it tells a site, a
+/// site's over [`countersigned_statement`] when it has been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignedHead {
+    /// How far.
+    pub head: Head,
+    /// By whoever tells it.
+    pub signature: Ed25519,
+}
+
+/// A site's hand under an update, and under the aggregator's ledger as it was told it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attestation {
-    /// The head of the aggregator's ledger, as the site was told it with the round: signed along, so that the aggregator cannot
-    /// write another history later.
-    pub ledger: Option<Head>,
-    /// Over [`update_statement`].
+    /// The head of the aggregator's ledger, as the site was told it with the round. It has a signature of its own, which can be
+    /// checked without the update: so that nobody writes another history later.
+    pub ledger: Option<SignedHead>,
+    /// Over [`update_statement`], with that head.
     pub signature: Ed25519,
 }
 
@@ -188,6 +199,11 @@ pub fn update_statement(federation: &FederationName, manifest: &UpdateManifest, 
     statement("update", federation, &(UpdateManifest { attestation: None, ..manifest.clone() }, ledger))
 }
 
+/// What a site signs of the aggregator's ledger: that it was told this head.
+pub fn countersigned_statement(federation: &FederationName, site: &SiteId, head: Head) -> Vec<u8> {
+    statement("countersigned", federation, &(site, head))
+}
+
 /// What the aggregator signs of a model: that it came of this round of this run and plan, from that model before.
 pub fn model_statement(
     federation: &FederationName,
@@ -199,7 +215,7 @@ pub fn model_statement(
     statement("model", federation, &(run, plan, round, before, model))
 }
 
-/// What the aggregator signs of its ledger when it hands it out.
+/// What the aggregator signs of its ledger when it hands it out, or tells a site how far it goes.
 pub fn ledger_statement(federation: &FederationName, head: Head) -> Vec<u8> {
     statement("ledger", federation, &head)
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::enrolment::{Enrolling, Welcome};
-use common::ledger;
+use common::ledger::Head;
 use common::score::MeasuredOn;
-use common::signed::{Attestation, Ed25519, Lineage, PlanSignature, VerifyingKey};
+use common::signed::{Attestation, Ed25519, Lineage, PlanSignature, SignedHead, VerifyingKey};
 use common::{
     Assignment, Decline, Digest, Directive, Holder, Meters, Person, Phase, Progress, RoundNumber, RunId, Score, SiteId,
     TaskName, UpdateManifest,
@@ -342,7 +342,7 @@ impl TryFrom<wire::Assignment> for Assignment {
             first_step: assignment.first_step,
             time_left: Duration::from_millis(assignment.time_left_ms),
             lineage: assignment.lineage.map(|lineage| from_lineage(MESSAGE, &lineage).map(Box::new)).transpose()?,
-            ledger: assignment.ledger.map(|head| from_ledger_head(MESSAGE, &head)).transpose()?,
+            ledger: assignment.ledger.map(|head| from_signed_head(MESSAGE, &head).map(Box::new)).transpose()?,
         })
     }
 }
@@ -355,17 +355,22 @@ fn from_lineage(message: &'static str, lineage: &wire::Lineage) -> Result<Lineag
     })
 }
 
-fn from_ledger_head(message: &'static str, head: &wire::LedgerHead) -> Result<ledger::Head, Malformed> {
-    Ok(ledger::Head { entries: head.entries, digest: digest(message, "ledger.digest", &head.digest)? })
+fn from_signed_head(message: &'static str, told: &wire::SignedHead) -> Result<SignedHead, Malformed> {
+    let head = Head { entries: told.entries, digest: digest(message, "ledger.digest", &told.digest)? };
+    Ok(SignedHead { head, signature: Ed25519(bytes(message, "ledger.signature", &told.signature)?) })
 }
 
-fn to_ledger_head(head: ledger::Head) -> wire::LedgerHead {
-    wire::LedgerHead { entries: head.entries, digest: digest_bytes(head.digest) }
+fn to_signed_head(SignedHead { head, signature }: SignedHead) -> wire::SignedHead {
+    wire::SignedHead {
+        entries: head.entries,
+        digest: digest_bytes(head.digest),
+        signature: Bytes::copy_from_slice(&signature.0),
+    }
 }
 
 fn from_attestation(message: &'static str, attestation: &wire::Attestation) -> Result<Attestation, Malformed> {
     Ok(Attestation {
-        ledger: attestation.ledger.as_ref().map(|head| from_ledger_head(message, head)).transpose()?,
+        ledger: attestation.ledger.as_ref().map(|head| from_signed_head(message, head)).transpose()?,
         signature: Ed25519(bytes(message, "attestation.signature", &attestation.signature)?),
     })
 }
@@ -396,7 +401,7 @@ impl From<Assignment> for wire::Assignment {
                 before: digest_bytes(lineage.before),
                 signature: Bytes::copy_from_slice(&lineage.signature.0),
             }),
-            ledger: assignment.ledger.map(to_ledger_head),
+            ledger: assignment.ledger.map(|told| to_signed_head(*told)),
         }
     }
 }
@@ -451,7 +456,7 @@ impl From<&UpdateManifest> for wire::UpdateManifest {
             }),
             heads: manifest.heads.iter().map(|(task, subjects)| wire_head(task, *subjects)).collect(),
             attestation: manifest.attestation.map(|attestation| wire::Attestation {
-                ledger: attestation.ledger.map(to_ledger_head),
+                ledger: attestation.ledger.map(to_signed_head),
                 signature: Bytes::copy_from_slice(&attestation.signature.0),
             }),
         }
@@ -536,8 +541,8 @@ mod tests {
 
     use super::*;
 
-    fn head() -> ledger::Head {
-        ledger::Head { entries: 8, digest: Digest::of(b"entry") }
+    fn head() -> SignedHead {
+        SignedHead { head: Head { entries: 8, digest: Digest::of(b"entry") }, signature: Ed25519([9; 64]) }
     }
 
     fn manifest() -> UpdateManifest {
@@ -596,7 +601,7 @@ mod tests {
                 before: Digest::of(b"base"),
                 signature: Ed25519([9; 64]),
             })),
-            ledger: Some(head()),
+            ledger: Some(Box::new(head())),
         };
         let directives = [
             Directive::Wait { because: "no run".to_owned() },

@@ -12,8 +12,7 @@ use certs::signer::{SignerError, signer_of};
 use certs::signing::SigningKey;
 use certs::{CertsError, enrolment, fingerprint_text, fingerprint_words, tls};
 use common::enrolment::Welcome;
-use common::ledger::Head;
-use common::signed::{Attestation, PlanSignature, Signer, VerifyingKey, update_statement};
+use common::signed::{Attestation, PlanSignature, SignedHead, Signer, VerifyingKey};
 use common::{Digest, FederationName, Holder, SiteId, UpdateManifest};
 use proto::MESSAGE_BYTES;
 use proto::wire::EnrolRequest;
@@ -117,9 +116,8 @@ impl Member {
     }
 
     /// Puts this site's hand under an update, and under the aggregator's ledger as this site was told it.
-    pub fn attest(&self, manifest: &UpdateManifest, ledger: Option<Head>) -> Attestation {
-        let statement = update_statement(&self.enrolled.federation, manifest, ledger);
-        Attestation { ledger, signature: self.signer.sign(&statement) }
+    pub fn attest(&self, manifest: &UpdateManifest, told: Option<&SignedHead>) -> Attestation {
+        self.signer.attest(&self.enrolled.federation, manifest, told)
     }
 
     /// Who signed a plan, as of now: each signature is held to the CA that this site knows, and to the plan. Those that do not hold

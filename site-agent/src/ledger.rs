@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use common::ledger::{self, Broken, Entry, Head};
-use common::signed::{Attestation, Lineage, VerifyingKey};
+use common::signed::{Attestation, Lineage, SignedHead, VerifyingKey};
 use common::{Decline, Digest, FederationName, RoundNumber, RunId, SiteId};
 use serde::{Deserialize, Serialize};
 
@@ -55,8 +55,8 @@ pub enum Event {
         base: Digest,
         /// Where that comes from, in the aggregator's hand.
         lineage: Option<Lineage>,
-        /// The aggregator's ledger as it was then.
-        ledger: Option<Head>,
+        /// The aggregator's ledger as it was then, in the aggregator's hand.
+        ledger: Option<SignedHead>,
     },
     /// A round was not accepted: its model's lineage does not hold. The signature is evidence.
     LineageRefused {

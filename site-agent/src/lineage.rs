@@ -3,7 +3,7 @@
 //! the journal.
 
 use certs::signing::verifies;
-use common::signed::{VerifyingKey, model_statement};
+use common::signed::{SignedHead, VerifyingKey, ledger_statement, model_statement};
 use common::{Assignment, Digest, FederationName, RoundNumber};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,11 @@ pub enum LineageFault {
         "the lineage of model {0} is not signed with the aggregator's key that this site enrolled with: tell the coordinator"
     )]
     Signature(Digest),
+    /// The head of the aggregator's ledger is missing, or is not in its hand.
+    #[error(
+        "how far the aggregator's ledger goes is not told with round {0}, or not signed with the aggregator's key that this site enrolled with: tell the coordinator"
+    )]
+    Ledger(RoundNumber),
     /// Of another round than the one before.
     #[error("the model of round {round} is said to come of round {of}: it must come of the round before")]
     Round {
@@ -89,6 +94,10 @@ pub fn check(
     if !verifies(key, &statement, lineage.signature) {
         return Err(LineageFault::Signature(base));
     }
+    let is_its = |told: &SignedHead| verifies(key, &ledger_statement(federation, told.head), told.signature);
+    if !work.ledger.as_deref().is_some_and(is_its) {
+        return Err(LineageFault::Ledger(round));
+    }
     if lineage.round.next() != round {
         return Err(LineageFault::Round { round, of: lineage.round });
     }
@@ -114,7 +123,8 @@ mod tests {
     use std::time::Duration;
 
     use certs::signing::SigningKey;
-    use common::signed::Lineage;
+    use common::ledger::Head;
+    use common::signed::{Ed25519, Lineage};
 
     use super::*;
 
@@ -135,6 +145,7 @@ mod tests {
             let (run, plan) = ("run".parse().unwrap(), Digest::of(b"plan"));
             let (of, before, base) = (RoundNumber(round - 1), Digest::of(before), Digest::of(base));
             let statement = model_statement(&self.federation, &run, plan, (of, before), base);
+            let head = Head { entries: 7, digest: Digest::of(b"entry 7") };
             Assignment {
                 run,
                 round: RoundNumber(round),
@@ -144,7 +155,10 @@ mod tests {
                 first_step: 0,
                 time_left: Duration::ZERO,
                 lineage: Some(Box::new(Lineage { round: of, before, signature: key.sign(&statement) })),
-                ledger: None,
+                ledger: Some(Box::new(SignedHead {
+                    head,
+                    signature: key.sign(&ledger_statement(&self.federation, head)),
+                })),
             }
         }
 
@@ -175,10 +189,15 @@ mod tests {
         let another_plan = Assignment { plan: Digest::of(b"another"), ..of(2, b"m0", b"m1") };
         let another_model = Assignment { base: Digest::of(b"another"), ..of(2, b"m0", b"m1") };
         let another_round = Assignment { round: RoundNumber(3), ..of(2, b"m0", b"m1") };
+        let untold = Assignment { ledger: None, ..of(2, b"m0", b"m1") };
+        let mut of_nobody = of(2, b"m0", b"m1");
+        of_nobody.ledger = of_nobody.ledger.map(|told| Box::new(SignedHead { signature: Ed25519([7; 64]), ..*told }));
         type Case<'a> = (Assignment, Option<(u32, &'a [u8])>, Is);
-        let cases: [Case<'_>; 10] = [
+        let cases: [Case<'_>; 12] = [
             (bare, None, |fault| matches!(fault, LineageFault::Absent(_))),
             (house.signed(&house.other, 2, b"m0", b"m1"), None, |fault| matches!(fault, LineageFault::Signature(_))),
+            (untold, None, |fault| matches!(fault, LineageFault::Ledger(_))),
+            (of_nobody, None, |fault| matches!(fault, LineageFault::Ledger(_))),
             (another_run, None, |fault| matches!(fault, LineageFault::Signature(_))),
             (another_plan, None, |fault| matches!(fault, LineageFault::Signature(_))),
             (another_model, None, |fault| matches!(fault, LineageFault::Signature(_))),

@@ -110,7 +110,7 @@ fn update(member: &Member, work: &Assignment, folder: &Path) -> (UpdateManifest,
         meters: Meters { loss: 3.0, teacher_entropy: 1.0, batch_entropy: 2.0, rank_me: 9.0 },
         attestation: None,
     };
-    let attestation = Some(member.attest(&manifest, work.ledger));
+    let attestation = Some(member.attest(&manifest, work.ledger.as_deref()));
     let path = folder.join(format!("update-{}", member.enrolled.site));
     fs::write(&path, bytes).unwrap();
     (UpdateManifest { attestation, ..manifest }, path)

@@ -12,7 +12,6 @@ use aggregator::layout::Layout;
 use bytes::Bytes;
 use certs::keys::Key;
 use certs::signing::SigningKey;
-use common::signed::{Attestation, update_statement};
 use common::{Assignment, Digest, Directive, FederationName, Meters, Progress, SiteId, UpdateManifest};
 use hyper_util::rt::TokioIo;
 use proto::convert::{Announced, digest_bytes};
@@ -186,8 +185,8 @@ impl Site {
             meters: Meters { loss: 5.0, teacher_entropy: 1.0, batch_entropy: 2.0, rank_me: 9.0 },
             attestation: None,
         };
-        let signature = self.signer.sign(&update_statement(&self.federation, &manifest, work.ledger));
-        UpdateManifest { attestation: Some(Attestation { ledger: work.ledger, signature }), ..manifest }
+        let attestation = Some(self.signer.attest(&self.federation, &manifest, work.ledger.as_deref()));
+        UpdateManifest { attestation, ..manifest }
     }
 }
 

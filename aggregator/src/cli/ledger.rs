@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use certs::signing::verifies;
 use clap::{Args, Subcommand};
-use common::ledger::{self, Entry, Head};
+use common::ledger::{self, Head};
 use common::signed::{VerifyingKey, ledger_statement};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::acting::{Acting, Desk, State, store};
 use super::{Failure, Json, print, print_json};
+use crate::audit::{AggregatorLedger, Audited, SiteLedger, audit};
 use crate::authority;
 use crate::desk;
 use crate::ledger::Colophon;
@@ -80,48 +81,12 @@ fn lines(desk: &mut Desk) -> Result<(Vec<String>, Head), Failure> {
 fn show(mut desk: Desk, json: bool) -> Result<(), Failure> {
     let (lines, end) = lines(&mut desk)?;
     let mut entries = Vec::new();
-    held("the aggregator's ledger", &lines, &[end], |entry| entries.push(entry.clone()))?;
+    ledger::verify(lines.iter().map(String::as_str), &[end], |entry, _| entries.push(entry.clone()))
+        .map_err(|broken| Failure::Failed(format!("the aggregator's ledger does not hold: {broken}")))?;
     if json {
         return print_json(&entries);
     }
     entries.iter().try_for_each(|entry| print(&format!("{entry}\n")))
-}
-
-fn held(whose: &str, lines: &[String], known: &[Head], mut each: impl FnMut(&Entry)) -> Result<Head, Failure> {
-    let held = ledger::verify(lines.iter().map(String::as_str), known, |entry, _| each(entry));
-    held.map_err(|broken| Failure::Failed(format!("{whose} does not hold: {broken}")))
-}
-
-/// What an entry of either kind says of the aggregator's ledger.
-#[derive(Debug, Deserialize)]
-struct Tells {
-    ledger: Option<Head>,
-    attestation: Option<Told>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Told {
-    ledger: Option<Head>,
-}
-
-/// The heads that an entry tells. One that is chained well and tells a head which is none was not written by these programs.
-fn heads(entry: &Entry) -> Result<Vec<Head>, String> {
-    let tells: Tells = serde_json::from_value(entry.event.clone())
-        .map_err(|error| format!("entry {}: what it tells of a ledger is not understood: {error}", entry.entry))?;
-    Ok(tells.ledger.into_iter().chain(tells.attestation.and_then(|told| told.ledger)).collect())
-}
-
-/// All heads that the entries of a ledger tell.
-fn heads_in(whose: &str, lines: &[String]) -> Result<Vec<Head>, Failure> {
-    let (mut all, mut wrong) = (Vec::new(), None);
-    held(whose, lines, &[], |entry| match heads(entry) {
-        Ok(heads) => all.extend(heads),
-        Err(why) => wrong = wrong.take().or(Some(why)),
-    })?;
-    match wrong {
-        Some(why) => Err(Failure::Failed(format!("{whose} does not hold: {why}"))),
-        None => Ok(all),
-    }
 }
 
 #[derive(Debug, Serialize)]
@@ -132,39 +97,54 @@ struct Verified {
 }
 
 fn verify(arguments: Verify, acting: &Acting) -> Result<(), Failure> {
-    let (lines, end) = match &arguments.file {
+    let aggregator = match &arguments.file {
         Some(file) => exported(file, arguments.key)?,
-        None => lines(&mut acting.desk(arguments.state)?)?,
+        None => held_at(&mut acting.desk(arguments.state)?)?,
     };
-    let mut known = vec![end];
-    for path in &arguments.site_ledger {
-        let text = fs::read_to_string(path).map_err(|error| Failure::failed(path.display(), error))?;
-        let of_site: Vec<String> = text.lines().map(str::to_owned).collect();
-        known.extend(heads_in(&format!("the site's ledger {}", path.display()), &of_site)?);
-    }
-    held("the aggregator's ledger", &lines, &known, |_| {})?;
-    // What sites signed along with their updates, as it stands in the ledger itself.
-    let signed = heads_in("the aggregator's ledger", &lines)?;
-    let head = held("the aggregator's ledger, against what sites signed of it,", &lines, &signed, |_| {})?;
-    known.extend(signed);
-    known.retain(|head| head.entries > 0);
+    let sites: Vec<SiteLedger> = arguments.site_ledger.iter().map(|path| of_site(path)).collect::<Result<_, _>>()?;
+    let Audited { head, told } = audit(&aggregator, &sites).map_err(|blamed| Failure::Failed(blamed.to_string()))?;
     if arguments.json.json {
-        let heads_that_sites_knew = known.len() - 1;
-        return print_json(&Verified { entries: head.entries, digest: head.digest, heads_that_sites_knew });
+        return print_json(&Verified { entries: head.entries, digest: head.digest, heads_that_sites_knew: told });
     }
     print(&format!(
-        "{} entries hold, and with them {} heads that sites knew; the last one is {}\n",
-        head.entries,
-        known.len() - 1,
-        head.digest
+        "{} entries hold, and with them {told} heads that sites knew; the last one is {}\n",
+        head.entries, head.digest
     ))
 }
 
-/// The lines of an exported ledger, and its head as the aggregator signed it.
-fn exported(file: &Path, expected: Option<VerifyingKey>) -> Result<(Vec<String>, Head), Failure> {
+/// The lines of a file. What is no text any more stays a line, which does not hold.
+fn lines_in(path: &Path) -> Result<Vec<String>, Failure> {
+    let bytes = fs::read(path).map_err(|error| Failure::failed(path.display(), error))?;
+    Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
+}
+
+/// A site's ledger, with the note of its end that lies beside it.
+fn of_site(path: &Path) -> Result<SiteLedger, Failure> {
+    let note = fs::read(path.with_added_extension("head")).ok();
+    let end = note.and_then(|note| serde_json::from_slice(&note).ok());
+    Ok(SiteLedger { name: path.display().to_string(), lines: lines_in(path)?, end })
+}
+
+/// The ledger where this command works.
+fn held_at(desk: &mut Desk) -> Result<AggregatorLedger, Failure> {
+    Ok(match desk {
+        Desk::Here(folder) => {
+            let store = store(folder)?;
+            let (lines, end) = desk::ledger(&store)?;
+            let key = authority::signing_key(folder).map_err(|error| Failure::failed("the signing key", error))?;
+            AggregatorLedger { federation: store.federation()?.name, key: key.verifying(), lines, end }
+        }
+        Desk::There(remote) => {
+            let (lines, Colophon { federation, key, head, .. }) = remote.ledger().map_err(Failure::from)?;
+            AggregatorLedger { federation, key, lines, end: head }
+        }
+    })
+}
+
+/// An exported ledger, whose end the aggregator signed.
+fn exported(file: &Path, expected: Option<VerifyingKey>) -> Result<AggregatorLedger, Failure> {
     let named = |why: String| Failure::Failed(format!("{}: {why}", file.display()));
-    let text = fs::read_to_string(file).map_err(|error| named(error.to_string()))?;
-    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let mut lines = lines_in(file)?;
     let last = lines.pop().ok_or_else(|| named("it is empty".to_owned()))?;
     let colophon: Colophon = serde_json::from_str(&last)
         .map_err(|_| named("its last line is not the aggregator's signature: the end is missing".to_owned()))?;
@@ -175,7 +155,7 @@ fn exported(file: &Path, expected: Option<VerifyingKey>) -> Result<(Vec<String>,
     if !verifies(key, &ledger_statement(&federation, head), signature) {
         return Err(named("the signature under its end does not hold: the last line was changed".to_owned()));
     }
-    Ok((lines, head))
+    Ok(AggregatorLedger { federation, key, lines, end: head })
 }
 
 fn export(desk: Desk, out: &Path) -> Result<(), Failure> {
@@ -195,19 +175,4 @@ fn export(desk: Desk, out: &Path) -> Result<(), Failure> {
     written.map_err(|error| Failure::failed(out.display(), error))?;
     let (entries, key) = (colophon.head.entries, colophon.key);
     print(&format!("{entries} entries are in {}; its end is signed with {key}\n", out.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_head_that_is_none_is_named_and_not_passed_over() {
-        let entry = |event: serde_json::Value| Entry { entry: 3, time_ms: 0, before: Head::EMPTY.digest, event };
-        let head = serde_json::json!({ "entries": 2, "digest": "00".repeat(32) });
-        assert_eq!(heads(&entry(serde_json::json!({ "kind": "round-accepted", "ledger": head }))).unwrap().len(), 1);
-        assert_eq!(heads(&entry(serde_json::json!({ "kind": "joined" }))).unwrap(), []);
-        let odd = serde_json::json!({ "kind": "update-stored", "attestation": { "ledger": { "entries": "two" } } });
-        assert!(heads(&entry(odd)).unwrap_err().contains("entry 3"));
-    }
 }

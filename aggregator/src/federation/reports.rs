@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::signed::{Lineage, model_statement};
+use common::signed::{Lineage, SignedHead, ledger_statement, model_statement};
 use common::{Assignment, Digest, Directive, Phase, Progress, Refusal, RoundNumber, RunId, SiteId};
 
 use super::course::{deadline_of, grace_of};
@@ -50,7 +50,9 @@ impl Federation {
         let round = RoundNumber(work.round.0.saturating_sub(1));
         let statement = model_statement(&self.name, &work.run, work.plan, (round, before), work.base);
         let lineage = Some(Box::new(Lineage { round, before, signature: signer.sign(&statement) }));
-        Ok(Assignment { lineage, ledger: Some(self.store.ledger_head().map_err(refusal)?), ..work })
+        let head = self.store.ledger_head().map_err(refusal)?;
+        let signature = signer.sign(&ledger_statement(&self.name, head));
+        Ok(Assignment { lineage, ledger: Some(Box::new(SignedHead { head, signature })), ..work })
     }
 }
 

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use certs::signing::verifies;
-use common::signed::{Attestation, update_statement};
+use common::signed::{Attestation, SignedHead, countersigned_statement, update_statement};
 use common::{Digest, Refusal, SiteId, UpdateManifest};
 use proto::CHUNK_BYTES;
 
@@ -106,11 +106,17 @@ impl Federation {
         let Some(Attestation { ledger, signature }) = manifest.attestation else {
             return Err(Refusal::Signature("it is not signed"));
         };
-        if !verifies(key, &update_statement(&self.name, manifest, ledger), signature) {
+        let Some(SignedHead { head, signature: countersignature }) = ledger else {
+            return Err(Refusal::Signature("the ledger's head, which came with the round, is not countersigned"));
+        };
+        if !verifies(key, &update_statement(&self.name, manifest, Some(head)), signature) {
             return Err(Refusal::Signature("its signature is not of the site's key over this very update"));
         }
-        let Some(head) = ledger.filter(|head| head.entries > 0) else { return Ok(()) };
-        let line = self.store.ledger(head.entries - 1, 1).map_err(refusal)?.pop();
+        if !verifies(key, &countersigned_statement(&self.name, &manifest.site, head), countersignature) {
+            return Err(Refusal::Signature("the ledger's head is not countersigned with the site's key"));
+        }
+        // A run has begun, so that there is an entry.
+        let line = self.store.ledger(head.entries.saturating_sub(1), 1).map_err(refusal)?.pop();
         match line.is_some_and(|line| line.ends_with(&head.digest.to_string())) {
             true => Ok(()),
             false => Err(Refusal::Signature("it names another ledger than this aggregator's")),

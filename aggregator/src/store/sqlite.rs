@@ -26,7 +26,7 @@ use crate::round::{Roll, Word};
 use crate::run::{Attempt, Run, RunAction};
 
 /// Raised with every change of the tables.
-const VERSION: i64 = 5;
+const VERSION: i64 = 6;
 const SCHEMA: &str = include_str!("schema.sql");
 /// Longest wait for another program's write.
 const BUSY: Duration = Duration::from_secs(10);

@@ -19,8 +19,7 @@ use certs::invitation::Invitation;
 use certs::keys::Key;
 use certs::message::caller::{Caller, Signing};
 use certs::signing::SigningKey;
-use common::ledger::Head;
-use common::signed::{Attestation, update_statement};
+use common::signed::SignedHead;
 use common::{
     Assignment, Digest, Directive, Holder, Meters, NamedTensors, Phase, PlanDraft, Progress, RoundNumber, SiteId,
     UpdateManifest,
@@ -353,13 +352,12 @@ impl Site {
             meters: Meters { loss: 5.0, teacher_entropy: 1.0, batch_entropy: 2.0, rank_me: 9.0 },
             attestation: None,
         };
-        self.attested(manifest, work.ledger)
+        self.attested(manifest, work.ledger.as_deref())
     }
 
     /// With the site's hand under it.
-    pub(crate) fn attested(&self, manifest: UpdateManifest, ledger: Option<Head>) -> UpdateManifest {
-        let statement = update_statement(&"wired".parse().unwrap(), &manifest, ledger);
-        let attestation = Some(Attestation { ledger, signature: self.signer.sign(&statement) });
+    pub(crate) fn attested(&self, manifest: UpdateManifest, told: Option<&SignedHead>) -> UpdateManifest {
+        let attestation = Some(self.signer.attest(&"wired".parse().unwrap(), &manifest, told));
         UpdateManifest { attestation, ..manifest }
     }
 

@@ -5,7 +5,7 @@ use aggregator::ledger::Actor;
 use aggregator::store::Store;
 use certs::signing::verifies;
 use common::ledger::{self, Fault, Head};
-use common::signed::model_statement;
+use common::signed::{Attestation, SignedHead, model_statement};
 use common::{Digest, Directive, Phase, Progress, RoundNumber, UpdateManifest};
 use proto::wire;
 
@@ -117,6 +117,7 @@ async fn an_update_counts_only_with_the_hand_of_its_site_under_all_of_it_and_und
     let work = site.work(1).await;
     let delta = weights(600_000, |_| 0.5);
     let good = site.manifest(&work, &delta);
+    let told = **work.ledger.as_ref().unwrap();
     let unsigned = UpdateManifest { attestation: None, ..good.clone() };
     assert_eq!(refused(&mut site, &unsigned).await, "signature");
     let grown = UpdateManifest { subjects: 1000, ..good.clone() };
@@ -125,18 +126,24 @@ async fn an_update_counts_only_with_the_hand_of_its_site_under_all_of_it_and_und
     assert_eq!(refused(&mut site, &replayed).await, "signature", "for another round");
     let other = UpdateManifest { blob: Digest::of(b"another"), ..good.clone() };
     assert_eq!(refused(&mut site, &other).await, "signature", "under other bytes");
-    let attestation = good.attestation.map(|told| common::signed::Attestation { ledger: None, ..told });
+    let attestation = good.attestation.map(|told| Attestation { ledger: None, ..told });
     assert_eq!(refused(&mut site, &UpdateManifest { attestation, ..good.clone() }).await, "signature");
+    let silent = site.attested(unsigned.clone(), None);
+    assert_eq!(refused(&mut site, &silent).await, "signature", "signed well, without a word on the ledger");
+    let mut of_the_aggregator = good.clone();
+    of_the_aggregator.attestation =
+        good.attestation.map(|told| Attestation { ledger: work.ledger.as_deref().copied(), ..told });
+    assert_eq!(refused(&mut site, &of_the_aggregator).await, "signature", "the head in another hand than the site's");
     // Signed well, over a ledger that is not this aggregator's.
     let elsewhere = Head { entries: 2, digest: Digest::of(b"another history") };
-    let of_another = site.attested(unsigned.clone(), Some(elsewhere));
+    let of_another = site.attested(unsigned.clone(), Some(&SignedHead { head: elsewhere, ..told }));
     assert_eq!(refused(&mut site, &of_another).await, "signature");
     let beyond = Head { entries: 2_000, digest: Digest::of(b"the future") };
-    let beyond = site.attested(unsigned.clone(), Some(beyond));
+    let beyond = site.attested(unsigned.clone(), Some(&SignedHead { head: beyond, ..told }));
     assert_eq!(refused(&mut site, &beyond).await, "signature");
     // In the hand of somebody else.
     let own = std::mem::replace(&mut site.signer, house.signer("else"));
-    let forged = site.attested(unsigned.clone(), work.ledger);
+    let forged = site.attested(unsigned.clone(), work.ledger.as_deref());
     assert_eq!(refused(&mut site, &forged).await, "signature");
     site.signer = own;
     assert!(house.store().uploads().unwrap().is_empty(), "nothing of it is here");
@@ -150,10 +157,10 @@ async fn an_update_counts_only_with_the_hand_of_its_site_under_all_of_it_and_und
     let statement =
         model_statement(&"wired".parse().unwrap(), &next.run, next.plan, (RoundNumber(1), work.base), next.base);
     assert!(verifies(key, &statement, lineage.signature));
-    assert!(next.ledger.unwrap().entries > work.ledger.unwrap().entries);
+    assert!(next.ledger.unwrap().head.entries > told.head.entries);
     // What it signed of the ledger is in the ledger.
     let stored = lines(&house.store()).into_iter().find(|line| line.contains("update-stored")).unwrap();
-    assert!(stored.contains(&work.ledger.unwrap().digest.to_string()), "{stored}");
+    assert!(stored.contains(&told.head.digest.to_string()), "{stored}");
     assert!(matches!(site.report(Progress::idle()).await, Ok(Directive::Train(_))));
     house.stop().await;
 }

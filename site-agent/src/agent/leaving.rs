@@ -67,7 +67,7 @@ impl Agent {
         };
         let sealed = self.pipeline(&plan)?.seal(update);
         let sealed = sealed.map_err(|withheld| Failure::Decline(Decline::Withheld, withheld.to_string()))?;
-        let attestation = self.member.attest(sealed.manifest(), assignment.ledger);
+        let attestation = self.member.attest(sealed.manifest(), assignment.ledger.as_deref());
         let sealed = sealed.attested(attestation);
         if let Some(residual) = sealed.residual() {
             durable::write(&folder.residual(), &residual.to_safetensors())?;

@@ -77,7 +77,7 @@ impl Agent {
                 plan,
                 base,
                 lineage: work.lineage.as_deref().copied(),
-                ledger: work.ledger,
+                ledger: work.ledger.as_deref().copied(),
             })?;
         }
         Ok(())

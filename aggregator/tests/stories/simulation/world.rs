@@ -113,7 +113,7 @@ impl Counts {
 #[derive(Debug)]
 enum Happening {
     /// A call reaches the server.
-    Arrives { site: usize, call: u64, what: Call },
+    Arrives { site: usize, call: u64, what: Box<Call> },
     /// An answer reaches the site.
     Answered { site: usize, call: u64, reply: Reply },
     /// A site acts.
@@ -264,7 +264,7 @@ impl<S: Server> World<S> {
     fn happens(&mut self, what: Happening) -> Result<(), String> {
         match what {
             Happening::Wakes(site) => self.wakes(site),
-            Happening::Arrives { site, call, what } => return self.arrives(site, call, what),
+            Happening::Arrives { site, call, what } => return self.arrives(site, call, *what),
             Happening::Answered { site, call, reply } => self.answered(site, call, reply),
             Happening::GivesUp { site, call } => {
                 if self.waiting[site] == Some(call) {
@@ -309,7 +309,7 @@ impl<S: Server> World<S> {
             self.counts.replayed += 1;
             let (from, old) = self.old[self.dice.index(self.old.len())].clone();
             let delay = self.delay();
-            self.schedule(delay, Happening::Arrives { site: from, call: 0, what: old });
+            self.schedule(delay, Happening::Arrives { site: from, call: 0, what: Box::new(old) });
         }
         let place = self.dice.index(REMEMBERED);
         match self.old.get_mut(place) {
@@ -319,11 +319,11 @@ impl<S: Server> World<S> {
         if self.fault(|faults| faults.repeated) {
             self.counts.repeated += 1;
             let delay = self.delay();
-            self.schedule(delay, Happening::Arrives { site, call, what: what.clone() });
+            self.schedule(delay, Happening::Arrives { site, call, what: Box::new(what.clone()) });
         }
         if self.comes_through(site) {
             let delay = self.delay();
-            self.schedule(delay, Happening::Arrives { site, call, what });
+            self.schedule(delay, Happening::Arrives { site, call, what: Box::new(what) });
         }
     }
 
