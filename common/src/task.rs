@@ -64,6 +64,9 @@ pub enum LabelSource {
     Landmarks,
     /// A column of `classes.csv` of the site's labels: a class a subject.
     Column(String),
+    /// A column of `series.csv` of the site's labels: a class a series; where a class names a level too (`SAX base`), the
+    /// column says the word before it, and the level is the slice's.
+    Series(String),
 }
 
 /// Which images a task is shown.
@@ -73,7 +76,7 @@ pub struct TaskInput {
     /// Sequences: `cine`, `lge`, `t1-map`, `other`. Empty: all.
     #[serde(default)]
     pub sequences: Vec<String>,
-    /// Planes: `sax`, `two-chamber`, `three-chamber`, `four-chamber`, `other`. Empty: all.
+    /// Planes: `sax`, `two-chamber`, `three-chamber`, `four-chamber`, `lvot`, `other`. Empty: all.
     #[serde(default)]
     pub planes: Vec<String>,
     /// Moments of the cardiac cycle, as fractions of it: the frame nearest to each is shown. Empty: every frame that has a
@@ -166,7 +169,7 @@ pub enum Metric {
     Mass,
     /// Scar as a percentage of the myocardium.
     ScarFraction,
-    /// Mean of the map's values over the myocardium: T1, ms.
+    /// Mean of a T1 map's values over the myocardium, ms.
     MeanValue,
     /// Mean distance to the landmark, mm.
     Distance,
@@ -220,7 +223,7 @@ impl fmt::Display for Metric {
             Self::EjectionFraction => "EF error, points",
             Self::Mass => "mass error, g",
             Self::ScarFraction => "scar error, points",
-            Self::MeanValue => "error of the mean",
+            Self::MeanValue => "T1 error, ms",
             Self::Distance => "distance, mm",
             Self::Within5Mm => "within 5 mm",
         })
@@ -351,11 +354,12 @@ impl Task {
             (LabelSource::Sequence | LabelSource::View, TaskKind::Classification)
             | (LabelSource::Masks, TaskKind::Segmentation)
             | (LabelSource::Landmarks, TaskKind::Localisation) => true,
-            (LabelSource::Column(column), TaskKind::Detection) => !column.trim().is_empty(),
+            (LabelSource::Column(column), TaskKind::Detection)
+            | (LabelSource::Series(column), TaskKind::Classification) => !column.trim().is_empty(),
             _ => false,
         };
-        let bound = "sequence or view for classification, masks for segmentation, landmarks for localisation, \
-                     { column = \"...\" } for detection";
+        let bound = "sequence, view or { series = \"...\" } for classification, masks for segmentation, landmarks for \
+                     localisation, { column = \"...\" } for detection";
         within("labels", format!("{:?} of kind {}", self.labels, self.kind), fits, bound)?;
         let input = &self.input;
         within("input.scale", input.scale, (1..=8).contains(&input.scale), "1 to 8")?;
@@ -395,6 +399,9 @@ impl Task {
         }
         if matches!(metric, Sensitivity | Specificity) && self.classes.len() != 2 {
             return refused("it is for two classes, the second of which is the finding".to_owned());
+        }
+        if metric == MeanValue && self.input.sequences != ["t1-map"] {
+            return refused("it is told in ms of T1: set input.sequences to [\"t1-map\"]".to_owned());
         }
         match needed.iter().find(|needed| self.class(needed).is_none()) {
             Some(missing) => refused(format!("it needs the class {missing:?}")),
@@ -536,6 +543,8 @@ mod tests {
         assert!(refused(&|task| task.classes = vec!["RV".to_owned()]).contains("needs the class \"LV\""));
         assert!(refused(&|task| task.metrics = vec![Metric::Auc]).contains("leave it out"));
         assert!(refused(&|task| task.labels = LabelSource::View).contains("labels"));
+        assert!(refused(&|task| task.labels = LabelSource::Series("view".to_owned())).contains("labels"));
+        assert!(refused(&|task| task.metrics = vec![Metric::MeanValue]).contains("[\"t1-map\"]"));
         assert!(refused(&|task| task.classes.push("LV".to_owned())).contains("different names"));
         assert!(refused(&|task| task.input.phases = vec![1.0]).contains("input.phases is [1.0]"));
         assert!(refused(&|task| task.training.layer_decay = 0.0).contains("training.layer_decay is 0"));

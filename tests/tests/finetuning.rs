@@ -16,6 +16,7 @@ use tests::phantom::{self, SiteSpec};
 use tests::programs::{ProgramError, Programs, run};
 
 const CINE: &str = "cine-sax-segmentation";
+const LONG_AXIS: &str = "cine-lax-segmentation";
 const DISEASE: &str = "cardiac-disease";
 /// The labels that each hospital has.
 const SITES: [(&str, &[&str]); 3] =
@@ -23,10 +24,10 @@ const SITES: [(&str, &[&str]); 3] =
 
 type Hospital = (&'static str, &'static [&'static str]);
 
-/// A plan of two tasks, declared by the program itself.
-fn plan(frozen: bool, sites: &[Hospital], quorum: i64, steps: i64) -> String {
+/// A plan of some tasks, declared by the program itself.
+fn plan(tasks: &[&str], frozen: bool, sites: &[Hospital], quorum: i64, steps: i64) -> String {
     let program = Programs::build().unwrap().site_agent;
-    let declared = run(&program, &["tasks", "--declare", CINE, DISEASE]).unwrap();
+    let declared = run(&program, &[&["tasks", "--declare"], tasks].concat()).unwrap();
     let mut plan: toml::Table = include_str!("../plans/story.toml").parse().unwrap();
     let mut finetuning: toml::Table = declared.parse().unwrap();
     let finetuning = finetuning.remove("finetuning").unwrap();
@@ -103,7 +104,7 @@ fn sent(federation: &Federation, site: &str) -> NamedTensors {
 #[test]
 fn each_head_is_the_mean_over_the_sites_that_have_its_labels_and_no_other_site_sends_it() {
     let root = tempfile::tempdir().unwrap();
-    let mut federation = house(root.path(), &plan(false, &SITES, 3, 8), &SITES);
+    let mut federation = house(root.path(), &plan(&[CINE, DISEASE], false, &SITES, 3, 8), &SITES);
     SITES.iter().for_each(|(site, _)| federation.start_agent(site).unwrap());
     let run = finished(&mut federation, 3);
 
@@ -181,8 +182,13 @@ fn each_head_is_the_mean_over_the_sites_that_have_its_labels_and_no_other_site_s
 fn a_frozen_backbone_is_neither_sent_nor_moved_and_a_killed_trainer_and_a_site_of_wrong_labels_hold_nobody_up() {
     let root = tempfile::tempdir().unwrap();
     let sites = &SITES[1..];
-    let mut federation = house(root.path(), &plan(true, sites, 1, 60), sites);
-    // A slip of the pen at one hospital.
+    let mut federation = house(root.path(), &plan(&[CINE, LONG_AXIS, DISEASE], true, sites, 1, 60), sites);
+    // The readers of one hospital draw no atria, as an import of ACDC: that task is not its own, and the others are.
+    let codes = phantom::labels_folder(&root.path().join("phantom/site-b")).join("labels.toml");
+    let text = fs::read_to_string(&codes).unwrap();
+    let without = text.lines().filter(|line| !line.starts_with("LA") && !line.starts_with("RA"));
+    fs::write(&codes, without.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    // A slip of the pen at another.
     let classes = phantom::labels_folder(&root.path().join("phantom/site-c")).join("classes.csv");
     let text = fs::read_to_string(&classes).unwrap().replacen("MINF", "MINFARCT", 1);
     fs::write(&classes, text).unwrap();
@@ -208,7 +214,9 @@ fn a_frozen_backbone_is_neither_sent_nor_moved_and_a_killed_trainer_and_a_site_o
     assert!(why.contains("classes.csv, line"), "the person at the site hears which line: {why}");
     assert!(fs::read_to_string(federation.log("site-b")).unwrap().contains("the trainer was killed"));
     let sent = sent(&federation, "site-b");
-    assert!(sent.iter().all(|(name, _)| name.starts_with("heads.")), "{:?}", sent.signature());
+    let of = |task: &str| sent.iter().filter(|(name, _)| name.starts_with(&format!("heads.{task}."))).count();
+    assert!(of(CINE) > 0 && of(DISEASE) > 0 && of(LONG_AXIS) == 0, "{:?}", sent.signature());
+    assert_eq!(of(CINE) + of(DISEASE), sent.iter().count(), "{:?}", sent.signature());
     let ((_, first), (_, last)) = (model(&federation, root.path(), 0), model(&federation, root.path(), 2));
     assert_eq!(first.under("backbone."), last.under("backbone."));
     assert!(last.iter().any(|(name, tensor)| tensor != first.get(name).unwrap()));

@@ -2,14 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::plan::ImagePlan;
+use common::task::Metric;
+use common::{NamedTensors, PlanDraft, Task};
+use data::{FrameCache, FrameGrid, FrameRef, IntakeOptions, Labels, SiteSecret, Split, SubjectKey, Workers};
 use dicom_dictionary_std::tags;
-use tests::phantom::{self, SiteSpec};
+use site_agent::tasks::{Answer, Cohort, CohortError, Example, Examples, FewShot, Measured, Said, built_in, measure};
+use tests::phantom::{self, SiteSpec, SiteTruth};
 use tests::programs::{Process, ProgramError, Programs, run};
 
 /// Waits until something has come about; two minutes are a failure.
@@ -22,6 +28,12 @@ fn eventually(what: &str, mut so: impl FnMut() -> bool) {
 }
 
 const PLAN: &str = include_str!("../plans/story.toml");
+/// The site's secret, which draws who is held out.
+const SECRET: [u8; 32] = [7; 32];
+
+fn task(name: &str) -> Task {
+    built_in().into_iter().find(|task| task.name.as_str() == name).unwrap()
+}
 
 /// A hospital with indexed phantom images and its readers' labels.
 struct Hospital {
@@ -39,7 +51,7 @@ impl Hospital {
         // A secret of its own would draw other subjects to be held out each time.
         let secret = hospital.path("state/images/secret.key");
         fs::create_dir_all(secret.parent().unwrap()).unwrap();
-        fs::write(&secret, "07".repeat(32)).unwrap();
+        fs::write(&secret, "07".repeat(SECRET.len())).unwrap();
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
         hospital.done("index {}/dicom --plan {}/plan.toml");
         hospital
@@ -47,6 +59,27 @@ impl Hospital {
 
     fn path(&self, below: &str) -> PathBuf {
         self.root.path().join(below)
+    }
+
+    /// Its frames, as the program has indexed them.
+    fn cache(&self) -> FrameCache {
+        let grid = toml::from_str::<PlanDraft>(PLAN).unwrap().images;
+        let held = fs::read_dir(self.path("state/images")).unwrap().flatten().map(|entry| entry.path());
+        let opened = held.filter(|path| path.is_dir()).find_map(|path| FrameCache::open(&path, &grid).ok());
+        opened.expect("the program has indexed the images")
+    }
+
+    fn labels(&self) -> Labels {
+        Labels::open(&self.path("labels"), &SiteSecret::new(SECRET)).unwrap()
+    }
+
+    /// What `finetune` wrote of a finetuning.
+    fn told(&self, out: &str) -> site_agent::tasks::Finetuned {
+        serde_json::from_slice(&fs::read(self.path(out).join("finetuned.json")).unwrap()).unwrap()
+    }
+
+    fn weights(&self, file: &str) -> NamedTensors {
+        NamedTensors::from_safetensors(&fs::read(self.path(file)).unwrap()).unwrap()
     }
 
     /// Runs a verb; `{}` is the hospital's folder.
@@ -96,11 +129,13 @@ fn all_nine_tasks_are_finetuned_measured_and_used_by_their_own_commands() {
         let some = |what: &str| written[what].as_u64().unwrap();
         assert!(some("masks") + some("rows") > 0 && some("unplaced") == 0, "{task}: {told}");
     }
+    what_was_said_can_be_read_back(&hospital);
     one_page_tells_of_all(&hospital, &tasks);
     // What was said lies in the patient as the images do: the masks are those of the labels' own grid.
     let mut masks = Vec::new();
     for subject in fs::read_dir(hospital.path("said")).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
-        masks.extend(fs::read_dir(subject.path()).unwrap().flatten().map(|entry| entry.path()));
+        let files = fs::read_dir(subject.path()).unwrap().flatten().map(|entry| entry.path());
+        masks.extend(files.filter(|path| path.extension().is_some_and(|kind| kind == "gz")));
     }
     let drawn: Vec<_> = fs::read_dir(hospital.path("labels/masks"))
         .unwrap()
@@ -110,12 +145,63 @@ fn all_nine_tasks_are_finetuned_measured_and_used_by_their_own_commands() {
         .collect();
     let close = |a: &data::Affine, b: &data::Affine| {
         let pairs = a.iter().flatten().zip(b.iter().flatten());
-        pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-3)
+        pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-4)
     };
     assert!(masks.len() > 20);
     for path in masks {
         let said = data::read_nifti(&path).unwrap();
         assert!(drawn.iter().any(|drawn| drawn.dims == said.dims && close(&drawn.affine, &said.affine)), "{path:?}");
+    }
+}
+
+/// Landmarks lie on their slices, JSON says what the table says, and every subject that was drawn has a picture.
+fn what_was_said_can_be_read_back(hospital: &Hospital) {
+    let (cache, said) = (hospital.cache(), hospital.path("said"));
+    let table = fs::read_to_string(said.join("landmarks.csv")).unwrap();
+    let answers: Vec<serde_json::Value> =
+        serde_json::from_slice(&fs::read(said.join("landmarks.json")).unwrap()).unwrap();
+    let mut lines = table.lines();
+    assert_eq!(lines.next(), Some("subject,series,slice,phase,landmark,x_mm,y_mm,z_mm"));
+    assert_eq!(lines.clone().count(), answers.len());
+    for (line, answer) in lines.zip(&answers) {
+        let cells: Vec<&str> = line.split(',').collect();
+        let [subject, series, slice, phase, landmark, x, y, z] = cells[..] else { panic!("{line}") };
+        let number = |cell: &str| cell.parse::<f64>().unwrap();
+        let point = [x, y, z].map(number);
+        let record = cache.series().iter().find(|record| record.key.to_string() == series).unwrap();
+        assert_eq!(record.subject.to_string(), subject);
+        let placement = record.slices[slice.parse::<usize>().unwrap()].placement.unwrap();
+        // To the two decimals that are written.
+        assert!(placement.distance_mm(point).abs() < 0.01, "{line}");
+        let pixel = placement.pixel(record.spacing_mm, point);
+        let within = pixel.iter().zip(record.matrix).all(|(at, count)| (-1.0..=f64::from(count)).contains(at));
+        assert!(within, "{line}: {pixel:?}");
+        assert_eq!([&answer["subject"], &answer["series"]], [subject, series]);
+        assert_eq!([&answer["slice"], &answer["phase"]].map(|value| value.to_string()), [slice, phase]);
+        assert_eq!(answer["landmark"], landmark.trim_matches('"'));
+        let same = point.iter().enumerate().all(|(i, mm)| (answer["lps_mm"][i].as_f64().unwrap() - mm).abs() < 0.006);
+        assert!(same, "{line} {answer}");
+    }
+    let answers: Vec<serde_json::Value> =
+        serde_json::from_slice(&fs::read(said.join("cardiac-disease.json")).unwrap()).unwrap();
+    for answer in &answers {
+        let each = answer["probabilities"].as_object().unwrap();
+        let sum: f64 = each.values().map(|value| value.as_f64().unwrap()).sum();
+        assert!(each.len() == 5 && each.contains_key(answer["class"].as_str().unwrap()) && (sum - 1.0).abs() < 1e-5);
+    }
+    // The held-out subjects, each with a picture a task that draws.
+    let drawn = built_in().into_iter().filter(|task| fs::metadata(said.join(format!("{}.csv", task.name))).is_err());
+    let drawn: Vec<String> = drawn.map(|task| task.name.to_string()).chain(["landmarks".to_owned()]).collect();
+    let subjects =
+        fs::read_dir(&said).unwrap().flatten().filter(|entry| entry.path().is_dir()).map(|entry| entry.path());
+    let subjects: Vec<PathBuf> = subjects.collect();
+    assert_eq!((drawn.len(), subjects.len()), (5, answers.len()));
+    for path in subjects.iter().flat_map(|subject| drawn.iter().map(|task| subject.join(format!("{task}.png")))) {
+        let mut picture =
+            png::Decoder::new(std::io::BufReader::new(fs::File::open(&path).unwrap())).read_info().unwrap();
+        let mut pixels = vec![0; picture.output_buffer_size().unwrap()];
+        picture.next_frame(&mut pixels).unwrap();
+        assert!(picture.info().width > 0 && pixels.iter().any(|value| *value != pixels[0]), "{path:?} shows nothing");
     }
 }
 
@@ -209,6 +295,30 @@ fn a_patient_under_two_identifiers_on_both_sides_of_the_split_is_refused() {
     hospital.done("index {}/dicom --plan {}/plan.toml");
     hospital.refused(&finetune("sequence", "after"), &["the same patient is here under two identifiers"]);
     assert!(!hospital.path("after").exists(), "nothing was begun");
+
+    // None of the copies being measured, the model would still be picked by whom it has learnt.
+    let (cache, task) = (hospital.cache(), task("sequence"));
+    let mut examples = Examples::of(&task, &cache, None).unwrap();
+    let cohort = |examples: &Examples| Cohort::new(&cache, &examples.all, 0.4, FewShot::All, &examples.classes, 2);
+    assert!(matches!(cohort(&examples), Err(CohortError::Leak { one: "to be measured", .. })));
+    let pixels = |subject: SubjectKey| {
+        let own = cache.series().iter().filter(move |record| record.subject == subject);
+        own.map(|record| record.pixels()).collect::<BTreeSet<_>>()
+    };
+    let subjects = cache.subjects();
+    let twice = |subject: &SubjectKey| {
+        subjects.iter().any(|other| other != subject && !pixels(*other).is_disjoint(&pixels(*subject)))
+    };
+    let measured: Vec<SubjectKey> =
+        Split::new(&subjects, 0.4).held_out().iter().copied().filter(|subject| twice(subject)).collect();
+    examples.all.retain(|example| !measured.contains(&example.subject));
+    let refused = cohort(&examples).unwrap_err();
+    assert!(
+        matches!(refused, CohortError::Leak { one: "to pick the model", other: "to be trained on", .. }),
+        "{refused}"
+    );
+    examples.all.retain(|example| !twice(&example.subject));
+    cohort(&examples).unwrap();
 }
 
 #[test]
@@ -218,8 +328,13 @@ fn a_training_never_starts_on_labels_that_are_missing_or_too_few() {
     hospital.refused(&verb.replace(" --labels {}/labels", ""), &["masks.csv", "--labels"]);
     hospital.refused(&verb.replace("--min-subjects 2", "--min-subjects 40"), &["at least 40", "--min-subjects"]);
     hospital.refused(&verb.replace("--json", "--subjects 40"), &["at least 40"]);
-    // This hospital scans no maps: nobody is labelled for that task.
-    hospital.refused(&finetune("mapping-sax-segmentation", "out"), &["only 0"]);
+    // What was asked for at the least holds for few shots as well.
+    for few in ["--subjects 1", "--fraction 0.1"] {
+        hospital.refused(&verb.replace("--json", few), &["only 1 of", "by --subjects or --fraction", "at least 2"]);
+    }
+    // This hospital scans no maps: nobody is labelled for that task, although the table of masks is there.
+    let parts = ["0 of 6 subjects of masks.csv", "6 without a label on an image of the sequences", "only 0"];
+    hospital.refused(&finetune("mapping-sax-segmentation", "out"), &parts);
     hospital.refused(&finetune("no-such-task", "out"), &["cardiac-disease"]);
     hospital.refused("evaluate --finetuned {}/out --labels {}/labels", &["no finetuning that has ended"]);
     // A diagnosis of somebody whose images are not here, and a map that calls the right ventricle left.
@@ -234,6 +349,236 @@ fn a_training_never_starts_on_labels_that_are_missing_or_too_few() {
     fs::write(&codes, swapped).unwrap();
     hospital.refused(&verb, &["RV enclosed by myocardium", "LV = 500, myocardium = 200, RV = 600"]);
     assert!(!hospital.path("out").exists(), "nothing was begun");
+}
+
+#[test]
+fn few_shots_are_the_same_people_whatever_the_seed_and_the_backbone_and_a_finetuning_goes_on_with_them_alone() {
+    let hospital = Hospital::with(SiteSpec::b(12).same_mix());
+    // A network that timm saved has two blocks.
+    let deep = PLAN.replace("depth = 1", "depth = 2");
+    fs::write(hospital.path("plan.toml"), &deep).unwrap();
+    let timm = Path::new(env!("CARGO_MANIFEST_DIR")).join("../site-agent/model/tests/fixtures/timm_tiny.safetensors");
+    fs::copy(timm, hospital.path("timm.safetensors")).unwrap();
+    hospital.done("init-model {}/plan.toml --out {}/first.safetensors");
+    let verb = |init: &str, how: &str, out: &str| {
+        let verb = finetune("cardiac-disease", out).replace("--init random", &format!("--init {init}"));
+        verb.replace("--json", format!("--json {how}").trim_end())
+    };
+    let arms = [
+        ("random", "--subjects 2 --seed 1", "a"),
+        ("random", "--subjects 2 --seed 2", "b"),
+        ("{}/first.safetensors", "--subjects 2 --seed 3", "c"),
+        ("{}/timm.safetensors", "--subjects 2 --freeze", "d"),
+    ];
+    for (init, how, out) in arms {
+        hospital.done(&verb(init, how, out));
+        let (told, first) = (hospital.told(out), hospital.told("a"));
+        assert_eq!((told.training_subjects, told.validation_subjects), (2, first.validation_subjects), "{out}");
+        assert_eq!(told.learnt_from, first.learnt_from, "{out}");
+    }
+    // What they began from: a model of a run gives its teacher's backbone, and what is frozen stays as it was read.
+    let plan: PlanDraft = toml::from_str(&deep).unwrap();
+    let first = hospital.weights("first.safetensors").under("teacher.backbone.");
+    assert_eq!(hospital.told("c").backbone, first.digest());
+    let (frozen, told) = (hospital.weights("d/model.safetensors"), hospital.told("d"));
+    assert_eq!(frozen.under("backbone.").digest(), told.backbone);
+    assert_ne!(hospital.weights("c/model.safetensors").under("backbone.").digest(), first.digest());
+    let published = model::weights_file::read(&fs::read(hospital.path("timm.safetensors")).unwrap()).unwrap();
+    let imported = model::import::imported(&published, &plan.model, model::import::Network::Teacher).unwrap();
+    assert_eq!(told.backbone, imported.backbone.digest());
+
+    // A fraction is one of those who can be trained on, rounded up.
+    hospital.done(&verb("random", "", "all"));
+    hospital.done(&verb("random", "--fraction 0.3", "third"));
+    let all = hospital.told("all").training_subjects;
+    assert_eq!(hospital.told("third").training_subjects, (all * 3).div_ceil(10));
+    assert!(all > hospital.told("third").training_subjects && hospital.told("all").learnt_from.is_some());
+
+    // As many people as before, with other diagnoses: that is another finetuning.
+    let table = hospital.path("labels/classes.csv");
+    let sound = fs::read_to_string(&table).unwrap();
+    fs::write(&table, sound.replace("NOR", "HELD").replace("DCM", "NOR").replace("HELD", "DCM")).unwrap();
+    let parts =
+        ["this finetuning, of cardiac-disease from random with seed 1", "other labels than the site has now", "--out"];
+    hospital.refused(&verb("random", "", "all"), &parts);
+    fs::write(&table, sound).unwrap();
+    hospital.done(&verb("random", "", "all"));
+}
+
+#[test]
+fn a_readers_table_of_series_teaches_what_the_tags_do_not_say() {
+    let hospital = Hospital::with(SiteSpec::c(8));
+    let (cache, labels) = (hospital.cache(), hospital.path("labels/series.csv"));
+    // What a reader sees at this hospital, by the names that its technologists give.
+    let named: BTreeMap<(String, String), &str> = files(&hospital.path("dicom"))
+        .iter()
+        .map(|file| {
+            let object = dicom_object::open_file(file).unwrap();
+            let text = |tag| object.element(tag).unwrap().to_str().unwrap().trim_end_matches(['\0', ' ']).to_owned();
+            let view = match text(tags::SERIES_DESCRIPTION).as_str() {
+                "FIESTA SAX" => "SAX",
+                "FIESTA CINE 2ch" => "2CH",
+                "FIESTA CINE 3ch" => "3CH",
+                "FIESTA CINE 4ch" => "4CH",
+                _ => "",
+            };
+            ((text(tags::PATIENT_ID), text(tags::SERIES_INSTANCE_UID)), view)
+        })
+        .collect();
+    let rows: String = named.iter().map(|((patient, uid), view)| format!("{patient},{uid},{view}\n")).collect();
+    fs::write(&labels, format!("subject,series,view\n{rows}")).unwrap();
+
+    let by_tags = task("cine-view");
+    let by_table = Task { labels: common::task::LabelSource::Series("view".to_owned()), ..by_tags.clone() };
+    by_table.check().unwrap();
+    let told = Examples::of(&by_table, &cache, Some(&hospital.labels())).unwrap();
+    let tags = Examples::of(&by_tags, &cache, None).unwrap();
+    assert!(!tags.all.is_empty() && told == tags, "a reader who writes what the tags say teaches the same");
+
+    fs::write(hospital.path("by-table.toml"), toml::to_string(&by_table).unwrap()).unwrap();
+    hospital.done(&finetune("{}/by-table.toml", "out"));
+    let sound = fs::read_to_string(&labels).unwrap();
+    let refused = |text: String, parts: &[&str]| {
+        fs::write(&labels, text).unwrap();
+        hospital.refused(&finetune("{}/by-table.toml", "other"), parts);
+    };
+    refused(sound.replacen("4CH", "four", 1), &["series.csv, line", "under \"view\" is none of SAX base"]);
+    refused(
+        format!("{sound}{}", sound.lines().nth(1).unwrap()),
+        &["series.csv, line", "the series has a label already"],
+    );
+    refused(format!("{sound}NOBODY,1.2,2CH\n"), &["series.csv, line", "the subject is not in the frame cache"]);
+    refused(sound.replace("view", "plane"), &["series.csv has no column \"view\" (it has plane)"]);
+    fs::remove_file(&labels).unwrap();
+    hospital.refused(&finetune("{}/by-table.toml", "other"), &["series.csv is not there"]);
+}
+
+/// Fine enough images for volumes: three patients, indexed in this process.
+struct Fine {
+    _folder: tempfile::TempDir,
+    truth: SiteTruth,
+    cache: FrameCache,
+    labels: Labels,
+}
+
+impl Fine {
+    fn with(spec: &SiteSpec) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let truth = phantom::write_site(spec, 5, folder.path(), &|_| {}).unwrap();
+        let (secret, images, cache) = (SiteSecret::new(SECRET), ImagePlan::default(), folder.path().join("cache"));
+        let options = IntakeOptions::new(cache.clone(), images.clone(), secret.clone(), Workers::InProcess);
+        data::index(&phantom::dicom_folder(folder.path()), &options, &mut |_| {}).unwrap();
+        let cache = FrameCache::open(&cache, &images).unwrap();
+        let labels = Labels::open(&phantom::labels_folder(folder.path()), &secret).unwrap();
+        Self { _folder: folder, truth, cache, labels }
+    }
+
+    /// What is measured of a network that says `say` of each example.
+    fn measured(&self, task: &Task, say: impl Fn(&Examples, &Example) -> Said) -> Measured {
+        let examples = Examples::of(task, &self.cache, Some(&self.labels)).unwrap();
+        let asked: Vec<&Example> = examples.all.iter().collect();
+        let said: Vec<Said> = asked.iter().map(|example| say(&examples, example)).collect();
+        measure(task, &self.cache, &examples, &asked, &said, Some(1)).unwrap()
+    }
+
+    /// The mask of an example's slice as the reader drew it, moved to the right by so many pixels.
+    fn drawn(&self, examples: &Examples, example: &Example, right: usize) -> Said {
+        let FrameRef { series, slice, phase } = example.frames[0];
+        let own = examples.masks.iter().find(|mask| (mask.series, mask.phase) == (series, phase)).unwrap();
+        let (pixels, columns) =
+            (own.slices[slice as usize].as_ref().unwrap(), self.cache.series()[series as usize].matrix[1]);
+        let mut moved = vec![0; pixels.len()];
+        let columns = columns as usize;
+        for (place, class) in pixels.iter().enumerate().filter(|(place, _)| place % columns + right < columns) {
+            moved[place + right] = *class;
+        }
+        Said::Pixels(moved)
+    }
+}
+
+/// A metric of the whole task or of a part.
+fn value(measured: &Measured, metric: Metric, of: Option<&str>) -> f64 {
+    let found = measured.values.iter().find(|value| value.metric == metric && value.of.as_deref() == of);
+    found.unwrap_or_else(|| panic!("{metric} of {of:?}: {measured}")).value
+}
+
+#[test]
+fn the_readers_own_masks_have_a_dice_of_one_and_the_volumes_of_the_heart() {
+    let site = Fine::with(&SiteSpec::a(3));
+    let task = task("cine-sax-segmentation");
+    let own = site.measured(&task, |examples, example| site.drawn(examples, example, 0));
+    for structure in [None, Some("LV"), Some("myocardium"), Some("RV")] {
+        assert_eq!(value(&own, Metric::Dice, structure), 1.0);
+        assert_eq!(value(&own, Metric::Hd95, structure), 0.0);
+    }
+    assert!(own.agreements.iter().all(|agreement| agreement.pairs.iter().all(|[truth, found]| truth == found)));
+    let pairs = |measured: &Measured, quantity: &str| {
+        let of = measured.agreements.iter().find(|agreement| agreement.quantity == quantity);
+        let mut pairs = of.unwrap_or_else(|| panic!("{quantity}: {measured}")).pairs.clone();
+        pairs.sort_by(|a, b| a[0].total_cmp(&b[0]));
+        pairs
+    };
+    // Pseudonyms have another order than patients: by size. The bounds are what half a slice, and pixels that the border
+    // cuts, come to on this grid.
+    let sorted = |of: fn(&tests::phantom::SubjectTruth) -> f64| {
+        let mut values: Vec<f64> = site.truth.subjects.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let close = |quantity: &str, stated: Vec<f64>, bound: &dyn Fn(f64) -> f64| {
+        let pairs = pairs(&own, quantity);
+        assert_eq!(pairs.len(), stated.len());
+        for ([_, found], stated) in pairs.iter().zip(&stated) {
+            assert!((found - stated).abs() < bound(*stated), "{quantity}: {found} for {stated}");
+        }
+    };
+    close("LV EDV, mL", sorted(|subject| subject.edv_ml), &|stated| 0.06 * stated);
+    close("LV ESV, mL", sorted(|subject| subject.esv_ml), &|stated| 0.2 * stated);
+    close("LV EF, %", sorted(|subject| subject.ef_percent), &|_| 8.0);
+
+    // Moved aside nothing gets larger or smaller, but it overlaps less, and no border lies farther off than it was moved.
+    let pixels = 3;
+    let aside = site.measured(&task, |examples, example| site.drawn(examples, example, pixels));
+    let record = site.cache.series().iter().find(|record| record.plane == data::Plane::Sax).unwrap();
+    let far = pixels as f64 * record.spacing_mm[1];
+    let (dice, hd95) = (value(&aside, Metric::Dice, Some("LV")), value(&aside, Metric::Hd95, Some("LV")));
+    assert!((0.5..0.99).contains(&dice) && hd95 > 0.0 && hd95 <= far + 1e-9, "{dice} {hd95} {far}");
+    assert!(value(&aside, Metric::Dice, Some("myocardium")) < dice, "a thin wall overlaps least");
+    for quantity in ["LV EDV, mL", "LV ESV, mL", "LV EF, %", "LV mass, g"] {
+        assert_eq!(pairs(&aside, quantity), pairs(&own, quantity), "{quantity}");
+    }
+}
+
+#[test]
+fn a_maps_myocardium_has_a_time_in_milliseconds_and_a_missed_landmark_its_distance_on_the_slice() {
+    let site = Fine::with(&SiteSpec::a(2));
+    let maps = task("mapping-sax-segmentation");
+    let own = site.measured(&maps, |examples, example| site.drawn(examples, example, 0));
+    let t1 = own.agreements.iter().find(|agreement| agreement.quantity == "T1 of the myocardium, ms").unwrap();
+    assert!(t1.pairs.iter().all(|[truth, found]| truth == found && (900.0..1250.0).contains(truth)), "{t1:?}");
+    let aside = site.measured(&maps, |examples, example| site.drawn(examples, example, 2));
+    // Blood, whose T1 is longer, comes under the wall.
+    assert!(aside.agreements[0].bias > 20.0, "{aside}");
+
+    let landmarks = task("landmarks");
+    let off = |[down, right]: [f64; 2]| {
+        site.measured(&landmarks, |_, example| {
+            let record = &site.cache.series()[example.frames[0].series as usize];
+            let grid = FrameGrid::new(record.matrix, record.spacing_mm, site.cache.images());
+            let Answer::Places(places) = &example.answer else { panic!("no places") };
+            let moved = |place: [f64; 2]| {
+                let [row, column] = grid.to_native(place);
+                [row + down / record.spacing_mm[0], column + right / record.spacing_mm[1]]
+            };
+            Said::Places(places.iter().map(|place| place.map_or([0.0; 2], moved)).collect())
+        })
+    };
+    for (step, mm) in [([0.0, 0.0], 0.0), ([3.0, 4.0], 5.0), ([-6.0, 8.0], 10.0)] {
+        let found = off(step);
+        assert!((value(&found, Metric::Distance, None) - mm).abs() < 1e-9, "{step:?}: {found}");
+        assert!((value(&found, Metric::Distance, Some("apex")) - mm).abs() < 1e-9, "{step:?}: {found}");
+    }
+    assert_eq!([[0.0, 4.9], [0.0, 5.1]].map(|step| value(&off(step), Metric::Within5Mm, None)), [1.0, 0.0]);
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

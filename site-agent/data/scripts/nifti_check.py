@@ -5,11 +5,13 @@
     venv/bin/python site-agent/data/scripts/nifti_check.py            # the numbers in src/nifti/tests.rs
     cargo phantom --out images
     venv/bin/python site-agent/data/scripts/nifti_check.py images     # every mask against its DICOM series
+    venv/bin/python site-agent/data/scripts/nifti_check.py images/site-b said    # what `predict --out said` wrote there
 
 Without a folder: small files made by nibabel, as hexadecimal digits, and what nibabel makes of a DICOM geometry. With one: every mask
 that labels/masks.csv names is opened; its qform and its sform must each put the voxels of every slice's corners where
-ImagePositionPatient, ImageOrientationPatient and PixelSpacing put the pixels, to 1e-4 mm, and say millimetres. Prints the
-largest difference; exits with 1 if one is larger.
+ImagePositionPatient, ImageOrientationPatient and PixelSpacing put the pixels, to 1e-4 mm, and say millimetres. With two: the same of
+the masks in the second, which `site-agent predict` wrote of the first one's images. Prints the largest difference; exits with 1 if
+one is larger.
 """
 
 import csv
@@ -104,41 +106,68 @@ def geometry(dataset):
     return dataset.ImagePositionPatient, dataset.ImageOrientationPatient, dataset.PixelSpacing
 
 
-def check(site):
+def series_of(site):
+    """The slices of every series of a hospital: position, orientation, spacing, rows, columns."""
     series = defaultdict(dict)
     for dataset in datasets(site / "dicom"):
         position, orientation, spacing = (np.array(list(map(float, value))) for value in geometry(dataset))
         key = tuple(np.round(position, 2))
         series[dataset.SeriesInstanceUID][key] = (position, orientation, spacing, dataset.Rows, dataset.Columns)
-    worst, count = 0.0, 0
-    for row in csv.DictReader((site / "labels/masks.csv").open()):
-        image = nibabel.load(site / "labels" / row["file"])
-        slices = list(series[row["series"]].values())
-        assert image.header.get_xyzt_units()[0] == "mm"
-        assert image.shape == (slices[0][4], slices[0][3], len(slices)), (image.shape, len(slices))
-        qform, qcode = image.get_qform(coded=True)
-        sform, scode = image.get_sform(coded=True)
-        assert qcode == 1 and scode == 1
-        for affine in (qform, sform):
-            inverse = np.linalg.inv(affine)
-            planes = set()
-            for position, orientation, spacing, rows, columns in slices:
-                along, down = orientation[:3] * spacing[1], orientation[3:] * spacing[0]
-                plane = round((inverse @ np.append(position * [-1, -1, 1], 1))[2])
-                planes.add(plane)
-                for r, c in [(0, 0), (0, columns - 1), (rows - 1, 0), (rows - 1, columns - 1)]:
-                    lps = position + c * along + r * down
-                    ras = (affine @ [c, r, plane, 1])[:3]
-                    worst = max(worst, np.abs(ras - lps * [-1, -1, 1]).max())
-            assert planes == set(range(len(slices)))
-        count += 1
-    print(f"{site.name}: {count} masks, largest difference {worst:.2e} mm")
+    return {uid: list(slices.values()) for uid, slices in series.items()}
+
+
+def difference(image, slices):
+    """How far, in mm, either affine of a mask puts a corner of a slice from where its DICOM headers do; infinity if the mask is
+    not on the series' grid."""
+    assert image.header.get_xyzt_units()[0] == "mm"
+    qform, qcode = image.get_qform(coded=True)
+    sform, scode = image.get_sform(coded=True)
+    assert qcode == 1 and scode == 1
+    if image.shape[:3] != (slices[0][4], slices[0][3], len(slices)):
+        return np.inf
+    worst = 0.0
+    for affine in (qform, sform):
+        inverse = np.linalg.inv(affine)
+        planes = set()
+        for position, orientation, spacing, rows, columns in slices:
+            along, down = orientation[:3] * spacing[1], orientation[3:] * spacing[0]
+            plane = round((inverse @ np.append(position * [-1, -1, 1], 1))[2])
+            planes.add(plane)
+            for r, c in [(0, 0), (0, columns - 1), (rows - 1, 0), (rows - 1, columns - 1)]:
+                lps = position + c * along + r * down
+                ras = (affine @ [c, r, plane, 1])[:3]
+                worst = max(worst, np.abs(ras - lps * [-1, -1, 1]).max())
+        if planes != set(range(len(slices))):
+            return np.inf
+    return worst
+
+
+def check(site):
+    """Every mask of a hospital's labels against the series that its row names."""
+    series = series_of(site)
+    rows = list(csv.DictReader((site / "labels/masks.csv").open()))
+    masks = [(nibabel.load(site / "labels" / row["file"]), series[row["series"]]) for row in rows]
+    return told(site.name, [difference(image, slices) for image, slices in masks])
+
+
+def check_said(site, said):
+    """Every mask of `predict` against the series that lies nearest to it: its file is called by a pseudonym."""
+    series = series_of(site).values()
+    masks = [nibabel.load(path) for path in sorted(said.rglob("*.nii.gz"))]
+    return told(said.name, [min(difference(image, slices) for slices in series) for image in masks])
+
+
+def told(name, differences):
+    worst = max(differences, default=np.inf)
+    print(f"{name}: {len(differences)} masks, largest difference {worst:.2e} mm")
     return worst <= BOUND_MM
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         numbers()
+    elif len(sys.argv) > 2:
+        sys.exit(0 if check_said(Path(sys.argv[1]), Path(sys.argv[2])) else 1)
     else:
         sites = [site for site in sorted(Path(sys.argv[1]).iterdir()) if (site / "labels").is_dir()]
         sys.exit(0 if sites and all([check(site) for site in sites]) else 1)

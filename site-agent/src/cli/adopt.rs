@@ -55,6 +55,7 @@ pub(super) fn adopt(args: &AdoptArgs) -> anyhow::Result<()> {
         training_subjects: 0,
         validation_subjects: 0,
         examples: 0,
+        learnt_from: None,
     };
     folder.begin(&told)?;
     durable::write(&folder.model(), &weights.to_safetensors())?;

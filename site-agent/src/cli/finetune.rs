@@ -28,7 +28,7 @@ pub(super) struct FinetuneArgs {
     init: String,
     #[command(flatten)]
     of: OfPlan,
-    /// The folder of this site's labels: labels.toml, and classes.csv, masks.csv or landmarks.csv.
+    /// The folder of this site's labels: labels.toml, and classes.csv, series.csv, masks.csv or landmarks.csv.
     #[arg(long)]
     labels: Option<PathBuf>,
     /// The folder to train in; a training that was stopped there goes on.
@@ -55,9 +55,9 @@ pub(super) struct FinetuneArgs {
     /// Peak learning rate, instead of the task's.
     #[arg(long)]
     learning_rate: Option<f64>,
-    /// Fewest subjects that may train; with fewer, nothing starts.
-    #[arg(long, default_value_t = 3)]
-    min_subjects: usize,
+    /// Fewest subjects that may train; with fewer, nothing starts. 3 if not given, and 1 with --subjects or --fraction.
+    #[arg(long)]
+    min_subjects: Option<usize>,
     /// What tables call the backbone; the name of its file without.
     #[arg(long)]
     arm: Option<String>,
@@ -90,6 +90,7 @@ pub(super) fn tasks(args: &TasksArgs) -> anyhow::Result<()> {
             LabelSource::Masks => "masks.csv".to_owned(),
             LabelSource::Landmarks => "landmarks.csv".to_owned(),
             LabelSource::Column(column) => format!("classes.csv, {column}"),
+            LabelSource::Series(column) => format!("series.csv, {column}"),
         };
         print(&format!("{name}\n    {about}\n    {kind} of {}; labels: {labels}\n", classes.join(", ")))?;
     }
@@ -115,7 +116,10 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
     let cache = finetuned::open_cache(home, &plan.images, &args.of.plan.display().to_string())?;
     let labels = finetuned::open_labels(home, &cache, args.labels.as_deref())?;
     let examples = Examples::of(&task, &cache, labels.as_ref())?;
-    let least = if few == FewShot::All { args.min_subjects } else { 1 };
+    if let Some(left_out) = examples.left_out {
+        tracing::warn!(task = %task.name, "{left_out}");
+    }
+    let least = args.min_subjects.unwrap_or(if few == FewShot::All { 3 } else { 1 });
     let cohort =
         Cohort::new(&cache, &examples.all, config.held_out, few, &examples.classes, least).map_err(TasksError::from)?;
     let backbone = backbone(args, &plan)?;
@@ -131,13 +135,8 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
         training_subjects: training.len(),
         validation_subjects: cohort.validation().len(),
         examples: examples.all.iter().filter(|example| training.binary_search(&example.subject).is_ok()).count(),
+        learnt_from: Some(cohort.learnt_from(&examples)),
     };
-    if examples.unseen > 0 {
-        tracing::warn!(
-            subjects = examples.unseen,
-            "with a label, but without an image that the task is shown: left out"
-        );
-    }
     tracing::info!(
         task = %told.task.name,
         training = told.training_subjects,

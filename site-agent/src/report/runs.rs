@@ -47,6 +47,7 @@ pub(super) mod made {
             training_subjects,
             validation_subjects: 3,
             examples: 40,
+            learnt_from: None,
         };
         let value = |metric, of: Option<&str>, value: f64, reach: f64| Value {
             metric,

@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::Digest;
+use common::ids::DigestBuilder;
 use data::{FrameCache, Split, SubjectKey};
 
-use super::Example;
+use super::{Example, Examples};
 
 /// How many of the training subjects are used.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,12 +48,16 @@ pub enum CohortError {
         /// How many are labelled in all.
         subjects: usize,
     },
-    /// The same pixels on both sides of the split.
+    /// The same pixels in two parts.
     #[error(
-        "a subject to be measured and one to be trained on have the same images ({series} series in all): the same \
-         patient is here under two identifiers. Index each patient once, then start again"
+        "a subject {one} and one {other} have the same images ({series} series in all): the same patient is here under two \
+         identifiers. Index each patient once, then start again"
     )]
     Leak {
+        /// What the one is for.
+        one: &'static str,
+        /// What the other is for.
+        other: &'static str,
         /// Series whose pixels are on both sides.
         series: usize,
     },
@@ -62,7 +67,8 @@ pub enum CohortError {
 const VALIDATION: f64 = 0.2;
 
 impl Cohort {
-    /// Splits the labelled subjects. `classes` gives a subject's class where it has one, so that few shots hold all classes.
+    /// Splits the labelled subjects, of whom at least `least` must train, few or not. `classes` gives a subject's class where it
+    /// has one, so that few shots hold all classes.
     pub fn new(
         cache: &FrameCache,
         examples: &[Example],
@@ -89,7 +95,13 @@ impl Cohort {
             let subjects = labelled.len();
             if found < least { Err(CohortError::TooFew { what, found, least, subjects }) } else { Ok(()) }
         };
-        enough("can be trained on", training.len(), least.max(wanted))?;
+        match few {
+            FewShot::All => enough("can be trained on", training.len(), least)?,
+            _ => {
+                enough("can be trained on", training.len(), wanted)?;
+                enough("are left by --subjects or --fraction to be trained on", wanted, least)?;
+            }
+        }
         enough("are held out to be measured", held_out.len(), 1)?;
         if wanted < training.len() {
             training.truncate(wanted);
@@ -126,18 +138,36 @@ impl Cohort {
         &self.held_out
     }
 
-    /// Refuses pixels that are seen in training and measured: a patient under two identifiers.
+    /// SHA-256 of who trains and who picks, and of their right answers.
+    pub fn learnt_from(&self, examples: &Examples) -> Digest {
+        let mut digest = DigestBuilder::default();
+        for part in [&self.training, &self.validation] {
+            digest.update(&examples.digest_of(part).0);
+        }
+        digest.finish()
+    }
+
+    /// Refuses pixels that are in two parts: a patient under two identifiers, who would be measured, or pick the model, by what
+    /// it has learnt of him.
     fn require_apart(&self, cache: &FrameCache) -> Result<(), CohortError> {
         let pixels = |part: &[SubjectKey]| -> BTreeSet<Digest> {
             let own = cache.series().iter().filter(|record| part.binary_search(&record.subject).is_ok());
             own.map(|record| record.pixels()).collect()
         };
-        let (seen, picking) = (pixels(&self.training), pixels(&self.validation));
-        let seen: BTreeSet<_> = seen.union(&picking).copied().collect();
-        match seen.intersection(&pixels(&self.held_out)).count() {
-            0 => Ok(()),
-            series => Err(CohortError::Leak { series }),
+        let parts = [
+            ("to be measured", pixels(&self.held_out)),
+            ("to pick the model", pixels(&self.validation)),
+            ("to be trained on", pixels(&self.training)),
+        ];
+        for (place, (one, held)) in parts.iter().enumerate() {
+            for (other, seen) in &parts[place + 1..] {
+                let series = held.intersection(seen).count();
+                if series > 0 {
+                    return Err(CohortError::Leak { one, other, series });
+                }
+            }
         }
+        Ok(())
     }
 }
 

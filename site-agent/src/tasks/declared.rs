@@ -61,7 +61,7 @@ pub(super) fn sequences(task: &Task) -> Result<Vec<Sequence>, TasksError> {
 
 /// The planes that a task is shown; all, if it names none.
 pub(super) fn planes(task: &Task) -> Result<Vec<Plane>, TasksError> {
-    let known = "sax, two-chamber, three-chamber, four-chamber and other";
+    let known = "sax, two-chamber, three-chamber, four-chamber, lvot and other";
     words(task, "input.planes", &task.input.planes, &Plane::ALL, known)
 }
 
@@ -93,6 +93,14 @@ mod tests {
         let tasks = built_in();
         tasks.iter().for_each(|task| check(task).unwrap());
         assert_eq!(tasks.iter().map(|task| task.name.clone()).collect::<BTreeSet<_>>().len(), 9);
+    }
+
+    #[test]
+    fn what_a_mirror_would_change_is_never_mirrored() {
+        let mirrored = |task: &Task| task.augmentation.flip;
+        let tasks = built_in();
+        let of = |name: &str| mirrored(tasks.iter().find(|task| task.name.as_str() == name).unwrap());
+        assert_eq!((of("cine-view"), of("landmarks")), (0.0, 0.0));
     }
 
     #[test]

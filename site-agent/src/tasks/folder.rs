@@ -47,6 +47,9 @@ pub struct Finetuned {
     pub validation_subjects: usize,
     /// Frames, or subjects, that are trained on.
     pub examples: usize,
+    /// SHA-256 of who trains and who picks, and of their right answers; none where that happened elsewhere.
+    #[serde(default)]
+    pub learnt_from: Option<Digest>,
 }
 
 /// How far a training is: one line of `progress.jsonl`.
@@ -81,10 +84,18 @@ impl FinetunedFolder {
         match self.read::<Finetuned>("finetuning.json")? {
             None => self.write("finetuning.json", finetuned),
             Some(held) if held == *finetuned => Ok(()),
-            Some(held) => Err(TasksError::OtherFinetuning {
-                folder: self.0.display().to_string(),
-                held: format!("another finetuning, of {} from {} with seed {}", held.task.name, held.arm, held.seed),
-            }),
+            Some(held) => {
+                let of = format!("{} from {} with seed {}", held.task.name, held.arm, held.seed);
+                let same_but_for_its_subjects = Finetuned { learnt_from: finetuned.learnt_from, ..held } == *finetuned;
+                let held = match same_but_for_its_subjects {
+                    true => format!(
+                        "this finetuning, of {of}, on other subjects or other labels than the site has now: their number is \
+                         the same, and they are not"
+                    ),
+                    false => format!("another finetuning, of {of}"),
+                };
+                Err(TasksError::OtherFinetuning { folder: self.0.display().to_string(), held })
+            }
         }
     }
 

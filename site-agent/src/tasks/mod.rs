@@ -24,7 +24,7 @@ pub use asking::{Asked, Said};
 pub use batches::Batches;
 pub use cohort::{Cohort, CohortError, FewShot};
 pub use declared::{built_in, read_task};
-pub use examples::{Answer, Example, Examples};
+pub use examples::{Answer, Example, Examples, LeftOut};
 pub use folder::{Finetuned, FinetunedFolder, Look};
 pub use measuring::{Agreement, Measured, Value, evaluate, held_out_examples, measure};
 pub use predicting::{Predicted, predict};

@@ -8,6 +8,7 @@ use common::Task;
 use common::task::TaskKind;
 use data::{FrameCache, FrameRef, SubjectKey, Volume, stack_affine, write_nifti};
 use model::Finetuner;
+use serde_json::{Value, json};
 
 use super::asking::likeliest;
 use super::{Answer, Asked, Example, Said, TasksError, declared};
@@ -68,8 +69,12 @@ pub fn predict(
     if task.kind == TaskKind::Segmentation {
         masks(cache, &examples, &said, folder, &mut written)?;
     } else {
-        let text = table(task, cache, &examples, &said, &mut written);
-        durable::write(&folder.join(format!("{}.csv", task.name)), text.as_bytes())?;
+        let (text, answers) = table(task, cache, &examples, &said);
+        written.rows = answers.len();
+        let path = |kind: &str| folder.join(format!("{}.{kind}", task.name));
+        durable::write(&path("csv"), text.as_bytes())?;
+        let lines = answers.iter().map(|answer| format!("  {answer}")).collect::<Vec<_>>().join(",\n");
+        durable::write(&path("json"), format!("[\n{lines}\n]\n").as_bytes())?;
     }
     pictures(task, cache, &examples, &said, folder)?;
     Ok(written)
@@ -121,46 +126,60 @@ fn masks(
     Ok(())
 }
 
-/// A row for each answer: subject, series, slice and phase, and what was said. Landmarks in the patient's coordinates (LPS).
-fn table(task: &Task, cache: &FrameCache, examples: &[Example], said: &[Said], written: &mut Predicted) -> String {
+/// A row for each answer: subject, series, slice and phase, and what was said; and the same as JSON. Landmarks in the
+/// patient's coordinates (LPS).
+fn table(task: &Task, cache: &FrameCache, examples: &[Example], said: &[Said]) -> (String, Vec<Value>) {
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let place = |frame: &FrameRef| {
         let record = &cache.series()[frame.series as usize];
         format!("{},{},{},{}", record.subject, record.key, frame.slice, frame.phase)
     };
-    let scores =
-        || task.classes.iter().map(|class| quoted(&format!("probability of {class}"))).collect::<Vec<_>>().join(",");
     let mut text = match task.kind {
         TaskKind::Localisation => "subject,series,slice,phase,landmark,x_mm,y_mm,z_mm\n".to_owned(),
-        TaskKind::Detection => format!("subject,class,{}\n", scores()),
-        _ => format!("subject,series,slice,phase,class,{}\n", scores()),
+        kind => {
+            let who = if kind == TaskKind::Detection { "subject" } else { "subject,series,slice,phase" };
+            let each = task.classes.iter().map(|class| quoted(&format!("probability of {class}")));
+            format!("{who},class,{}\n", each.collect::<Vec<_>>().join(","))
+        }
     };
+    let mut answers = Vec::new();
     for (example, said) in examples.iter().zip(said) {
         let Some(frame) = example.frames.first() else { continue };
+        let record = &cache.series()[frame.series as usize];
+        let mut answer = json!({ "subject": example.subject.to_string() });
+        if task.kind != TaskKind::Detection {
+            answer["series"] = record.key.to_string().into();
+            answer["slice"] = frame.slice.into();
+            answer["phase"] = frame.phase.into();
+        }
         match said {
             Said::Scores(scores) => {
-                let best = likeliest(scores);
+                let best = &task.classes[likeliest(scores)];
                 let who = if task.kind == TaskKind::Detection { example.subject.to_string() } else { place(frame) };
-                let scores: Vec<String> = scores.iter().map(|score| format!("{score:.4}")).collect();
-                text += &format!("{who},{},{}\n", quoted(&task.classes[best]), scores.join(","));
-                written.rows += 1;
+                let each: Vec<String> = scores.iter().map(|score| format!("{score:.4}")).collect();
+                text += &format!("{who},{},{}\n", quoted(best), each.join(","));
+                answer["class"] = best.as_str().into();
+                answer["probabilities"] =
+                    task.classes.iter().cloned().zip(scores.iter().map(|score| json!(score))).collect();
+                answers.push(answer);
             }
             Said::Places(places) => {
-                let record = &cache.series()[frame.series as usize];
                 let Some(placement) = record.slices[frame.slice as usize].placement else { continue };
                 for (name, at) in task.classes.iter().zip(places) {
                     let [x, y, z] = placement.point(record.spacing_mm, *at);
                     text += &format!("{},{},{x:.2},{y:.2},{z:.2}\n", place(frame), quoted(name));
-                    written.rows += 1;
+                    answer["landmark"] = name.as_str().into();
+                    answer["lps_mm"] = json!([x, y, z]);
+                    answers.push(answer.clone());
                 }
             }
             Said::Pixels(_) => {}
         }
     }
-    text
+    (text, answers)
 }
 
-/// Up to twelve frames with what was said of them, in one picture.
+/// Of each subject up to twelve frames with what was said of them, in one picture: `<subject>/<task>.png`.
 fn pictures(
     task: &Task,
     cache: &FrameCache,
@@ -168,19 +187,32 @@ fn pictures(
     said: &[Said],
     folder: &Path,
 ) -> Result<(), TasksError> {
-    if !matches!(task.kind, TaskKind::Segmentation | TaskKind::Localisation) || examples.is_empty() {
+    if !matches!(task.kind, TaskKind::Segmentation | TaskKind::Localisation) {
         return Ok(());
     }
-    let (columns, rows) = (4, 3);
-    let every = examples.len().div_ceil(columns * rows).max(1);
-    let mut picture = Picture::gray(columns, rows, SHOWN_SIDE);
-    for (tile, (example, said)) in examples.iter().zip(said).step_by(every).take(columns * rows).enumerate() {
-        if let Some(frame) = example.frames.first() {
-            picture.place_color(tile % columns, tile / columns, &overlay(cache, *frame, said, SHOWN_SIDE));
-        }
+    let mut by_subject: BTreeMap<SubjectKey, Vec<(FrameRef, &Said)>> = BTreeMap::new();
+    for (example, said) in examples.iter().zip(said) {
+        by_subject.entry(example.subject).or_default().extend(example.frames.first().map(|frame| (*frame, said)));
     }
-    let path = folder.join(format!("{}.png", task.name));
-    Ok(picture.write(&path).map_err(durable::told("write", &path))?)
+    for (subject, shown) in by_subject {
+        let folder = folder.join(subject.to_string());
+        std::fs::create_dir_all(&folder).map_err(durable::told("create", &folder))?;
+        let path = folder.join(format!("{}.png", task.name));
+        picture(cache, &shown).write(&path).map_err(durable::told("write", &path))?;
+    }
+    Ok(())
+}
+
+/// Up to twelve of these frames, evenly spread.
+fn picture(cache: &FrameCache, shown: &[(FrameRef, &Said)]) -> Picture {
+    let (columns, rows) = (4, 3);
+    let every = shown.len().div_ceil(columns * rows).max(1);
+    let tiles: Vec<_> = shown.iter().step_by(every).collect();
+    let mut picture = Picture::gray(columns.min(tiles.len()), tiles.len().div_ceil(columns), SHOWN_SIDE);
+    for (tile, (frame, said)) in tiles.into_iter().enumerate() {
+        picture.place_color(tile % columns, tile / columns, &overlay(cache, *frame, said, SHOWN_SIDE));
+    }
+    picture
 }
 
 /// A frame with what was said of it drawn over: structures tinted, landmarks as crosses. [side x side x 3]

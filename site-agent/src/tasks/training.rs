@@ -147,3 +147,32 @@ fn seed_of(told: &Finetuned, step: u64, purpose: &str) -> u64 {
     let full = digest.finish().0;
     u64::from_le_bytes(std::array::from_fn(|i| full[i]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_training_ends_with_its_steps_or_after_as_many_looks_without_a_better_value_as_its_patience() {
+        let mut task = crate::tasks::built_in().remove(0);
+        (task.training.steps, task.training.patience) = (100, 3);
+        let over = |looks: &str| {
+            let look = |(place, mark): (usize, char)| Look {
+                step: 10 * (place as u64 + 1),
+                loss: 1.0,
+                value: Some(0.5),
+                better: mark == '+',
+                seconds_per_step: 0.1,
+            };
+            is_over(&task, &looks.chars().enumerate().map(look).collect::<Vec<_>>())
+        };
+        for going_on in ["", "+", "+--", "+--+", "+--+--", "+++++++++"] {
+            assert!(!over(going_on), "{going_on}");
+        }
+        for ended in ["+---", "+--+---", "++++++++++", "+-+-+-+-+-"] {
+            assert!(over(ended), "{ended}");
+        }
+        // Nothing could be told yet: there is no best model to end with.
+        assert!(!over("---") && over("----------"));
+    }
+}

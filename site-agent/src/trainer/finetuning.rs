@@ -130,8 +130,8 @@ fn labels(job: &Job, cache: &FrameCache) -> Result<Option<Labels>, TrainerError>
     Ok(Some(opened))
 }
 
-/// The tasks of the run that this site has labels of enough subjects for. What is left out is said; labels that are there and
-/// cannot be used are an error, never fewer labels.
+/// The tasks of the run that this site has labels of enough subjects for. What is left out is said, be it for a table, or for a
+/// structure that its readers do not draw; labels that are there and cannot be used are an error, never fewer labels.
 fn site_tasks(
     job: &Job,
     plan: &FinetuningPlan,
@@ -143,7 +143,7 @@ fn site_tasks(
         let mut task = declared.clone();
         task.training.steps = job.plan.total_steps();
         let name = &task.name;
-        if let Some(missing) = missing(&task.labels, labels) {
+        if let Some(missing) = missing(&task, labels) {
             tracing::info!(task = %name, missing, "this site does not take part in the task");
             without.push(format!("{name}: no {missing}"));
             continue;
@@ -153,8 +153,8 @@ fn site_tasks(
             None => TrainerError::NoLabels(format!("{name}: {error}")),
         };
         let examples = Examples::of(&task, cache, labels).map_err(unusable)?;
-        if examples.unseen > 0 {
-            tracing::warn!(task = %name, subjects = examples.unseen, "with a label, but without an image that the task is shown");
+        if let Some(left_out) = examples.left_out {
+            tracing::warn!(task = %name, "{left_out}");
         }
         let least = job.min_subjects as usize;
         match Cohort::new(cache, &examples.all, job.held_out, FewShot::All, &examples.classes, least) {
@@ -196,15 +196,71 @@ fn refused(labels: &JobLabels, why: &dyn std::fmt::Display) -> TrainerError {
     }
 }
 
-/// What a task learns from and this site lacks.
-fn missing(source: &LabelSource, labels: Option<&Labels>) -> Option<&'static str> {
-    let has = |held: fn(&Labels) -> bool| labels.is_some_and(held);
-    match source {
+/// What a task learns from and this site lacks: a table, a column of it, or in it one of the task's own structures or landmarks.
+fn missing(task: &Task, labels: Option<&Labels>) -> Option<String> {
+    let with = |held: fn(&Labels) -> bool| labels.filter(|labels| held(labels));
+    match &task.labels {
         LabelSource::Sequence | LabelSource::View => None,
-        LabelSource::Masks => (!has(Labels::has_masks)).then_some("masks.csv"),
-        LabelSource::Landmarks => (!has(Labels::has_landmarks)).then_some("landmarks.csv"),
+        LabelSource::Masks => match with(Labels::has_masks) {
+            None => Some("masks.csv".to_owned()),
+            Some(labels) => {
+                labels.without_code(&task.classes).map(|class| format!("code for {class:?} in labels.toml"))
+            }
+        },
+        LabelSource::Landmarks => match with(Labels::has_landmarks) {
+            None => Some("landmarks.csv".to_owned()),
+            Some(labels) => labels.without_row(&task.classes).map(|name| format!("{name:?} in landmarks.csv")),
+        },
         LabelSource::Column(column) => {
-            (!labels.is_some_and(|labels| labels.has_column(column))).then_some("column of classes.csv")
+            let has = labels.is_some_and(|labels| labels.has_column(column));
+            (!has).then(|| format!("column {column:?} in classes.csv"))
         }
+        LabelSource::Series(column) => {
+            let has = labels.is_some_and(|labels| labels.has_series_column(column));
+            (!has).then(|| format!("column {column:?} in series.csv"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use data::SiteSecret;
+
+    use super::*;
+
+    /// What the built-in tasks lack in a folder with these codes and these landmarks, each of its tables being there.
+    fn lacking(codes: &str, landmarks: &[&str]) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: String| fs::write(folder.path().join(name), text).unwrap();
+        let rows: String = landmarks.iter().map(|name| format!("P,1.2,0,{name},0,0,0\n")).collect();
+        write("labels.toml", format!("[codes]\n{codes}"));
+        write("classes.csv", "subject,disease\n".to_owned());
+        write("series.csv", "subject,series,view\n".to_owned());
+        write("masks.csv", "subject,series,phase,file\n".to_owned());
+        write("landmarks.csv", format!("subject,series,phase,landmark,x_mm,y_mm,z_mm\n{rows}"));
+        let labels = Labels::open(folder.path(), &SiteSecret::new([7; 32])).unwrap();
+        let tasks = crate::tasks::built_in();
+        let lacking = tasks.iter().filter_map(|task| Some(format!("{}: {}", task.name, missing(task, Some(&labels))?)));
+        lacking.collect()
+    }
+
+    #[test]
+    fn a_structure_without_a_code_and_a_landmark_without_a_row_are_missing_labels_and_no_mistake() {
+        let hyperenhancement = "lge-hyperenhancement: column \"hyperenhancement\" in classes.csv";
+        // As an import of ACDC leaves them: no atria, no scar, and of landmarks one.
+        let found = lacking("LV = 3\nmyocardium = 2\nRV = 1\n", &["apex"]);
+        let expected = [
+            "cine-lax-segmentation: code for \"LA\" in labels.toml",
+            "lge-sax-segmentation: code for \"scar\" in labels.toml",
+            "landmarks: \"RV insertion anterior\" in landmarks.csv",
+            hyperenhancement,
+        ];
+        assert_eq!(found, expected);
+        let every =
+            ["RV insertion anterior", "RV insertion inferior", "mitral annulus septal", "mitral annulus lateral"];
+        let codes = "LV = 1\nmyocardium = 2\nRV = 3\nLA = 4\nRA = 5\nscar = 6\n";
+        assert_eq!(lacking(codes, &[&every[..], &["apex"]].concat()), [hyperenhancement]);
     }
 }

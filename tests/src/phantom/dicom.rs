@@ -103,6 +103,7 @@ fn description(vendor: Vendor, acquired: &Acquired) -> String {
         (Vendor::Siemens, Sequence::Cine, View::TwoChamber) => "CINE_segmented_LAX_2Ch",
         (Vendor::Siemens, Sequence::Cine, View::ThreeChamber) => "CINE_segmented_LAX_3Ch",
         (Vendor::Siemens, Sequence::Cine, View::FourChamber) => "CINE_segmented_LAX_4Ch",
+        (Vendor::Siemens, Sequence::Cine, View::Lvot) => "CINE_segmented_LVOT",
         (Vendor::Siemens, Sequence::T1Map, _) => {
             return format!("ShMOLLI_192i_SAX_b{slice}s_SAX_b{slice}s_SAX_b{slice}s_T1MAP");
         }
@@ -111,18 +112,21 @@ fn description(vendor: Vendor, acquired: &Acquired) -> String {
         (Vendor::Philips, Sequence::Cine, View::TwoChamber) => "B-TFE_2CH",
         (Vendor::Philips, Sequence::Cine, View::ThreeChamber) => "B-TFE_3CH",
         (Vendor::Philips, Sequence::Cine, View::FourChamber) => "B-TFE_4CH",
+        (Vendor::Philips, Sequence::Cine, View::Lvot) => "B-TFE_LVOT",
         (Vendor::Philips, Sequence::T1Map, _) => "T1 MAP MOLLI SA",
         (Vendor::Philips, _, _) => "PSIR_TFE_SA",
         (Vendor::Ge, Sequence::Cine, View::Sax) => "FIESTA SAX",
         (Vendor::Ge, Sequence::Cine, View::TwoChamber) => "FIESTA CINE 2ch",
         (Vendor::Ge, Sequence::Cine, View::ThreeChamber) => "FIESTA CINE 3ch",
         (Vendor::Ge, Sequence::Cine, View::FourChamber) => "FIESTA CINE 4ch",
+        (Vendor::Ge, Sequence::Cine, View::Lvot) => "FIESTA CINE LVOT",
         (Vendor::Ge, Sequence::T1Map, _) => "SMART1Map SAX",
         (Vendor::Ge, _, _) => "MDE SAX",
         (Vendor::Canon, Sequence::Cine, View::Sax) => "short axis cine function",
         (Vendor::Canon, Sequence::Cine, View::TwoChamber) => "two chamber cine",
         (Vendor::Canon, Sequence::Cine, View::ThreeChamber) => "three chamber cine",
         (Vendor::Canon, Sequence::Cine, View::FourChamber) => "four chamber cine",
+        (Vendor::Canon, Sequence::Cine, View::Lvot) => "outflow tract cine",
         (Vendor::Canon, Sequence::T1Map, _) => "T1 map short axis",
         (Vendor::Canon, _, _) => "late enhancement short axis",
     };

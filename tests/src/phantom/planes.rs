@@ -27,6 +27,7 @@ pub(crate) enum View {
     TwoChamber,
     ThreeChamber,
     FourChamber,
+    Lvot,
 }
 
 /// The heart's axes in the patient: to the right ventricle, to the inferior wall, to the apex.
@@ -54,6 +55,8 @@ impl Plane {
             View::FourChamber => 0.12_f64,
             View::TwoChamber => 1.35,
             View::ThreeChamber | View::Sax => -0.95,
+            // Across the three-chamber view.
+            View::Lvot => 0.62,
         };
         let across = [0, 1, 2].map(|i| rv[i] * angle.cos() + inferior[i] * angle.sin());
         let center = scaled(apex, 0.28 * heart.length);

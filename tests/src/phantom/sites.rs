@@ -57,6 +57,8 @@ struct Mix {
     views: Vec<View>,
     lge: Option<Sequence>,
     maps: bool,
+    /// The outflow tract, beside `views`.
+    outflow: bool,
     demo: Counts,
     full: Counts,
 }
@@ -101,6 +103,7 @@ impl SiteSpec {
             views: vec![View::TwoChamber, View::ThreeChamber, View::FourChamber],
             lge: None,
             maps: true,
+            outflow: false,
             demo: Counts {
                 sax: Stack::of(6, 15.0),
                 sax_phases: 6,
@@ -128,6 +131,7 @@ impl SiteSpec {
             views: vec![View::TwoChamber, View::ThreeChamber, View::FourChamber],
             lge: Some(Sequence::Psir),
             maps: true,
+            outflow: false,
             demo: Counts {
                 sax: Stack::of(5, 18.0),
                 sax_phases: 6,
@@ -155,6 +159,7 @@ impl SiteSpec {
             views: vec![View::TwoChamber, View::FourChamber, View::ThreeChamber],
             lge: Some(Sequence::Lge),
             maps: false,
+            outflow: false,
             demo: Counts {
                 sax: Stack::of(4, 22.0),
                 sax_phases: 5,
@@ -182,6 +187,7 @@ impl SiteSpec {
             views: vec![View::TwoChamber, View::ThreeChamber, View::FourChamber],
             lge: Some(Sequence::Lge),
             maps: true,
+            outflow: false,
             demo: Counts {
                 sax: Stack::of(6, 15.0),
                 sax_phases: 5,
@@ -224,10 +230,11 @@ impl SiteSpec {
         Self { mix: Self::d(0).mix, ..self }
     }
 
-    /// Every sequence and view, and patients of all five diseases in turn: a hospital that can label every task.
+    /// Every sequence and view, the outflow tract too, and patients of all five diseases in turn: a hospital that can label
+    /// every task.
     pub fn all_tasks(self) -> Self {
         let diseases = vec![Disease::Nor, Disease::Minf, Disease::Dcm, Disease::Hcm, Disease::Arv];
-        Self { mix: Mix { diseases, ..Self::d(0).mix }, ..self }
+        Self { mix: Mix { diseases, outflow: true, ..Self::d(0).mix }, ..self }
     }
 
     /// The same number of subjects everywhere.
@@ -296,16 +303,7 @@ impl SiteSpec {
                 along: Some(depth / heart.length),
             })
         });
-        let long = self.mix.views.iter().map(|&view| Acquired {
-            sequence: Sequence::Cine,
-            view,
-            plane: Plane::lax(heart, view, turn),
-            breath: [0.0; 3],
-            phases: counts.lax_phases,
-            slice: 0,
-            spacing: None,
-            along: None,
-        });
+        let long = self.mix.views.iter().map(|&view| self.long(heart, view));
         let mut stacks: Vec<Acquired> = short.chain(long).collect();
         let of_subject = Planning::SUBJECT.drawn(rng);
         let mut of_series = BTreeMap::new();
@@ -313,11 +311,39 @@ impl SiteSpec {
             let own =
                 of_series.entry((acquired.sequence, acquired.view)).or_insert_with(|| Planning::SERIES.drawn(rng));
             acquired.plane = own.applied(of_subject.applied(acquired.plane.clone()));
-            // Breath holds differ, by what the diaphragm moves.
-            acquired.breath = [0.0, 0.5, 2.5].map(|most: f64| most * (rng.random::<f64>() * 2.0 - 1.0));
+            acquired.breath = breath(rng);
         }
         stacks
     }
+
+    /// The outflow tract, where the hospital scans it: after everything else, and with dice of its own, so that whatever else is
+    /// acquired is the same without it.
+    fn outflow(&self, heart: &Heart, rng: &mut ChaCha8Rng) -> Option<Acquired> {
+        self.mix.outflow.then(|| {
+            let acquired = self.long(heart, View::Lvot);
+            let (of_subject, own) = (Planning::SUBJECT.drawn(rng), Planning::SERIES.drawn(rng));
+            let plane = own.applied(of_subject.applied(acquired.plane));
+            Acquired { plane, breath: breath(rng), ..acquired }
+        })
+    }
+
+    fn long(&self, heart: &Heart, view: View) -> Acquired {
+        Acquired {
+            sequence: Sequence::Cine,
+            view,
+            plane: Plane::lax(heart, view, self.contrast.turn),
+            breath: [0.0; 3],
+            phases: self.counts().lax_phases,
+            slice: 0,
+            spacing: None,
+            along: None,
+        }
+    }
+}
+
+/// Breath holds differ, by what the diaphragm moves.
+fn breath(rng: &mut ChaCha8Rng) -> Vector {
+    [0.0, 0.5, 2.5].map(|most: f64| most * (rng.random::<f64>() * 2.0 - 1.0))
 }
 
 /// How a technologist places a field of view: no two patients lie alike, and nobody centers to the millimetre.
@@ -404,6 +430,7 @@ fn write_subject(
     images: &Path,
     labels: &LabelFolder<'_>,
 ) -> Result<(SubjectTruth, Rows), PhantomError> {
+    let mut of_outflow = rng(seed, spec.letter, index, "outflow tract");
     let mut rng = rng(seed, spec.letter, index, "subject");
     let heart = spec.draw(index, &mut rng);
     let patient_id = match spec.vendor {
@@ -413,7 +440,10 @@ fn write_subject(
     let mut writer = dicom::Writer::new(spec.vendor, images, &patient_id)?;
     let uid = |kind: &str| dicom::uid(&format!("{seed} {} {index} {kind}", spec.letter));
     let (mut series, mut shown, mut numbers, mut count) = (Vec::new(), Vec::new(), BTreeMap::new(), 0);
-    for (place, acquired) in spec.acquired(&heart, &mut rng).iter().enumerate() {
+    let acquired = spec.acquired(&heart, &mut rng);
+    let outflow = spec.outflow(&heart, &mut of_outflow);
+    for (place, acquired) in acquired.iter().chain(&outflow).enumerate() {
+        let rng = if acquired.view == View::Lvot { &mut of_outflow } else { &mut rng };
         let key = dicom::series_key(spec.vendor, acquired);
         let series_uid = uid(&format!("series {key}"));
         let next = numbers.len() + 1;
@@ -430,7 +460,7 @@ fn write_subject(
             inversion_ms: signal::inversion_ms(spec.contrast.look.field),
         };
         let scans: Vec<_> = (0..acquired.phases)
-            .map(|phase| spec.scan(&heart, phase as f64 / acquired.phases as f64, acquired, &mut rng))
+            .map(|phase| spec.scan(&heart, phase as f64 / acquired.phases as f64, acquired, rng))
             .collect();
         if dicom::is_enhanced(spec.vendor, acquired) {
             let sop_uid = uid(&format!("image {place}"));
@@ -485,6 +515,26 @@ mod tests {
         for spec in [SiteSpec::a(2), SiteSpec::c(2)] {
             assert_eq!(write(1, spec.clone()), write(1, spec.clone()));
             assert_ne!(write(1, spec.clone()), write(2, spec));
+        }
+    }
+
+    #[test]
+    fn the_outflow_tract_is_acquired_beside_everything_else_and_changes_no_byte_of_it() {
+        let images = |spec: SiteSpec| {
+            let folder = tempfile::tempdir().unwrap();
+            let truth = write_site(&spec.small(), 1, folder.path(), &|_| {}).unwrap();
+            let views: Vec<View> = truth.subjects[0].slices.iter().map(|slice| slice.view).collect();
+            (files(&dicom_folder(folder.path())), views)
+        };
+        for spec in [SiteSpec::b(2), SiteSpec::c(2), SiteSpec::d(2)] {
+            let with = spec.all_tasks();
+            let without = SiteSpec { mix: Mix { outflow: false, ..with.mix.clone() }, ..with.clone() };
+            let ((more, shown), (less, _)) = (images(with), images(without));
+            assert!(more.len() > less.len() && less.iter().all(|file| more.contains(file)));
+            assert_eq!(
+                (shown.last(), shown.iter().filter(|view| **view == View::Lvot).count()),
+                (Some(&View::Lvot), 1)
+            );
         }
     }
 

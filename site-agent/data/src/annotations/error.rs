@@ -35,7 +35,7 @@ pub enum LabelError {
     },
     /// No table at all.
     #[error(
-        "{folder} holds none of classes.csv, masks.csv and landmarks.csv: point to the folder that holds your labels"
+        "{folder} holds none of classes.csv, series.csv, masks.csv and landmarks.csv: point to the folder that holds your labels"
     )]
     NoTables {
         /// The folder.
@@ -243,7 +243,7 @@ pub enum LabelError {
     },
     /// The map of codes is another than the masks'.
     #[error(
-        "{at}: by labels.toml, {found}, and not LV by myocardium. Its middle slice as labels.toml names it (L = LV, m = myocardium, R = RV):\n\n{picture}\nThe codes are those of another data set: write {remedy} under [codes] in labels.toml"
+        "{at}: by labels.toml, {found}, and not LV by myocardium. Its middle slice as labels.toml names it (L = LV, m = myocardium, R = RV, l = LA, r = RA):\n\n{picture}\nThe codes are those of another data set: write {remedy} under [codes] in labels.toml"
     )]
     Order {
         /// The row.

@@ -23,6 +23,8 @@ pub struct SeriesMask {
     /// One for each slice of the record, none for a slice that no file covers: 0 for background, else the class's place
     /// plus 1. [rows x columns] as acquired
     pub slices: Vec<Option<Vec<u8>>>,
+    /// Slices that somebody drew on and that end before the phase: what was drawn there belongs to no frame.
+    pub short: usize,
 }
 
 /// Files that are read side by side.
@@ -37,12 +39,21 @@ struct Wanted<'a> {
 /// A slice's mask, and its row's line.
 type Drawn = (u64, Vec<u8>);
 
+/// What the files hold of one record at one phase.
+struct Merged {
+    /// By the slice's place in the record.
+    slices: Vec<Option<Drawn>>,
+    short: usize,
+}
+
 /// What a file holds of one record.
 struct Held {
     series: u32,
     phase: u32,
     /// By the slice's place in the record.
     slices: Vec<(usize, Vec<u8>)>,
+    /// Slices that are drawn on and end before the phase.
+    short: usize,
 }
 
 /// Reads the masks of all series that are wanted.
@@ -75,16 +86,18 @@ pub(super) fn read_all(
         });
         todo.push(Wanted { row, records: records.collect() });
     }
-    let mut merged: BTreeMap<(u32, u32), Vec<Option<Drawn>>> = BTreeMap::new();
+    let mut merged: BTreeMap<(u32, u32), Merged> = BTreeMap::new();
     for batch in todo.chunks(BATCH) {
         let read: Vec<Result<Vec<Held>, LabelError>> =
             batch.par_iter().map(|wanted| read_one(wanted, folder, codes, &map, classes)).collect();
         for (wanted, held) in batch.iter().zip(read) {
-            for Held { series, phase, slices } in held? {
+            for Held { series, phase, slices, short } in held? {
                 let count = cache.series()[series as usize].slices.len();
-                let all = merged.entry((series, phase)).or_insert_with(|| vec![None; count]);
+                let all =
+                    merged.entry((series, phase)).or_insert_with(|| Merged { slices: vec![None; count], short: 0 });
+                all.short += short;
                 for (slice, pixels) in slices {
-                    if let Some((first, _)) = all[slice].replace((wanted.row.at.line, pixels)) {
+                    if let Some((first, _)) = all.slices[slice].replace((wanted.row.at.line, pixels)) {
                         return Err(LabelError::Twice {
                             at: wanted.row.at.clone(),
                             first,
@@ -95,9 +108,9 @@ pub(super) fn read_all(
             }
         }
     }
-    let masks = merged.into_iter().map(|((series, phase), slices)| {
+    let masks = merged.into_iter().map(|((series, phase), Merged { slices, short })| {
         let slices = slices.into_iter().map(|slice| slice.map(|(_, pixels)| pixels)).collect();
-        SeriesMask { series, phase, slices }
+        SeriesMask { series, phase, slices, short }
     });
     Ok(masks.collect())
 }
@@ -138,13 +151,13 @@ fn read_one(
     let grid = MaskGrid::of(volume.dims, &volume.affine);
     let mut found = Found::default();
     for (series, record, phase) in records {
-        let slices = found.cut(record, *phase, &grid, &voxels);
-        if !slices.is_empty() {
-            if record.plane == Plane::Sax {
-                let pixels = slices.iter().map(|(_, pixels)| pixels.as_slice());
-                order::check(pixels, record.matrix, classes).map_err(|wrong| wrong.refused(at(), &file, codes))?;
-            }
-            found.held.push(Held { series: *series, phase: *phase, slices });
+        let (slices, short) = found.cut(record, *phase, &grid, &voxels);
+        if matches!(record.plane, Plane::Sax | Plane::TwoChamber | Plane::ThreeChamber | Plane::FourChamber) {
+            let pixels = slices.iter().map(|(_, pixels)| pixels.as_slice());
+            order::check(pixels, record.matrix, classes).map_err(|wrong| wrong.refused(at(), &file, codes))?;
+        }
+        if !slices.is_empty() || short > 0 {
+            found.held.push(Held { series: *series, phase: *phase, slices, short });
         }
     }
     let lost = records.iter().any(|(_, record, _)| !record.skipped.is_empty());
@@ -159,7 +172,8 @@ fn read_one(
     // Labels on a plane where no slice is would be lost without a word; a slice may have been left out of the cache.
     let labelled = volume.values.iter().zip(0..).filter(|(value, _)| **value != 0.0);
     let astray = labelled.map(|(_, voxel)| grid.plane_of(through, voxel)).find(|plane| !planes.contains(plane));
-    if let Some(plane) = astray.filter(|_| !lost || held.is_empty()) {
+    let none_kept = held.iter().all(|held| held.slices.is_empty());
+    if let Some(plane) = astray.filter(|_| !lost || none_kept) {
         let off = |fit: &Fit| {
             let planes = (fit.plane - plane as i64) as f64;
             grid.depth_mm(through, planes).abs().max(fit.off_mm)
@@ -214,9 +228,16 @@ struct Found {
 }
 
 impl Found {
-    /// The slices of a record that lie on planes of the mask, as far as they have the phase.
-    fn cut(&mut self, record: &SeriesRecord, phase: u32, grid: &MaskGrid, voxels: &[u8]) -> Vec<(usize, Vec<u8>)> {
-        let mut slices = Vec::new();
+    /// The slices of a record that lie on planes of the mask, as far as they have the phase; and how many are drawn on that
+    /// have not.
+    fn cut(
+        &mut self,
+        record: &SeriesRecord,
+        phase: u32,
+        grid: &MaskGrid,
+        voxels: &[u8],
+    ) -> (Vec<(usize, Vec<u8>)>, usize) {
+        let (mut slices, mut short) = (Vec::new(), 0);
         for (slice, held) in record.slices.iter().enumerate() {
             let Some(placement) = &held.placement else { continue };
             self.placed = true;
@@ -224,11 +245,14 @@ impl Found {
             self.fits.push(fit);
             if let Some(plane) = grid.plane(&fit) {
                 self.planes.push(plane);
+                let pixels = grid.slice(&fit, plane, record.matrix, voxels);
                 if phase < held.phases {
-                    slices.push((slice, grid.slice(&fit, plane, record.matrix, voxels)));
+                    slices.push((slice, pixels));
+                } else {
+                    short += usize::from(pixels.iter().any(|class| *class > 0));
                 }
             }
         }
-        slices
+        (slices, short)
     }
 }

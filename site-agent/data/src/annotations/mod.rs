@@ -4,6 +4,7 @@
 //! labels/
 //!   labels.toml      which codes of the masks mean what
 //!   classes.csv      subject,<column>,...                               one row a subject; an empty cell says nothing
+//!   series.csv       subject,series,<column>,...                        one row a series; the same
 //!   masks.csv        subject,series,phase,file                          file: NIfTI, relative to the folder
 //!   landmarks.csv    subject,series,phase,landmark,x_mm,y_mm,z_mm       DICOM patient coordinates (LPS)
 //! ```
@@ -21,6 +22,7 @@ mod masks;
 mod matching;
 mod order;
 mod projection;
+mod series;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +32,7 @@ pub use error::{LabelError, TableRow};
 pub use landmarks::FrameLandmarks;
 pub use masks::SeriesMask;
 pub use projection::mask_on_frame;
+pub use series::SliceClasses;
 
 use crate::cache::{FrameCache, SeriesRecord};
 use crate::catalogue::part_key;
@@ -40,7 +43,8 @@ use tables::{ClassTable, LandmarkRow, MaskRow};
 /// An open folder of labels. Its tables are read; its masks are read when they are asked for.
 pub struct Labels {
     codes: Codes,
-    classes: Option<ClassTable>,
+    classes: Option<ClassTable<SubjectKey>>,
+    series: Option<ClassTable<(SubjectKey, SeriesKey)>>,
     masks: Option<Vec<MaskRow>>,
     landmarks: Option<Vec<LandmarkRow>>,
     /// Where the tables lie.
@@ -50,18 +54,20 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Opens a folder of labels: each of the three tables may be missing, but not all of them.
+    /// Opens a folder of labels: each of the four tables may be missing, but not all of them.
     pub fn open(folder: &Path, secret: &SiteSecret) -> Result<Self, LabelError> {
         let codes = Codes::read(&folder.join("labels.toml"))?;
         let labels = Self {
             below: codes.masks().unwrap_or(folder).to_owned(),
             codes,
             classes: tables::classes(&folder.join("classes.csv"), secret)?,
+            series: tables::series(&folder.join("series.csv"), secret)?,
             masks: tables::masks(&folder.join("masks.csv"), secret)?,
             landmarks: tables::landmarks(&folder.join("landmarks.csv"), secret)?,
             folder: folder.to_owned(),
         };
-        if labels.classes.is_none() && labels.masks.is_none() && labels.landmarks.is_none() {
+        let tables = [labels.classes.is_some(), labels.series.is_some(), labels.has_masks(), labels.has_landmarks()];
+        if !tables.contains(&true) {
             return Err(LabelError::NoTables { folder: folder.to_owned() });
         }
         Ok(labels)
@@ -82,10 +88,59 @@ impl Labels {
         self.classes.as_ref().is_some_and(|table| table.has_column(column))
     }
 
+    /// Whether a column of the series' classes has that name.
+    pub fn has_series_column(&self, column: &str) -> bool {
+        self.series.as_ref().is_some_and(|table| table.has_column(column))
+    }
+
+    /// The first of these classes that no code of the masks stands for.
+    pub fn without_code<'a>(&self, classes: &'a [String]) -> Option<&'a str> {
+        classes.iter().map(String::as_str).find(|class| !self.codes.has(class))
+    }
+
+    /// The first of these landmarks that no row has.
+    pub fn without_row<'a>(&self, landmarks: &'a [String]) -> Option<&'a str> {
+        let marked = |name: &str| self.landmarks.iter().flatten().any(|row| row.name == name);
+        landmarks.iter().map(String::as_str).find(|name| !marked(name))
+    }
+
+    /// Who is in `masks.csv`.
+    pub fn mask_subjects(&self) -> BTreeSet<SubjectKey> {
+        self.masks.iter().flatten().map(|row| row.subject).collect()
+    }
+
+    /// Whom `landmarks.csv` gives one of these landmarks.
+    pub fn landmark_subjects(&self, names: &[String]) -> BTreeSet<SubjectKey> {
+        self.landmarks.iter().flatten().filter(|row| names.contains(&row.name)).map(|row| row.subject).collect()
+    }
+
+    /// Of whom a column of `series.csv` says something.
+    pub fn series_subjects(&self, column: &str) -> BTreeSet<SubjectKey> {
+        let rows = self.series.iter().filter_map(|table| table.column(column).ok()).flatten();
+        rows.map(|(_, (subject, _), _)| subject).collect()
+    }
+
     /// The class of each subject that a column says something of, as its place in `classes`.
     pub fn classes(&self, column: &str, classes: &[String]) -> Result<BTreeMap<SubjectKey, usize>, LabelError> {
         let table = self.classes.as_ref().ok_or_else(|| self.no_table("classes.csv"))?;
-        table.column(column, classes)
+        let class = |(at, subject, cell): (&TableRow, SubjectKey, &str)| {
+            let class = classes.iter().position(|class| class == cell);
+            Ok((subject, class.ok_or_else(|| tables::no_class(at, column, classes))?))
+        };
+        table.column(column)?.map(class).collect()
+    }
+
+    /// The classes of the slices of all series that are `wanted` and that a column says something of, by the series' place in
+    /// the cache.
+    pub fn series_classes(
+        &self,
+        cache: &FrameCache,
+        wanted: impl Fn(&SeriesRecord) -> bool,
+        column: &str,
+        classes: &[String],
+    ) -> Result<BTreeMap<u32, SliceClasses>, LabelError> {
+        let table = self.series.as_ref().ok_or_else(|| self.no_table("series.csv"))?;
+        series::place_all(table, column, cache, &wanted, classes)
     }
 
     /// The masks of all series that are `wanted`, with the places of their classes in `classes`, in the order of the
@@ -115,9 +170,12 @@ impl Labels {
     pub fn check(&self, cache: &FrameCache) -> Result<(), LabelError> {
         let index = SeriesIndex::of(cache);
         if let Some(table) = &self.classes {
-            for (row, subject) in table.subjects() {
+            for (row, subject) in table.keys() {
                 index.knows(row, subject)?;
             }
+        }
+        for (row, (subject, series)) in self.series.iter().flat_map(ClassTable::keys) {
+            index.records(row, subject, series)?;
         }
         for row in self.masks.iter().flatten() {
             index.records(&row.at, row.subject, row.series)?;

@@ -1,7 +1,9 @@
-//! Whether a map of codes is that of its masks: in a short axis, myocardium is a ring around the left ventricle.
+//! Whether a map of codes is that of its masks: myocardium is a ring around the left ventricle in a short axis, and in a long
+//! axis a horseshoe, open where the valves are.
 //!
-//! The right ventricle, where it is drawn, is a crescent beside it: its border on the ring is shorter than its free one. A class
-//! whose border lies on another for the most part is enclosed by it, and that pair must be LV and myocardium.
+//! The right ventricle, where it is drawn, is a crescent beside it, and the atria lie behind the valves: their borders on the
+//! myocardium are shorter than their free ones. A class whose border lies on another for the most part is enclosed by it, and
+//! that pair must be LV and myocardium.
 
 use std::path::Path;
 
@@ -9,9 +11,9 @@ use super::codes::Codes;
 use super::{LabelError, TableRow};
 
 /// The classes that are told apart.
-const NAMES: [&str; 3] = ["LV", "myocardium", "RV"];
+const NAMES: [&str; 5] = ["LV", "myocardium", "RV", "LA", "RA"];
 /// How they are drawn, after background.
-const LETTERS: [char; 4] = ['.', 'L', 'm', 'R'];
+const LETTERS: [char; 6] = ['.', 'L', 'm', 'R', 'l', 'r'];
 /// Share of a border on another class from which on it is enclosed.
 const ENCLOSED: f64 = 0.5;
 /// Sides of pixels that a border needs to tell anything.
@@ -31,31 +33,35 @@ pub(super) struct WrongOrder {
 impl WrongOrder {
     /// As an error, with the codes to write.
     pub(super) fn refused(self, at: TableRow, file: &Path, codes: &Codes) -> LabelError {
-        let other = 3 - self.inner - self.ring;
-        let held = [self.inner, self.ring, other].map(|place| NAMES[place]);
-        let found = format!("{} has {} enclosed by {}", file.display(), held[0], held[1]);
+        let (inner, ring) = (NAMES[self.inner], NAMES[self.ring]);
+        let found = format!("{} has {inner} enclosed by {ring}", file.display());
+        // Whatever else changes places with them takes the codes that LV and myocardium had; the others keep their own.
+        let taken = [self.inner, self.ring];
+        let mut left = [0, 1].into_iter().filter(|place| !taken.contains(place));
+        let others = (2..NAMES.len()).map(|own| if taken.contains(&own) { left.next().unwrap_or(own) } else { own });
+        let held = taken.into_iter().chain(others).map(|place| NAMES[place]);
         let known = NAMES.iter().zip(held).filter(|(class, held)| codes.has(class) && codes.has(held));
         let lines: Vec<String> = known.map(|(class, held)| codes.line(class, held)).collect();
         LabelError::Order { at, found, picture: self.picture, remedy: lines.join(", ") }
     }
 }
 
-/// Checks the slices of a short-axis mask, if LV and myocardium are among its classes. [rows x columns] each
+/// Checks the slices of a mask of either axis, if LV and myocardium are among its classes. [rows x columns] each
 pub(super) fn check<'a>(
     slices: impl Iterator<Item = &'a [u8]>,
     [rows, columns]: [u32; 2],
     classes: &[String],
 ) -> Result<(), WrongOrder> {
     let places = NAMES.map(|name| classes.iter().position(|class| class == name));
-    let [Some(_), Some(_), _] = places else { return Ok(()) };
+    let [Some(_), Some(_), ..] = places else { return Ok(()) };
     let (rows, columns) = (rows as usize, columns as usize);
-    // 1 to 3 as in `NAMES`; other classes count as what lies around.
+    // 1 to 5 as in `NAMES`; other classes count as what lies around.
     let heart = |value: u8| {
         let place = usize::from(value).checked_sub(1);
         place.and_then(|_| places.iter().position(|held| *held == place)).map_or(0, |place| place + 1)
     };
     let slices: Vec<Vec<usize>> = slices.map(|slice| slice.iter().map(|value| heart(*value)).collect()).collect();
-    let mut borders = [[0_u32; 4]; 4];
+    let mut borders = [[0_u32; NAMES.len() + 1]; NAMES.len() + 1];
     for slice in &slices {
         for (place, &own) in slice.iter().enumerate().filter(|(_, own)| **own > 0) {
             let (row, column) = (place / columns, place % columns);
@@ -77,7 +83,8 @@ pub(super) fn check<'a>(
     if enclosed(1, 2) >= ENCLOSED {
         return Ok(());
     }
-    let pairs = (1..4).flat_map(|inner| (1..4).map(move |ring| (inner, ring))).filter(|(inner, ring)| inner != ring);
+    let all = || 1..=NAMES.len();
+    let pairs = all().flat_map(|inner| all().map(move |ring| (inner, ring))).filter(|(inner, ring)| inner != ring);
     let wrong = pairs.max_by(|a, b| enclosed(a.0, a.1).total_cmp(&enclosed(b.0, b.1)));
     match wrong.filter(|(inner, ring)| enclosed(*inner, *ring) >= ENCLOSED) {
         Some((inner, ring)) => Err(WrongOrder { inner: inner - 1, ring: ring - 1, picture: drawing(&slices, columns) }),
@@ -132,6 +139,23 @@ mod tests {
         (0..SIDE * SIDE).map(at).collect()
     }
 
+    /// Four chambers, the apex up: a horseshoe around the left ventricle, the right one beside it, the atria below them.
+    fn long_axis([lv, myocardium, rv, la, ra]: [u8; 5]) -> Vec<u8> {
+        let at = |place: usize| {
+            let (y, x) = ((place / SIDE) as f64 - 56.0, (place % SIDE) as f64 - 54.0);
+            let round = |half_width: f64, height: f64, x: f64| (x / half_width).hypot(y / height);
+            match y < 0.0 {
+                true if round(12.0, 36.0, x) < 1.0 => lv,
+                true if round(18.0, 42.0, x) < 1.0 => myocardium,
+                true if round(22.0, 32.0, x + 18.0) < 1.0 && x < 0.0 => rv,
+                false if round(13.0, 20.0, x) < 1.0 => la,
+                false if round(13.0, 20.0, x + 28.0) < 1.0 => ra,
+                _ => 0,
+            }
+        };
+        (0..SIDE * SIDE).map(at).collect()
+    }
+
     fn checked(slice: &[u8]) -> Result<(), WrongOrder> {
         let classes = NAMES.map(str::to_owned);
         check([slice].into_iter(), [SIDE as u32; 2], &classes)
@@ -143,6 +167,29 @@ mod tests {
         for codes in [[1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
             let wrong = checked(&short_axis(codes)).unwrap_err();
             assert_eq!([wrong.inner, wrong.ring], [codes[0], codes[1]].map(|code| usize::from(code) - 1));
+        }
+    }
+
+    #[test]
+    fn in_a_long_axis_the_right_map_is_accepted_and_one_that_moves_the_left_ventricle_is_refused() {
+        let drawn = [1, 2, 3, 4, 5];
+        assert_eq!(checked(&long_axis(drawn)), Ok(()));
+        // Two-chamber: without the right side.
+        assert_eq!(checked(&long_axis([1, 2, 0, 4, 0])), Ok(()));
+        for other in [1, 2, 3, 4] {
+            let mut swapped = drawn;
+            swapped.swap(0, other);
+            let wrong = checked(&long_axis(swapped)).unwrap_err();
+            assert_eq!([wrong.inner, wrong.ring], [swapped[0], swapped[1]].map(|code| usize::from(code) - 1));
+        }
+        let wrong = checked(&long_axis([3, 2, 1, 4, 5])).unwrap_err();
+        let text = "[codes]\nLV = 10\nmyocardium = 20\nRV = 30\nLA = 40\nRA = 50\n";
+        let codes = Codes::parse(Path::new("labels.toml"), text).unwrap();
+        let at = TableRow { file: "masks.csv".into(), line: 2 };
+        let told = wrong.refused(at, Path::new("4ch.nii.gz"), &codes).to_string();
+        for part in ["4ch.nii.gz has RV enclosed by myocardium", "LV = 30, myocardium = 20, RV = 10, LA = 40, RA = 50"]
+        {
+            assert!(told.contains(part), "{told}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The three tables, read whole and strictly. Identifiers become pseudonyms here.
+//! The tables, read whole and strictly. Identifiers become pseudonyms here.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,12 +16,12 @@ const LIMIT: u64 = 64 << 20;
 /// Farther from the scanner's middle than this, in mm, nothing was scanned.
 const FAR_MM: f64 = 1e5;
 
-/// `classes.csv`.
-pub(super) struct ClassTable {
+/// A table that says of each of its keys what its columns hold: `classes.csv` of subjects, `series.csv` of series.
+pub(super) struct ClassTable<K> {
     file: PathBuf,
-    /// Without the subject's.
+    /// Without those of the key.
     columns: Vec<String>,
-    rows: Vec<(TableRow, SubjectKey, Vec<String>)>,
+    rows: Vec<(TableRow, K, Vec<String>)>,
 }
 
 /// A row of `masks.csv`.
@@ -47,50 +47,68 @@ pub(super) struct LandmarkRow {
     pub(super) point: [f64; 3],
 }
 
-impl ClassTable {
+impl<K: Copy> ClassTable<K> {
     /// Whether a column has that name.
     pub(super) fn has_column(&self, column: &str) -> bool {
         self.columns.iter().any(|held| held == column)
     }
 
-    /// The subjects that a column says something of, with their classes' places.
-    pub(super) fn column(&self, column: &str, classes: &[String]) -> Result<BTreeMap<SubjectKey, usize>, LabelError> {
+    /// The rows of which a column says something, with what it says.
+    pub(super) fn column(&self, column: &str) -> Result<impl Iterator<Item = (&TableRow, K, &str)>, LabelError> {
         let place = self.columns.iter().position(|held| held == column).ok_or_else(|| LabelError::NoColumn {
             file: self.file.clone(),
             column: column.to_owned(),
             known: listed(self.columns.iter()),
         })?;
-        let filled = self.rows.iter().filter(|(_, _, cells)| !cells[place].is_empty());
-        filled
-            .map(|(at, subject, cells)| {
-                let class = classes.iter().position(|class| *class == cells[place]);
-                let class = class.ok_or_else(|| LabelError::NoClass {
-                    at: at.clone(),
-                    column: column.to_owned(),
-                    known: listed(classes.iter()),
-                })?;
-                Ok((*subject, class))
-            })
-            .collect()
+        let said = self.rows.iter().map(move |(at, key, cells)| (at, *key, cells[place].as_str()));
+        Ok(said.filter(|(_, _, cell)| !cell.is_empty()))
     }
 
     /// Who is in the table.
-    pub(super) fn subjects(&self) -> impl Iterator<Item = (&TableRow, SubjectKey)> {
-        self.rows.iter().map(|(at, subject, _)| (at, *subject))
+    pub(super) fn keys(&self) -> impl Iterator<Item = (&TableRow, K)> {
+        self.rows.iter().map(|(at, key, _)| (at, *key))
     }
 }
 
+/// A cell that is none of the classes.
+pub(super) fn no_class(at: &TableRow, column: &str, classes: &[String]) -> LabelError {
+    LabelError::NoClass { at: at.clone(), column: column.to_owned(), known: listed(classes.iter()) }
+}
+
 /// Reads `classes.csv`; none if it is not there.
-pub(super) fn classes(file: &Path, secret: &SiteSecret) -> Result<Option<ClassTable>, LabelError> {
+pub(super) fn classes(file: &Path, secret: &SiteSecret) -> Result<Option<ClassTable<SubjectKey>>, LabelError> {
+    keyed(file, ["subject"], "the subject", |row, [subject]| row.subject(subject, secret))
+}
+
+/// Reads `series.csv`; none if it is not there.
+pub(super) fn series(
+    file: &Path,
+    secret: &SiteSecret,
+) -> Result<Option<ClassTable<(SubjectKey, SeriesKey)>>, LabelError> {
+    keyed(file, ["subject", "series"], "the series", |row, [subject, series]| {
+        Ok((row.subject(subject, secret)?, row.series(series, secret)?))
+    })
+}
+
+/// Reads a table whose columns are those of its key and whatever it says of it.
+fn keyed<const N: usize, K: Copy + Ord>(
+    file: &Path,
+    of_key: [&str; N],
+    what: &'static str,
+    key: impl Fn(&Row, [usize; N]) -> Result<K, LabelError>,
+) -> Result<Option<ClassTable<K>>, LabelError> {
     let Some(table) = Table::read(file)? else { return Ok(None) };
-    let subject = table.column("subject")?;
-    let others = || (0..table.columns.len()).filter(|place| *place != subject);
-    let mut first: BTreeMap<SubjectKey, u64> = BTreeMap::new();
+    let mut places = [0; N];
+    for (place, name) in places.iter_mut().zip(of_key) {
+        *place = table.column(name)?;
+    }
+    let others = || (0..table.columns.len()).filter(|place| !places.contains(place));
+    let mut first: BTreeMap<K, u64> = BTreeMap::new();
     let mut rows = Vec::with_capacity(table.rows.len());
     for row in &table.rows {
-        let key = SubjectKey::of(secret, row.cell(subject, "the subject's identifier (PatientID)")?);
+        let key = key(row, places)?;
         if let Some(first) = first.insert(key, row.at.line) {
-            return Err(LabelError::Twice { at: row.at.clone(), first, what: "the subject" });
+            return Err(LabelError::Twice { at: row.at.clone(), first, what });
         }
         rows.push((row.at.clone(), key, others().map(|place| row.cells[place].to_owned()).collect()));
     }
@@ -107,8 +125,8 @@ pub(super) fn masks(file: &Path, secret: &SiteSecret) -> Result<Option<Vec<MaskR
     for row in &table.rows {
         let read = MaskRow {
             at: row.at.clone(),
-            subject: SubjectKey::of(secret, row.cell(subject, "the subject's identifier (PatientID)")?),
-            series: SeriesKey::of(secret, row.cell(series, "the series' SeriesInstanceUID")?),
+            subject: row.subject(subject, secret)?,
+            series: row.series(series, secret)?,
             phase: row.phase(phase)?,
             file: row.file(mask)?,
         };
@@ -129,8 +147,8 @@ pub(super) fn landmarks(file: &Path, secret: &SiteSecret) -> Result<Option<Vec<L
     let rows = table.rows.iter().map(|row| {
         Ok(LandmarkRow {
             at: row.at.clone(),
-            subject: SubjectKey::of(secret, row.cell(subject, "the subject's identifier (PatientID)")?),
-            series: SeriesKey::of(secret, row.cell(series, "the series' SeriesInstanceUID")?),
+            subject: row.subject(subject, secret)?,
+            series: row.series(series, secret)?,
             phase: row.phase(phase)?,
             name: row.cell(name, "the landmark's name")?.to_owned(),
             point: [row.millimetres(x)?, row.millimetres(y)?, row.millimetres(z)?],
@@ -240,6 +258,14 @@ impl Row {
             "" => Err(self.bad(format!("cell {} is empty: it holds {what}", place + 1))),
             cell => Ok(cell),
         }
+    }
+
+    fn subject(&self, place: usize, secret: &SiteSecret) -> Result<SubjectKey, LabelError> {
+        Ok(SubjectKey::of(secret, self.cell(place, "the subject's identifier (PatientID)")?))
+    }
+
+    fn series(&self, place: usize, secret: &SiteSecret) -> Result<SeriesKey, LabelError> {
+        Ok(SeriesKey::of(secret, self.cell(place, "the series' SeriesInstanceUID")?))
     }
 
     fn phase(&self, place: usize) -> Result<Option<u32>, LabelError> {

@@ -164,7 +164,7 @@ fn a_mask_is_brought_into_place_from_any_order_and_direction_of_its_axes() {
             let (dims, affine, values) = turned(&affine, &drawn(), order, flipped);
             site.volume("m.nii.gz", dims, affine, values);
             let masks = site.rows(&row("1", "m.nii.gz")).unwrap();
-            let wanted = SeriesMask { series: place, phase: 1, slices: expected() };
+            let wanted = SeriesMask { series: place, phase: 1, slices: expected(), short: 0 };
             assert_eq!(masks, [wanted], "{order:?} {flipped:?}");
         }
     }
@@ -365,6 +365,54 @@ fn another_data_sets_codes_are_refused_with_a_drawing_and_what_to_write() {
     let masks = site.masks(&["LV", "myocardium", "RV"]).unwrap();
     let inside = masks[0].slices.iter().flatten().flatten().filter(|class| **class == 1).count();
     assert!(inside > 0, "what was called RV is LV now");
+}
+
+#[test]
+fn codes_are_checked_where_a_site_has_masks_of_the_long_axis_alone() {
+    let pixels: Vec<u16> = (0..1600).collect();
+    let image =
+        Image { rows: 40, columns: 40, pixels, position: ORIGIN, description: "cine 4ch".into(), ..Image::new() };
+    let site = Site::of(&[image], 24);
+    let (_, record) = site.record(1);
+    assert_eq!(record.plane, Plane::FourChamber);
+    // A horseshoe around one ventricle, the other beside it; as ACDC writes them.
+    let at = |place: usize| {
+        let (y, x) = ((place / 40) as f64 - 28.0, (place % 40) as f64 - 24.0);
+        match ((x / 6.0).hypot(y / 18.0), (x / 9.0).hypot(y / 21.0), ((x + 10.0) / 11.0).hypot(y / 16.0)) {
+            _ if y > 0.0 => 0,
+            (lv, _, _) if lv < 1.0 => 3,
+            (_, wall, _) if wall < 1.0 => 2,
+            (_, _, rv) if rv < 1.0 && x < 0.0 => 1,
+            _ => 0,
+        }
+    };
+    site.volume("m.nii.gz", [40, 40, 1], stack_affine(record).unwrap(), (0..1600).map(at).collect());
+    site.text("masks.csv", &format!("subject,series,phase,file\n{}\n", row("", "m.nii.gz")));
+    let text = site.masks(&["LV", "myocardium", "RV"]).unwrap_err().to_string();
+    for part in ["RV enclosed by myocardium", "LV = 3, myocardium = 2, RV = 1", "line 2"] {
+        assert!(text.contains(part), "{text}");
+    }
+    site.text("labels.toml", "[codes]\nLV = 3\nmyocardium = 2\nRV = 1\n");
+    assert_eq!(site.masks(&["LV", "myocardium", "RV"]).unwrap().len(), 1);
+}
+
+#[test]
+fn a_slice_that_ends_before_the_phase_that_is_drawn_on_it_is_counted() {
+    let template = Image { spacing: Some(SPACING), ..Image::new() };
+    let mut images = short_axis_cine(&template, SLICES as u32, 3);
+    images.iter_mut().for_each(|image| image.position = moved(image.position));
+    // Of one slice the scanner kept two phases.
+    let last = images.pop().unwrap().position;
+    let site = Site::of(&images, 24);
+    let (_, record) = site.record(1);
+    let ended = record.slices.iter().position(|slice| slice.phases == 2).unwrap();
+    assert!(record.slices[ended].placement.unwrap().distance_mm(last).abs() < 1e-3);
+    site.volume("m.nii.gz", [COLUMNS, ROWS, SLICES], stack_affine(record).unwrap(), drawn());
+    let mask = |phase: &str| site.rows(&row(phase, "m.nii.gz")).unwrap().remove(0);
+    assert_eq!((mask("1").slices, mask("1").short), (expected(), 0));
+    let mut without = expected();
+    without[ended] = None;
+    assert_eq!((mask("2").slices, mask("2").short), (without, 1));
 }
 
 #[test]

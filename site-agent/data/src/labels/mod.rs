@@ -62,11 +62,15 @@ pub enum Plane {
     FourChamber,
     /// Any other.
     Other,
+    /// Through the left ventricle's outflow tract, across the three-chamber plane. The last one: caches number them in this
+    /// order.
+    Lvot,
 }
 
 impl Plane {
     /// All of them, in the order of every table.
-    pub const ALL: [Self; 5] = [Self::Sax, Self::TwoChamber, Self::ThreeChamber, Self::FourChamber, Self::Other];
+    pub const ALL: [Self; 6] =
+        [Self::Sax, Self::TwoChamber, Self::ThreeChamber, Self::FourChamber, Self::Lvot, Self::Other];
 }
 
 impl fmt::Display for Plane {
@@ -76,6 +80,7 @@ impl fmt::Display for Plane {
             Self::TwoChamber => "2CH",
             Self::ThreeChamber => "3CH",
             Self::FourChamber => "4CH",
+            Self::Lvot => "LVOT",
             Self::Other => "other",
         })
     }

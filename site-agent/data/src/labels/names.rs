@@ -123,7 +123,7 @@ const UK_BIOBANK: Table = Table {
         (&["cine", "segmented", "lax", "2ch"], Plane::TwoChamber),
         (&["cine", "segmented", "lax", "3ch"], Plane::ThreeChamber),
         (&["cine", "segmented", "lax", "4ch"], Plane::FourChamber),
-        (&["cine", "segmented", "lvot"], Plane::Other),
+        (&["cine", "segmented", "lvot"], Plane::Lvot),
         (&["cine", "segmented", "ao"], Plane::Other),
         (&["cine", "tagging", "*", "sax"], Plane::Sax),
         (&["flow", "250"], Plane::Other),
@@ -226,6 +226,10 @@ const FREE_TEXT: Table = Table {
         (&["3ch*"], Plane::ThreeChamber),
         (&["*2ch"], Plane::TwoChamber),
         (&["2ch*"], Plane::TwoChamber),
+        // After the chambers: a three-chamber view shows the tract as well, and is often called by both.
+        (&["*lvot"], Plane::Lvot),
+        (&["lvot*"], Plane::Lvot),
+        (&["outflow", "tract"], Plane::Lvot),
         (&["hla"], Plane::FourChamber),
         (&["vla"], Plane::TwoChamber),
         (&["sax*"], Plane::Sax),
@@ -333,7 +337,7 @@ mod tests {
         says(S, "CINE_segmented_LAX_3Ch", cine, Some(Plane::ThreeChamber));
         says(S, "CINE_segmented_LAX_4Ch", cine, Some(Plane::FourChamber));
         says(S, "CINE_segmented_LAX", cine, None);
-        says(S, "CINE_segmented_LVOT", cine, Some(Plane::Other));
+        says(S, "CINE_segmented_LVOT", cine, Some(Plane::Lvot));
         says(S, "CINE_segmented_Ao_dist", cine, Some(Plane::Other));
         says(S, "cine_tagging_3sl_SAX_b1s", Some(Sequence::Other), Some(Plane::Sax));
         says(S, "flow_250_tp_AoV_bh_ePAT@c_MAG", Some(Sequence::Other), Some(Plane::Other));

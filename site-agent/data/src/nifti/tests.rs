@@ -153,8 +153,11 @@ fn a_qform_alone_says_the_same_as_the_sform_for_every_turn_and_its_mirror() {
         bytes[254] = 0;
         let qform = read_bytes(&bytes).unwrap().affine;
         assert!(far(&both, &affine) < 1e-5, "{both:?}");
-        // A quaternion's first part is not written: near half a turn, rounding of the others takes most of it.
-        assert!(far(&qform, &affine) < 5e-4, "{a} {b} {c} {step}: {qform:?} {affine:?}");
+        // A quaternion's first part is not written: near half a turn, rounding of the others takes most of it, whoever reads.
+        let part = |at: usize| f64::from(f32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()));
+        let first = (1.0 - [256, 260, 264].map(|at| part(at).powi(2)).iter().sum::<f64>()).max(0.0).sqrt();
+        let bound = if first < 0.02 { 5e-4 } else { 1e-4 };
+        assert!(far(&qform, &affine) < bound, "{a} {b} {c} {step}: {qform:?} {affine:?}");
     }
 }
 

@@ -106,3 +106,21 @@ fn pixels<B: Backend>(plan: &ModelPlan, images: Images<'_>, device: &B::Device) 
     let planes = tensor::<B, 3>(images.values.to_vec(), [images.count, channels, area], device);
     planes.permute([0, 2, 1]).reshape([images.count * area, channels])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_decoder_reads_the_tokens_of_four_blocks_three_spread_and_the_last() {
+        let plan = ModelPlan::default();
+        assert_eq!((plan.depth, plan.patch_size), (12, 8));
+        assert_eq!(blocks(&plan), [3, 6, 9]);
+        // The last block's are what the coarsest level is made of.
+        let signature = signature(&plan, 4).unwrap();
+        let tokens = signature.iter().find(|(name, _)| name == "tokens.weight").unwrap();
+        assert_eq!(tokens.1[1], plan.dim);
+        let skips = signature.iter().filter(|(name, _)| name.ends_with("skip.weight")).count();
+        assert_eq!(skips, blocks(&plan).len());
+    }
+}

@@ -147,7 +147,7 @@ pub fn measure(
     match task.kind {
         TaskKind::Classification | TaskKind::Detection => sheet.classes(asked, said)?,
         TaskKind::Segmentation => sheet.segmentations(&examples.masks, asked, said)?,
-        TaskKind::Localisation => sheet.places(asked, said),
+        TaskKind::Localisation => sheet.places(asked, said)?,
     }
     Ok(sheet.measured)
 }

@@ -159,7 +159,7 @@ impl Sheet<'_> {
         if self.has(Metric::MeanValue) {
             let of =
                 |own: &[Volume]| Some([0, 1].map(|which| mean(own.iter().filter_map(|volume| volume.means[which]))));
-            self.agree(Metric::MeanValue, "mean of the myocardium", volumes, of);
+            self.agree(Metric::MeanValue, "T1 of the myocardium, ms", volumes, of);
         }
     }
 
