@@ -10,6 +10,7 @@ use common::task::LabelSource;
 use common::{NamedTensors, PlanDraft, Task};
 use model::initial_weights;
 
+use super::spent::Spent;
 use super::weights::{OfPlan, fitted_backbone, read_weights};
 use super::{Json, finetuned, print, print_json, read_draft};
 use crate::config::Config;
@@ -98,6 +99,7 @@ pub(super) fn tasks(args: &TasksArgs) -> anyhow::Result<()> {
 }
 
 pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> anyhow::Result<()> {
+    let spent = Spent::begin();
     let plan = read_draft(&args.of.plan)?;
     let mut task = read_task(&args.task)?;
     task.training.steps = args.steps.unwrap_or(task.training.steps);
@@ -164,6 +166,7 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
         return print_json(&serde_json::json!({
             "steps": course.steps, "best_step": course.best_step, "best": course.best,
             "training_subjects": told.training_subjects, "validation_subjects": told.validation_subjects,
+            "seconds": spent.seconds(), "peak_mib": Spent::peak_mib(),
         }));
     }
     print(&format!(

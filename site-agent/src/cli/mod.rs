@@ -16,6 +16,7 @@ mod plans;
 mod predict;
 mod report;
 mod run;
+mod spent;
 mod stop;
 mod weights;
 

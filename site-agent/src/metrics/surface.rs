@@ -5,6 +5,8 @@
 //! other; the percentile is taken in each direction alone, and the larger of the two is the answer. Pooling both
 //! directions before the percentile, as some packages do, tends to give smaller numbers.
 
+use std::ops::Range;
+
 use super::{Unusable, check_length, check_spacing, quantile};
 
 /// What came of two masks.
@@ -44,9 +46,12 @@ pub fn hausdorff_95(
     check_length("voxels in the truth", truth.len(), voxels)?;
     check_length("voxels found", found.len(), voxels)?;
     check_spacing(spacing_mm)?;
-    let [truth, found] = [truth, found].map(|mask| surface(mask, dims));
+    // Neither a surface nor a distance between two depends on what lies around both masks: acquired slices are mostly that.
+    let Some(extent) = extent([truth, found], dims) else { return Ok(Hausdorff::BothEmpty) };
+    let box_dims = extent.clone().map(|places| places.len());
+    let [truth, found] = [truth, found].map(|mask| surface(&cut(mask, dims, &extent), box_dims, axes(dims)));
     let directed = |from: &[bool], to: &[bool]| {
-        let squared = squared_distances(to, dims, spacing_mm);
+        let squared = squared_distances(to, box_dims, spacing_mm);
         let at_surface = from.iter().zip(squared).filter(|(surface, _)| **surface);
         quantile(at_surface.map(|(_, squared)| squared.sqrt()).collect(), 0.95)
     };
@@ -62,15 +67,38 @@ fn strides([_, rows, columns]: [usize; 3]) -> [usize; 3] {
     [rows.saturating_mul(columns), columns, 1]
 }
 
-/// The mask without its erosion by the cross of direct neighbors, as SciPy's `binary_erosion` has it.
-fn surface(mask: &[bool], dims: [usize; 3]) -> Vec<bool> {
+/// The least box of voxels that holds two masks; none if both are empty.
+fn extent(masks: [&[bool]; 2], dims: [usize; 3]) -> Option<[Range<usize>; 3]> {
     let strides = strides(dims);
-    let first_axis = usize::from(dims[0] == 1);
+    let mut places = (0..masks[0].len()).filter(|&index| masks[0][index] || masks[1][index]);
+    let one =
+        |index: usize| std::array::from_fn(|axis| index / strides[axis] % dims[axis]).map(|place| place..place + 1);
+    let first = one(places.next()?);
+    Some(places.map(one).fold(first, |held, next| {
+        std::array::from_fn(|axis| held[axis].start.min(next[axis].start)..held[axis].end.max(next[axis].end))
+    }))
+}
+
+/// The part of a mask that lies in a box.
+fn cut(mask: &[bool], dims: [usize; 3], [slices, rows, columns]: &[Range<usize>; 3]) -> Vec<bool> {
+    let [stride, width, _] = strides(dims);
+    let lines = slices.clone().flat_map(|slice| rows.clone().map(move |row| slice * stride + row * width));
+    lines.flat_map(|first| &mask[first + columns.start..first + columns.end]).copied().collect()
+}
+
+/// The axes along which voxels of a grid have neighbors: a single slice is a plane.
+fn axes(dims: [usize; 3]) -> Range<usize> {
+    usize::from(dims[0] == 1)..3
+}
+
+/// The mask without its erosion by the cross of direct neighbors along `axes`, as SciPy's `binary_erosion` has it.
+fn surface(mask: &[bool], dims: [usize; 3], axes: Range<usize>) -> Vec<bool> {
+    let strides = strides(dims);
     let is_open = |index: usize, axis: usize| {
         let (place, stride) = (index / strides[axis] % dims[axis], strides[axis]);
         place == 0 || place + 1 == dims[axis] || !mask[index - stride] || !mask[index + stride]
     };
-    (0..mask.len()).map(|index| mask[index] && (first_axis..3).any(|axis| is_open(index, axis))).collect()
+    (0..mask.len()).map(|index| mask[index] && axes.clone().any(|axis| is_open(index, axis))).collect()
 }
 
 /// For each voxel the squared distance, mm², to the nearest of `targets`; infinite where there is none.
@@ -115,7 +143,9 @@ fn lower_envelope(heights: &[f64], step: f64, envelope: &mut Vec<(usize, f64)>) 
         while envelope.get(current + 1).is_some_and(|(_, begin)| *begin < x) {
             current += 1;
         }
-        envelope.get(current).map_or(f64::INFINITY, |(least, _)| (x - coordinate(*least)).powi(2) + heights[*least])
+        // By the count of places between them, so that it is the same number wherever the line begins.
+        let far = |least: usize| (place.abs_diff(least) as f64 * step).powi(2) + heights[least];
+        envelope.get(current).map_or(f64::INFINITY, |(least, _)| far(*least))
     })
 }
 
@@ -151,8 +181,30 @@ mod tests {
     #[test]
     fn a_single_slice_is_a_plane_and_two_are_a_slab() {
         // The middle of a full plane is no surface; in a slab of two slices every voxel touches the outside.
-        assert_eq!(surface(&[true; 9], [1, 3, 3]).iter().filter(|on| **on).count(), 8);
-        assert_eq!(surface(&[true; 18], [2, 3, 3]).iter().filter(|on| **on).count(), 18);
+        assert_eq!(surface(&[true; 9], [1, 3, 3], axes([1, 3, 3])).iter().filter(|on| **on).count(), 8);
+        assert_eq!(surface(&[true; 18], [2, 3, 3], axes([2, 3, 3])).iter().filter(|on| **on).count(), 18);
+    }
+
+    #[test]
+    fn what_lies_around_both_masks_changes_nothing() {
+        let spacing = [7.3, 1.9, 0.4];
+        // Masks that reach to the edges of their grid, and the same ones far from the edges of a larger grid. The one slice of
+        // the second is of a stack, not a plane: above and below it is background in both.
+        for (inner, tight) in [([3, 6, 8], [3, 6, 8]), ([1, 6, 8], [2, 6, 8]), ([2, 1, 5], [2, 1, 5])] {
+            let holds = |salt: usize| {
+                move |at: [usize; 3]| {
+                    let [s, r, c] = at;
+                    at.iter().zip(inner).all(|(at, end)| *at < end) && (31 * s + 17 * r + 7 * c + s * r * c) % 23 < salt
+                }
+            };
+            let shifted = |salt: usize, wide| {
+                mask(wide, |[s, r, c]| s >= 2 && r >= 3 && c >= 4 && holds(salt)([s - 2, r - 3, c - 4]))
+            };
+            let wide = [inner[0] + 5, inner[1] + 7, inner[2] + 6];
+            let near = hausdorff_95(&mask(tight, holds(9)), &mask(tight, holds(5)), tight, spacing);
+            assert_eq!(near, hausdorff_95(&shifted(9, wide), &shifted(5, wide), wide, spacing));
+            assert!(matches!(near, Ok(Hausdorff::Mm(mm)) if mm > 0.0), "{near:?}");
+        }
     }
 
     #[test]

@@ -518,7 +518,7 @@ mod tests {
         let stack = shows(data::Sequence::Cine, data::Plane::Sax);
         let error = labels.masks(&site.cache, stack, &names(&CHAMBERS[..3])).unwrap_err();
         assert!(
-            matches!(&error, LabelError::Order { remedy, .. } if remedy == "LV = 3, myocardium = 2, RV = 1"),
+            matches!(&error, LabelError::Order { remedy, .. } if remedy == "LV = 3, myocardium = 2, RV = 1, LA = 4, RA = 5"),
             "{error}"
         );
     }
