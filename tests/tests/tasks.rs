@@ -535,7 +535,6 @@ fn the_readers_own_masks_have_a_dice_of_one_and_the_volumes_of_the_heart() {
     };
     let close = |quantity: &str, stated: Vec<f64>, bound: &dyn Fn(f64) -> f64| {
         let pairs = pairs(&own, quantity);
-        eprintln!("{quantity} {pairs:?} {stated:?}\n{own}");
         assert_eq!(pairs.len(), stated.len());
         for ([_, found], stated) in pairs.iter().zip(&stated) {
             assert!((found - stated).abs() < bound(*stated), "{quantity}: {found} for {stated}");

@@ -19,6 +19,44 @@ struct Slice<'a> {
     found: &'a Vec<u8>,
 }
 
+/// The slices of a volume at one moment. Where each slice of a stack is a series of its own, as in UK Biobank, they are put
+/// together here.
+struct Stack<'a> {
+    record: &'a SeriesRecord,
+    phase: u32,
+    slices: Vec<Slice<'a>>,
+}
+
+/// Where a series of one slice lies along its normal, in mm; none of a whole stack.
+fn alone(record: &SeriesRecord) -> Option<f64> {
+    if let [slice] = &record.slices[..] { slice.position_mm } else { None }
+}
+
+/// Adds slices to the stack that they are of, or as one of their own. A second image of the same place is of another stack.
+fn stacked<'a>(stacks: &mut Vec<Stack<'a>>, next: Stack<'a>, series: &[SeriesRecord]) {
+    let of = |record: &SeriesRecord| (record.subject, record.study, record.sequence, record.plane, record.matrix);
+    let place = |slice: &Slice<'_>| alone(&series[slice.frame.series as usize]);
+    let own = alone(next.record).zip(next.record.slice_step_mm);
+    let takes = |stack: &&mut Stack<'_>| {
+        own.is_some_and(|(position, step)| {
+            let is_elsewhere = |other: f64| (other - position).abs() > step / 2.0;
+            stack.phase == next.phase
+                && of(stack.record) == of(next.record)
+                && stack.record.spacing_mm == next.record.spacing_mm
+                && stack.record.slice_step_mm == Some(step)
+                && stack.slices.iter().all(|slice| place(slice).is_some_and(is_elsewhere))
+        })
+    };
+    match stacks.iter_mut().find(takes) {
+        Some(stack) => {
+            stack.slices.extend(next.slices);
+            let position = |slice: &Slice<'_>| place(slice).unwrap_or_default();
+            stack.slices.sort_by(|a, b| position(a).total_cmp(&position(b)));
+        }
+        None => stacks.push(next),
+    }
+}
+
 /// A volume of masks: what was measured of it.
 #[derive(Clone, Debug)]
 struct Volume {
@@ -57,17 +95,18 @@ impl Sheet<'_> {
         let voxels = (1..=structures).map(|structure| [count(&truth, structure), count(&found, structure)]).collect();
         let area = record.spacing_mm[0] * record.spacing_mm[1];
         let means = match self.task.class("myocardium").filter(|_| self.has(Metric::MeanValue)) {
-            Some(class) => self.means(record, slices, class + 1)?,
+            Some(class) => self.means(slices, class + 1)?,
             None => [None; 2],
         };
         Ok(Volume { phase, dice, hd95, voxels, voxel_mm3: step.map(|step| step * area), means })
     }
 
     /// Mean of the values under the true and the found mask, on the cached frames.
-    fn means(&self, record: &SeriesRecord, slices: &[Slice<'_>], class: usize) -> Result<[Option<f64>; 2], TasksError> {
+    fn means(&self, slices: &[Slice<'_>], class: usize) -> Result<[Option<f64>; 2], TasksError> {
         let mut values = Vec::new();
         let mut under = [Vec::new(), Vec::new()];
         for slice in slices {
+            let record = &self.cache.series()[slice.frame.series as usize];
             let pixels = self.cache.pixels(slice.frame).to_vec();
             values.extend(pixels.iter().map(|value| record.modality_value(f64::from(*value)) as f32));
             for (under, native) in under.iter_mut().zip([slice.truth, slice.found]) {
@@ -90,7 +129,7 @@ impl Sheet<'_> {
             _ => None,
         });
         let found: BTreeMap<FrameRef, &Vec<u8>> = found.collect();
-        let mut volumes = Vec::new();
+        let mut stacks: Vec<Stack<'_>> = Vec::new();
         for mask in masks {
             let record = &self.cache.series()[mask.series as usize];
             let drawn = (0_u32..).zip(&mask.slices).filter_map(|(slice, drawn)| Some((slice, drawn.as_ref()?)));
@@ -100,9 +139,12 @@ impl Sheet<'_> {
             });
             let slices: Vec<Slice<'_>> = both.collect();
             if !slices.is_empty() {
-                volumes.push((record.subject, self.volume(record, mask.phase, &slices)?));
+                stacked(&mut stacks, Stack { record, phase: mask.phase, slices }, self.cache.series());
             }
         }
+        let volume =
+            |stack: &Stack<'_>| Ok((stack.record.subject, self.volume(stack.record, stack.phase, &stack.slices)?));
+        let volumes: Vec<_> = stacks.iter().map(volume).collect::<Result<_, TasksError>>()?;
         let volumes: Vec<Vec<Volume>> = self.by_subject(volumes);
         let structures = self.task.classes.len();
         // Of the whole task: the mean over the structures that the subject has.
