@@ -86,6 +86,8 @@ const CONNECTION_WINDOW: u32 = 2 * STREAM_WINDOW;
 const FRAME: u32 = 64 << 10;
 /// Calls of one connection at a time; an agent needs two.
 const CALLS: u32 = 16;
+/// Calls of one connection that are taken back before they are looked at: one more ends it.
+const RESETS: usize = 2 * CALLS as usize;
 /// A silent connection is asked whether it lives after this, and dropped after as long again.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Longest wait for calls under way when the server stops.
@@ -212,6 +214,7 @@ impl Serving {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(FRAME)
             .max_concurrent_streams(CALLS)
+            .http2_max_pending_accept_reset_streams(Some(RESETS))
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
             .layer(gate)

@@ -5,8 +5,9 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
-use certs::acceptor::{HANDSHAKES, HANDSHAKES_OF_ONE};
+use certs::acceptor::{HANDSHAKE_WITHIN, HANDSHAKES, HANDSHAKES_OF_ONE};
 use certs::authority::{Authority, LEAF_DAYS};
 use certs::connect::{ConnectError, connect};
 use certs::identity::{Peer, Role};
@@ -236,17 +237,31 @@ async fn what_a_request_wishes_for_is_ignored() {
     let pair = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["aggregator.example.org".to_owned()]).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let wish = params.serialize_request(&pair);
-    // rcgen may refuse to write such a wish; where it does not, the CA ignores it.
-    let Ok(wish) = wish else { return };
-    let issued = house.authority.issue_site(&wish.pem().unwrap(), &"aalst".parse().unwrap(), now());
-    let Ok(issued) = issued else { return };
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    let wish = params.serialize_request(&pair).unwrap();
+    let made = now();
+    let issued = house.authority.issue_site(&wish.pem().unwrap(), &"aalst".parse().unwrap(), made).unwrap();
     let text = issued.certificate_pem;
     let (_, pem) = x509_parser::pem::parse_x509_pem(text.as_bytes()).unwrap();
     let leaf = pem.parse_x509().unwrap();
     assert!(!leaf.is_ca());
-    assert_eq!(Peer::of_certificate(&pem.contents).unwrap().identity.role, Role::Site("aalst".parse().unwrap()));
+    let usage = leaf.extended_key_usage().unwrap().unwrap().value;
+    assert!(usage.client_auth && !usage.server_auth, "the purpose is the CA's to say");
+    let peer = Peer::of_caller(&pem.contents, &house.federation).unwrap();
+    assert_eq!(peer.identity.role, Role::Site("aalst".parse().unwrap()));
+    assert_eq!((peer.serial, peer.expires_at_s), (issued.serial, made + LEAF_DAYS * 24 * 60 * 60));
     assert!(!pem.contents.windows(11).any(|window| window == b"example.org"));
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_let_go_when_the_time_of_a_handshake_is_over() {
+    let house = House::new("cmr", now()).await;
+    let mut silent = TcpStream::connect(house.address).await.unwrap();
+    let began = Instant::now();
+    let ended = silent.read(&mut [0; 1]).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    let took = began.elapsed();
+    assert!(took >= HANDSHAKE_WITHIN.mul_f64(0.9) && took < HANDSHAKE_WITHIN * 4, "{took:?}");
 }
 
 #[tokio::test]

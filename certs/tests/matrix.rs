@@ -535,6 +535,33 @@ async fn older_tls_plain_text_and_noise_are_answered_with_an_alert_or_nothing() 
     drop(silent);
 }
 
+/// What OpenSSL's own client hears, if this machine has it.
+async fn openssl(address: SocketAddr, words: &[&str]) -> Option<(bool, String)> {
+    let mut command = tokio::process::Command::new("openssl");
+    command.args(["s_client", "-connect", &address.to_string(), "-brief"]).args(words);
+    let output = command.stdin(std::process::Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(WITHIN, output).await.expect("an end in time").ok()?;
+    let said = [output.stdout, output.stderr].concat();
+    Some((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openssls_client_gets_no_older_tls_and_is_nobody_without_a_certificate() {
+    let forge = Forge::new();
+    let mut server = Acceptor::new(forge.honest_server(), forge.federation.clone()).await;
+    for older in ["-tls1", "-tls1_1", "-tls1_2"] {
+        let Some((shook_hands, said)) = openssl(server.address, &[older, "-cipher", "ALL:@SECLEVEL=0"]).await else {
+            eprintln!("skipped: openssl is not installed here (`apt-get install openssl`)");
+            return;
+        };
+        assert!(!shook_hands && !said.contains("CONNECTION ESTABLISHED"), "{older}: {said}");
+    }
+    assert!(server.peers.try_recv().is_err());
+    let (_, said) = openssl(server.address, &["-tls1_3"]).await.unwrap();
+    assert!(said.contains("CONNECTION ESTABLISHED") && said.contains("TLSv1.3"), "{said}");
+    assert_eq!(server.peers.recv().await.unwrap(), None, "a peer without a certificate is nobody");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_speaks_neither_older_tls_nor_plain_text_with_whoever_answers() {
     let forge = Forge::new();

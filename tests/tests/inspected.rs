@@ -400,6 +400,8 @@ fn an_invitation_passes_an_inspector_who_learns_nothing_to_enrol_with_and_puts_n
     for passed in inspector.seen().iter().flat_map(|(call, answer)| call.messages.iter().chain(&answer.messages)) {
         assert!(!passed.windows(32).any(|bytes| bytes == token), "the invitation's secret went by");
     }
+    let private = |name: &str| scalar(&fs::read_to_string(scene.home().identity().join(name)).unwrap());
+    let mut keys = vec![private("site.key"), private("signing.key")];
     // Renewed through it as well.
     let member = scene.member(BEHIND);
     let before = member.validity().unwrap();
@@ -408,4 +410,22 @@ fn an_invitation_passes_an_inspector_who_learns_nothing_to_enrol_with_and_puts_n
     scene.runtime.block_on(member.renew(&mut scene.link(&member))).unwrap();
     assert!(certificate() != first && member.validity().unwrap().not_after_s >= before.not_after_s);
     scene.runtime.block_on(scene.link(&member).ping()).unwrap();
+    // Of all that passed, nothing held a private key: neither the first one, nor the one it was renewed for, nor what signs.
+    keys.push(private("site.key"));
+    assert!(keys[0] != keys[2], "renewed for a new key");
+    for passed in inspector.seen().iter().flat_map(|(call, answer)| call.messages.iter().chain(&answer.messages)) {
+        for key in &keys {
+            assert!(!passed.windows(32).any(|bytes| bytes == key), "a private key went by");
+            let in_letters = base64::prelude::BASE64_STANDARD.encode(&key[..30]);
+            assert!(!passed.windows(40).any(|bytes| bytes == in_letters.as_bytes()), "a private key went by");
+        }
+    }
+}
+
+/// The secret number of a private key in PKCS #8: 32 bytes in an octet string of their own.
+fn scalar(pem: &str) -> Vec<u8> {
+    let text: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let der = base64::prelude::BASE64_STANDARD.decode(text).unwrap();
+    let place = der.windows(2).position(|bytes| bytes == [4, 32]).unwrap();
+    der[place + 2..place + 34].to_vec()
 }

@@ -128,6 +128,8 @@ fn a_federation_is_made_once_and_keys_are_for_the_operator_alone() {
 fn an_invitation_pins_the_authority_and_names_an_address_that_the_certificate_has() {
     let desk = Desk::new();
     let invited = desk.json(&["invite", "aalst", "--json"]);
+    let life = invited["expires_at"].as_u64().unwrap() - aggregator::clock::wall().0;
+    assert!(life <= 24 * 60 * 60 * 1000, "a day at most: {life} ms");
     let invitation: Invitation = invited["invitation"].as_str().unwrap().parse().unwrap();
     assert_eq!(invitation.authority.to_string(), invited["authority_fingerprint"]);
     assert_eq!((invitation.address.as_str(), invitation.holder.to_string().as_str()), ("127.0.0.1:4433", "aalst"));
