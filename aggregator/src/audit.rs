@@ -166,7 +166,8 @@ fn each(
     mut tells: impl FnMut(&Entry, &str) -> Result<Option<Head>, Fault>,
 ) -> Result<Vec<Head>, Broken> {
     let heads = entries.iter().filter_map(|entry| {
-        let told = tells(entry, entry.event["kind"].as_str().unwrap_or_default());
+        let kind = entry.event["kind"].as_str().ok_or_else(|| Fault::Malformed("its event has no kind".to_owned()));
+        let told = kind.and_then(|kind| tells(entry, kind));
         told.map_err(|fault| Broken { entry: entry.entry, fault }).transpose()
     });
     heads.collect()
@@ -381,5 +382,8 @@ mod tests {
         };
         let blamed = house.audited().unwrap_err();
         assert_eq!((blamed.broken.entry, blamed.whose), (2, Party::Site("aalst".to_owned())));
+        let (lines, end) = chained(&[json!({ "ledger": null })]);
+        (house.site.lines, house.site.end) = (lines, Some(end));
+        assert!(house.audited().unwrap_err().to_string().contains("its event has no kind"));
     }
 }

@@ -1,7 +1,7 @@
 //! `aggregator ledger`: what happened in the federation, and whether the record of it still holds.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use certs::signing::verifies;
 use clap::{Args, Subcommand};
@@ -120,8 +120,13 @@ fn lines_in(path: &Path) -> Result<Vec<String>, Failure> {
 
 /// A site's ledger, with the note of its end that lies beside it.
 fn of_site(path: &Path) -> Result<SiteLedger, Failure> {
-    let note = fs::read(path.with_added_extension("head")).ok();
-    let end = note.and_then(|note| serde_json::from_slice(&note).ok());
+    let note = path.with_added_extension("head");
+    let end = match fs::read(&note) {
+        Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|error| Failure::failed(note.display(), error))?),
+        // A copy that was sent without it: then nobody can tell that its tail is missing.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(Failure::failed(note.display(), error)),
+    };
     Ok(SiteLedger { name: path.display().to_string(), lines: lines_in(path)?, end })
 }
 

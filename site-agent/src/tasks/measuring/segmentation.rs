@@ -1,5 +1,6 @@
 //! Masks: overlap and surface distance of each volume, and what cardiologists read from a subject's.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use common::task::Metric;
@@ -50,8 +51,8 @@ fn stacked<'a>(stacks: &mut Vec<Stack<'a>>, next: Stack<'a>, series: &[SeriesRec
     match stacks.iter_mut().find(takes) {
         Some(stack) => {
             stack.slices.extend(next.slices);
-            let position = |slice: &Slice<'_>| place(slice).unwrap_or_default();
-            stack.slices.sort_by(|a, b| position(a).total_cmp(&position(b)));
+            // All have a place: it took nobody in without one.
+            stack.slices.sort_by(|a, b| place(a).partial_cmp(&place(b)).unwrap_or(Ordering::Equal));
         }
         None => stacks.push(next),
     }
