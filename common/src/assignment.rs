@@ -143,6 +143,10 @@ pub enum Decline {
     Lineage,
     /// The site's policy asks for more noise on updates.
     PolicyNoise,
+    /// Fewer subjects would shape the update, or a head of it, than the site's policy asks for.
+    PolicySubjects,
+    /// The plan's tensors are not those of a network that the site's program has.
+    Architecture,
 }
 
 impl fmt::Display for Decline {
@@ -164,6 +168,8 @@ impl fmt::Display for Decline {
             Self::PolicyRoundsADay => "the site's policy permits no more rounds today (max_rounds_a_day)",
             Self::PolicyNoise => "the site's policy asks for more noise on updates (min_noise_multiplier)",
             Self::PolicySignatures => "the site asks for more coordinators' signatures under the plan (signatures)",
+            Self::PolicySubjects => "the site's policy asks for more subjects behind an update (min_subjects)",
+            Self::Architecture => "the plan's tensors are not those of a network that the site's program has",
             Self::Stopped => "a person at the site stopped its agent",
             Self::Lineage => "the model's lineage does not hold at this site: see its log",
         })

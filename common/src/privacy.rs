@@ -4,6 +4,7 @@
 //! [`Pipeline::seal`] builds a [`SealedUpdate`], the one type that the wire accepts. A site's own policy may be
 //! stricter than the plan, never looser.
 
+use crate::assignment::Decline;
 use crate::fixed_point::MAX_MAGNITUDE;
 use crate::ids::{Digest, DigestBuilder};
 use crate::noise;
@@ -70,6 +71,20 @@ pub enum Withheld {
         /// The largest magnitude in it.
         moved: f32,
     },
+}
+
+impl Withheld {
+    /// The word that the coordinator hears: the policy's rule where it was one, and nothing of what was withheld.
+    pub fn decline(&self) -> Decline {
+        match self {
+            Self::TooFewSubjects { .. } | Self::TooFewExamples { .. } => Decline::PolicySubjects,
+            Self::TooFewSteps { .. } => Decline::PolicySteps,
+            Self::TensorStays(_) => Decline::PolicyTensors,
+            Self::Heads(_) | Self::Tensors(_) | Self::Meters | Self::NoSecret | Self::TooLarge { .. } => {
+                Decline::Withheld
+            }
+        }
+    }
 }
 
 /// The filters that every update passes, in order.

@@ -264,6 +264,8 @@ fn decline(reason: wire::Decline) -> Option<Decline> {
         wire::Decline::Stopped => Decline::Stopped,
         wire::Decline::Lineage => Decline::Lineage,
         wire::Decline::PolicyNoise => Decline::PolicyNoise,
+        wire::Decline::PolicySubjects => Decline::PolicySubjects,
+        wire::Decline::Architecture => Decline::Architecture,
     })
 }
 
@@ -287,6 +289,8 @@ fn wire_decline(reason: Decline) -> wire::Decline {
         Decline::Stopped => wire::Decline::Stopped,
         Decline::Lineage => wire::Decline::Lineage,
         Decline::PolicyNoise => wire::Decline::PolicyNoise,
+        Decline::PolicySubjects => wire::Decline::PolicySubjects,
+        Decline::Architecture => wire::Decline::Architecture,
     }
 }
 

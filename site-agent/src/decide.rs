@@ -97,8 +97,10 @@ pub enum Step {
     Train,
     /// Let it go on.
     KeepTraining,
-    /// Stop the trainer: its round is no longer wanted.
+    /// Stop the trainer at once: its round is no longer wanted, or a person wants it so.
     StopTraining,
+    /// Let the trainer end with a checkpoint: the hours are over.
+    PauseTraining,
     /// Pass the trained delta through the privacy pipeline.
     Seal,
     /// Send the sealed update.
@@ -159,7 +161,11 @@ fn round(assignment: &Assignment, here: &Here) -> Step {
 }
 
 fn stand_still(still: Still, here: &Here) -> Step {
-    if here.trainer == Trainer::Running { Step::StopTraining } else { Step::StandStill(still) }
+    match (&here.trainer, still) {
+        (Trainer::Running, Still::Stopped) => Step::StopTraining,
+        (Trainer::Running, Still::OutsideHours { .. }) => Step::PauseTraining,
+        _ => Step::StandStill(still),
+    }
 }
 
 /// Stands for the time after the last round, when the last model is measured.
@@ -259,7 +265,7 @@ mod tests {
         assert_eq!(step(|_| {}), Step::StandStill(still));
         assert_eq!(step(|here| here.model = true), Step::StandStill(still));
         assert_eq!(step(|here| (here.model, here.images) = (true, true)), Step::StandStill(still));
-        assert_eq!(step(|here| here.trainer = Trainer::Running), Step::StopTraining);
+        assert_eq!(step(|here| here.trainer = Trainer::Running), Step::PauseTraining);
         assert_eq!(step(|here| here.trainer = Trainer::Finished), Step::Seal);
         assert_eq!(step(|here| here.sealed = true), Step::Send);
         assert_eq!(step(|here| here.plan = false), Step::FetchPlan(Digest::of(b"plan")), "a person may read it by day");
@@ -267,7 +273,7 @@ mod tests {
         let finished = Directive::Finished { run: "run".parse().unwrap(), model: Digest::of(b"last"), bytes: 9 };
         let here = |trainer| Here { model: true, trainer, ..closed.clone() };
         assert_eq!(next(&finished, &here(Trainer::Absent)), Step::StandStill(still));
-        assert_eq!(next(&finished, &here(Trainer::Running)), Step::StopTraining);
+        assert_eq!(next(&finished, &here(Trainer::Running)), Step::PauseTraining);
         assert_eq!(next(&finished, &here(Trainer::Finished)), Step::SendScores);
     }
 

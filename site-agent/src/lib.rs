@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod approvals;
+pub mod architecture;
 pub mod begun;
 pub mod card;
 pub mod cli;

@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 
 use common::plan::{Exchange, ShareBy};
-use common::policy::{Objection, Purpose, SitePolicy};
+use common::policy::{Purpose, SitePolicy};
 use common::signed::Signer;
 use common::{Encoding, Plan};
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::architecture;
 
 /// A setting that differs between two plans. None where a plan does not have it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -196,10 +198,12 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
-/// What the site's policy says of a plan, a line each.
+/// Why this site would not train under a plan whoever approves it, a line each.
 pub fn objections(policy: &SitePolicy, plan: &Plan, signers: &[Signer]) -> Vec<String> {
     let unsigned = policy.signed(plan, signers).err();
-    policy.objections(plan).iter().chain(&unsigned).map(Objection::to_string).collect()
+    let unlisted = architecture::check(plan).err().map(|unlisted| unlisted.to_string());
+    let beyond = policy.objections(plan).into_iter().chain(unsigned).map(|objection| objection.to_string());
+    unlisted.into_iter().chain(beyond).collect()
 }
 
 #[cfg(test)]

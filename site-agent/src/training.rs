@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use common::{Decline, Digest, Phase, Progress, RoundNumber, RunId};
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::durable;
 use crate::job::{Job, JobError, JobFolder};
+use crate::trainer::stopping::ENDS_WITHIN;
 
 /// A trainer at work on one round.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub struct Training {
     pretrains: bool,
     measures: bool,
     child: Child,
+    /// When it was asked to end.
+    asked: Option<Instant>,
 }
 
 /// How a trainer is, seen from outside.
@@ -36,6 +40,8 @@ pub enum State {
     Failed(Decline),
     /// Ended by a signal: its checkpoint is as good as before.
     Killed,
+    /// Ended because it was asked to, with a checkpoint of its last step.
+    Stopped,
 }
 
 /// Exit code of a trainer that met a full disk.
@@ -43,6 +49,12 @@ pub const DISK_FULL: u8 = 3;
 
 /// Exit code of a trainer whose site has no usable labels.
 pub const NO_LABELS: u8 = 4;
+
+/// Exit code of a trainer whose batches would hold fewer subjects than the site's policy asks for.
+pub const TOO_FEW_SUBJECTS: u8 = 6;
+
+/// Exit code of a trainer that was asked to end, and did, with a checkpoint.
+pub const STOPPED: u8 = 7;
 
 /// Which program trains, and how it is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,8 +73,8 @@ impl TrainerProgram {
         Self { program, threads: config.threads, nice: config.nice }
     }
 
-    /// Starts the trainer on a job. Its standard input stays open for as long as this agent lives: a trainer whose
-    /// agent has died reads the end of it, and stops.
+    /// Starts the trainer on a job. Its standard input stays open for as long as it is wanted: a trainer that reads the end of it,
+    /// because its agent closed it or died, ends with a checkpoint.
     pub fn start(
         &self,
         work: (RunId, RoundNumber, Digest),
@@ -84,10 +96,10 @@ impl TrainerProgram {
             command.env("RAYON_NUM_THREADS", self.threads.to_string());
         }
         command.arg("train").arg("--job").arg(folder.path()).arg("--stop-with-parent");
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).kill_on_drop(true).spawn();
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn();
         let child = child.map_err(durable::told("start", &self.program))?;
         let (steps, pretrains) = (job.plan.training.steps_per_round as u64, job.plan.finetuning.is_none());
-        Ok(Training { work, folder, steps, pretrains, measures: job.measure_only, child })
+        Ok(Training { work, folder, steps, pretrains, measures: job.measure_only, child, asked: None })
     }
 }
 
@@ -123,6 +135,11 @@ impl Training {
             Ok(Some((true, _))) => State::Finished,
             Ok(Some((false, Some(code)))) if code == i32::from(DISK_FULL) => State::Failed(Decline::DiskFull),
             Ok(Some((false, Some(code)))) if code == i32::from(NO_LABELS) => State::Failed(Decline::NoLabels),
+            Ok(Some((false, Some(code)))) if code == i32::from(TOO_FEW_SUBJECTS) => {
+                State::Failed(Decline::PolicySubjects)
+            }
+            Ok(Some((false, Some(code)))) if code == i32::from(STOPPED) => State::Stopped,
+            Ok(Some((false, Some(_)))) if self.asked.is_some() => State::Stopped,
             Ok(Some((false, Some(_)))) | Err(_) => State::Failed(Decline::TrainingFailed),
             Ok(Some((false, None))) => State::Killed,
         }
@@ -167,9 +184,30 @@ impl Training {
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
-    /// Stops it. Its checkpoint stays.
-    pub async fn stop(mut self) {
-        if let Err(error) = self.child.kill().await {
+    /// Asks it to end with a checkpoint; returns whether this is the first time. To be asked again for as long as it is at work: one
+    /// that takes longer than [`ENDS_WITHIN`] is killed.
+    pub fn end(&mut self) -> bool {
+        drop(self.child.stdin.take());
+        match self.asked {
+            None => self.asked = Some(Instant::now()),
+            Some(asked) if asked.elapsed() > ENDS_WITHIN => self.kill(),
+            Some(_) => return false,
+        }
+        true
+    }
+
+    /// Asks it to end with a checkpoint, and waits until it has.
+    pub async fn ended(&mut self) {
+        self.end();
+        match timeout(ENDS_WITHIN, self.child.wait()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => self.kill(),
+        }
+    }
+
+    /// Stops it at once. The checkpoint of some steps before stays.
+    pub fn kill(&mut self) {
+        if let Err(error) = self.child.start_kill() {
             tracing::warn!(%error, "the trainer could not be stopped; it stops by itself when this agent ends");
         }
     }

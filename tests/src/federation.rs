@@ -231,6 +231,11 @@ impl Federation {
         }
     }
 
+    /// Asks a site's agent to end, as the system does, and waits until it has.
+    pub fn stop_agent(&mut self, site: &str) -> std::io::Result<()> {
+        self.agents.remove(site).map_or(Ok(()), |mut agent| agent.terminate())
+    }
+
     /// Kills the aggregator, agents, or several of them at one instant, as `kill -9` does: agents with their trainers. Says
     /// how many processes that were.
     pub fn kill_at_once(&mut self, names: &[&str]) -> std::io::Result<usize> {

@@ -6,6 +6,7 @@ pub mod federation;
 pub mod finetuning;
 pub mod inspector;
 pub mod learning;
+pub mod liar;
 pub mod phantom;
 pub mod programs;
 pub mod proxy;

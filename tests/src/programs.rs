@@ -141,6 +141,12 @@ impl Process {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
+    /// Asks it to end, as the system does before it stops a machine, and waits until it has.
+    pub fn terminate(&mut self) -> io::Result<()> {
+        signal("-TERM", &[self.id()])?;
+        self.child.wait().map(drop)
+    }
+
     /// Kills it at once, as `kill -9` and a power cut do.
     pub fn kill(&mut self) {
         // A process that has ended by itself cannot be killed, which is as good.

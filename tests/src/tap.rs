@@ -131,6 +131,16 @@ impl Drop for Listening {
 
 /// Serves a federation's state folder at `address`, and keeps what passes.
 pub fn listen(state: &Path, address: &str, heard: &Heard) -> anyhow::Result<Listening> {
+    listen_through(state, address, heard, |calls| calls)
+}
+
+/// The same with other calls of sites than the aggregator's own, made of them.
+pub fn listen_through<C: proto::wire::federation_server::Federation>(
+    state: &Path,
+    address: &str,
+    heard: &Heard,
+    through: impl FnOnce(SiteCalls) -> C + Send + 'static,
+) -> anyhow::Result<Listening> {
     let listener = TcpListener::bind(address).with_context(|| address.to_owned())?;
     listener.set_nonblocking(true)?;
     let record = SqliteStore::open(state)?.federation()?;
@@ -158,7 +168,7 @@ pub fn listen(state: &Path, address: &str, heard: &Heard) -> anyhow::Result<List
                 Err(error) => Some(Err(error)),
             });
             let calls = SiteCalls::new(Arc::clone(&federation), Arc::clone(&authority));
-            let calls = FederationServer::new(calls)
+            let calls = FederationServer::new(through(calls))
                 .max_decoding_message_size(MESSAGE_BYTES)
                 .max_encoding_message_size(MESSAGE_BYTES);
             let enrolment = EnrolmentServer::new(EnrolmentCalls::new(Arc::clone(&federation), authority));

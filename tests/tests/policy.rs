@@ -3,7 +3,8 @@
 use std::fs;
 
 use serde_json::Value;
-use site_agent::clock;
+use site_agent::clock::{self, Moment};
+use site_agent::job::JobFolder;
 use tests::federation::{Federation, FederationError};
 use tests::story::{self, SITES, WITHIN};
 
@@ -49,6 +50,31 @@ fn a_site_declines_by_rule_what_it_does_not_permit_rests_outside_its_hours_and_t
     let log = fs::read_to_string(federation.log(SITES[0])).unwrap();
     assert!(log.contains("the run sends the tensor center, which `policy.tensors` does not permit"), "{log}");
 
+    // One asks for more subjects than it has, and hears it before it trains; the other permits one round today.
+    let again = |federation: &mut Federation, site: &str, policy: &str| {
+        federation.kill_agent(site);
+        federation.write_settings(site, &format!("[policy]\n{policy}")).unwrap();
+        federation.start_agent(site).unwrap();
+    };
+    again(&mut federation, SITES[0], "max_rounds_a_day = 1");
+    again(&mut federation, SITES[1], "min_subjects = 50");
+    let declines = |site: &'static str, rule: &'static str| {
+        move |federation: &Federation| Ok(said(&story::run(federation)?, site, "declined") == rule)
+    };
+    federation.wait_until("too few subjects", WITHIN, declines(SITES[1], "policy-subjects")).unwrap();
+    let jobs = fs::read_dir(federation.site_state(SITES[1]).join("jobs/story")).unwrap();
+    let steps = jobs.map(|job| fs::read(job.unwrap().path().join("progress.jsonl")).unwrap_or_default().len());
+    assert_eq!(steps.sum::<usize>(), 0, "not a step is trained of what would not leave");
+    let log = fs::read_to_string(federation.log(SITES[1])).unwrap();
+    assert!(log.contains("subjects for the backbone, but `policy.min_subjects` is 50"), "{log}");
+    again(&mut federation, SITES[1], "min_subjects = 5");
+    federation.wait_until("a round too many", WITHIN, declines(SITES[0], "policy-rounds-a-day")).unwrap();
+    let begun = |federation: &Federation| -> Value {
+        serde_json::from_slice(&fs::read(federation.site_state(SITES[0]).join("begun.json")).unwrap()).unwrap()
+    };
+    assert_eq!(begun(&federation).as_array().unwrap().len(), 1, "{:#}", begun(&federation));
+    assert_eq!(story::models(&story::run(&federation).unwrap()).len(), 1);
+
     SITES.iter().for_each(|site| federation.kill_agent(site));
     federation.write_settings(SITES[0], "[policy]\nmax_rounds_a_day = 3").unwrap();
     federation
@@ -57,9 +83,59 @@ fn a_site_declines_by_rule_what_it_does_not_permit_rests_outside_its_hours_and_t
     SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
     let run = story::finished(&mut federation).unwrap();
     assert_eq!((run["state"].as_str(), story::models(&run).len()), (Some("finished"), 3), "{run:#}");
-    let begun: Value =
-        serde_json::from_slice(&fs::read(federation.site_state(SITES[0]).join("begun.json")).unwrap()).unwrap();
-    assert_eq!(begun.as_array().unwrap().len(), 3, "each round of the run is begun once: {begun:#}");
+    assert_eq!(begun(&federation).as_array().unwrap().len(), 3, "each round of the run is begun once");
+}
+
+/// Hours that began an hour ago, and end when the next minute does that is a quarter of one away.
+fn ending_hours() -> String {
+    let now = clock::wall();
+    let (minute, end) = (now.minute_of_day() + 1440 - 60, Moment(now.0 + 15 + 59).minute_of_day());
+    format!("{:02}:{:02}-{:02}:{:02}", minute / 60 % 24, minute % 60, end / 60, end % 60)
+}
+
+#[test]
+fn a_trainer_whose_hours_end_writes_a_checkpoint_of_its_last_step_and_goes_on_from_it_when_they_begin_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let site = SITES[0];
+    let plan = include_str!("../plans/story.toml")
+        .replace("steps_per_round = 300", "steps_per_round = 200000")
+        .replace("checkpoint_every_steps = 20", "checkpoint_every_steps = 200000")
+        .replace(r#"sites = ["site-a", "site-c"]"#, r#"sites = ["site-a"]"#)
+        .replace("quorum = 2", "quorum = 1")
+        .replace("deadline_s = 120", "deadline_s = 3600");
+    story::prepare_with(root, &plan, &[site]);
+    let mut federation = Federation::open(root).unwrap();
+    federation.start_aggregator().unwrap();
+    story::start_run_at(&federation, root, &[site]).unwrap();
+    federation.write_settings(site, &format!("[policy]\nhours = '{}'", ending_hours())).unwrap();
+    federation.start_agent(site).unwrap();
+    federation.wait_until("a trainer", WITHIN, |federation| Ok(federation.has_trainer(site))).unwrap();
+    let phase = |federation: &Federation| -> Result<String, FederationError> {
+        Ok(story::run(federation)?["sites"][site]["phase"].as_str().unwrap_or_default().to_owned())
+    };
+    let ended = |federation: &Federation| Ok(!federation.has_trainer(site) && phase(federation)? == "outside-hours");
+    federation.wait_until("the end of the hours", WITHIN, ended).unwrap();
+
+    let jobs = fs::read_dir(federation.site_state(site).join("jobs/story")).unwrap();
+    let job = JobFolder::at(jobs.into_iter().next().unwrap().unwrap().path());
+    let last = job.last_step().unwrap().unwrap().step;
+    let said = fs::read_to_string(job.log()).unwrap();
+    assert!(last > 0 && said.contains(&format!("stopped after step {last} of the round, with a checkpoint")), "{said}");
+    assert!(job.checkpoint().exists());
+    // The hours begin again.
+    federation.kill_agent(site);
+    federation.write_settings(site, &format!("[policy]\nhours = '{}'", hours(true))).unwrap();
+    federation.start_agent(site).unwrap();
+    let further = |_: &Federation| Ok(job.last_step().is_ok_and(|line| line.is_some_and(|line| line.step > last)));
+    federation.wait_until("a further step", WITHIN, further).unwrap();
+    let said = fs::read_to_string(job.log()).unwrap();
+    assert!(said.contains("going on from the checkpoint") && said.contains(&format!("step={last}")), "{said}");
+
+    // An agent that the system stops ends its trainer as gently.
+    federation.stop_agent(site).unwrap();
+    let said = fs::read_to_string(job.log()).unwrap();
+    assert_eq!(said.matches("of the round, with a checkpoint").count(), 2, "{said}");
 }
 
 /// The run's name is in the plan as well, so a run of another name is the same plan but for one byte.

@@ -67,8 +67,7 @@ fn a_site_that_asks_for_two_signatures_declines_by_that_rule_until_another_coord
         .unwrap();
     assert!(!federation.has_trainer(SITES[0]), "nothing trains");
     let told = federation.at_site(SITES[0], &["plans"]).unwrap();
-    for part in ["signed by one coordinator: alice (", "DECLINED BY POLICY: 1 coordinators who count here have signed"]
-    {
+    for part in ["signed by one coordinator: alice (", "DECLINED HERE: 1 coordinators who count here have signed"] {
         assert!(told.contains(part), "{part:?} is missing from:\n{told}");
     }
 

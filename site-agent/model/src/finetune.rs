@@ -64,6 +64,16 @@ impl Finetuner {
         tasks.iter().try_fold(first, |weights, task| Ok(weights.joined(heads::initial(task, plan, seed)?)))
     }
 
+    /// Names and shapes of a network's tensors for these tasks.
+    pub fn signature(plan: &ModelPlan, tasks: &[Task]) -> Result<Signature, ModelError> {
+        let backbone = names::backbone(plan).into_iter().map(|(name, shape)| (format!("{BACKBONE}{name}"), shape));
+        let mut tensors: Vec<_> = backbone.collect();
+        for task in tasks {
+            tensors.extend(heads::signature(task, plan)?);
+        }
+        Ok(Signature::new(tensors)?)
+    }
+
     /// A network for these tasks with these weights. `frozen`: the heads alone are trained.
     pub fn new(
         plan: &ModelPlan,
@@ -72,12 +82,7 @@ impl Finetuner {
         weights: NamedTensors,
         frozen: bool,
     ) -> Result<Self, ModelError> {
-        let mut tensors: Vec<_> =
-            names::backbone(plan).into_iter().map(|(name, shape)| (format!("{BACKBONE}{name}"), shape)).collect();
-        for task in tasks {
-            tensors.extend(heads::signature(task, plan)?);
-        }
-        Signature::new(tensors)?.require(&weights.signature())?;
+        Self::signature(plan, tasks)?.require(&weights.signature())?;
         let device = device.open()?;
         Ok(Self { plan: plan.clone(), device, weights, moments: Moments::new(), steps: 0, frozen, held: None })
     }

@@ -66,7 +66,7 @@ impl Agent {
             delta,
         };
         let sealed = self.pipeline(&plan)?.seal(update);
-        let sealed = sealed.map_err(|withheld| Failure::Decline(Decline::Withheld, withheld.to_string()))?;
+        let sealed = sealed.map_err(|withheld| Failure::Decline(withheld.decline(), withheld.to_string()))?;
         let attestation = self.member.attest(sealed.manifest(), assignment.ledger.as_deref());
         let sealed = sealed.attested(attestation);
         if let Some(residual) = sealed.residual() {

@@ -145,7 +145,7 @@ impl Agent {
     }
 
     /// Works until stopped, or until a run has finished if `until` says so.
-    pub async fn run(mut self, until: Until) -> Result<(), AgentError> {
+    pub async fn run(&mut self, until: Until) -> Result<(), AgentError> {
         let report_every = self.config.report_every();
         // Two: an aggregator that answers reports may still refuse transfers.
         let (mut unheard, mut failing) = (Pauses::new(report_every), Pauses::new(report_every));
@@ -186,6 +186,13 @@ impl Agent {
                 }
                 Err(Failure::Ends(error)) => return Err(error),
             }
+        }
+    }
+
+    /// Ends: a trainer at work writes a checkpoint first.
+    pub async fn end(mut self) {
+        if let Some(mut training) = self.training.take_if(|training| training.is_at_work()) {
+            training.ended().await;
         }
     }
 
@@ -267,7 +274,7 @@ impl Agent {
                 if here.plan && !here.done {
                     let plan = self.read_plan(assignment.plan)?;
                     here.plan = here.declined.is_some() || !self.misses_signatures(&plan, assignment.plan);
-                    here.objection = self.objection(&plan, assignment).map(|objection| objection.decline());
+                    here.objection = self.objection(&plan, assignment).map(|(reason, _)| reason);
                     here.images =
                         images::cache_for(&self.home, &plan.draft.images)?.is_some() && self.indexing.is_none();
                 }
@@ -317,7 +324,12 @@ impl Agent {
                 self.training = None;
                 if kills.too_many() { Trainer::Failed(Decline::TrainingFailed) } else { Trainer::Absent }
             }
-            State::Finished | State::Failed(_) | State::Killed => {
+            State::Stopped if of_this_round => {
+                tracing::info!(step = training.steps_taken(), "the trainer has ended with a checkpoint");
+                self.training = None;
+                Trainer::Absent
+            }
+            State::Finished | State::Failed(_) | State::Killed | State::Stopped => {
                 self.training = None;
                 Trainer::Absent
             }
@@ -341,11 +353,12 @@ impl Agent {
                 return Ok(Then::AtOnce);
             }
             (Step::StopTraining, _) => {
-                if let Some(training) = self.training.take() {
+                if let Some(mut training) = self.training.take() {
                     tracing::info!(run = %training.work.0, round = training.work.1.0, "stopping the trainer: its round is over");
-                    training.stop().await;
+                    training.kill();
                 }
             }
+            (Step::PauseTraining, _) => self.stop_if_still(),
             (Step::StandStill(Still::Stopped), _) => self.say(
                 "stopped by a person at this site: nothing trains and nothing is sent until `site-agent resume`"
                     .to_owned(),

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use common::policy::Objection;
-use common::{Assignment, Digest, Directive, Plan};
+use common::{Assignment, Decline, Digest, Directive, Plan};
 
 use super::failure::Failure;
 use super::{Agent, AgentError, DECLINED_FOR};
+use crate::architecture;
 use crate::clock;
 use crate::durable;
 use crate::hands::Hands;
@@ -20,15 +21,21 @@ impl Agent {
         standing::still(switch::is_stopped(&self.home), self.config.policy.hours, clock::wall())
     }
 
-    /// What a plan asks beyond this site's policy, first of all; or that this would be a round too many today.
-    pub(super) fn objection(&self, plan: &Plan, assignment: &Assignment) -> Option<Objection> {
+    /// Why this site does not train under a plan, by the word that the coordinator hears and in words for a person here: its
+    /// network is not one of this program's, it asks more than the site's policy permits, or this were a round too many today.
+    pub(super) fn objection(&self, plan: &Plan, assignment: &Assignment) -> Option<(Decline, String)> {
+        if let Err(unlisted) = architecture::check(plan) {
+            return Some((Decline::Architecture, unlisted.to_string()));
+        }
         let work = (assignment.run.clone(), assignment.round, assignment.base);
         let policy = &self.config.policy;
         let too_many = || match self.begun.holds(&work) {
             true => None,
             false => policy.another_round(self.begun.on(clock::wall().day())).err(),
         };
-        policy.objections(plan).into_iter().next().or_else(|| self.unsigned(plan, assignment.plan)).or_else(too_many)
+        let beyond = policy.objections(plan).into_iter().next();
+        let first = beyond.or_else(|| self.unsigned(plan, assignment.plan)).or_else(too_many)?;
+        Some((first.decline(), first.to_string()))
     }
 
     /// That too few coordinators have signed, if so. What cannot be read counts as no signature.
@@ -63,16 +70,28 @@ impl Agent {
     pub(super) fn words_of_objection(&self, directive: &Directive) -> Option<String> {
         let Directive::Train(assignment) = directive else { return None };
         let plan = self.read_plan(assignment.plan).ok()?;
-        Some(self.objection(&plan, assignment)?.to_string())
+        Some(self.objection(&plan, assignment)?.1)
     }
 
-    /// Stops the trainer if nothing may train just now, whatever the aggregator says or does not say.
-    async fn stop_if_still(&mut self) {
-        if let Some(why) = self.still()
-            && let Some(training) = self.training.take_if(|training| training.is_at_work())
-        {
-            tracing::info!(run = %training.work.0, round = training.work.1.0, ?why, "stopping the trainer; its checkpoint stays");
-            training.stop().await;
+    /// Stops the trainer if nothing may train just now, whatever the aggregator says or does not say: at once if a person wants
+    /// it so, with a checkpoint if the hours are over. Called until it has ended.
+    pub(super) fn stop_if_still(&mut self) {
+        let still = self.still();
+        let Some(training) = &mut self.training else { return };
+        if !training.is_at_work() {
+            return;
+        }
+        let (run, round) = (training.work.0.clone(), training.work.1.0);
+        match still {
+            Some(Still::Stopped) => {
+                tracing::info!(%run, round, "stopping the trainer; its checkpoint stays");
+                training.kill();
+                self.training = None;
+            }
+            Some(Still::OutsideHours { .. }) if training.end() => {
+                tracing::info!(%run, round, "the hours are over: the trainer ends with a checkpoint");
+            }
+            Some(Still::OutsideHours { .. }) | None => {}
         }
     }
 
@@ -80,7 +99,7 @@ impl Agent {
     pub(super) async fn rest(&mut self, time: Duration) {
         let (began, look_every) = (Instant::now(), self.config.report_every());
         loop {
-            self.stop_if_still().await;
+            self.stop_if_still();
             let left = time.saturating_sub(began.elapsed());
             if left.is_zero() {
                 return;
@@ -91,13 +110,13 @@ impl Agent {
 
     /// Says how it goes and hears what to do, with an eye on the switch and the hours: an answer may take a minute.
     pub(super) async fn report(&mut self, directive: &Directive) -> Result<Directive, LinkError> {
-        self.stop_if_still().await;
+        self.stop_if_still();
         let (mut link, progress) = (self.link.clone(), self.progress(directive));
         let mut answer = std::pin::pin!(link.report(progress));
         loop {
             tokio::select! {
                 told = &mut answer => return told,
-                () = tokio::time::sleep(self.config.report_every()) => self.stop_if_still().await,
+                () = tokio::time::sleep(self.config.report_every()) => self.stop_if_still(),
             }
         }
     }

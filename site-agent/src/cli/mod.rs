@@ -34,7 +34,9 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::home::Home;
 use crate::job::JobFolder;
-use crate::training::{DISK_FULL, NO_LABELS};
+use crate::trainer::TrainerError;
+use crate::trainer::stopping::Stop;
+use crate::training::{DISK_FULL, NO_LABELS, STOPPED, TOO_FEW_SUBJECTS};
 use crate::{durable, trainer};
 
 /// The agent of one hospital: reads DICOM, trains on this machine, sends weight updates, never images.
@@ -129,7 +131,7 @@ struct Json {
 pub const DOCTOR_FAILED: u8 = 5;
 
 /// Reads the command line, does what it says, and returns the exit code: 0 done, 1 failed, 2 not understood, 3 the disk
-/// is full, 4 no usable labels, 5 a check of the doctor's failed.
+/// is full, 4 no usable labels, 5 a check of the doctor's failed, 6 too few subjects for the policy, 7 stopped as asked.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Verb::IntakeWorker = cli.verb {
@@ -142,12 +144,13 @@ pub fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             // By the system's own answer, which every error of a disk holds innermost.
             let full = error.chain().filter_map(|cause| cause.downcast_ref()).any(durable::is_full);
-            let no_labels = matches!(error.downcast_ref(), Some(trainer::TrainerError::NoLabels(_)));
             let unwell = error.downcast_ref::<doctor::Failed>().is_some();
-            match (full, no_labels, unwell) {
-                (true, ..) => ExitCode::from(DISK_FULL),
-                (_, true, _) => ExitCode::from(NO_LABELS),
-                (.., true) => ExitCode::from(DOCTOR_FAILED),
+            match error.downcast_ref() {
+                _ if full => ExitCode::from(DISK_FULL),
+                Some(TrainerError::NoLabels(_)) => ExitCode::from(NO_LABELS),
+                Some(TrainerError::TooFewSubjects { .. }) => ExitCode::from(TOO_FEW_SUBJECTS),
+                Some(TrainerError::Stopped { .. }) => ExitCode::from(STOPPED),
+                _ if unwell => ExitCode::from(DOCTOR_FAILED),
                 _ => ExitCode::FAILURE,
             }
         }
@@ -198,10 +201,7 @@ fn act(cli: Cli) -> anyhow::Result<()> {
         Verb::Model(args) => last_model::last_model(&home, &args),
         Verb::Export(args) => export::export(&args),
         Verb::Train { job, stop_with_parent } => {
-            if stop_with_parent {
-                trainer::stop_with_parent();
-            }
-            Ok(trainer::train(&JobFolder::at(job))?)
+            Ok(trainer::train(&JobFolder::at(job), &Stop::heard(stop_with_parent))?)
         }
         Verb::IntakeWorker => Ok(()),
     }

@@ -39,7 +39,7 @@ pub(super) fn plans(home: &Home, config: &Config, args: &PlansArgs) -> anyhow::R
             let since = last.filter(|_| !is_approved);
             Ok(serde_json::json!({
                 "plan": digest, "approved": is_approved, "means": plan_words::meaning(plan),
-                "refused_by_policy": plan_words::objections(&config.policy, plan, &hands.signers),
+                "declined_because": plan_words::objections(&config.policy, plan, &hands.signers),
                 "signed_by": hands.signers, "signatures_needed": config.policy.signatures.max(plan.draft.signatures),
                 "approved_before": since.map(|(digest, _)| digest),
                 "changes": since.map(|(_, before)| plan_words::changes(before, plan)), "draft": plan.draft,
@@ -58,7 +58,7 @@ pub(super) fn plans(home: &Home, config: &Config, args: &PlansArgs) -> anyhow::R
         let hands = Hands::under(home, *digest)?;
         print(&indented(&hands.told()))?;
         let refused = plan_words::objections(&config.policy, plan, &hands.signers);
-        print(&indented(&refused.iter().map(|why| format!("DECLINED BY POLICY: {why}\n")).collect::<String>()))?;
+        print(&indented(&refused.iter().map(|why| format!("DECLINED HERE: {why}\n")).collect::<String>()))?;
         if !is_approved {
             print(&indented(&since_the_last(last, plan)))?;
         }
@@ -97,14 +97,14 @@ pub(super) fn approve(home: &Home, config: &Config, args: &ApproveArgs) -> anyho
     Ledger::at(home.ledger()).enter(&Event::Approved { plan: digest })?;
     if args.json.json {
         return print_json(&serde_json::json!({
-            "plan": digest, "approved": true, "announced": plan.is_some(), "refused_by_policy": refused,
+            "plan": digest, "approved": true, "announced": plan.is_some(), "declined_because": refused,
         }));
     }
     if plan.is_none() {
         print(&"this plan has not been announced to this site yet; the approval is kept for when it is\n")?;
     }
     for why in refused {
-        print(&format!("approved, and declined by this site's policy all the same: {why}\n"))?;
+        print(&format!("approved, and declined here all the same: {why}\n"))?;
     }
     print(&format!("approved {digest}\n"))
 }

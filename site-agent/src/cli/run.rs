@@ -27,14 +27,16 @@ pub(super) fn run(home: Home, config: Config, args: &RunArgs) -> anyhow::Result<
     let until = if args.until_finished { Until::RunFinished } else { Until::Stopped };
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
-        let agent = Agent::new(member, home, config, program)?;
-        tokio::select! {
-            ended = agent.run(until) => Ok(ended?),
+        let mut agent = Agent::new(member, home, config, program)?;
+        let ended = tokio::select! {
+            ended = agent.run(until) => ended,
             () = stopped() => {
-                tracing::info!("stopping; the trainer's checkpoint stays, and the next start goes on from it");
+                tracing::info!("stopping; a trainer at work ends with a checkpoint, and the next start goes on from it");
                 Ok(())
             }
-        }
+        };
+        agent.end().await;
+        Ok(ended?)
     });
     // Without waiting for an intake that may be reading images: what it has written counts, the rest is read again.
     runtime.shutdown_background();

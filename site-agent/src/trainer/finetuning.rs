@@ -11,7 +11,8 @@ use data::{FrameCache, Labels, SubjectKey};
 use model::{BACKBONE, DeviceChoice, Finetuner};
 
 use super::progress::Progress;
-use super::{TrainerError, base, scoring, seeds, write_delta};
+use super::stopping::Stop;
+use super::{TrainerError, base, enough_subjects, scoring, seeds, write_delta};
 use crate::job::{Job, JobFolder, JobLabels, JobResult, StepLine};
 use crate::tasks::{Batches, Cohort, CohortError, Examples, FewShot, TasksError};
 use crate::{durable, images};
@@ -24,7 +25,12 @@ pub(super) struct SiteTask {
 }
 
 /// Trains a round of a site's tasks, and measures the model that it starts from.
-pub(super) fn train(folder: &JobFolder, job: &Job, plan: &FinetuningPlan) -> Result<JobResult, TrainerError> {
+pub(super) fn train(
+    folder: &JobFolder,
+    job: &Job,
+    plan: &FinetuningPlan,
+    stop: &Stop,
+) -> Result<JobResult, TrainerError> {
     let cache = FrameCache::open(&job.cache, &job.plan.images)?;
     let labels = labels(job, &cache)?;
     let tasks = site_tasks(job, plan, &cache, labels.as_ref())?;
@@ -70,8 +76,18 @@ pub(super) fn train(folder: &JobFolder, job: &Job, plan: &FinetuningPlan) -> Res
     let turn = |clock: u64| (clock % tasks.len() as u64) as usize;
     let seed =
         |clock: u64, purpose: &str| seeds(job).seed(clock, &format!("{purpose} of {}", tasks[turn(clock)].task.name));
-    let began = Instant::now();
+    let drawn = |place: usize| -> BTreeSet<SubjectKey> {
+        let clocks = (0..steps).map(|step| job.first_step + step).filter(|clock| turn(*clock) == place);
+        clocks.flat_map(|clock| batches[place].subjects_at(seed(clock, "batch"))).collect()
+    };
+    let subjects: Vec<(TaskName, BTreeSet<SubjectKey>)> =
+        tasks.iter().enumerate().map(|(place, own)| (own.task.name.clone(), drawn(place))).collect();
+    for (task, own) in &subjects {
+        enough_subjects(own.len(), job, &format!("the head of {task}"))?;
+    }
+    let (began, mut kept) = (Instant::now(), done);
     for step in done..steps {
+        stop.after(step, kept, folder, &mut progress, || network.checkpoint())?;
         let clock = job.first_step + step;
         let (images, answers) = batches[turn(clock)].at(seed(clock, "batch"));
         let loss = network.step(&tasks[turn(clock)].task, &images, &answers, seed(clock, "drop-path"))?;
@@ -86,18 +102,13 @@ pub(super) fn train(folder: &JobFolder, job: &Job, plan: &FinetuningPlan) -> Res
         if taken < steps && taken % job.plan.training.checkpoint_every_steps as u64 == 0 {
             progress.sync()?;
             durable::write(&folder.checkpoint(), &network.checkpoint())?;
+            kept = taken;
         }
     }
 
     let travels = |name: &str| !(frozen && name.starts_with(BACKBONE));
     write_delta(folder, job, network.weights().clone(), &base, travels)?;
     durable::write(&folder.kept(), &network.kept())?;
-    let drawn = |place: usize| -> BTreeSet<SubjectKey> {
-        let clocks = (0..steps).map(|step| job.first_step + step).filter(|clock| turn(*clock) == place);
-        clocks.flat_map(|clock| batches[place].subjects_at(seed(clock, "batch"))).collect()
-    };
-    let subjects: Vec<(TaskName, BTreeSet<SubjectKey>)> =
-        tasks.iter().enumerate().map(|(place, own)| (own.task.name.clone(), drawn(place))).collect();
     let shown: usize = (0..steps).map(|step| tasks[turn(job.first_step + step)].task.training.batch_size).sum();
     Ok(JobResult {
         steps: steps as u32,

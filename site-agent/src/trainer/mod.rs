@@ -6,17 +6,17 @@
 //! ```text
 //! pretraining   DINO on the site's frames            finetuning   the heads that the site has labels for
 //! progress      a line a step, and their means       scoring      what the round's model is worth here
+//! stopping      the wish that it end early, with a checkpoint
 //! ```
 
 mod finetuning;
 mod pretraining;
 mod progress;
 mod scoring;
+pub mod stopping;
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read};
 use std::path::Path;
-use std::thread;
 
 use common::plan::FinetuningPlan;
 use common::seed::SeedScope;
@@ -26,6 +26,7 @@ use model::{DeviceChoice, Finetuner, import};
 use crate::durable::{self, DiskError};
 use crate::job::{Job, JobError, JobFolder};
 use crate::tasks::TasksError;
+use stopping::Stop;
 
 /// Takes one step of a tiny network on a device: whether a trainer would start there at all.
 pub fn try_device(device: &DeviceChoice) -> Result<(), TrainerError> {
@@ -93,6 +94,25 @@ pub enum TrainerError {
     /// A clinical task cannot be trained or measured.
     #[error(transparent)]
     Tasks(#[from] TasksError),
+    /// Fewer subjects than the site's policy asks for would shape the delta, or a head of it.
+    #[error(
+        "the round's batches hold images of {found} subjects for {of}, but `policy.min_subjects` is {minimum}: index more, ask \
+         for longer rounds, or lower it"
+    )]
+    TooFewSubjects {
+        /// Subjects that would.
+        found: usize,
+        /// The site's minimum.
+        minimum: u32,
+        /// What they would shape: the backbone, or a task's head.
+        of: String,
+    },
+    /// Asked to end before the round's last step. Nothing is lost: the checkpoint is of this very step.
+    #[error("stopped after step {step} of the round, with a checkpoint")]
+    Stopped {
+        /// Steps taken.
+        step: u64,
+    },
     /// No task of the run can be trained here, or the labels of one cannot be used.
     #[error("the run's tasks cannot be trained here: {0}")]
     NoLabels(String),
@@ -101,18 +121,28 @@ pub enum TrainerError {
     Crops,
 }
 
-/// Trains the job in `folder` to its end, from its checkpoint if there is one.
-pub fn train(folder: &JobFolder) -> Result<(), TrainerError> {
+/// Trains the job in `folder` to its end, from its checkpoint if there is one, or until `stop` is wished for: then to a
+/// checkpoint.
+pub fn train(folder: &JobFolder, stop: &Stop) -> Result<(), TrainerError> {
     let _lock = lock(folder)?;
     if folder.result()?.is_some() {
         return Ok(());
     }
     let job = folder.job()?;
     let result = match &job.plan.finetuning {
-        None => pretraining::train(folder, &job)?,
-        Some(plan) => finetuning::train(folder, &job, plan)?,
+        None => pretraining::train(folder, &job, stop)?,
+        Some(plan) => finetuning::train(folder, &job, plan, stop)?,
     };
     Ok(folder.write_result(&result)?)
+}
+
+/// Refuses to train what would not leave: the policy is held to before the hours of training, not after them.
+fn enough_subjects(found: usize, job: &Job, of: &str) -> Result<(), TrainerError> {
+    let minimum = job.min_subjects;
+    match u32::try_from(found).is_ok_and(|found| found < minimum) {
+        true => Err(TrainerError::TooFewSubjects { found, minimum, of: of.to_owned() }),
+        false => Ok(()),
+    }
 }
 
 /// The model that the round starts from, with what the plan keeps at the site as its last round left it.
@@ -152,16 +182,6 @@ fn told(what: &'static str) -> impl Fn(common::weights::WeightsError) -> Trainer
 
 fn seeds(job: &Job) -> SeedScope<'_> {
     SeedScope { plan_seed: job.plan.seed, run: &job.plan.run, round: job.round, site: &job.site }
-}
-
-/// Ends this process when its parent has: the parent holds the other end of standard input for as long as it lives.
-pub fn stop_with_parent() {
-    thread::spawn(|| {
-        let mut byte = [0];
-        let ended = io::stdin().read(&mut byte);
-        drop(ended);
-        std::process::exit(143);
-    });
 }
 
 /// One trainer a folder: an orphan of a killed agent is waited for.

@@ -10,7 +10,8 @@ use data::{CropMaker, FrameCache, FrameRef, Sampler, Split};
 use model::{Backbone, CropBatch, DeviceChoice, Trainer};
 
 use super::progress::Progress;
-use super::{TrainerError, base, seeds, write_delta};
+use super::stopping::Stop;
+use super::{TrainerError, base, enough_subjects, seeds, write_delta};
 use crate::durable;
 use crate::job::{Job, JobFolder, JobResult, StepLine};
 
@@ -18,10 +19,12 @@ use crate::job::{Job, JobFolder, JobResult, StepLine};
 const RANK_ME_FRAMES: usize = 256;
 
 /// Trains a round of DINO.
-pub(super) fn train(folder: &JobFolder, job: &Job) -> Result<JobResult, TrainerError> {
+pub(super) fn train(folder: &JobFolder, job: &Job, stop: &Stop) -> Result<JobResult, TrainerError> {
     let cache = FrameCache::open(&job.cache, &job.plan.images)?;
     let split = Split::new(&cache.subjects(), job.held_out);
     let sampler = Sampler::new(&cache, split.training())?;
+    let subjects = subjects_drawn(job, &cache, &sampler);
+    enough_subjects(subjects, job, "the backbone")?;
     let base = base(job)?;
     let device: DeviceChoice = job.device.parse()?;
 
@@ -43,11 +46,11 @@ pub(super) fn train(folder: &JobFolder, job: &Job) -> Result<JobResult, TrainerE
 
     let maker =
         CropMaker::new(&job.plan.crops, &job.plan.images, job.plan.model.image_size, job.plan.model.in_channels);
-    let subjects = subjects_drawn(job, &cache, &sampler);
     thread::scope(|scope| {
         let crops = crops_ahead(scope, job, &cache, &sampler, &maker, done..steps);
-        let began = Instant::now();
+        let (began, mut kept) = (Instant::now(), done);
         for step in done..steps {
+            stop.after(step, kept, folder, &mut progress, || trainer.checkpoint())?;
             let batch = crops.recv().map_err(|_| TrainerError::Crops)?;
             let clock = job.first_step + step;
             let report = trainer.step(&batch, clock, seeds(job).seed(clock, "drop-path"))?;
@@ -62,6 +65,7 @@ pub(super) fn train(folder: &JobFolder, job: &Job) -> Result<JobResult, TrainerE
             if taken < steps && taken % job.plan.training.checkpoint_every_steps as u64 == 0 {
                 progress.sync()?;
                 durable::write(&folder.checkpoint(), &trainer.checkpoint())?;
+                kept = taken;
             }
         }
         Ok::<_, TrainerError>(())

@@ -12,6 +12,7 @@ use common::share::{Share, shares};
 use common::{Digest, Encoding, Meters, NamedTensors, PlanDraft, RoundNumber, SiteId};
 use serde::{Deserialize, Serialize};
 use site_agent::job::{Job, JobFolder};
+use site_agent::trainer::stopping::Stop;
 use site_agent::{durable, trainer};
 
 use super::arm::Arm;
@@ -187,7 +188,7 @@ fn train_round(
             measures: false,
             measure_only: false,
         })?;
-        trainer::train(&job)?;
+        trainer::train(&job, &Stop::default())?;
         let result = job.result()?.context("a trainer that ended well left no result")?;
         let counted = match plan.aggregation.share_by {
             ShareBy::Subjects => result.subjects,

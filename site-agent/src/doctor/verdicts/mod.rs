@@ -167,7 +167,7 @@ mod tests {
             (labels(true, Some("x")), Failure, "cannot be read"),
             (approvals(0, &[], 0), Fine, "none"),
             (approvals(2, &["abc".to_owned()], 0), Warning, "1 of 2 await"),
-            (approvals(2, &[], 1), Warning, "declined by this site's policy"),
+            (approvals(2, &[], 1), Warning, "declined here"),
             (approvals(2, &[], 0), Fine, "all approved"),
             (journal(None), Fine, ""),
             (journal(Some("x")), Failure, ""),

@@ -114,7 +114,7 @@ pub(in crate::doctor) fn approvals(known: usize, waiting: &[String], refused: us
         }
         ([], 1..) => {
             let remedy = "`site-agent plans` says by which rule; the policy is this site's to change";
-            Check::warning("plans", format!("{refused} of {known} are declined by this site's policy"), remedy)
+            Check::warning("plans", format!("{refused} of {known} are declined here"), remedy)
         }
         ([], 0) if known == 0 => Check::ok("plans", "none was announced to this site yet"),
         ([], 0) => Check::ok("plans", format!("{known} known, all approved")),
