@@ -25,6 +25,7 @@ pub mod journal;
 pub mod ledger;
 pub mod lineage;
 pub mod link;
+pub mod log;
 pub mod metrics;
 pub mod network;
 pub mod pace;

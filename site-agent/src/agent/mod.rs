@@ -8,6 +8,7 @@ mod leaving;
 mod membership;
 mod pauses;
 mod permitted;
+mod saying;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ use crate::training::{State, TrainerProgram, Training};
 use failure::{Failure, Then, is_final};
 use membership::Certificate;
 use pauses::Pauses;
+use saying::Said;
 
 /// One site's agent.
 #[derive(Debug)]
@@ -53,7 +55,7 @@ pub struct Agent {
     refused_lineage: Option<Work>,
     /// The plan whose signatures were asked for last, and when.
     signatures_asked: Option<(Digest, Instant)>,
-    said: Option<String>,
+    said: Option<Said>,
 }
 
 type Work = (RunId, RoundNumber, Digest);
@@ -159,7 +161,7 @@ impl Agent {
                 }
                 Err(error) if is_final(&error) => return Err(AgentError::Refused(error)),
                 Err(error) => {
-                    self.say(format!("{error}; trying again"));
+                    self.say(Said::TriesAgain { error: error.to_string() });
                     self.rest(unheard.longer()).await;
                     continue;
                 }
@@ -177,7 +179,7 @@ impl Agent {
                 Ok(Then::AtOnce) => failing.reset(),
                 Ok(Then::Later) => self.rest(report_every).await,
                 Err(Failure::Passing(error)) => {
-                    self.say(format!("{error}; trying again"));
+                    self.say(Said::TriesAgain { error: error.to_string() });
                     self.rest(failing.longer()).await;
                 }
                 Err(Failure::Decline(reason, why)) => {
@@ -338,16 +340,13 @@ impl Agent {
 
     async fn take(&mut self, step: Step, directive: &Directive) -> Result<Then, Failure> {
         match (step, directive) {
-            (Step::Rest, Directive::Wait { because }) => self.say(format!("waiting: {because}")),
+            (Step::Rest, Directive::Wait { because }) => self.say(Said::Waits { because: because.clone() }),
             (Step::Rest | Step::KeepTraining, _) => {}
             (Step::FetchPlan(digest), _) => {
                 self.fetch_plan(digest).await?;
                 return Ok(Then::AtOnce);
             }
-            (Step::AwaitApproval(digest), _) => self.say(format!(
-                "plan {digest} awaits the approval of a person at this site: read it with `site-agent plans`, then \
-                 `site-agent approve {digest}`"
-            )),
+            (Step::AwaitApproval(plan), _) => self.say(Said::AwaitsApproval(plan)),
             (Step::FetchModel { model, bytes }, _) => {
                 self.link.fetch_model(model, bytes, &self.home.model(model)).await?;
                 return Ok(Then::AtOnce);
@@ -359,14 +358,8 @@ impl Agent {
                 }
             }
             (Step::PauseTraining, _) => self.stop_if_still(),
-            (Step::StandStill(Still::Stopped), _) => self.say(
-                "stopped by a person at this site: nothing trains and nothing is sent until `site-agent resume`"
-                    .to_owned(),
-            ),
-            (Step::StandStill(Still::OutsideHours { .. }), _) => {
-                let hours = self.config.policy.hours.map(|hours| hours.to_string()).unwrap_or_default();
-                self.say(format!("outside this site's hours ({hours}): what was begun goes on when they begin"));
-            }
+            (Step::StandStill(Still::Stopped), _) => self.say(Said::Stopped),
+            (Step::StandStill(Still::OutsideHours { .. }), _) => self.say(Said::OutsideHours(self.config.policy.hours)),
             (Step::Index, Directive::Train(assignment)) => return self.index(assignment).await,
             (Step::Train, Directive::Train(assignment)) => self.train(assignment)?,
             (Step::Measure, Directive::Finished { run, model, .. }) => {
@@ -489,13 +482,5 @@ impl Agent {
             self.declined = Some(Declined { work, reason, since: Instant::now() });
         }
         Ok(())
-    }
-
-    /// Says a thing once, not with every report.
-    fn say(&mut self, line: String) {
-        if self.said.as_ref() != Some(&line) {
-            tracing::info!("{line}");
-            self.said = Some(line);
-        }
     }
 }

@@ -119,7 +119,7 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
     let labels = finetuned::open_labels(home, &cache, args.labels.as_deref())?;
     let examples = Examples::of(&task, &cache, labels.as_ref())?;
     if let Some(left_out) = examples.left_out {
-        tracing::warn!(task = %task.name, "{left_out}");
+        tracing::warn!(task = %task.name, %left_out, "not all that is here can be used");
     }
     let least = args.min_subjects.unwrap_or(if few == FewShot::All { 3 } else { 1 });
     let cohort =
@@ -154,13 +154,9 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
     let metric = told.task.best.metric;
     let course = tasks::finetune(&folder, &finetuning, &backbone, &mut |look: &Look| {
         let left = (steps.saturating_sub(look.step)) as f64 * look.seconds_per_step;
-        let better = if look.better { " (best so far)" } else { "" };
-        tracing::info!(
-            "step {}/{steps}: loss {:.3}, {metric} {}{better}; at most {left:.0} s left",
-            look.step,
-            look.loss,
-            told_value(look.value)
-        );
+        let (loss, value) = (format!("{:.3}", look.loss), told_value(look.value));
+        let (step, best, left_s) = (look.step, look.better, left.round());
+        tracing::info!(step, of = steps, %loss, %metric, %value, best, left_s, "on the validation subjects");
     })?;
     if args.json.json {
         return print_json(&serde_json::json!({

@@ -21,7 +21,7 @@ mod stop;
 mod weights;
 
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -37,7 +37,7 @@ use crate::job::JobFolder;
 use crate::trainer::TrainerError;
 use crate::trainer::stopping::Stop;
 use crate::training::{DISK_FULL, NO_LABELS, STOPPED, TOO_FEW_SUBJECTS};
-use crate::{durable, trainer};
+use crate::{durable, log, trainer};
 
 /// The agent of one hospital: reads DICOM, trains on this machine, sends weight updates, never images.
 ///
@@ -137,7 +137,7 @@ pub fn main() -> ExitCode {
     if let Verb::IntakeWorker = cli.verb {
         return data::worker_main();
     }
-    log(cli.log_json);
+    log::begin(cli.log_json);
     match act(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -155,13 +155,6 @@ pub fn main() -> ExitCode {
             }
         }
     }
-}
-
-fn log(json: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if json { log.json().init() } else { log.with_ansi(std::io::stderr().is_terminal()).init() }
 }
 
 fn act(cli: Cli) -> anyhow::Result<()> {

@@ -77,7 +77,7 @@ pub(super) fn fitted_backbone(
     let imported = import::imported(weights, plan, network.into());
     let imported = imported.with_context(|| format!("in the model {}", path.display()))?;
     for change in imported.changes {
-        tracing::info!("to fit the plan, {change}");
+        tracing::info!(%change, "the backbone is fitted to the plan");
     }
     Ok(imported.backbone)
 }

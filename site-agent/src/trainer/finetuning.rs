@@ -165,7 +165,7 @@ fn site_tasks(
         };
         let examples = Examples::of(&task, cache, labels).map_err(unusable)?;
         if let Some(left_out) = examples.left_out {
-            tracing::warn!(task = %name, "{left_out}");
+            tracing::warn!(task = %name, %left_out, "not all that is here can be used");
         }
         let least = job.min_subjects as usize;
         match Cohort::new(cache, &examples.all, job.held_out, FewShot::All, &examples.classes, least) {
