@@ -204,6 +204,7 @@ mod tests {
             signing_key: None,
             signing_certificate: None,
             anchors: Digest::of(b"ca"),
+            renewal_anchors: None,
         }
     }
 

@@ -56,9 +56,14 @@ impl SiteCalls {
 
     /// Who calls, as the certificate says, if that still counts.
     fn caller<T>(&self, request: &Request<T>) -> Result<SiteId, Status> {
-        let Caller { site, serial } = identity::caller(request).map_err(refused)?;
-        self.federation.admits(&site, &serial).map_err(refused)?;
-        Ok(site)
+        Ok(self.identified(request)?.site)
+    }
+
+    /// The same with the certificate's serial number.
+    fn identified<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let caller = identity::caller(request).map_err(refused)?;
+        self.federation.admits(&caller.site, &caller.serial).map_err(refused)?;
+        Ok(caller)
     }
 
     /// Asks the federation, off the event loop.
@@ -97,12 +102,12 @@ impl Enrolment for EnrolmentCalls {
 #[tonic::async_trait]
 impl Wire for SiteCalls {
     async fn report(&self, request: Request<wire::ReportRequest>) -> Result<Response<wire::ReportReply>, Status> {
-        let caller = self.caller(&request)?;
+        let Caller { site: caller, serial } = self.identified(&request)?;
         let Announced { site, value } = Announced::<Progress>::try_from(request.into_inner()).map_err(unclear)?;
         require_itself(&caller, site)?;
         let itself = caller.clone();
         let directive: Directive = self.ask(move |federation| federation.report(&caller, &value)).await?;
-        let knows = self.federation.admitted().borrow().anchors(&itself);
+        let knows = self.federation.admitted().borrow().anchors(&itself, &serial);
         // It learns of a CA that takes the place of another by renewing its certificate.
         let renew = knows.is_some_and(|anchors| anchors != self.anchors);
         Ok(Response::new(wire::ReportReply { renew, ..directive.into() }))

@@ -41,6 +41,7 @@ mod tests {
             signing_key: Some(VerifyingKey([key; 32])),
             signing_certificate: None,
             anchors: Digest::of(b"ca"),
+            renewal_anchors: None,
         }
     }
 

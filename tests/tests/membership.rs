@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use certs::credentials::Credentials;
 use common::ledger::{self, Head};
-use tests::federation::Federation;
+use tests::federation::{Federation, FederationError};
 use tests::programs;
 use tests::story::{self, SITES, WITHIN};
 
@@ -170,4 +170,45 @@ fn certificates_are_renewed_under_a_run_and_one_that_expired_ends_its_agent_with
     federation.coordinator(&["revoke", SITES[0]]).unwrap();
     let told = federation.at_site(SITES[0], &["run"]).unwrap_err().to_string();
     assert!(told.contains("revoked") && told.contains("invitation"), "{told}");
+}
+
+/// As the runbook says it, with agents that nobody touches.
+#[test]
+fn agents_follow_another_authority_by_themselves_under_a_run_and_the_old_one_then_counts_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("federation");
+    story::prepare(&root);
+    let plan = fs::read_to_string(story::plan(&root)).unwrap();
+    fs::write(story::plan(&root), plan.replace("count = 3", "count = 8")).unwrap();
+    let mut federation = Federation::open(&root).unwrap();
+    federation.start_aggregator().unwrap();
+    story::start_run(&federation, &root).unwrap();
+    SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
+    federation.wait_until("a trainer at work", WITHIN, |federation| Ok(federation.has_trainer(SITES[0]))).unwrap();
+    let renewals = |federation: &Federation, site: &str| -> Result<usize, FederationError> {
+        Ok(federation.at_site(site, &["ledger", "show"])?.matches("renewed").count())
+    };
+    let anchors = |federation: &Federation, site: &str| {
+        let file = Credentials::at(federation.site_state(site).join("identity")).authority_path();
+        fs::read_to_string(file).unwrap().matches("BEGIN CERTIFICATE").count()
+    };
+    for (command, renewed, known) in [("next", 1, 2), ("switch", 2, 1)] {
+        // `switch` is refused until the aggregator has seen each site use what it was given.
+        let typed = |federation: &Federation| Ok(federation.coordinator(&["authority", command]).is_ok());
+        federation.wait_until(command, WITHIN, typed).unwrap();
+        let all = |federation: &Federation| {
+            SITES.iter().try_fold(true, |all, site| Ok(all && renewals(federation, site)? == renewed))
+        };
+        federation.wait_until("a renewal at each site", WITHIN, all).unwrap();
+        SITES.iter().for_each(|site| assert_eq!(anchors(&federation, site), known, "{command} at {site}"));
+    }
+    let run = story::finished(&mut federation).unwrap();
+    assert_eq!((run["state"].as_str(), story::models(&run).len()), (Some("finished"), 8), "{run:#}");
+    for round in run["rounds"].as_array().unwrap() {
+        assert_eq!((round["attempt"].as_u64(), round["sites"].as_array().unwrap().len()), (Some(1), SITES.len()));
+    }
+    let of_sites = SITES.map(|site| federation.site_state(site).join("ledger").display().to_string());
+    federation
+        .coordinator(&["ledger", "verify", "--site-ledger", &of_sites[0], "--site-ledger", &of_sites[1]])
+        .unwrap();
 }

@@ -1,6 +1,7 @@
 //! What a site permits holds, whatever the plan asks, and the coordinator sees by which rule.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use site_agent::clock::{self, Moment};
@@ -77,11 +78,16 @@ fn a_site_declines_by_rule_what_it_does_not_permit_rests_outside_its_hours_and_t
 
     SITES.iter().for_each(|site| federation.kill_agent(site));
     federation.write_settings(SITES[0], "[policy]\nmax_rounds_a_day = 3").unwrap();
-    federation
-        .write_settings(SITES[1], &format!("[policy]\nmax_upload_mb_s = 0.5\nhours = '{}'", hours(true)))
-        .unwrap();
+    // A third of a model a second both ways, of which one second's worth may pass at once: two seconds a model at least.
+    let bytes = fs::metadata(root.join("first-model.safetensors")).unwrap().len();
+    let cap = bytes as f64 / 3e6;
+    let policy = format!("max_upload_mb_s = {cap}\nmax_download_mb_s = {cap}\nhours = '{}'", hours(true));
+    federation.write_settings(SITES[1], &format!("[policy]\n{policy}")).unwrap();
+    let began = Instant::now();
     SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
     let run = story::finished(&mut federation).unwrap();
+    // Up after rounds 2 and 3; down before round 3 at least, as the model of round 2 may be there.
+    assert!(began.elapsed() > Duration::from_secs(6), "three models passed the cap within {:?}", began.elapsed());
     assert_eq!((run["state"].as_str(), story::models(&run).len()), (Some("finished"), 3), "{run:#}");
     assert_eq!(begun(&federation).as_array().unwrap().len(), 3, "each round of the run is begun once");
 }

@@ -41,9 +41,11 @@ impl Admitted {
         }
     }
 
-    /// The CAs that a site knows.
-    pub fn anchors(&self, site: &SiteId) -> Option<Digest> {
-        Some(self.member(&site.into())?.anchors)
+    /// The CAs that a site knows if it calls with the certificate of this serial number.
+    pub fn anchors(&self, site: &SiteId, serial: &str) -> Option<Digest> {
+        let record = self.member(&site.into())?;
+        let told = record.renewal_anchors.filter(|_| record.renewal.as_deref() == Some(serial));
+        Some(told.unwrap_or(record.anchors))
     }
 
     /// What a site signs with.

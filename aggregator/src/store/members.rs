@@ -159,6 +159,10 @@ pub(super) fn member(row: &Row<'_>) -> Result<MemberRecord> {
         enrolled_at: stamp(row, "enrolled_at_ms")?,
         revoked: row.get::<_, Option<i64>>("revoked_at_ms")?.is_some(),
         anchors: parsed("members.anchors", &row.get::<_, String>("anchors")?)?,
+        renewal_anchors: match row.get::<_, Option<String>>("renewal_anchors")? {
+            Some(anchors) => Some(parsed("members.renewal_anchors", &anchors)?),
+            None => None,
+        },
         signing_key: match row.get::<_, Option<String>>("signing_key")? {
             Some(key) => Some(parsed("members.signing_key", &key)?),
             None => None,

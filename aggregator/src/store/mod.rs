@@ -156,6 +156,8 @@ pub struct MemberRecord {
     pub signing_certificate: Option<String>,
     /// The CAs that it knows: [`certs::authority::Authority::anchors`].
     pub anchors: Digest,
+    /// The CAs that it was told of with the newer certificate: who uses that one knows them.
+    pub renewal_anchors: Option<Digest>,
 }
 
 impl MemberRecord {

@@ -166,12 +166,18 @@ async fn another_authority_takes_the_place_of_the_federations_with_the_work_goin
     // Who does not know the next one is still served, and is named before anybody ends the old one.
     b.report(Progress::idle()).await.unwrap();
     let anchors = authority::load(house.path(), &federation).unwrap().anchors();
-    house
-        .store()
-        .sites()
-        .unwrap()
-        .iter()
-        .for_each(|site| assert_eq!(site.anchors == anchors, site.site == site_id("a")));
+    let knowing = || -> Vec<String> {
+        let sites = house.store().sites().unwrap().into_iter().filter(|site| site.anchors == anchors);
+        sites.map(|site| site.site.to_string()).collect()
+    };
+    // That the new certificate is used is written down a moment after it is.
+    let noted = async {
+        while knowing().is_empty() {
+            a.report(Progress::idle()).await.unwrap();
+        }
+    };
+    timeout(WITHIN, noted).await.expect("a note of the certificate in use");
+    assert_eq!(knowing(), ["a"]);
 
     authority::switch(house.path()).unwrap();
     a.is_asked_to_renew(true).await;
