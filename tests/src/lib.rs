@@ -1,6 +1,7 @@
 //! The Federation harness, the CMR phantom, the demo, and stories between programs.
 
 pub mod canary;
+pub mod corporate;
 pub mod demo;
 pub mod federation;
 pub mod finetuning;
