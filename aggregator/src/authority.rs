@@ -21,9 +21,14 @@ pub fn create(state: &Path, federation: &FederationName, now: Stamp) -> Result<A
 
 /// The authority of a state folder, with the next one if one takes its place.
 pub fn load(state: &Path, federation: &FederationName) -> Result<Authority, CertsError> {
-    settle(state)?;
-    let next = next(state).join("ca.crt").exists().then(|| Authority::load(&next(state), federation)).transpose()?;
+    let next = load_next(state, federation)?;
     Ok(Authority::load(&folder(state), federation)?.followed_by(next))
+}
+
+/// The authority that takes the place of the one there is, if one does.
+pub fn load_next(state: &Path, federation: &FederationName) -> Result<Option<Authority>, CertsError> {
+    settle(state)?;
+    next(state).join("ca.crt").exists().then(|| Authority::load(&next(state), federation)).transpose()
 }
 
 /// Makes the authority that takes the place of the one there is; refuses if one does already.
