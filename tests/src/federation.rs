@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use common::Digest;
 use serde_json::Value;
 
-use crate::programs::{self, Environment, Process, ProgramError, Programs, run, run_in};
+use crate::programs::{self, Environment, Process, ProgramError, Programs, run, run_in, said_in};
 
 /// What the aggregator is called among the processes.
 pub const AGGREGATOR: &str = "aggregator";
@@ -162,6 +162,12 @@ impl Federation {
     pub fn at_site(&self, site: &str, arguments: &[&str]) -> Result<String, ProgramError> {
         let state = self.site_state(site).display().to_string();
         run_in(&self.environment(site), &self.programs.site_agent, &[&["--state", &state], arguments].concat())
+    }
+
+    /// Types a command of one site's, and returns all that it says, however it ends.
+    pub fn said_at_site(&self, site: &str, arguments: &[&str]) -> Result<String, ProgramError> {
+        let state = self.site_state(site).display().to_string();
+        said_in(&self.environment(site), &self.programs.site_agent, &[&["--state", &state], arguments].concat())
     }
 
     /// Starts the aggregator, and waits until it listens.

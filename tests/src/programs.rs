@@ -112,6 +112,13 @@ pub fn run_in(environment: &Environment, program: &Path, arguments: &[&str]) -> 
     }
 }
 
+/// Runs a program to its end and returns all that it wrote, to either output, however it ended.
+pub fn said_in(environment: &Environment, program: &Path, arguments: &[&str]) -> Result<String, ProgramError> {
+    let start = |source| ProgramError::Start { program: program.display().to_string(), source };
+    let output = command(program, arguments, environment).output().map_err(start)?;
+    Ok([output.stdout, output.stderr].map(|words| String::from_utf8_lossy(&words).into_owned()).concat())
+}
+
 /// A program at work in the background. It is killed when this value is dropped.
 #[derive(Debug)]
 pub struct Process {
