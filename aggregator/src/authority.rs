@@ -109,7 +109,16 @@ fn folder(state: &Path) -> PathBuf {
 
 /// The key that models and ledgers are signed with: made when it is first needed.
 pub fn signing_key(state: &Path) -> Result<SigningKey, CertsError> {
-    SigningKey::load_or_create(&state.join("signing.key"))
+    SigningKey::load_or_create(&signing_key_path(state))
+}
+
+/// The same, for whoever only looks: an error if there is none.
+pub fn existing_signing_key(state: &Path) -> Result<SigningKey, CertsError> {
+    SigningKey::load(&signing_key_path(state))
+}
+
+fn signing_key_path(state: &Path) -> PathBuf {
+    state.join("signing.key")
 }
 
 fn next(state: &Path) -> PathBuf {

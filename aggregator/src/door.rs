@@ -1,7 +1,7 @@
 //! Which of those who were turned away the ledger tells of. An entry stays for ever, and anybody may be refused as often as they
 //! like: so each kind of refusal is told once in an hour, of strangers a few alone, and the rest is counted.
 //!
-//! A value: what it hears and when are arguments, what is to be entered comes out.
+//! A value: what it hears and when are arguments, what is to be entered comes out. A start of the server begins anew.
 
 use std::collections::BTreeSet;
 

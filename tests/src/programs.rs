@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -117,6 +117,18 @@ pub fn said_in(environment: &Environment, program: &Path, arguments: &[&str]) ->
     let start = |source| ProgramError::Start { program: program.display().to_string(), source };
     let output = command(program, arguments, environment).output().map_err(start)?;
     Ok([output.stdout, output.stderr].map(|words| String::from_utf8_lossy(&words).into_owned()).concat())
+}
+
+/// Every text that a zip of a program's holds, with the names of its files.
+pub fn texts(zip: &Path) -> io::Result<String> {
+    let mut zip = zip::ZipArchive::new(File::open(zip)?)?;
+    let mut all = String::new();
+    for place in 0..zip.len() {
+        let mut file = zip.by_index(place)?;
+        all += &format!("{}\n", file.name()?);
+        file.read_to_string(&mut all)?;
+    }
+    Ok(all)
 }
 
 /// A program at work in the background. It is killed when this value is dropped.

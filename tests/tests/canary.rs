@@ -4,13 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tests::canary::{Planted, Searched, found};
 use tests::federation::Federation;
 use tests::phantom::{self, SiteSpec};
+use tests::programs;
 use tests::story::{self, SITES, WITHIN};
 use tests::tap::{self, Heard, Listening};
 
@@ -37,18 +37,6 @@ fn begin(root: &Path, heard: &Heard) -> (Federation, Listening) {
     (federation, listening)
 }
 
-/// The texts in a bundle, with their names.
-fn texts(path: &Path) -> String {
-    let mut zip = zip::ZipArchive::new(fs::File::open(path).unwrap()).unwrap();
-    let mut all = String::new();
-    for place in 0..zip.len() {
-        let mut file = zip.by_index(place).unwrap();
-        all += &format!("{}\n", file.name().unwrap());
-        file.read_to_string(&mut all).unwrap();
-    }
-    all
-}
-
 /// What a site's doctor shows: its table, its JSON, and what it writes for whoever helps.
 struct Examined {
     table: String,
@@ -63,7 +51,7 @@ fn examined(federation: &Federation, site: &str, folder: &Path, name: &str) -> E
     let json = federation.said_at_site(site, &told).unwrap();
     let checks: Value = serde_json::Deserializer::from_str(&json).into_iter().next().unwrap().unwrap();
     assert!(checks["checks"].as_array().unwrap().len() >= 20, "{json}");
-    Examined { table, json, bundle: texts(&bundle) }
+    Examined { table, json, bundle: programs::texts(&bundle).unwrap() }
 }
 
 /// The same JSON without what a check has for whoever sits at that machine alone.

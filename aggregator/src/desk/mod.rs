@@ -28,7 +28,7 @@ const VALID: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest reason for an abort, in bytes.
 const REASON: usize = 200;
 /// Lines of the ledger that are read from the store at a time.
-const AT_ONCE: u64 = 1024;
+pub(crate) const AT_ONCE: u64 = 1024;
 
 /// Why something cannot be done.
 #[derive(Debug, thiserror::Error)]
