@@ -7,6 +7,7 @@ pub mod federation;
 pub mod finetuning;
 pub mod inspector;
 pub mod learning;
+pub mod matrix;
 pub mod phantom;
 pub mod programs;
 pub mod proxy;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tests::corporate::Corporate;
 use tests::federation::Federation;
-use tests::programs;
+use tests::matrix;
 use tests::proxy::{Proxy, Rules, Tinyproxy};
 use tests::story::{self, SITES, WITHIN};
 
@@ -30,13 +30,6 @@ fn ends_with_everybody_in_every_round(federation: &mut Federation) {
     for round in run["rounds"].as_array().unwrap() {
         assert_eq!(round["sites"].as_array().unwrap().len(), SITES.len(), "{round:#}");
     }
-}
-
-/// An agent that is at work has connections to this port, and to no other.
-fn is_connected_to_this_port_alone(federation: &Federation, site: &str, port: u16) {
-    let (_, process) = federation.processes().into_iter().find(|(name, _)| name == site).unwrap();
-    let sockets = programs::sockets(process).unwrap();
-    assert!(sockets.iter().all(|socket| !socket.listens && socket.remote_port == port), "{site}: {sockets:?}");
 }
 
 /// No file below says the password, but for the settings in which a person wrote it.
@@ -120,7 +113,7 @@ fn a_proxy_that_is_spoken_to_over_tls_is_known_by_the_corporate_root_that_the_se
     SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
     federation.wait_until("a trainer at work", WITHIN, |federation| Ok(federation.has_trainer(SITES[0]))).unwrap();
     let port = proxy.address().rsplit_once(':').unwrap().1.parse().unwrap();
-    SITES.iter().for_each(|site| is_connected_to_this_port_alone(&federation, site, port));
+    matrix::hold(&federation, |_| Some(port));
     ends_with_everybody_in_every_round(&mut federation);
     let found = examined(&federation, SITES[0], "proxy");
     assert!(found.contains(&format!("https://{}", proxy.address())) && !found.contains("hidden-word"), "{found}");
@@ -183,8 +176,7 @@ fn agents_go_by_what_the_environment_says_through_tinyproxy_which_asks_for_a_pas
     federation.set_variable(SITES[1], "NO_PROXY", "127.0.0.1");
     SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
     federation.wait_until("a trainer at work", WITHIN, |federation| Ok(federation.has_trainer(SITES[0]))).unwrap();
-    is_connected_to_this_port_alone(&federation, SITES[0], at.port());
-    is_connected_to_this_port_alone(&federation, SITES[1], port);
+    matrix::hold(&federation, |name| (name == SITES[0]).then_some(at.port()));
     ends_with_everybody_in_every_round(&mut federation);
     let said = proxy.said().unwrap();
     let (tunnels, cut) = (said.matches("CONNECT 127.0.0.1:").count(), said.matches("Idle Timeout").count());

@@ -154,6 +154,11 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What the command line takes, for whoever holds documents to it.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 fn log(json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
