@@ -12,7 +12,7 @@ use crate::authority;
 use crate::clock::Stamp;
 use crate::config::Config;
 use crate::desk::AT_ONCE;
-use crate::status::{self, RunPhase, Status};
+use crate::status::{self, EnrolledSite, RunPhase, Status};
 use crate::store::{Blobs, MemberRecord, SqliteStore, Store, StoreError};
 
 /// The database, read.
@@ -95,6 +95,9 @@ pub(super) fn checks(state: &Path, config: &Config, read: Result<&Read, &StoreEr
         (run.run.clone(), have, run.signatures_needed)
     });
     let heard = status.sites.iter().filter_map(|site| site.last_word_ms).count();
+    let running = || status.runs.iter().filter(|run| run.state == RunPhase::Running);
+    let is_awaited = |site: &&EnrolledSite| !site.revoked && running().any(|run| run.sites.contains_key(&site.site));
+    let awaited = status.sites.iter().filter(is_awaited).map(|site| (&site.site, site.last_word_ms));
     vec![
         database,
         verdicts::next_authority(waiting.as_ref().map(Option::as_deref).map_err(String::as_str)),
@@ -108,7 +111,7 @@ pub(super) fn checks(state: &Path, config: &Config, read: Result<&Read, &StoreEr
         },
         verdicts::runs(status),
         verdicts::signatures(coordinators, config.signatures, &unsigned.collect::<Vec<_>>()),
-        verdicts::silence(status),
+        verdicts::silence(&awaited.collect::<Vec<_>>()),
         verdicts::clock(latest.0.saturating_sub(now.0), heard),
     ]
 }

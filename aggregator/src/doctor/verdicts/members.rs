@@ -1,8 +1,8 @@
 //! Who is let in, and what is waited for from whom.
 
 use certs::authority::LEAF_DAYS;
-use common::RunId;
 use common::check::Check;
+use common::{RunId, SiteId};
 
 use crate::status::{RunPhase, Status};
 
@@ -108,16 +108,13 @@ pub(in crate::doctor) fn signatures(coordinators: usize, least: u32, waiting: &[
     }
 }
 
-/// Sites that running rounds wait for and that have said nothing for long.
-pub(in crate::doctor) fn silence(status: &Status) -> Check {
-    let running = || status.runs.iter().filter(|run| run.state == RunPhase::Running);
-    let is_awaited = |site: &&crate::status::EnrolledSite| running().any(|run| run.sites.contains_key(&site.site));
-    let awaited: Vec<_> = status.sites.iter().filter(|site| !site.revoked).filter(is_awaited).collect();
-    let silent = awaited.iter().filter(|site| site.last_word_ms.is_none_or(|ms| ms > SILENT_MS));
+/// Sites that running rounds wait for, each with the milliseconds since it last said something, if it ever did.
+pub(in crate::doctor) fn silence(awaited: &[(&SiteId, Option<u64>)]) -> Check {
+    let silent = awaited.iter().filter(|(_, ms)| ms.is_none_or(|ms| ms > SILENT_MS));
     let silent: Vec<String> = silent
-        .map(|site| match site.last_word_ms {
-            None => format!("{} (never heard)", site.site),
-            Some(ms) => format!("{} ({} h)", site.site, ms / SILENT_MS),
+        .map(|(site, ms)| match ms {
+            None => format!("{site} (never heard)"),
+            Some(ms) => format!("{site} ({} h)", ms / SILENT_MS),
         })
         .collect();
     match (awaited.len(), silent.as_slice()) {
@@ -125,11 +122,8 @@ pub(in crate::doctor) fn silence(status: &Status) -> Check {
         (of, []) => Check::ok("silence", format!("{of} sites of running rounds, all heard within the hour")),
         (of, silent) => {
             let remedy = "telephone hospital IT: does the agent run? `site-agent doctor` there says more";
-            Check::warning(
-                "silence",
-                format!("{} of {of} sites of running rounds: {}", silent.len(), silent.join(", ")),
-                remedy,
-            )
+            let found = format!("{} of {of} sites of running rounds: {}", silent.len(), silent.join(", "));
+            Check::warning("silence", found, remedy)
         }
     }
 }

@@ -20,11 +20,13 @@ mod tests {
     use std::time::Duration;
 
     use certs::probe::Shown;
-    use common::{Digest, RunId};
+    use common::{Digest, RunId, SiteId};
 
     use super::*;
     use crate::authority::seconds;
     use crate::clock::Stamp;
+
+    const HOUR_MS: u64 = 3_600_000;
 
     #[test]
     fn each_verdict_follows_from_its_facts_and_whatever_is_not_well_has_a_remedy() {
@@ -38,6 +40,7 @@ mod tests {
         let run = || "run".parse::<RunId>().unwrap();
         let lost = [(run(), Digest::of(b"model"))];
         let waiting = ["aalst".to_owned()];
+        let (site, other): (SiteId, SiteId) = ("aalst".parse().unwrap(), "bergen".parse().unwrap());
         let (quick, slow) = (Duration::from_millis(3), Duration::from_millis(300));
         let table: Vec<(Check, Outcome, &str)> = vec![
             (folder(None), Failure, "cannot"),
@@ -84,6 +87,14 @@ mod tests {
             (signatures(0, 0, &[]), Fine, "no plan waits"),
             (signatures(1, 2, &[]), Failure, "no run can begin"),
             (signatures(2, 2, &[(run(), 1, 2)]), Warning, "run has 1 of 2"),
+            (silence(&[]), Fine, "waits for anybody"),
+            (silence(&[(&site, Some(HOUR_MS))]), Fine, "1 sites of running rounds, all heard"),
+            (
+                silence(&[(&site, Some(2 * HOUR_MS + 1)), (&other, Some(0))]),
+                Warning,
+                "1 of 2 sites of running rounds: aalst (2 h)",
+            ),
+            (silence(&[(&site, None)]), Warning, "aalst (never heard)"),
             (sync(Ok(quick)), Fine, "3.0 ms"),
             (sync(Ok(slow)), Warning, "300 ms"),
             (sync(Err("read-only")), Failure, "nothing can be written"),
