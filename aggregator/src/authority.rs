@@ -21,9 +21,14 @@ pub fn create(state: &Path, federation: &FederationName, now: Stamp) -> Result<A
 
 /// The authority of a state folder, with the next one if one takes its place.
 pub fn load(state: &Path, federation: &FederationName) -> Result<Authority, CertsError> {
-    settle(state)?;
-    let next = next(state).join("ca.crt").exists().then(|| Authority::load(&next(state), federation)).transpose()?;
+    let next = load_next(state, federation)?;
     Ok(Authority::load(&folder(state), federation)?.followed_by(next))
+}
+
+/// The authority that takes the place of the one there is, if one does.
+pub fn load_next(state: &Path, federation: &FederationName) -> Result<Option<Authority>, CertsError> {
+    settle(state)?;
+    next(state).join("ca.crt").exists().then(|| Authority::load(&next(state), federation)).transpose()
 }
 
 /// Makes the authority that takes the place of the one there is; refuses if one does already.
@@ -104,7 +109,16 @@ fn folder(state: &Path) -> PathBuf {
 
 /// The key that models and ledgers are signed with: made when it is first needed.
 pub fn signing_key(state: &Path) -> Result<SigningKey, CertsError> {
-    SigningKey::load_or_create(&state.join("signing.key"))
+    SigningKey::load_or_create(&signing_key_path(state))
+}
+
+/// The same, for whoever only looks: an error if there is none.
+pub fn existing_signing_key(state: &Path) -> Result<SigningKey, CertsError> {
+    SigningKey::load(&signing_key_path(state))
+}
+
+fn signing_key_path(state: &Path) -> PathBuf {
+    state.join("signing.key")
 }
 
 fn next(state: &Path) -> PathBuf {

@@ -97,6 +97,55 @@ pub enum Event<'a> {
         /// Who did so.
         by: &'a Actor,
     },
+    /// Whoever wanted to enrol was refused; once in an hour for each reason ([`crate::door`]).
+    EnrolmentRefused {
+        /// As whom: what was claimed, and proved by nothing.
+        #[serde(flatten)]
+        who: Subject<'a>,
+        /// Digest of the key for which a certificate was asked.
+        request: Option<Digest>,
+        /// The refusal's code.
+        code: &'a str,
+        /// What is wrong with the invitation or the proof.
+        because: &'a str,
+    },
+    /// A call that its caller may not make, by the table of permissions; once in an hour for each caller and deed.
+    CallRefused {
+        /// Who called; nobody without a certificate.
+        #[serde(flatten)]
+        who: Option<Subject<'a>>,
+        /// What was asked.
+        deed: &'a str,
+        /// The refusal's code.
+        code: &'a str,
+    },
+    /// Refusals of an hour that have no entry of their own.
+    FurtherRefusals {
+        /// So many.
+        times: u64,
+        /// When the hour began, in milliseconds since 1970.
+        since_ms: u64,
+    },
+    /// A CA was made that is to take the place of the federation's.
+    AuthorityAnnounced {
+        /// Fingerprint of the one that there is.
+        authority: Digest,
+        /// The next one's.
+        next: Digest,
+        /// Who made it.
+        by: &'a Actor,
+    },
+    /// The next CA takes the place of the one before, whose certificates count no more.
+    AuthoritySwitched {
+        /// Fingerprint of the one that ends.
+        before: Digest,
+        /// Of the one that there is now.
+        authority: Digest,
+        /// Members that did not know the next one, and are shut out by that.
+        shut_out: &'a [Holder],
+        /// Who did so.
+        by: &'a Actor,
+    },
     /// A coordinator put its hand under a plan.
     PlanSigned {
         /// The run.
@@ -342,5 +391,61 @@ impl Colophon {
     pub fn signed(federation: &common::FederationName, head: Head, key: &SigningKey) -> Self {
         let signature = key.sign(&ledger_statement(federation, head));
         Self { federation: federation.clone(), head, key: key.verifying(), signature }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever reads a ledger of years ago reads these words: an event may get further fields, and none of these another meaning.
+    #[test]
+    fn refusals_and_changes_of_the_authority_are_written_in_these_words() {
+        let (site, person): (Holder, Holder) = ("aalst".parse().unwrap(), "coordinator/alice".parse().unwrap());
+        let [one, other] = [Digest([0x11; 32]), Digest([0x22; 32])];
+        let (ones, others) = ("11".repeat(32), "22".repeat(32));
+        let (by, by_alice) = (Actor::StateFolder, Actor::Person(person.person().unwrap().clone()));
+        let shut_out = [site.clone(), person.clone()];
+        let table = [
+            (
+                Event::EnrolmentRefused {
+                    who: Subject::of(&site),
+                    request: Some(one),
+                    code: "token",
+                    because: "used already",
+                },
+                format!(
+                    r#"{{"kind":"enrolment-refused","site":"aalst","request":"{ones}","code":"token","because":"used already"}}"#
+                ),
+            ),
+            (
+                Event::CallRefused { who: Some(Subject::of(&person)), deed: "send an update", code: "not-permitted" },
+                r#"{"kind":"call-refused","person":"coordinator/alice","deed":"send an update","code":"not-permitted"}"#
+                    .to_owned(),
+            ),
+            (
+                Event::CallRefused { who: None, deed: "start a run", code: "unidentified" },
+                r#"{"kind":"call-refused","deed":"start a run","code":"unidentified"}"#.to_owned(),
+            ),
+            (
+                Event::FurtherRefusals { times: 12, since_ms: 3_600_000 },
+                r#"{"kind":"further-refusals","times":12,"since_ms":3600000}"#.to_owned(),
+            ),
+            (
+                Event::AuthorityAnnounced { authority: one, next: other, by: &by_alice },
+                format!(
+                    r#"{{"kind":"authority-announced","authority":"{ones}","next":"{others}","by":"coordinator/alice"}}"#
+                ),
+            ),
+            (
+                Event::AuthoritySwitched { before: one, authority: other, shut_out: &shut_out, by: &by },
+                format!(
+                    r#"{{"kind":"authority-switched","before":"{ones}","authority":"{others}","shut_out":["aalst","coordinator/alice"],"by":"the state folder"}}"#
+                ),
+            ),
+        ];
+        for (event, written) in table {
+            assert_eq!(serde_json::to_string(&event).unwrap(), written);
+        }
     }
 }

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 pub mod desk;
 pub mod doctor;
+pub mod door;
 pub mod driver;
 pub mod federation;
 pub mod forecast;

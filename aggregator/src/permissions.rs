@@ -72,6 +72,11 @@ impl Deed {
         }
     }
 
+    /// What is done, in the table's words.
+    pub fn words(self) -> &'static str {
+        TABLE.iter().find(|row| row.deed == self).unwrap_or(&UNKNOWN).words
+    }
+
     /// Revoking somebody.
     pub fn revoke(holder: &Holder) -> Self {
         match holder {
@@ -216,6 +221,11 @@ pub const TABLE: &[Row] = &[
     row(Deed::RevokePerson,        "/cmrfed.v1.Coordination/Revoke",      "revoke a person",                   [N, N, Y, N, N]),
     row(Deed::RenewPerson,         "/cmrfed.v1.Coordination/RenewPerson", "renew a person's certificate",      [N, N, Y, Y, Y]),
 ];
+
+/// What a call asks, in the words of its first row.
+pub fn deed_of(call: &str) -> &'static str {
+    TABLE.iter().find(|row| row.call == call).unwrap_or(&UNKNOWN).words
+}
 
 /// Whether a caller may make this call for anything at all.
 pub fn permits_call(call: &str, caller: Option<&Holder>) -> Result<(), Refusal> {

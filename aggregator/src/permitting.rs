@@ -3,6 +3,7 @@
 
 use std::future::{Future, ready};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use certs::identity::Peer;
@@ -11,21 +12,26 @@ use proto::refusal::status;
 use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
+use crate::door::TurnedAway;
+use crate::federation::Federation;
 use crate::permissions;
 
-/// Holds the calls of a service to the table.
-#[derive(Clone, Copy, Debug)]
-pub struct PermittingLayer;
+/// Holds the calls of a service to the table; what it refuses is entered in this federation's ledger.
+#[derive(Clone, Debug)]
+pub struct PermittingLayer(pub Arc<Federation>);
 
 /// A service whose calls are held to the table.
 #[derive(Clone, Debug)]
-pub struct Permitting<S>(S);
+pub struct Permitting<S> {
+    inner: S,
+    federation: Arc<Federation>,
+}
 
 impl<S> Layer<S> for PermittingLayer {
     type Service = Permitting<S>;
 
     fn layer(&self, inner: S) -> Permitting<S> {
-        Permitting(inner)
+        Permitting { inner, federation: Arc::clone(&self.0) }
     }
 }
 
@@ -41,16 +47,18 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Response<R>, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
+        self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let peer = request.extensions().get::<Option<Peer>>().and_then(Option::as_ref);
         let caller: Option<Holder> = peer.and_then(|peer| peer.identity.role.holder());
         match permissions::permits_call(request.uri().path(), caller.as_ref()) {
-            Ok(()) => Box::pin(self.0.call(request)),
+            Ok(()) => Box::pin(self.inner.call(request)),
             Err(refusal) => {
                 tracing::info!(call = request.uri().path(), code = refusal.code(), %refusal, "not permitted");
+                let (deed, code) = (permissions::deed_of(request.uri().path()), refusal.code());
+                self.federation.turned_away(TurnedAway::Calling { who: caller, deed, code });
                 Box::pin(ready(Ok(status(&refusal).into_http())))
             }
         }

@@ -21,6 +21,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::door::TurnedAway;
 use crate::federation::{Blob, Federation, Handout, UploadState};
 use crate::identity::{self, Caller};
 use crate::store::UpdateKey;
@@ -66,6 +67,18 @@ impl SiteCalls {
         Ok(caller)
     }
 
+    /// A site speaks for itself alone; who speaks for another is in the ledger.
+    fn require_itself(&self, peer: &SiteId, claimed: SiteId) -> Result<(), Status> {
+        if *peer == claimed {
+            return Ok(());
+        }
+        tracing::warn!(%peer, %claimed, "a site spoke for another");
+        let refusal = Refusal::SpeaksForAnother { peer: peer.clone(), claimed };
+        let (who, deed, code) = (Some(peer.into()), "speak for another site", refusal.code());
+        self.federation.turned_away(TurnedAway::Calling { who, deed, code });
+        Err(refused(refusal))
+    }
+
     /// Asks the federation, off the event loop.
     async fn ask<T, F>(&self, question: F) -> Result<T, Status>
     where
@@ -104,7 +117,7 @@ impl Wire for SiteCalls {
     async fn report(&self, request: Request<wire::ReportRequest>) -> Result<Response<wire::ReportReply>, Status> {
         let Caller { site: caller, serial } = self.identified(&request)?;
         let Announced { site, value } = Announced::<Progress>::try_from(request.into_inner()).map_err(unclear)?;
-        require_itself(&caller, site)?;
+        self.require_itself(&caller, site)?;
         let itself = caller.clone();
         let directive: Directive = self.ask(move |federation| federation.report(&caller, &value)).await?;
         let knows = self.federation.admitted().borrow().anchors(&itself, &serial);
@@ -143,7 +156,7 @@ impl Wire for SiteCalls {
     ) -> Result<Response<wire::UploadState>, Status> {
         let caller = self.caller(&request)?;
         let manifest = UpdateManifest::try_from(request.into_inner()).map_err(unclear)?;
-        require_itself(&caller, manifest.site.clone())?;
+        self.require_itself(&caller, manifest.site.clone())?;
         let state = self.ask(move |federation| federation.begin_upload(&caller, manifest)).await?;
         Ok(Response::new(self.upload_state(state)))
     }
@@ -190,7 +203,7 @@ impl Wire for SiteCalls {
     ) -> Result<Response<wire::ScoresReply>, Status> {
         let caller = self.caller(&request)?;
         let Announced { site, value } = Announced::<ModelScores>::try_from(request.into_inner()).map_err(unclear)?;
-        require_itself(&caller, site)?;
+        self.require_itself(&caller, site)?;
         let ModelScores { run, model, scores } = value;
         self.ask(move |federation| federation.report_scores(&caller, &run, model, &scores)).await?;
         Ok(Response::new(wire::ScoresReply {}))
@@ -211,14 +224,6 @@ fn upload(
     let run: RunId = convert::run(message, run).map_err(unclear)?;
     let blob = convert::digest(message, "blob", blob).map_err(unclear)?;
     Ok((UpdateKey { run, round: RoundNumber(round), site }, blob))
-}
-
-fn require_itself(peer: &SiteId, claimed: SiteId) -> Result<(), Status> {
-    if *peer == claimed {
-        return Ok(());
-    }
-    tracing::warn!(%peer, %claimed, "a site spoke for another");
-    Err(refused(Refusal::SpeaksForAnother { peer: peer.clone(), claimed }))
 }
 
 /// The file from an offset on, read a chunk ahead of the network. A slow reader holds a chunk, and no thread.

@@ -15,7 +15,7 @@ use proto::wire::coordination_server::CoordinationServer;
 use proto::wire::enrolment_server::EnrolmentServer;
 use proto::wire::federation_server::FederationServer;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{interval, sleep, timeout};
 use tokio_stream::StreamExt;
 use tonic::service::interceptor::InterceptedService;
@@ -155,7 +155,9 @@ impl Serving {
         }
         tracing::info!("stopping: calls under way are finished");
         drop(end);
-        farewell(generations).await
+        farewell(generations).await?;
+        let federation = Arc::clone(&self.federation);
+        spawn_blocking(move || federation.enter_turned_away()).await.map_err(ServeError::Panicked)
     }
 
     /// Whether the operator's commands changed the authority; takes the one there is now.
@@ -218,7 +220,7 @@ impl Serving {
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
             .layer(gate)
-            .layer(PermittingLayer)
+            .layer(PermittingLayer(Arc::clone(&self.federation)))
             .add_service(InterceptedService::new(
                 FederationServer::new(calls)
                     .max_decoding_message_size(MESSAGE_BYTES)

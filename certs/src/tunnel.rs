@@ -40,7 +40,7 @@ pub enum TunnelError {
         /// What is wrong.
         why: String,
     },
-    /// 407.
+    /// 407, or 401.
     #[error("the proxy {proxy} asks for {}: write them as http://user:password@host:port, in HTTPS_PROXY or as `proxy` under `[network]`; only basic authentication is spoken here", if *.given { "other credentials than it was given" } else { "credentials" })]
     Credentials {
         /// The proxy.
@@ -136,7 +136,8 @@ async fn ask(stream: &mut dyn Stream, proxy: &Proxy, address: &str) -> Result<()
     let (proxy, address) = (proxy.url().to_string(), address.to_owned());
     match status(&head).ok_or(garbled("its answer has no status"))? {
         200..300 => Ok(()),
-        407 => Err(TunnelError::Credentials { proxy, given: authorization.is_some() }),
+        // tinyproxy says 401 to credentials that are wrong.
+        401 | 407 => Err(TunnelError::Credentials { proxy, given: authorization.is_some() }),
         status @ 502..=504 => Err(TunnelError::CannotReach { proxy, address, status }),
         status => Err(TunnelError::Refused { proxy, address, status }),
     }

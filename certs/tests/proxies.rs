@@ -171,9 +171,15 @@ async fn a_proxy_that_gives_no_tunnel_is_told_with_its_remedy_and_never_with_the
     let other = House::new("other").await;
     let (site, roots) = (house.site(), other.roots());
     let long = Box::leak(format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(20_000)).into_boxed_str());
-    let table: [(Temper, &str, &str, &str); 11] = [
+    let table: [(Temper, &str, &str, &str); 12] = [
         (Temper::Wants(Some(USER)), "http", "", "asks for credentials: write them as http://user:password@host:port"),
         (Temper::Wants(Some(USER)), "http", "user:p%40sS@", "other credentials than it was given"),
+        (
+            Temper::Says("HTTP/1.1 401 Unauthorized\r\n\r\n"),
+            "http",
+            "user:p%40sS@",
+            "other credentials than it was given",
+        ),
         (
             Temper::Says("HTTP/1.1 403 Forbidden\r\n\r\n"),
             "http",

@@ -128,6 +128,12 @@ pub fn head_of(line: &str) -> Result<Head, Broken> {
     Ok(follow(before, line)?.1)
 }
 
+/// When a line says that it was written, in milliseconds since 1970; nothing of it is checked.
+pub fn time_of(line: &str) -> Option<u64> {
+    let text = line.split_once('\t').map_or(line, |(text, _)| text);
+    serde_json::from_str::<Entry>(text).ok().map(|entry| entry.time_ms)
+}
+
 /// Holds a whole ledger to its chain, and to heads of it that others knew; gives `each` every entry.
 pub fn verify<'a>(
     lines: impl IntoIterator<Item = &'a str>,

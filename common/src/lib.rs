@@ -4,6 +4,7 @@
 //! function of its arguments, so that the aggregator, the site agents and the tests agree by construction.
 
 pub mod assignment;
+pub mod bundle;
 pub mod check;
 pub mod codec;
 pub mod encoding;
@@ -12,6 +13,7 @@ pub mod fixed_point;
 pub mod holder;
 pub mod ids;
 pub mod ledger;
+pub mod machine;
 pub mod message;
 mod noise;
 pub mod pattern;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use common::machine::bytes;
 use common::plan::{Exchange, ShareBy};
 use common::policy::{Purpose, SitePolicy};
 use common::signed::Signer;
@@ -185,16 +186,6 @@ impl Meaning {
             bytes(self.sent_bytes * u64::from(self.rounds)),
             self.sent,
         )
-    }
-}
-
-/// A number of bytes as a person says it.
-pub fn bytes(count: u64) -> String {
-    match count {
-        0..10_000 => format!("{count} bytes"),
-        10_000..10_000_000 => format!("{:.1} kB", count as f64 / 1e3),
-        10_000_000..10_000_000_000 => format!("{:.1} MB", count as f64 / 1e6),
-        _ => format!("{:.1} GB", count as f64 / 1e9),
     }
 }
 

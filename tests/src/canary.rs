@@ -2,6 +2,7 @@
 //! whatever a program sends, logs, stores or shows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -149,22 +150,58 @@ pub fn found(bytes: &[u8]) -> Vec<String> {
     found
 }
 
-/// The same in every file below a folder, and in its names; but for what lies below `but`.
-pub fn found_below(folder: &Path, but: &[&Path]) -> anyhow::Result<Vec<String>> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let path = entry?.path();
-        if but.contains(&path.as_path()) {
-            continue;
-        }
-        let told =
-            |what: Vec<String>| what.into_iter().map(|it| format!("{}: …{it}…", path.display())).collect::<Vec<_>>();
-        all.extend(told(found(path.file_name().unwrap_or_default().as_encoded_bytes())));
-        if path.is_dir() {
-            all.extend(found_below(&path, but)?);
-        } else {
-            all.extend(told(found(&fs::read(&path)?)));
-        }
+/// What was looked through, and what was found.
+#[derive(Clone, Debug, Default)]
+pub struct Searched {
+    bytes: BTreeMap<&'static str, u64>,
+    leaks: Vec<String>,
+}
+
+impl Searched {
+    /// Looks through some bytes of a kind: what passed, what was shown.
+    pub fn through(&mut self, kind: &'static str, bytes: &[u8]) {
+        self.named(kind, "", bytes);
     }
-    Ok(all)
+
+    /// Looks through every file below a folder, and through its names; but for what lies below `but`.
+    pub fn below(&mut self, folder: &Path, but: &[&Path]) -> anyhow::Result<()> {
+        for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+            let path = entry?.path();
+            if but.contains(&path.as_path()) {
+                continue;
+            }
+            let named = path.display().to_string();
+            self.named("names of files", &named, path.file_name().unwrap_or_default().as_encoded_bytes());
+            if path.is_dir() {
+                self.below(&path, but)?;
+            } else {
+                let kind = if path.extension().is_some_and(|extension| extension == "log") { "logs" } else { "stored" };
+                self.named(kind, &named, &fs::read(&path)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn named(&mut self, kind: &'static str, name: &str, bytes: &[u8]) {
+        *self.bytes.entry(kind).or_default() += bytes.len() as u64;
+        self.leaks.extend(found(bytes).into_iter().map(|around| format!("{kind} {name}: …{around}…")));
+    }
+
+    /// Bytes of a kind that were looked through.
+    pub fn bytes_of(&self, kind: &str) -> u64 {
+        self.bytes.get(kind).copied().unwrap_or(0)
+    }
+
+    /// What was found, with what is around it.
+    pub fn leaks(&self) -> &[String] {
+        &self.leaks
+    }
+}
+
+/// So many bytes of each kind, and how many finds.
+impl fmt::Display for Searched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds: Vec<String> = self.bytes.iter().map(|(kind, bytes)| format!("{bytes} bytes {kind}")).collect();
+        write!(f, "{}: {} found", kinds.join(", "), self.leaks.len())
+    }
 }

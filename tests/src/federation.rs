@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use common::Digest;
 use serde_json::Value;
 
-use crate::programs::{self, Process, ProgramError, Programs, run};
+use crate::programs::{self, Environment, Process, ProgramError, Programs, run, run_in, said_in};
 
 /// What the aggregator is called among the processes.
 pub const AGGREGATOR: &str = "aggregator";
@@ -29,6 +29,7 @@ pub struct Federation {
     address: String,
     aggregator: Option<Process>,
     agents: BTreeMap<String, Process>,
+    environments: BTreeMap<String, Environment>,
 }
 
 /// Why the federation does not work.
@@ -85,7 +86,14 @@ impl Federation {
 
     fn at(root: &Path, address: String) -> Result<Self, FederationError> {
         let programs = Programs::build()?;
-        Ok(Self { root: root.to_owned(), programs, address, aggregator: None, agents: BTreeMap::new() })
+        Ok(Self {
+            root: root.to_owned(),
+            programs,
+            address,
+            aggregator: None,
+            agents: BTreeMap::new(),
+            environments: BTreeMap::new(),
+        })
     }
 
     /// Starts this program from now on in the place of the site agent's.
@@ -120,6 +128,20 @@ impl Federation {
         fs::write(self.site_state(site).join("site-agent.toml"), written)
     }
 
+    /// Starts a site's programs with this variable from now on.
+    pub fn set_variable(&mut self, site: &str, name: &str, value: &str) {
+        self.environments.entry(site.to_owned()).or_default().insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Starts a site's programs without any variable of its own from now on.
+    pub fn clear_variables(&mut self, site: &str) {
+        self.environments.remove(site);
+    }
+
+    fn environment(&self, site: &str) -> Environment {
+        self.environments.get(site).cloned().unwrap_or_default()
+    }
+
     /// A process's log.
     pub fn log(&self, name: &str) -> PathBuf {
         self.root.join("logs").join(format!("{name}.log"))
@@ -139,7 +161,13 @@ impl Federation {
     /// Types a command of one site's.
     pub fn at_site(&self, site: &str, arguments: &[&str]) -> Result<String, ProgramError> {
         let state = self.site_state(site).display().to_string();
-        run(&self.programs.site_agent, &[&["--state", &state], arguments].concat())
+        run_in(&self.environment(site), &self.programs.site_agent, &[&["--state", &state], arguments].concat())
+    }
+
+    /// Types a command of one site's, and returns all that it says, however it ends.
+    pub fn said_at_site(&self, site: &str, arguments: &[&str]) -> Result<String, ProgramError> {
+        let state = self.site_state(site).display().to_string();
+        said_in(&self.environment(site), &self.programs.site_agent, &[&["--state", &state], arguments].concat())
     }
 
     /// Starts the aggregator, and waits until it listens.
@@ -212,7 +240,8 @@ impl Federation {
     pub fn start_agent(&mut self, site: &str) -> Result<(), FederationError> {
         let state = self.site_state(site).display().to_string();
         let arguments = ["--state", &state, "run", "--until-finished"];
-        let agent = Process::start(site, &self.programs.site_agent, &arguments, &self.log(site))?;
+        let (environment, log) = (self.environment(site), self.log(site));
+        let agent = Process::start_in(&environment, site, &self.programs.site_agent, &arguments, &log)?;
         self.agents.insert(site.to_owned(), agent);
         Ok(())
     }

@@ -6,7 +6,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::{BufMut, Bytes};
@@ -18,14 +17,14 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
-use tokio_rustls::rustls::{ClientConfig, ServerConfig, version};
+use tokio_rustls::rustls::ClientConfig;
+
+use crate::corporate::Corporate;
+use crate::proxy::asked;
 
 /// One half of a call, as it passes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,7 +54,7 @@ pub struct Inspector {
 }
 
 struct Inside {
-    issuer: Issuer<'static, KeyPair>,
+    corporate: Corporate,
     upstream: Arc<ClientConfig>,
     protocols: Vec<Vec<u8>>,
     requests: Mutex<Option<Meddling>>,
@@ -92,13 +91,8 @@ impl Inspector {
         let name: FederationName = federation.parse()?;
         let authority = std::fs::read_to_string(aggregator_state.join("authority/ca.crt")).context("the CA")?;
         let upstream = certs::tls::signed_config(&name, &authority, None)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "Corporate Inspection CA");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate()?;
-        std::fs::write(&roots, params.self_signed(&key)?.pem())?;
         let inside = Arc::new(Inside {
-            issuer: Issuer::new(params, key),
+            corporate: Corporate::new("Corporate Inspection CA", &roots)?,
             upstream,
             protocols: protocols.iter().map(|name| name.to_vec()).collect(),
             requests: Mutex::default(),
@@ -173,9 +167,10 @@ impl Drop for Inspector {
 
 impl Inside {
     async fn serve(self: Arc<Self>, mut tcp: TcpStream) -> Result<(), AnyError> {
-        let target = connect_target(&mut tcp).await?;
+        let (target, _) = asked(&mut tcp).await?;
         tcp.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
-        let tls = TlsAcceptor::from(self.shown_for(&target)?).accept(tcp).await?;
+        let host = target.rsplit_once(':').map_or(target.as_str(), |(host, _)| host);
+        let tls = TlsAcceptor::from(self.corporate.shown_for(host, &self.protocols)?).accept(tcp).await?;
         let (sender, upstream) = self.upstream(&target).await?;
         let service = service_fn(move |request| {
             let (inside, sender, target) = (Arc::clone(&self), sender.clone(), target.clone());
@@ -189,21 +184,6 @@ impl Inside {
             ended = upstream => ended?,
         }
         Ok(())
-    }
-
-    /// A certificate for the host, made now.
-    fn shown_for(&self, target: &str) -> Result<Arc<ServerConfig>, AnyError> {
-        let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(vec![host.to_owned()])?;
-        params.distinguished_name.push(DnType::CommonName, host);
-        let leaf = params.signed_by(&key, &self.issuer)?;
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(&[&version::TLS13])?
-            .with_no_client_auth()
-            .with_single_cert(vec![leaf.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())?;
-        config.alpn_protocols.clone_from(&self.protocols);
-        Ok(Arc::new(config))
     }
 
     async fn upstream(
@@ -271,19 +251,4 @@ fn framed(messages: &[Vec<u8>]) -> Bytes {
         bytes.put_slice(message);
     }
     bytes.into()
-}
-
-/// host:port of a CONNECT.
-async fn connect_target(tcp: &mut TcpStream) -> io::Result<String> {
-    const WITHIN: Duration = Duration::from_secs(10);
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(tokio::time::timeout(WITHIN, tcp.read_u8()).await??);
-    }
-    let head = String::from_utf8_lossy(&head);
-    let mut words = head.split(' ');
-    match (words.next(), words.next()) {
-        (Some("CONNECT"), Some(target)) => Ok(target.to_owned()),
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -78,13 +78,31 @@ fn build() -> Result<Programs, ProgramError> {
     Ok(Programs { aggregator: at("aggregator")?, site_agent: at("site-agent")? })
 }
 
+/// Variables that a program is started with, beside those of this one.
+pub type Environment = BTreeMap<String, String>;
+
+/// A program with its arguments and variables. Of proxies it is told by those alone: a test goes no way that the machine chooses.
+fn command(program: &Path, arguments: &[&str], environment: &Environment) -> Command {
+    let mut command = Command::new(program);
+    for name in ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"] {
+        command.env_remove(name);
+    }
+    command.args(arguments).envs(environment).stdin(Stdio::null());
+    command
+}
+
 /// Runs a program to its end and returns what it wrote to its standard output.
 pub fn run(program: &Path, arguments: &[&str]) -> Result<String, ProgramError> {
+    run_in(&Environment::new(), program, arguments)
+}
+
+/// The same in an environment.
+pub fn run_in(environment: &Environment, program: &Path, arguments: &[&str]) -> Result<String, ProgramError> {
     let told = || {
         let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy();
         format!("{name} {}", arguments.join(" "))
     };
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let output = command(program, arguments, environment).output();
     let output = output.map_err(|source| ProgramError::Start { program: told(), source })?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -92,6 +110,25 @@ pub fn run(program: &Path, arguments: &[&str]) -> Result<String, ProgramError> {
         let words = [output.stdout, output.stderr].map(|words| String::from_utf8_lossy(&words).into_owned()).concat();
         Err(ProgramError::Failed { command: told(), status: output.status, words })
     }
+}
+
+/// Runs a program to its end and returns all that it wrote, to either output, however it ended.
+pub fn said_in(environment: &Environment, program: &Path, arguments: &[&str]) -> Result<String, ProgramError> {
+    let start = |source| ProgramError::Start { program: program.display().to_string(), source };
+    let output = command(program, arguments, environment).output().map_err(start)?;
+    Ok([output.stdout, output.stderr].map(|words| String::from_utf8_lossy(&words).into_owned()).concat())
+}
+
+/// Every text that a zip of a program's holds, with the names of its files.
+pub fn texts(zip: &Path) -> io::Result<String> {
+    let mut zip = zip::ZipArchive::new(File::open(zip)?)?;
+    let mut all = String::new();
+    for place in 0..zip.len() {
+        let mut file = zip.by_index(place)?;
+        all += &format!("{}\n", file.name()?);
+        file.read_to_string(&mut all)?;
+    }
+    Ok(all)
 }
 
 /// A program at work in the background. It is killed when this value is dropped.
@@ -105,12 +142,23 @@ pub struct Process {
 impl Process {
     /// Starts a program with its output appended to `log`.
     pub fn start(name: &str, program: &Path, arguments: &[&str], log: &Path) -> Result<Self, ProgramError> {
+        Self::start_in(&Environment::new(), name, program, arguments, log)
+    }
+
+    /// The same in an environment.
+    pub fn start_in(
+        environment: &Environment,
+        name: &str,
+        program: &Path,
+        arguments: &[&str],
+        log: &Path,
+    ) -> Result<Self, ProgramError> {
         let told = |source| ProgramError::Start { program: name.to_owned(), source };
         fs::create_dir_all(log.parent().unwrap_or(Path::new("."))).map_err(told)?;
         let out = File::options().create(true).append(true).open(log).map_err(told)?;
         let err = out.try_clone().map_err(told)?;
-        let mut command = Command::new(program);
-        let child = command.args(arguments).stdin(Stdio::null()).stdout(out).stderr(err).spawn().map_err(told)?;
+        let mut command = command(program, arguments, environment);
+        let child = command.stdout(out).stderr(err).spawn().map_err(told)?;
         Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
     }
 

@@ -1,5 +1,5 @@
 //! An aggregator that listens in: the real services over the real TLS, with every byte that passes inside it kept. For the test
-//! that looks for what must not leave a site; the product has nothing of the kind.
+//! that looks for what must not leave a site, from its enrolment on; the product has nothing of the kind.
 
 use std::io;
 use std::net::TcpListener;
@@ -28,6 +28,7 @@ use tokio_stream::StreamExt;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
+use tower::util::MapRequestLayer;
 
 /// What passed, one direction of one connection each.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +45,20 @@ impl Heard {
         let direction = Direction::default();
         locked(&self.0).push(Arc::clone(&direction));
         direction
+    }
+
+    /// A request's head as it was before it was packed: what stands in an HTTP/2 header is in no byte of the connection as it is.
+    fn note(&self, head: &http::request::Parts) {
+        let mut told = head.uri.to_string().into_bytes();
+        for (name, value) in &head.headers {
+            told.extend([b"\n", name.as_str().as_bytes(), b": ", value.as_bytes()].concat());
+        }
+        locked(&self.0).push(Arc::new(Mutex::new(told)));
+    }
+
+    /// Bytes that passed inside TLS, in both directions.
+    pub fn bytes(&self) -> usize {
+        locked(&self.0).iter().map(|direction| locked(direction).len()).sum()
     }
 
     /// All of it: each direction as it was, and the contents of its HTTP/2 frames put together by stream, so that nothing is missed
@@ -129,6 +144,16 @@ impl Drop for Listening {
     }
 }
 
+/// Writes all that this process logs, to its last detail, into a file. A second one is not possible.
+pub fn log_into(path: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(path.parent().context("a folder for the log")?)?;
+    let file = Mutex::new(std::fs::File::create(path)?);
+    let log = tracing_subscriber::fmt().with_ansi(false).with_target(false).with_writer(file);
+    // Of the libraries below, whose frames would be written one by one, what is more than usual.
+    let filter = tracing_subscriber::EnvFilter::new("info,aggregator=trace,certs=trace,proto=trace");
+    log.with_env_filter(filter).try_init().map_err(anyhow::Error::from_boxed)
+}
+
 /// Serves a federation's state folder at `address`, and keeps what passes.
 pub fn listen(state: &Path, address: &str, heard: &Heard) -> anyhow::Result<Listening> {
     listen_through(state, address, heard, |calls| calls)
@@ -160,6 +185,12 @@ pub fn listen_through<C: proto::wire::federation_server::Federation>(
             let remembered = Remembered::new().map(Arc::new);
             let gate = remembered.and_then(|remembered| Gate::new(&federation, &authority, &places, remembered));
             let Ok(gate) = gate else { return };
+            let heads = heard.clone();
+            let noting = MapRequestLayer::new(move |request: http::Request<tonic::body::Body>| {
+                let (head, body) = request.into_parts();
+                heads.note(&head);
+                http::Request::from_parts(head, body)
+            });
             let arriving = certs::acceptor::connections(listener, config, authority.federation().clone());
             let seated = arriving.filter_map(move |connection| match connection {
                 Ok(connection) => places
@@ -173,6 +204,7 @@ pub fn listen_through<C: proto::wire::federation_server::Federation>(
                 .max_encoding_message_size(MESSAGE_BYTES);
             let enrolment = EnrolmentServer::new(EnrolmentCalls::new(Arc::clone(&federation), authority));
             let server = Server::builder()
+                .layer(noting)
                 .layer(gate)
                 .add_service(InterceptedService::new(calls, identified))
                 .add_service(enrolment)

@@ -5,14 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tests::federation::Federation;
 use tests::phantom;
-use tests::programs::ProgramError;
+use tests::programs::{self, ProgramError};
 use tests::story::{self, SITES, WITHIN};
 
 const DOCTOR_FAILED: i32 = 5;
@@ -38,16 +37,15 @@ fn with_outcome<'a>(checks: &'a BTreeMap<String, (String, String)>, outcome: &st
     checks.iter().filter(|(_, (found, _))| found == outcome).map(|(name, _)| name.as_str()).collect()
 }
 
-/// Every text that a zip holds, with the names of its files.
-fn texts(path: &Path) -> String {
-    let mut zip = zip::ZipArchive::new(fs::File::open(path).unwrap()).unwrap();
-    let mut all = String::new();
-    for place in 0..zip.len() {
-        let mut file = zip.by_index(place).unwrap();
-        all += &format!("{}\n", file.name().unwrap());
-        file.read_to_string(&mut all).unwrap();
-    }
-    all
+/// The secrets that a federation's aggregator keeps, a line or a file each: keys as PEM writes them, and as they are.
+fn secrets(state: &Path) -> Vec<Vec<u8>> {
+    let keys = below(state).into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "key"));
+    let lines = |path: PathBuf| {
+        let whole = fs::read(&path).unwrap();
+        let lines: Vec<Vec<u8>> = whole.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+        [vec![whole], lines].concat()
+    };
+    keys.flat_map(lines).filter(|secret| secret.len() >= 16).collect()
 }
 
 fn below(folder: &Path) -> Vec<PathBuf> {
@@ -112,7 +110,7 @@ fn the_doctors_find_what_is_well_what_is_not_and_what_cannot_be_looked_at_yet_an
     ] {
         assert!(checks[name].1.contains(part), "{part:?} is missing from {name}: {checks:#?}");
     }
-    let sent = texts(&bundle);
+    let sent = programs::texts(&bundle).unwrap();
     let mut words = vec!["CANARY".to_owned(), "PHANTOM".to_owned(), root.display().to_string()];
     words.extend(below(&images).iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()));
     for word in words {
@@ -165,9 +163,41 @@ fn the_doctors_find_what_is_well_what_is_not_and_what_cannot_be_looked_at_yet_an
         fs::write(&path, whole).unwrap();
     }
 
-    let (checks, code) = examined(federation.coordinator(&["doctor", "--json"]));
+    let invitation = federation.invite("newcomer").unwrap();
+    let bundle = folder.path().join("of-the-aggregator.zip");
+    let answer = federation.coordinator(&["doctor", "--json", "--bundle", &bundle.display().to_string()]);
+    let (checks, code) = examined(answer);
     assert_eq!((with_outcome(&checks, "failure"), code), (vec![], 0), "{checks:#?}");
-    assert!(checks.len() >= 11 && checks["sites"].1.contains("2 enrolled, 1 revoked"), "{checks:#?}");
+    assert!(checks.len() >= 20, "{} checks", checks.len());
+    for (name, part) in [
+        ("sites", "2 enrolled, 1 revoked"),
+        ("ledger", "entries hold"),
+        ("next CA", "none takes"),
+        ("handshake", "TLS 1.3, as this federation's CA vouches for"),
+        ("address", "the one in invitations answers"),
+        ("disk speed", "an fsync takes"),
+        ("open files", "permitted"),
+        ("memory", "free"),
+        ("silence", "1 of 1 sites of running rounds: site-c (never heard)"),
+        ("signatures", "no plan waits"),
+        ("connections", "1 members are let in"),
+    ] {
+        assert!(checks[name].1.contains(part), "{part:?} is missing from {name}: {checks:#?}");
+    }
+    let sent = programs::texts(&bundle).unwrap();
+    for part in ["doctor.json", "settings.toml", "versions.json", "runs.json", "\"story\"", "not shown"] {
+        assert!(sent.contains(part), "{part:?} is missing from:\n{sent}");
+    }
+    let host = federation.address().rsplit_once(':').unwrap().0;
+    let token = invitation.strip_prefix("cmrfed1.").unwrap();
+    for word in ["CANARY", "PHANTOM", "PRIVATE", "BEGIN", "cmrfed1", &token[..16], host, &root.display().to_string()] {
+        assert!(!sent.contains(word), "the bundle says {word}:\n{sent}");
+    }
+    let kept = secrets(&federation.aggregator_state());
+    assert!(kept.len() >= 6, "the CA's key, the server's, the one that signs: {}", kept.len());
+    for secret in kept {
+        assert!(!sent.as_bytes().windows(secret.len()).any(|part| part == secret), "the bundle holds a key:\n{sent}");
+    }
     let authority = federation.aggregator_state().join("authority/ca.key");
     fs::set_permissions(&authority, Permissions::from_mode(0o640)).unwrap();
     let first = fs::read(story::plan(root).with_file_name("first-model.safetensors")).unwrap();
@@ -176,4 +206,26 @@ fn the_doctors_find_what_is_well_what_is_not_and_what_cannot_be_looked_at_yet_an
     fs::write(blob, &first[1..]).unwrap();
     let (checks, _) = examined(federation.coordinator(&["doctor", "--json"]));
     assert_eq!(with_outcome(&checks, "failure"), ["blobs", "keys"], "{checks:#?}");
+    fs::set_permissions(&authority, Permissions::from_mode(0o600)).unwrap();
+
+    // Another CA waits, and a plan must ask for two signatures where nobody can sign.
+    federation.coordinator(&["authority", "next"]).unwrap();
+    let settings = federation.aggregator_state().join("aggregator.toml");
+    let written = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, written.replace("signatures = 0", "signatures = 2")).unwrap();
+    let (checks, _) = examined(federation.coordinator(&["doctor", "--json"]));
+    assert_eq!(with_outcome(&checks, "failure"), ["blobs", "signatures"], "{checks:#?}");
+    let (outcome, found) = &checks["next CA"];
+    assert!(outcome == "warning" && found.contains("do not know it yet: site-c"), "{checks:#?}");
+
+    // A database that cannot be read hides nothing that can be looked at without it.
+    let database = federation.aggregator_state().join("state.db");
+    federation.kill_aggregator();
+    fs::rename(&database, database.with_extension("gone")).unwrap();
+    let (checks, code) = examined(federation.coordinator(&["doctor", "--json"]));
+    assert_eq!(with_outcome(&checks, "failure"), ["database", "server"], "{checks:#?}");
+    assert_eq!(
+        (with_outcome(&checks, "not-yet").len(), checks["disk speed"].0.as_str(), code),
+        (12, "ok", DOCTOR_FAILED)
+    );
 }

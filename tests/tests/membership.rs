@@ -10,7 +10,7 @@ use std::time::Duration;
 use certs::credentials::Credentials;
 use common::ledger::{self, Head};
 use tests::federation::{Federation, FederationError};
-use tests::programs;
+use tests::matrix;
 use tests::story::{self, SITES, WITHIN};
 
 /// Life of certificates here, in seconds; agents renew theirs after two thirds of it.
@@ -30,26 +30,6 @@ fn rewritten(text: &str) -> String {
         head = next;
     }
     [anew.join("\n"), lines[lines.len() - 1].to_owned()].join("\n")
-}
-
-/// One listener, the aggregator's; from each agent, connections to it and nothing else; from a trainer, nothing.
-fn as_the_communication_matrix_says(federation: &Federation) {
-    let port: u16 = federation.address().rsplit_once(':').unwrap().1.parse().unwrap();
-    for (name, process) in federation.processes() {
-        let sockets = programs::sockets(process).unwrap();
-        if name == "aggregator" {
-            let listening: Vec<_> = sockets.iter().filter(|socket| socket.listens).collect();
-            assert!(listening.len() == 1 && listening[0].local_port == port, "{sockets:?}");
-            assert!(sockets.iter().all(|socket| socket.local_port == port), "it calls nobody: {sockets:?}");
-            continue;
-        }
-        assert!(!sockets.is_empty(), "{name} is connected");
-        assert!(sockets.iter().all(|socket| !socket.listens && socket.remote_port == port), "{name}: {sockets:?}");
-        if let Some(trainer) = programs::child(process, "train") {
-            // It may end while it is looked at.
-            assert!(programs::sockets(trainer).unwrap_or_default().is_empty(), "the trainer of {name}");
-        }
-    }
 }
 
 /// What the guide for hospital IT tells to type does what it says, at a site that has been through a run.
@@ -100,7 +80,7 @@ fn certificates_are_renewed_under_a_run_and_one_that_expired_ends_its_agent_with
     story::start_run(&federation, &root).unwrap();
     SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
     federation.wait_until("a trainer at work", WITHIN, |federation| Ok(federation.has_trainer(SITES[0]))).unwrap();
-    as_the_communication_matrix_says(&federation);
+    matrix::hold(&federation, |_| None);
     let run = story::finished(&mut federation).unwrap();
     assert_eq!(run["state"], "finished", "{run:#}");
     for round in run["rounds"].as_array().unwrap() {

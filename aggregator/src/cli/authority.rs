@@ -8,10 +8,10 @@ use clap::{Args, Subcommand};
 use common::Holder;
 use serde::Serialize;
 
+use super::acting::{asking, store};
 use super::{Failure, Json, State, print, print_json};
-use crate::authority;
-use crate::clock::wall;
 use crate::store::{SqliteStore, Store};
+use crate::{authority, desk};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AuthorityVerb {
@@ -56,20 +56,14 @@ struct Shown {
 pub(super) fn authority(verb: AuthorityVerb) -> Result<(), Failure> {
     match verb {
         AuthorityVerb::Next(of) => {
-            let store = SqliteStore::open(&of.folder()?)?;
-            if shown(&of)?.next {
-                return Err(Failure::refused("a next CA is there already: `aggregator authority show`, then `switch`"));
-            }
-            authority::begin_next(&of.folder()?, &store.federation()?.name, wall()).map_err(certificates)?;
+            desk::announce_authority(&store(&of.folder()?)?, &of.folder()?, &asking())?;
             tell(&of)
         }
         AuthorityVerb::Show(of) => tell(&of),
         AuthorityVerb::Switch(Switch { force, of }) => {
             let Shown { next, waiting_for, .. } = shown(&of)?;
-            if !next {
-                return Err(Failure::refused("there is no next CA: make one with `aggregator authority next`"));
-            }
-            if !force && !waiting_for.is_empty() {
+            // Without a next CA nobody waits for one, and there is nothing to force.
+            if next && !force && !waiting_for.is_empty() {
                 let sites: Vec<_> = waiting_for.iter().map(Holder::to_string).collect();
                 return Err(Failure::refused(format!(
                     "{} would be shut out: start the agents of sites, let persons type `aggregator renew --as <folder>`, and wait until `aggregator authority \
@@ -77,7 +71,7 @@ pub(super) fn authority(verb: AuthorityVerb) -> Result<(), Failure> {
                     sites.join(", ")
                 )));
             }
-            authority::switch(&of.folder()?).map_err(certificates)?;
+            desk::switch_authority(&store(&of.folder()?)?, &of.folder()?, &waiting_for, &asking())?;
             tell(&of)
         }
     }

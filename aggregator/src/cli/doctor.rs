@@ -1,5 +1,7 @@
 //! `aggregator doctor`: whether all is well, and what to do where it is not.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use common::check;
 use serde_json::json;
@@ -12,23 +14,32 @@ use crate::doctor;
 /// Of which federation.
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
+    /// Write a zip for whoever helps as well: the checks without paths and hosts of this machine, the settings without addresses,
+    /// versions, how the runs stand. It holds no key and no invitation.
+    #[arg(long, value_name = "FILE.zip")]
+    bundle: Option<PathBuf>,
     #[command(flatten)]
     state: State,
     #[command(flatten)]
     json: Json,
 }
 
-pub(super) fn doctor(Doctor { state, json }: Doctor) -> Result<(), Failure> {
+pub(super) fn doctor(Doctor { bundle, state, json }: Doctor) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed("starting", error))?;
     let folder = state.folder()?;
     let config = Config::of_state(&folder);
+    let settings = config.as_ref().ok().cloned().unwrap_or_default();
     let checks = runtime.block_on(doctor::examine(&folder, config, wall()));
     let failed = check::failures(&checks);
     if json.json {
         print_json(&json!({ "failures": failed, "checks": checks }))?;
     } else {
         print(&check::table(&checks))?;
+    }
+    if let Some(path) = bundle {
+        let held = doctor::write_bundle(&path, &checks, &settings, &folder, wall()).map_err(Failure::refused)?;
+        eprintln!("{} holds {held}: no key, no host, no path, no log; read it before you send it", path.display());
     }
     if failed == 0 { Ok(()) } else { Err(Failure::Unwell(failed)) }
 }

@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::first_model::FirstModel;
 use super::{Asking, DeskError, Wanted};
 use crate::clock::wall;
+use crate::door::TurnedAway;
 use crate::federation::Federation;
 use crate::identity;
 use crate::layout::Layout;
@@ -55,7 +56,7 @@ impl PersonCalls {
     /// Who calls, if that is permitted to this person for whatever it is about.
     fn permitted<T>(&self, request: &Request<T>, deed: Deed, of: Option<&SiteId>) -> Result<Person, Status> {
         let (person, _) = self.caller(request)?;
-        permit(deed, Some(&Holder::Person(person.clone())), of).map_err(refused)?;
+        self.permits(deed, &Holder::Person(person.clone()), of)?;
         Ok(person)
     }
 
@@ -63,8 +64,17 @@ impl PersonCalls {
     fn seeing<T>(&self, request: &Request<T>, deed: Deed) -> Result<Option<SiteId>, Status> {
         let (person, _) = self.caller(request)?;
         let holder = Holder::Person(person);
-        permit(deed, Some(&holder), own_site(&holder)).map_err(refused)?;
+        self.permits(deed, &holder, own_site(&holder))?;
         Ok(own_site(&holder).cloned())
+    }
+
+    /// Whether this caller may do this, of this site; who may not is in the ledger.
+    fn permits(&self, deed: Deed, caller: &Holder, of: Option<&SiteId>) -> Result<(), Status> {
+        permit(deed, Some(caller), of).map_err(|refusal| {
+            let code = refusal.code();
+            self.federation.turned_away(TurnedAway::Calling { who: Some(caller.clone()), deed: deed.words(), code });
+            refused(refusal)
+        })
     }
 
     /// Asks the federation, off the event loop, and takes over what was written.

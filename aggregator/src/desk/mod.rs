@@ -2,6 +2,7 @@
 //! the network ([`calls`]; [`remote`] is the other end). Both do the same things by the same functions, and the ledger says who
 //! asked.
 
+use std::path::Path;
 use std::time::Duration;
 
 use certs::CertsError;
@@ -13,7 +14,7 @@ use serde::Serialize;
 
 use crate::authority;
 use crate::clock::Stamp;
-use crate::ledger::Actor;
+use crate::ledger::{Actor, Event};
 use crate::store::{FederationRecord, Revoked, RunRecord, RunState, Store, StoreError, Wish};
 
 pub mod calls;
@@ -27,7 +28,7 @@ const VALID: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest reason for an abort, in bytes.
 const REASON: usize = 200;
 /// Lines of the ledger that are read from the store at a time.
-const AT_ONCE: u64 = 1024;
+pub(crate) const AT_ONCE: u64 = 1024;
 
 /// Why something cannot be done.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +65,12 @@ pub enum DeskError {
         /// The federation's.
         least: u32,
     },
+    /// Another CA takes the place of the federation's already.
+    #[error("a next CA is there already: `aggregator authority show`, then `switch`")]
+    NextAuthority,
+    /// No other CA takes its place.
+    #[error("there is no next CA: make one with `aggregator authority next`")]
+    NoNextAuthority,
     /// The ledger does not hold.
     #[error("the aggregator's ledger does not hold: {0}")]
     Ledger(#[from] Broken),
@@ -163,6 +170,34 @@ pub fn revoke(store: &dyn Store, holder: &Holder, asking: &Asking) -> Result<Rev
         Revoked { certificate: false, invitations: 0 } => Err(DeskError::NothingToRevoke(holder.clone())),
         revoked => Ok(revoked),
     }
+}
+
+/// Makes the CA that takes the place of the federation's, and enters it in the ledger.
+pub fn announce_authority(store: &dyn Store, state: &Path, asking: &Asking) -> Result<(), DeskError> {
+    let federation = store.federation()?.name;
+    let before = authority::load(state, &federation)?;
+    if before.anchors_pem() != before.certificate_pem() {
+        return Err(DeskError::NextAuthority);
+    }
+    let next = authority::begin_next(state, &federation, asking.now)?.fingerprint()?;
+    let announced = Event::AuthorityAnnounced { authority: before.fingerprint()?, next, by: &asking.by };
+    Ok(store.enter(&announced, asking.now)?)
+}
+
+/// Puts the next CA in the place of the federation's, of whose members these do not know it. The ledger has it first: one that
+/// was asked for and did not happen is asked for again, and none takes another's place unsaid.
+pub fn switch_authority(
+    store: &dyn Store,
+    state: &Path,
+    shut_out: &[Holder],
+    asking: &Asking,
+) -> Result<(), DeskError> {
+    let federation = store.federation()?.name;
+    let next = authority::load_next(state, &federation)?.ok_or(DeskError::NoNextAuthority)?.fingerprint()?;
+    let before = authority::load(state, &federation)?.fingerprint()?;
+    let switched = Event::AuthoritySwitched { before, authority: next, shut_out, by: &asking.by };
+    store.enter(&switched, asking.now)?;
+    Ok(authority::switch(state)?)
 }
 
 /// Something that is asked of a run.

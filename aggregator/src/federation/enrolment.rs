@@ -9,6 +9,7 @@ use common::{Digest, Holder, Refusal};
 use super::{Federation, refusal};
 use crate::authority::{seconds, stamp};
 use crate::clock::Stamp;
+use crate::door::TurnedAway;
 use crate::store::{Issued, StoreError};
 
 /// Longest signing request that is read.
@@ -19,6 +20,14 @@ impl Federation {
     /// is burned and the certificates written down together, before anybody hears of them; asked again with the same request, the
     /// answer is the same. What the holder signs with is written down along; it proves that it holds that key.
     pub fn enrol(&self, authority: &Authority, asked: &Enrolling) -> Result<Welcome, Refusal> {
+        self.exchange(authority, asked).inspect_err(|refusal| {
+            tracing::warn!(holder = %asked.holder, %refusal, "enrolment refused");
+            let told = TurnedAway::enrolling(&asked.holder, request(&asked.csr_pem).ok(), refusal);
+            told.into_iter().for_each(|told| self.turned_away(told));
+        })
+    }
+
+    fn exchange(&self, authority: &Authority, asked: &Enrolling) -> Result<Welcome, Refusal> {
         let Enrolling { holder, csr_pem, signing_key, signing_proof, invitation_key, invitation_proof } = asked;
         let (signing_key, invitation_key) = (*signing_key, *invitation_key);
         let request = request(csr_pem)?;
@@ -36,11 +45,7 @@ impl Federation {
             let issued = issue(authority, holder, csr_pem, Some(signing_key), now)?;
             Ok(Issued { signing_key: Some(signing_key), ..issued })
         };
-        let issued = self.store.redeem(token, holder, request, now, &mut issue).map_err(|error| {
-            let told = refusal(error);
-            tracing::warn!(%holder, refusal = %told, "enrolment refused");
-            told
-        })?;
+        let issued = self.store.redeem(token, holder, request, now, &mut issue).map_err(refusal)?;
         self.refresh().map_err(refusal)?;
         tracing::info!(%holder, serial = issued.serial, "enrolled");
         self.welcome(authority, holder, issued)

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::checksum::Checksum;
 use crate::clock::Clock;
+use crate::door::{Door, TurnedAway};
 use crate::forecast;
 use crate::layout::Layout;
 use crate::round::{Heard, Round, Word};
@@ -65,6 +66,8 @@ pub struct Federation {
     admitted: watch::Sender<Admitted>,
     /// Newer certificates that were presented: written down with the next refresh.
     used: Mutex<BTreeSet<(Holder, String)>>,
+    /// Who was turned away: entered in the ledger with the next refresh.
+    door: Mutex<Door>,
     uploads: Mutex<BTreeMap<UpdateKey, Arc<Upload>>>,
     /// Checksums of stored updates whose digest was taken as they came, in this process's life.
     checked: Mutex<BTreeMap<Digest, Checksum>>,
@@ -170,6 +173,7 @@ impl Federation {
             live: Mutex::default(),
             admitted: watch::Sender::default(),
             used: Mutex::default(),
+            door: Mutex::default(),
             uploads: Mutex::default(),
             checked: Mutex::default(),
             frozen: Notify::new(),
@@ -240,7 +244,30 @@ impl Federation {
         }
         drop(live);
         self.forget_uploads_of(&revoked);
+        self.enter_turned_away();
         Ok(())
+    }
+
+    /// Somebody was turned away: the ledger tells of it with the next refresh, if [`Door`] says so.
+    pub fn turned_away(&self, turned_away: TurnedAway) {
+        self.door().hears(turned_away, self.clock.wall());
+    }
+
+    /// Enters who was turned away. What cannot be written stays due, and keeps nothing else from being done.
+    pub(crate) fn enter_turned_away(&self) {
+        let now = self.clock.wall();
+        let mut due = self.door().take_due(now);
+        let entered = due.iter().position(|telling| {
+            let entered = self.store.enter(&telling.event(), now);
+            entered.inspect_err(|error| tracing::debug!(%error, "who was turned away is not entered yet")).is_err()
+        });
+        if let Some(entered) = entered {
+            self.door().put_back(due.split_off(entered));
+        }
+    }
+
+    fn door(&self) -> MutexGuard<'_, Door> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts who is enrolled in the place of who was; every connection hears of a change.

@@ -18,9 +18,19 @@ pub struct Blobs {
 }
 
 impl Blobs {
+    /// The blobs below a state folder, as they are.
+    pub fn at(state: &Path) -> Self {
+        Self { root: state.to_owned() }
+    }
+
+    /// Whether they can be looked at.
+    pub fn look(&self) -> io::Result<()> {
+        fs::read_dir(self.folder()).map(drop)
+    }
+
     /// The blobs below a state folder; makes the folders.
     pub fn open(state: &Path) -> io::Result<Self> {
-        let blobs = Self { root: state.to_owned() };
+        let blobs = Self::at(state);
         for folder in [blobs.folder(), blobs.tmp()] {
             fs::create_dir_all(&folder)?;
         }

@@ -5,12 +5,16 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
+use aggregator::ledger::Actor;
 use aggregator::status::{RunPhase, Status};
+use aggregator::store::{SqliteStore, Store};
 use certs::invitation::Invitation;
-use serde_json::Value;
+use common::Digest;
+use serde_json::{Value, json};
 
-use crate::bench::weights;
+use crate::bench::{holder, issued, weights};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_aggregator");
 
@@ -285,6 +289,38 @@ fn every_command_of_the_runbook_does_what_it_says() {
             }
         }
     }
+}
+
+#[test]
+fn a_change_of_the_ca_is_in_the_ledger_with_both_fingerprints_and_whom_it_shut_out() {
+    let desk = Desk::new();
+    let store = SqliteStore::open(&desk.path("fed")).unwrap();
+    let (token, now) = (Digest::of(b"token"), aggregator::clock::wall());
+    store.invite(token, &holder("aalst"), &Actor::StateFolder, now, now.after(Duration::from_secs(60))).unwrap();
+    store.redeem(token, &holder("aalst"), token, now, &mut || Ok(issued("01"))).unwrap();
+    let fingerprint = || desk.json(&["authority", "show", "--json"])["fingerprint"].clone();
+    assert!(matches!(desk.refused(&["authority", "switch"]), (3, told) if told.contains("there is no next CA")));
+    let before = fingerprint();
+    desk.json(&["authority", "next", "--json"]);
+    assert!(matches!(desk.refused(&["authority", "next"]), (3, told) if told.contains("a next CA is there already")));
+    assert!(matches!(desk.refused(&["authority", "switch"]), (3, told) if told.contains("aalst would be shut out")));
+    desk.json(&["authority", "switch", "--force", "--json"]);
+    let after = fingerprint();
+    assert_ne!(before, after);
+    let entries = desk.json(&["ledger", "show", "--json"]);
+    let events: Vec<&Value> = entries.as_array().unwrap().iter().map(|entry| &entry["event"]).collect();
+    let [announced, switched] = events[events.len() - 2..] else { panic!("{events:?}") };
+    let by = "the state folder";
+    assert_eq!(
+        [announced, switched],
+        [
+            &json!({ "kind": "authority-announced", "authority": before, "next": after, "by": by }),
+            &json!({ "kind": "authority-switched", "before": before, "authority": after, "shut_out": ["aalst"], "by": by }),
+        ]
+    );
+    let told = String::from_utf8(desk.types(&["ledger", "show"]).stdout).unwrap();
+    assert!(told.contains("authority-switched") && told.contains("shut_out=[\"aalst\"]"), "{told}");
+    desk.json(&["ledger", "verify", "--json"]);
 }
 
 #[test]

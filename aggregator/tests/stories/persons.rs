@@ -253,6 +253,67 @@ async fn what_a_coordinator_asks_from_afar_is_done_and_the_ledger_says_who_asked
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_turned_away_is_in_the_ledger_with_the_reason_once_however_often_that_was() {
+    let mut house = House::new();
+    house.start();
+    let alice = house.person("coordinator/alice").await.channel;
+    let carol = house.person("administrator/aalst/carol").await.channel;
+    let mut site = FederationClient::new(house.site_channel("aalst").await);
+    let used = house.invite("bergen");
+    let (first, second) =
+        (Key::create(&house.key_path("first")).unwrap(), Key::create(&house.key_path("second")).unwrap());
+    house.enrol("bergen", &first, &used).await.unwrap();
+    let stray = SigningKey::create(&house.key_path("stray")).unwrap();
+    for _ in 0..3 {
+        assert_eq!(code(&house.enrol("bergen", &second, &used).await.unwrap_err()), "token");
+        let mut forged = certs::enrolment::request(&used, &second, &stray).unwrap();
+        forged.invitation_key = stray.verifying();
+        let forged = EnrolmentClient::new(house.stranger()).enrol(wire::EnrolRequest::from(forged)).await;
+        assert_eq!(code(&forged.unwrap_err()), "token");
+        for (deed, channel, about) in [
+            (Deed::InviteCoordinator, alice.clone(), "aalst"),
+            (Deed::RevokeSite, carol.clone(), "bergen"),
+            (Deed::StartRun, carol.clone(), "bergen"),
+            (Deed::ReadLedger, house.stranger(), "aalst"),
+        ] {
+            call(deed, channel, about).await.unwrap_err();
+        }
+        let announced = Announced { site: site_id("bergen"), value: Progress::idle() };
+        let for_another = site.report(wire::ReportRequest::from(announced)).await.unwrap_err();
+        assert_eq!(code(&for_another), "speaks-for-another");
+    }
+    // What was heard before it stops is entered before it has stopped.
+    house.stop().await;
+    let lines = house.store().ledger(0, 1 << 20).unwrap();
+    let mut told = Vec::new();
+    common::ledger::verify(lines.iter().map(String::as_str), &[house.store().ledger_head().unwrap()], |entry, _| {
+        let text = |name: &str| entry.event[name].as_str().unwrap_or("nobody").to_owned();
+        let who = if entry.event["site"].is_string() { text("site") } else { text("person") };
+        match entry.event["kind"].as_str().unwrap() {
+            "enrolment-refused" => told.push(format!("{who} enrol: {}", text("because"))),
+            "call-refused" => told.push(format!("{who} {}: {}", text("deed"), text("code"))),
+            _ => {}
+        }
+    })
+    .unwrap();
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            "aalst speak for another site: speaks-for-another",
+            "administrator/aalst/carol revoke a site: not-permitted",
+            "administrator/aalst/carol start a run: not-permitted",
+            "bergen enrol: it did not sign this request",
+            "bergen enrol: used already",
+            "coordinator/alice invite a coordinator: not-permitted",
+            "nobody read the federation's ledger: unidentified",
+        ]
+    );
+    let all = lines.join("\n");
+    assert!(!all.contains("BEGIN ") && !all.contains("cmrfed1."), "no key and no invitation");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_first_model_that_is_not_the_plans_starts_nothing_and_leaves_nothing() {
     let mut house = House::new();
     house.start();

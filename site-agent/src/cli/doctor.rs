@@ -36,11 +36,7 @@ pub(super) fn doctor(home: &Home, config: Result<Config, ConfigError>, args: &Do
     }
     if let Some(path) = &args.bundle {
         let held = doctor::write_bundle(path, &checks, &settings, home)?;
-        eprintln!(
-            "{} holds {}: no image, no path, no log; read it before you send it",
-            path.display(),
-            held.join(", ")
-        );
+        eprintln!("{} holds {held}: no image, no path, no log; read it before you send it", path.display());
     }
     match check::failures(&checks) {
         0 => Ok(()),

@@ -157,6 +157,11 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What the command line takes, for whoever holds documents to it.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 fn act(cli: Cli) -> anyhow::Result<()> {
     let home = Home::at(&cli.state);
     // Read here, so that a mistyped device is refused before anything starts.

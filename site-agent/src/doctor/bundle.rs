@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use common::bundle::{Bundle, BundleError};
 use common::check::Check;
 use serde_json::{Value, json};
 use zip::ZipWriter;
@@ -16,44 +17,19 @@ use crate::config::Config;
 use crate::home::Home;
 use crate::job::JobFolder;
 
-/// Why there is no bundle.
-#[derive(Debug, thiserror::Error)]
-pub enum BundleError {
-    /// Another kind of file.
-    #[error("{0}: a bundle is a zip: give it a name that ends in .zip")]
-    NotZip(PathBuf),
-    /// It cannot be written.
-    #[error(
-        "cannot write {path}: {source}; name a file that is not there yet, in a folder that this user may write to"
-    )]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's answer.
-        source: io::Error,
-    },
-}
-
 /// Writes the bundle to a new file; returns the names of what it holds.
-pub fn write(path: &Path, checks: &[Check], config: &Config, home: &Home) -> Result<Vec<&'static str>, BundleError> {
-    if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("zip")) {
-        return Err(BundleError::NotZip(path.to_owned()));
-    }
-    let files = contents(checks, config, home);
-    let told = |source| BundleError::Io { path: path.to_owned(), source };
-    zipped(path, &files).map_err(told)?;
-    Ok(files.into_iter().map(|(name, _)| name).collect())
+pub fn write(path: &Path, checks: &[Check], config: &Config, home: &Home) -> Result<String, BundleError> {
+    let bundle = contents(checks, config, home);
+    bundle.write_to(path, zipped)?;
+    Ok(bundle.names())
 }
 
-fn contents(checks: &[Check], config: &Config, home: &Home) -> Vec<(&'static str, String)> {
+fn contents(checks: &[Check], config: &Config, home: &Home) -> Bundle {
     let pretty = |value: &Value| serde_json::to_string_pretty(value).unwrap_or_default();
-    let sent: Vec<Check> = checks.iter().map(Check::to_send).collect();
-    vec![
-        ("doctor.json", serde_json::to_string_pretty(&sent).unwrap_or_default()),
-        ("settings.toml", toml::to_string(&to_send(config)).unwrap_or_default()),
-        ("versions.json", pretty(&versions())),
-        ("jobs.json", pretty(&Value::Array(jobs(home)))),
-    ]
+    Bundle::of(checks)
+        .with("settings.toml", toml::to_string(&to_send(config)).unwrap_or_default())
+        .with("versions.json", pretty(&versions()))
+        .with("jobs.json", pretty(&Value::Array(jobs(home))))
 }
 
 /// The settings without paths, addresses and passwords.
@@ -97,10 +73,10 @@ fn jobs(home: &Home) -> Vec<Value> {
     folders.into_iter().map(job).collect()
 }
 
-fn zipped(path: &Path, files: &[(&'static str, String)]) -> io::Result<()> {
+fn zipped(path: &Path, bundle: &Bundle) -> io::Result<()> {
     let mut zip = ZipWriter::new(File::create_new(path)?);
-    for (name, text) in files {
-        zip.start_file(*name, SimpleFileOptions::default())?;
+    for (name, text) in bundle.files() {
+        zip.start_file(name, SimpleFileOptions::default())?;
         zip.write_all(text.as_bytes())?;
     }
     zip.finish()?.sync_all()
@@ -122,7 +98,7 @@ mod tests {
         let log = home.root().join("jobs/run/00001-abc/trainer.log");
         fs::create_dir_all(log.parent().unwrap()).unwrap();
         fs::write(log, "error: cannot read /data/CANARY").unwrap();
-        let all: String = contents(&checks, &config, &home).into_iter().map(|(_, text)| text).collect();
+        let all: String = contents(&checks, &config, &home).files().map(|(_, text)| text).collect();
         assert!(
             !all.contains("CANARY") && all.contains("(set, not shown)") && all.contains("1 of 1 cannot be read"),
             "{all}"
@@ -130,7 +106,10 @@ mod tests {
         assert!(all.contains("00001-abc"), "{all}");
 
         let path = folder.path().join("bundle.zip");
-        assert_eq!(write(&path, &checks, &config, &home).unwrap().len(), 4);
+        assert_eq!(
+            write(&path, &checks, &config, &home).unwrap(),
+            "doctor.json, settings.toml, versions.json, jobs.json"
+        );
         assert!(write(&path, &checks, &config, &home).unwrap_err().to_string().contains("not there yet"));
         assert!(matches!(write(Path::new("bundle.txt"), &checks, &config, &home), Err(BundleError::NotZip(_))));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::check::Check;
 use common::plan::ImagePlan;
-use common::{Digest, Plan};
+use common::{Digest, Plan, machine};
 use data::{FrameCache, SpotCheck};
 
 use super::verdicts;
@@ -161,9 +161,7 @@ fn free_bytes(folder: &Path) -> Option<u64> {
 }
 
 fn memory_available() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+    machine::available_memory(&fs::read_to_string("/proc/meminfo").ok()?)
 }
 
 /// `NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue ...`: the first word of digits and dots.

@@ -19,7 +19,7 @@ use common::check::Check;
 use crate::config::{Config, ConfigError};
 use crate::home::Home;
 
-pub use bundle::{BundleError, write as write_bundle};
+pub use bundle::write as write_bundle;
 
 /// Longest that a check of the network waits.
 const NETWORK_WITHIN: Duration = Duration::from_secs(25);

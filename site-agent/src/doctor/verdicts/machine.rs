@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use common::check::Check;
-
-use crate::plan_words::bytes;
+use common::machine::bytes;
 
 /// Room in the state folder, against what a run needs.
 pub(in crate::doctor) fn disk(free: Option<u64>, need: u64) -> Check {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use certs::authority::LEAF_DAYS;
 use certs::probe::Shown;
 use common::check::Check;
+use common::machine::bytes;
 
 use super::DAY_S;
 use crate::clock::Moment;
 use crate::network::ChannelMode;
-use crate::plan_words::bytes;
 
 /// Days before a leaf ends from which on it is told: whoever renews it should have by then.
 pub(super) const ENDS_SOON: i64 = LEAF_DAYS / 3;

@@ -1,0 +1,144 @@
+//! What the database says. Whatever of it cannot be read is the finding, and nothing is said of it as if it were not there.
+
+use std::path::Path;
+
+use common::check::Check;
+use common::{Digest, Holder, RunId};
+
+use super::local::told;
+use super::verdicts;
+use crate::audit::{AggregatorLedger, audit};
+use crate::authority;
+use crate::clock::Stamp;
+use crate::config::Config;
+use crate::desk::AT_ONCE;
+use crate::status::{self, EnrolledSite, RunPhase, Status};
+use crate::store::{Blobs, MemberRecord, SqliteStore, Store, StoreError};
+
+/// The database, read.
+pub(super) struct Read {
+    pub(super) status: Status,
+    members: Vec<MemberRecord>,
+    /// Entries of the ledger, and heads of it that sites signed; or what does not hold.
+    ledger: Result<(u64, usize), String>,
+    /// The newest time that stands in it.
+    latest: Stamp,
+    /// Members that do not know the next CA, if there is one.
+    waiting: Result<Option<Vec<String>>, String>,
+    /// Blobs that runs go on from, with their lengths.
+    needed: Vec<(RunId, Digest, u64)>,
+}
+
+/// The database, every row of it held to its seal, and the ledger to its chain.
+pub(super) fn read(state: &Path, now: Stamp) -> Result<Read, StoreError> {
+    // Opening holds the trees to SQLite's own check.
+    let store = SqliteStore::open(state)?;
+    let status = status::read(&store, now)?;
+    store.uploads()?;
+    if let Some(damaged) = status.damaged_runs.first() {
+        return Err(StoreError::Damaged(damaged.clone()));
+    }
+    let heard = store.progress()?.iter().map(|said| said.heard_at).max();
+    let mut lines = Vec::new();
+    loop {
+        let some = store.ledger(lines.len() as u64, AT_ONCE)?;
+        if some.is_empty() {
+            break;
+        }
+        lines.extend(some);
+    }
+    let written = lines.last().and_then(|line| common::ledger::time_of(line)).map(Stamp);
+    let latest = heard.max(written).max(Some(store.federation()?.created_at)).unwrap_or(now);
+    let (members, needed) = (store.members()?, needed(&store, &status)?);
+    let (ledger, waiting) = (ledger(state, &store, lines), waiting(state, &status, &members));
+    Ok(Read { status, members, ledger, latest, waiting, needed })
+}
+
+fn ledger(state: &Path, store: &SqliteStore, lines: Vec<String>) -> Result<(u64, usize), String> {
+    let key = authority::existing_signing_key(state).map_err(told)?.verifying();
+    let (federation, end) = (store.federation().map_err(told)?.name, store.ledger_head().map_err(told)?);
+    let held = audit(&AggregatorLedger { federation, key, lines, end }, &[]).map_err(told)?;
+    Ok((held.head.entries, held.told))
+}
+
+fn waiting(state: &Path, status: &Status, members: &[MemberRecord]) -> Result<Option<Vec<String>>, String> {
+    let authority = authority::load(state, &status.federation).map_err(told)?;
+    let is_alone = authority.anchors_pem() == authority.certificate_pem();
+    let anchors = authority.anchors();
+    let waiting = members.iter().filter(|member| !member.revoked && member.anchors != anchors);
+    Ok((!is_alone).then(|| waiting.map(|member| member.holder.to_string()).collect()))
+}
+
+/// What it means.
+pub(super) fn checks(state: &Path, config: &Config, read: Result<&Read, &StoreError>, now: Stamp) -> Vec<Check> {
+    let wrong = read.err().map(ToString::to_string);
+    let database = verdicts::database(wrong.as_deref());
+    let Ok(Read { status, members, ledger, latest, waiting, needed }) = read else {
+        let first = |name| Check::not_yet(name, "the database cannot be read: see there");
+        let names =
+            ["next CA", "ledger", "sites", "persons", "connections", "blobs", "runs", "signatures", "silence", "clock"];
+        return [database].into_iter().chain(names.map(first)).collect();
+    };
+    let days = |end: Stamp| (end.seconds().cast_signed() - now.seconds().cast_signed()).div_euclid(86_400);
+    let of = |is_site: bool| members.iter().filter(move |member| member.holder.site().is_some() == is_site);
+    let name = |holder: &Holder| holder.person().map_or_else(|| holder.to_string(), common::Person::told);
+    let left = |is_site: bool| -> Vec<(String, i64)> {
+        let live = of(is_site).filter(|member| !member.revoked);
+        live.map(|member| (name(&member.holder), days(member.expires_at))).collect()
+    };
+    let (sites, persons) = (left(true), left(false));
+    let is_coordinator = |holder: &Holder| holder.person().is_some_and(common::Person::is_coordinator);
+    let coordinators = members.iter().filter(|member| !member.revoked && is_coordinator(&member.holder)).count();
+    let unsigned = status.runs.iter().filter(|run| run.state == RunPhase::AwaitingSignatures);
+    let unsigned = unsigned.map(|run| {
+        let have = run.signed_by.iter().filter(|signed| signed.counts).count();
+        (run.run.clone(), have, run.signatures_needed)
+    });
+    let heard = status.sites.iter().filter_map(|site| site.last_word_ms).count();
+    let running = || status.runs.iter().filter(|run| run.state == RunPhase::Running);
+    let is_awaited = |site: &&EnrolledSite| !site.revoked && running().any(|run| run.sites.contains_key(&site.site));
+    let awaited = status.sites.iter().filter(is_awaited).map(|site| (&site.site, site.last_word_ms));
+    vec![
+        database,
+        verdicts::next_authority(waiting.as_ref().map(Option::as_deref).map_err(String::as_str)),
+        verdicts::ledger(ledger.as_ref().copied().map_err(String::as_str)),
+        verdicts::sites(&sites, of(true).count() - sites.len()),
+        verdicts::persons(&persons, of(false).count() - persons.len()),
+        verdicts::connections(sites.len() + persons.len(), config.max_connections),
+        match missing(&Blobs::at(state), needed) {
+            Ok(lost) => verdicts::blobs(&lost),
+            Err(error) => verdicts::no_blobs(&error.to_string()),
+        },
+        verdicts::runs(status),
+        verdicts::signatures(coordinators, config.signatures, &unsigned.collect::<Vec<_>>()),
+        verdicts::silence(&awaited.collect::<Vec<_>>()),
+        verdicts::clock(latest.0.saturating_sub(now.0), heard),
+    ]
+}
+
+/// The model that each running round starts from, and its stored updates.
+fn needed(store: &SqliteStore, status: &Status) -> Result<Vec<(RunId, Digest, u64)>, StoreError> {
+    let mut needed = Vec::new();
+    for run in status.runs.iter().filter(|run| run.state == RunPhase::Running) {
+        let mut of_run = vec![(run.model, run.model_bytes)];
+        if let Some(open) = &run.open {
+            of_run.push((open.base, run.model_bytes));
+            let updates = store.updates(&run.run, open.round)?;
+            of_run.extend(updates.values().map(|update| (update.manifest.blob, update.manifest.bytes)));
+        }
+        needed.extend(of_run.into_iter().map(|(digest, bytes)| (run.run.clone(), digest, bytes)));
+    }
+    needed.sort();
+    needed.dedup();
+    Ok(needed)
+}
+
+/// Those that are not there, or are too short.
+fn missing(blobs: &Blobs, needed: &[(RunId, Digest, u64)]) -> std::io::Result<Vec<(RunId, Digest)>> {
+    // A federation without a run has no folder of them yet.
+    if !needed.is_empty() {
+        blobs.look()?;
+    }
+    let is_lost = |(_, digest, bytes): &&(RunId, Digest, u64)| blobs.length(*digest) != Some(*bytes);
+    Ok(needed.iter().filter(is_lost).map(|(run, digest, _)| (run.clone(), *digest)).collect())
+}

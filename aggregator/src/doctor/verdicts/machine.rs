@@ -1,0 +1,82 @@
+//! This machine: clock, room, memory, open files, how fast its disk is.
+
+use std::time::Duration;
+
+use common::check::Check;
+use common::machine::bytes;
+
+/// Memory of a server: it does not grow with the sites, nor with the model.
+const MEMORY: u64 = 512 << 20;
+/// Open files beside connections and updates: the database, its log, logs.
+const FILES: u64 = 64;
+/// Longest that a disk should take to have bytes durable: an update waits for some of that before it is acknowledged.
+const SLOW: Duration = Duration::from_millis(100);
+
+/// This machine's clock against what it wrote itself: milliseconds that the newest word is in the future.
+pub(in crate::doctor) fn clock(ahead_ms: u64, words: usize) -> Check {
+    match ahead_ms {
+        ahead @ 60_000.. => {
+            let found = format!("it was set back: a record is {} s in the future", ahead / 1000);
+            Check::failure("clock", found, "set this machine's clock by NTP: certificates and invitations go by it")
+        }
+        _ => Check::ok("clock", format!("not before its own records ({words} sites heard); sites hold theirs to it")),
+    }
+}
+
+/// Room on the disk, against what rounds with models of so many bytes take.
+pub(in crate::doctor) fn disk(free: Option<u64>, model_bytes: u64) -> Check {
+    // A model and its successor, a server's momentum, and the updates of sixteen sites.
+    let need = model_bytes * 20 + (1 << 30);
+    match free {
+        None => Check::warning("disk", "the room is not known", "does the state folder exist?"),
+        Some(free) if free < need => {
+            let remedy = "free some room, or lower `keep_updates_of_rounds`; uploads are refused when the disk is full";
+            Check::failure("disk", format!("{} free, and running rounds need {}", bytes(free), bytes(need)), remedy)
+        }
+        Some(free) => Check::ok("disk", format!("{} free, and running rounds need {}", bytes(free), bytes(need))),
+    }
+}
+
+/// Time in which the disk has some bytes durable.
+pub(in crate::doctor) fn sync(took: Result<Duration, &str>) -> Check {
+    let name = "disk speed";
+    match took {
+        Err(why) => {
+            let remedy = "see to the disk and to who owns the state folder: the server writes there all the time";
+            Check::failure(name, "nothing can be written to the state folder", remedy).here(why)
+        }
+        Ok(took) if took > SLOW => {
+            let remedy =
+                "every acknowledgement waits for it: put the state folder on a local disk, and on no network share";
+            Check::warning(name, format!("an fsync takes {} ms", took.as_millis()), remedy)
+        }
+        Ok(took) => Check::ok(name, format!("an fsync takes {:.1} ms", took.as_secs_f64() * 1e3)),
+    }
+}
+
+/// Memory that is free.
+pub(in crate::doctor) fn memory(free: Option<u64>) -> Check {
+    let remedy = "end other programs, or move the server: the system ends what finds no memory";
+    match free {
+        None => Check::warning("memory", "how much is free is not known on this system", remedy),
+        Some(free) if free < MEMORY => Check::warning(
+            "memory",
+            format!("{} free, and a server should have {}", bytes(free), bytes(MEMORY)),
+            remedy,
+        ),
+        Some(free) => Check::ok("memory", format!("{} free, and a server should have {}", bytes(free), bytes(MEMORY))),
+    }
+}
+
+/// Open files that the system permits, against connections and the updates of the largest cohort, which a merge has open together.
+pub(in crate::doctor) fn open_files(permitted: Option<u64>, connections: usize, cohort: usize) -> Check {
+    let need = (connections + cohort) as u64 + FILES;
+    let remedy = "raise the hard limit (`ulimit -Hn`; `LimitNOFILE=` of a service): `serve` takes what it may; or lower `max_connections`";
+    match permitted {
+        None => Check::warning("open files", "how many the system permits is not known", remedy),
+        Some(permitted) if permitted < need => {
+            Check::failure("open files", format!("{permitted} permitted, and {need} may be needed"), remedy)
+        }
+        Some(permitted) => Check::ok("open files", format!("{permitted} permitted, and {need} may be needed")),
+    }
+}

@@ -1,0 +1,129 @@
+//! Who is let in, and what is waited for from whom.
+
+use certs::authority::LEAF_DAYS;
+use common::check::Check;
+use common::{RunId, SiteId};
+
+use crate::status::{RunPhase, Status};
+
+/// Days before a site's certificate ends from which on it is told.
+const ENDS_SOON: i64 = LEAF_DAYS / 3;
+/// An agent that runs says something every few seconds.
+const SILENT_MS: u64 = 60 * 60 * 1000;
+
+/// Enrolled sites, each with the days that its certificate is good for.
+pub(in crate::doctor) fn sites(days: &[(String, i64)], revoked: usize) -> Check {
+    let of = format!("{} enrolled, {revoked} revoked", days.len() + revoked);
+    let soon: Vec<String> =
+        days.iter().filter(|(_, days)| *days < ENDS_SOON).map(|(site, days)| format!("{site} ({days} days)")).collect();
+    match (days, soon.as_slice()) {
+        ([], _) if revoked == 0 => Check::not_yet("sites", "none is enrolled yet: `aggregator invite <site>`"),
+        (_, []) => Check::ok("sites", format!("{of}; no certificate ends within {ENDS_SOON} days")),
+        (_, soon) => {
+            let remedy = "are their agents running, and do they reach this aggregator? If not in time: `aggregator invite <site>`";
+            Check::warning("sites", format!("{of}; certificates that end soon: {}", soon.join(", ")), remedy)
+        }
+    }
+}
+
+/// Enrolled persons, each with the days that the certificate is good for.
+pub(in crate::doctor) fn persons(days: &[(String, i64)], revoked: usize) -> Check {
+    let of = format!("{} enrolled, {revoked} revoked", days.len() + revoked);
+    let over: Vec<&str> = days.iter().filter(|(_, days)| *days < 0).map(|(person, _)| person.as_str()).collect();
+    match over.as_slice() {
+        _ if days.is_empty() => {
+            Check::ok("persons", format!("{of}; whoever may write to the state folder coordinates"))
+        }
+        [] => Check::ok("persons", format!("{of}; every certificate counts")),
+        over => {
+            let remedy = "who typed no command for so long is invited again (`aggregator invite`), or has left: `aggregator revoke`";
+            Check::warning("persons", format!("{of}; certificates that have expired: {}", over.join(", ")), remedy)
+        }
+    }
+}
+
+/// Members against the connections that the settings permit: each needs one.
+pub(in crate::doctor) fn connections(members: usize, permitted: usize) -> Check {
+    let found = format!("{members} members are let in, and {permitted} connections are permitted");
+    match members > permitted {
+        true => Check::failure(
+            "connections",
+            found,
+            "raise `max_connections` in aggregator.toml, and start the server again",
+        ),
+        false => Check::ok("connections", found),
+    }
+}
+
+/// How the runs stand.
+pub(in crate::doctor) fn runs(status: &Status) -> Check {
+    let running: Vec<_> = status.runs.iter().filter(|run| run.state == RunPhase::Running).collect();
+    let wait = running.iter().flat_map(|run| {
+        let waiting = run.sites.iter().filter(|(_, said)| {
+            said.as_ref().is_some_and(|said| said.phase == "awaiting-approval" || said.declined.is_some())
+        });
+        waiting.map(|(site, _)| format!("{site} in {}", run.run))
+    });
+    let wait: Vec<String> = wait.collect();
+    let stuck: Vec<_> = running.iter().filter_map(|run| Some((run.run.as_str(), run.because.as_deref()?))).collect();
+    let found = format!("{} of {} running", running.len(), status.runs.len());
+    match (stuck.as_slice(), wait.as_slice()) {
+        ([], []) => Check::ok("runs", found),
+        ([], wait) => {
+            let remedy = "`aggregator status` says why; a person at the site decides";
+            Check::warning("runs", format!("{found}; awaiting approval or declining: {}", wait.join(", ")), remedy)
+        }
+        (stuck, _) => {
+            let runs: Vec<&str> = stuck.iter().map(|(run, _)| *run).collect();
+            // Why may name files.
+            let why: Vec<String> = stuck.iter().map(|(run, because)| format!("{run}: {because}")).collect();
+            Check::failure(
+                "runs",
+                format!("{found}; what cannot go on: {}", runs.join(", ")),
+                "`aggregator status` shows more",
+            )
+            .here(why.join("; "))
+        }
+    }
+}
+
+/// Coordinators whose signatures count, against those that the settings ask for; and plans that wait for some, each with how many
+/// it has and needs.
+pub(in crate::doctor) fn signatures(coordinators: usize, least: u32, waiting: &[(RunId, usize, u32)]) -> Check {
+    let name = "signatures";
+    let list =
+        || waiting.iter().map(|(run, have, need)| format!("{run} has {have} of {need}")).collect::<Vec<_>>().join(", ");
+    match waiting {
+        _ if coordinators < least as usize => {
+            let found =
+                format!("a plan must ask for {least}, and {coordinators} coordinators are let in: no run can begin");
+            Check::failure(name, found, "`aggregator invite --coordinator <name>`")
+        }
+        [] => Check::ok(name, format!("no plan waits for one; a plan must ask for {least} or more")),
+        _ => {
+            let remedy =
+                "another coordinator reads and signs: `aggregator run show <run> --as <folder>`, then `run sign`";
+            Check::warning(name, list(), remedy)
+        }
+    }
+}
+
+/// Sites that running rounds wait for, each with the milliseconds since it last said something, if it ever did.
+pub(in crate::doctor) fn silence(awaited: &[(&SiteId, Option<u64>)]) -> Check {
+    let silent = awaited.iter().filter(|(_, ms)| ms.is_none_or(|ms| ms > SILENT_MS));
+    let silent: Vec<String> = silent
+        .map(|(site, ms)| match ms {
+            None => format!("{site} (never heard)"),
+            Some(ms) => format!("{site} ({} h)", ms / SILENT_MS),
+        })
+        .collect();
+    match (awaited.len(), silent.as_slice()) {
+        (0, _) => Check::ok("silence", "no running round waits for anybody"),
+        (of, []) => Check::ok("silence", format!("{of} sites of running rounds, all heard within the hour")),
+        (of, silent) => {
+            let remedy = "telephone hospital IT: does the agent run? `site-agent doctor` there says more";
+            let found = format!("{} of {of} sites of running rounds: {}", silent.len(), silent.join(", "));
+            Check::warning("silence", found, remedy)
+        }
+    }
+}
