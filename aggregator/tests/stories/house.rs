@@ -180,10 +180,14 @@ impl House {
         client.enrol(request).await.map(tonic::Response::into_inner)
     }
 
+    /// What an invitation pins.
+    pub(crate) fn fingerprint(&self) -> Digest {
+        self.authority.fingerprint().unwrap()
+    }
+
     /// A channel of somebody without a certificate.
     pub(crate) fn stranger(&self) -> Channel {
-        let pin = self.authority.fingerprint().unwrap();
-        let tls = certs::tls::enrolment_config(self.authority.federation(), pin).unwrap();
+        let tls = certs::tls::enrolment_config(self.authority.federation(), self.fingerprint()).unwrap();
         channel(self.address, tls)
     }
 

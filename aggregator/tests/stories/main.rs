@@ -23,6 +23,8 @@ mod faults;
 #[cfg(test)]
 mod finetuning;
 #[cfg(test)]
+mod floods;
+#[cfg(test)]
 mod foreign_bytes;
 #[cfg(test)]
 mod house;

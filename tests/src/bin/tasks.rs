@@ -39,6 +39,9 @@ struct Cli {
     /// Optimizer steps of the tasks that answer for every pixel, instead of the effort's.
     #[arg(long)]
     steps: Option<usize>,
+    /// Train the heads alone: what the backbone has to offer as it is.
+    #[arg(long)]
+    freeze: bool,
     /// Measure on patients of a vendor that no training saw as well.
     #[arg(long)]
     unseen: bool,
@@ -88,7 +91,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         (named, _) => named.to_vec(),
     };
     let (patients, patients_seed, dense_steps) = (cli.patients, cli.patients_seed, cli.steps);
-    let experiment = Experiment { patients, patients_seed, effort, dense_steps };
+    let experiment = Experiment { patients, patients_seed, effort, dense_steps, frozen: cli.freeze };
     let mut bench = Bench::prepare(&cli.out, &fine, experiment, cli.unseen || cli.thorough)?;
     let wanted = |task: &common::Task| cli.tasks.is_empty() || cli.tasks.iter().any(|name| name == task.name.as_str());
     bench.tasks.retain(wanted);

@@ -108,6 +108,9 @@ pub struct Experiment {
     pub effort: Effort,
     /// Optimizer steps of the tasks that answer for every pixel, instead of the effort's.
     pub dense_steps: Option<usize>,
+    /// Heads alone are trained, in every arm.
+    #[serde(default)]
+    pub frozen: bool,
 }
 
 /// The experiment's folder and what is in it.
@@ -118,6 +121,7 @@ pub struct Bench {
     pub tasks: Vec<Task>,
     /// Where trainings are measured.
     places: Vec<At>,
+    frozen: bool,
 }
 
 impl Bench {
@@ -142,7 +146,8 @@ impl Bench {
             fs::write(root.join("declared").join(format!("{}.toml", task.name)), toml::to_string(task)?)?;
         }
         let places = if unseen { vec![At::Home, At::Unseen] } else { vec![At::Home] };
-        let bench = Self { root: root.to_owned(), program: Programs::build()?.site_agent, tasks, places };
+        let (program, frozen) = (Programs::build()?.site_agent, experiment.frozen);
+        let bench = Self { root: root.to_owned(), program, tasks, places, frozen };
         fs::write(bench.root.join("plan.toml"), toml::to_string(plan)?)?;
         for &at in &bench.places {
             let (spec, seed, held_out) = match at {
@@ -216,6 +221,9 @@ impl Bench {
                     let mut words = vec!["finetune", "--task", &declared, "--init", init, "--plan", "{}/plan.toml"];
                     words.extend(["--labels", "{}/hospital/labels", "--out", &out, "--seed", &seed, "--arm", &arm]);
                     words.push("--json");
+                    if self.frozen {
+                        words.push("--freeze");
+                    }
                     if cell.few {
                         words.extend(["--subjects", &few]);
                     }
