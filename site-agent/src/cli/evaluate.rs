@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::evaluate::{self, Question};
 use crate::home::Home;
 use crate::images;
-use crate::tasks::{self, Examples, FinetunedFolder};
+use crate::tasks::{self, FinetunedFolder};
 
 #[derive(Debug, Args)]
 pub(super) struct EvaluateArgs {
@@ -57,7 +57,7 @@ const BOOTSTRAP_SEED: u64 = 1;
 fn evaluate_task(home: &Home, config: &Config, folder: &std::path::Path, args: &EvaluateArgs) -> anyhow::Result<()> {
     let (told, cache, network) = finetuned::open(home, config, folder)?;
     let labels = finetuned::open_labels(home, &cache, args.labels.as_deref())?;
-    let examples = Examples::of(&told.task, &cache, labels.as_ref())?;
+    let examples = finetuned::examples(&told.task, &cache, labels.as_ref())?;
     let measured = tasks::evaluate(&told, &cache, &examples, config.held_out, &network, BOOTSTRAP_SEED)?;
     FinetunedFolder::at(folder).write("evaluation.json", &measured)?;
     if args.json.json { print_json(&measured) } else { print(&measured) }

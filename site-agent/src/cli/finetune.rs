@@ -16,7 +16,7 @@ use super::{Json, finetuned, print, print_json, read_draft};
 use crate::config::Config;
 use crate::home::Home;
 use crate::tasks::{
-    self, Cohort, Examples, FewShot, Finetuned, FinetunedFolder, Finetuning, Look, TasksError, built_in, read_task,
+    self, Cohort, FewShot, Finetuned, FinetunedFolder, Finetuning, Look, TasksError, built_in, read_task,
 };
 
 #[derive(Debug, Args)]
@@ -117,10 +117,7 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
     };
     let cache = finetuned::open_cache(home, &plan.images, &args.of.plan.display().to_string())?;
     let labels = finetuned::open_labels(home, &cache, args.labels.as_deref())?;
-    let examples = Examples::of(&task, &cache, labels.as_ref())?;
-    if let Some(left_out) = examples.left_out {
-        tracing::warn!(task = %task.name, %left_out, "not all that is here can be used");
-    }
+    let examples = finetuned::examples(&task, &cache, labels.as_ref())?;
     let least = args.min_subjects.unwrap_or(if few == FewShot::All { 3 } else { 1 });
     let cohort =
         Cohort::new(&cache, &examples.all, config.held_out, few, &examples.classes, least).map_err(TasksError::from)?;

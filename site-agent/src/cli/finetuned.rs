@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use common::Task;
 use common::plan::ImagePlan;
 use data::{FrameCache, Labels};
 use model::Finetuner;
@@ -10,7 +11,7 @@ use model::Finetuner;
 use crate::config::Config;
 use crate::home::Home;
 use crate::images;
-use crate::tasks::{Finetuned, FinetunedFolder};
+use crate::tasks::{Examples, Finetuned, FinetunedFolder};
 
 /// The site's frames on a grid; `plan` is how a person names the plan that has it.
 pub(super) fn open_cache(home: &Home, grid: &ImagePlan, plan: &str) -> anyhow::Result<FrameCache> {
@@ -26,6 +27,15 @@ pub(super) fn open_labels(home: &Home, cache: &FrameCache, folder: Option<&Path>
     let labels = Labels::open(folder, &images::secret(home)?).context("in the site's labels")?;
     labels.check(cache).context("in the site's labels")?;
     Ok(Some(labels))
+}
+
+/// The examples of a task here; what of the labels is not among them is said.
+pub(super) fn examples(task: &Task, cache: &FrameCache, labels: Option<&Labels>) -> anyhow::Result<Examples> {
+    let examples = Examples::of(task, cache, labels)?;
+    if let Some(left_out) = examples.left_out {
+        tracing::warn!(task = %task.name, %left_out, "not all that is here can be used");
+    }
+    Ok(examples)
 }
 
 /// A finetuning that has ended, the frames of its grid, and its network.

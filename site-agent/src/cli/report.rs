@@ -10,7 +10,6 @@ use crate::config::Config;
 use crate::durable;
 use crate::home::Home;
 use crate::report::{self, Audience, Report, Run, Shown, TaskRuns};
-use crate::tasks::Examples;
 
 #[derive(Debug, Args)]
 pub(super) struct ReportArgs {
@@ -61,7 +60,7 @@ fn pictures(
         let run = task.arms[leading].first();
         let (told, cache, network) = finetuned::open(home, config, &run.folder)?;
         let labels = finetuned::open_labels(home, &cache, args.labels.as_deref())?;
-        let examples = Examples::of(&told.task, &cache, labels.as_ref())?;
+        let examples = finetuned::examples(&told.task, &cache, labels.as_ref())?;
         shown.insert(place, report::draw(run, &cache, &examples, config.held_out, &network)?);
     }
     Ok(shown)

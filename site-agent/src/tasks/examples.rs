@@ -86,7 +86,7 @@ impl fmt::Display for LeftOut {
         ];
         let told = reasons.iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}"));
         let told = told.collect::<Vec<_>>().join(", ");
-        write!(f, "{used} of {labelled} subjects of {table} are learnt from")?;
+        write!(f, "{used} of {labelled} subjects of {table} are of use")?;
         if !told.is_empty() {
             write!(f, "; left out are {told}")?;
         }
