@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::CertsError;
 
@@ -15,13 +16,17 @@ fn told<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -
 pub(crate) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CertsError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(told("create", folder))?;
-    let beside = path.with_added_extension("part");
+    // Of this writer alone: another one beside it would write another key into the same file.
+    static WRITERS: AtomicU64 = AtomicU64::new(0);
+    let (process, writer) = (std::process::id(), WRITERS.fetch_add(1, Ordering::Relaxed));
+    let beside = path.with_added_extension(format!("{process}-{writer}.part"));
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside);
     let mut file = file.map_err(told("create", &beside))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(told("write", &beside))?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).map_err(told("write", &beside));
     // A link, unlike a rename, refuses to replace what is there.
-    fs::hard_link(&beside, path).map_err(told("create", path))?;
+    let linked = written.and_then(|()| fs::hard_link(&beside, path).map_err(told("create", path)));
     fs::remove_file(&beside).map_err(told("remove", &beside))?;
+    linked?;
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(told("sync", folder))
 }
 

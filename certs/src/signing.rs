@@ -31,7 +31,11 @@ impl SigningKey {
 
     /// Loads the key, or makes one if there is none.
     pub fn load_or_create(path: &Path) -> Result<Self, CertsError> {
-        if path.exists() { Self::load(path) } else { Self::create(path) }
+        if path.exists() {
+            return Self::load(path);
+        }
+        // Of two that make one at the same time the second takes the first one's.
+        Self::create(path).or_else(|error| if path.exists() { Self::load(path) } else { Err(error) })
     }
 
     fn of(pair: &KeyPair) -> Result<Self, CertsError> {
@@ -95,6 +99,26 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn of_many_that_make_a_key_at_the_same_time_all_have_the_one_that_is_in_the_file() {
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("keys/signing.key");
+            let (path, start) = (&path, &std::sync::Barrier::new(8));
+            let keys: Vec<VerifyingKey> = std::thread::scope(|scope| {
+                let make = || {
+                    start.wait();
+                    SigningKey::load_or_create(path).unwrap().verifying()
+                };
+                let makers: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+                makers.into_iter().map(|maker| maker.join().unwrap()).collect()
+            });
+            let kept = SigningKey::load(path).unwrap().verifying();
+            assert!(keys.iter().all(|key| *key == kept));
+            assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing lies beside it");
+        }
+    }
 
     #[test]
     fn a_signature_is_of_one_key_and_one_statement_and_is_the_same_again() {

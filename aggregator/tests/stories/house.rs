@@ -74,6 +74,13 @@ impl House {
         Self { places: Places::new(places), ..Self::new() }
     }
 
+    /// Whose certificates live so many seconds.
+    pub(crate) fn of_leaves(leaf_s: i64) -> Self {
+        let house = Self::new();
+        let loaded = authority::load(house.path(), &"wired".parse().unwrap()).unwrap();
+        Self { authority: Arc::new(loaded.with_leaves_of(leaf_s)), ..house }
+    }
+
     pub(crate) fn start(&mut self) {
         let listener = listen(self.address).unwrap();
         self.address = listener.local_addr().unwrap();

@@ -141,6 +141,29 @@ async fn a_revocation_cuts_an_upload_and_a_download_in_their_middle_and_nothing_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_expires_ends_its_connection_in_the_middle_of_an_upload_and_not_before() {
+    const LIFE: Duration = Duration::from_secs(6);
+    let mut house = House::of_leaves(6);
+    house.start();
+    house.start_run(&["a"], 1);
+    let enrolled = Instant::now();
+    let mut a = house.site("a").await;
+    let work = a.work(1).await;
+    a.joins(&work).await;
+    let (manifest, bytes, _download) = a.half_way(&work, &weights(600_000, |_| 0.5)).await;
+    let cut = async { while a.chunk(&manifest, 0, bytes[..1000].to_vec()).await.is_ok() {} };
+    timeout(WITHIN, cut).await.expect("the connection's end");
+    let lived = enrolled.elapsed();
+    println!("a connection of a certificate of {LIFE:?} was cut after {lived:?}");
+    // It is issued in a second that has begun.
+    assert!((LIFE - Duration::from_secs(1)..LIFE + CUT_WITHIN).contains(&lived), "{lived:?}");
+    // A certificate counts to the end of its last second; then nobody is let in with it.
+    let shut_out = async { while a.report(Progress::idle()).await.is_ok() {} };
+    timeout(WITHIN, shut_out).await.expect("the certificate's end");
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_authority_takes_the_place_of_the_federations_with_the_work_going_on() {
     let mut house = House::new();
     house.start();
