@@ -29,7 +29,8 @@ pub(super) fn doctor(Doctor { bundle, state, json }: Doctor) -> Result<(), Failu
     let runtime = runtime.map_err(|error| Failure::failed("starting", error))?;
     let folder = state.folder()?;
     let config = Config::of_state(&folder);
-    let settings = config.as_ref().ok().cloned().unwrap_or_default();
+    // Of settings that cannot be read the checks say why.
+    let settings = config.as_ref().ok().cloned();
     let checks = runtime.block_on(doctor::examine(&folder, config, wall()));
     let failed = check::failures(&checks);
     if json.json {
@@ -38,7 +39,8 @@ pub(super) fn doctor(Doctor { bundle, state, json }: Doctor) -> Result<(), Failu
         print(&check::table(&checks))?;
     }
     if let Some(path) = bundle {
-        let held = doctor::write_bundle(&path, &checks, &settings, &folder, wall()).map_err(Failure::refused)?;
+        let held =
+            doctor::write_bundle(&path, &checks, settings.as_ref(), &folder, wall()).map_err(Failure::refused)?;
         eprintln!("{} holds {held}: no key, no host, no path, no log; read it before you send it", path.display());
     }
     if failed == 0 { Ok(()) } else { Err(Failure::Unwell(failed)) }

@@ -4,48 +4,59 @@
 //! ([`Check::to_send`](common::check::Check::to_send)), settings without addresses, numbers. Logs are not in it.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 
-use common::bundle::{Bundle, BundleError};
+use common::bundle::{Bundle, BundleError, NO_SETTINGS};
 use common::check::Check;
 use serde_json::{Value, json};
-use zip::ZipWriter;
-use zip::write::SimpleFileOptions;
 
 use crate::clock::Stamp;
 use crate::config::Config;
 use crate::status::{self, RunStatus};
 use crate::store::{SqliteStore, StoreError};
 
-/// Writes the bundle to a new file; returns the names of what it holds.
-pub fn write(path: &Path, checks: &[Check], config: &Config, state: &Path, now: Stamp) -> Result<String, BundleError> {
-    let bundle = contents(checks, config, &runs(state, now));
-    bundle.write_to(path, zipped)?;
+/// Writes the bundle to a new file; returns the names of what it holds. Without `config` the settings cannot be read.
+pub fn write(
+    path: &Path,
+    checks: &[Check],
+    config: Option<&Config>,
+    state: &Path,
+    now: Stamp,
+) -> Result<String, BundleError> {
+    let bundle = contents(checks, config, &runs(state, now))?;
+    bundle.write_to(path, |path, bytes| {
+        let mut file = File::create_new(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    })?;
     Ok(bundle.names())
 }
 
-fn contents(checks: &[Check], config: &Config, runs: &Value) -> Bundle {
-    let pretty = |value: &Value| serde_json::to_string_pretty(value).unwrap_or_default();
-    Bundle::of(checks)
-        .with("settings.toml", toml::to_string(&to_send(config)).unwrap_or_default())
-        .with("versions.json", pretty(&versions()))
-        .with("runs.json", pretty(runs))
+fn contents(checks: &[Check], config: Option<&Config>, runs: &Value) -> Result<Bundle, BundleError> {
+    let settings = config.map_or(Ok(NO_SETTINGS.to_owned()), to_send);
+    let settings = settings.map_err(|error| BundleError::Text { name: "settings.toml", why: error.to_string() })?;
+    Bundle::of(checks)?
+        .with("settings.toml", settings)
+        .with_json("versions.json", &versions())?
+        .with_json("runs.json", runs)
 }
 
 /// The settings, with the port alone of where it listens, and without hosts.
-fn to_send(config: &Config) -> toml::Table {
-    let mut table = toml::Table::try_from(config).unwrap_or_default();
+fn to_send(config: &Config) -> Result<String, toml::ser::Error> {
+    let mut table = toml::Table::try_from(config)?;
     let listen = format!("(not shown):{}", config.listen.port());
     table.insert("listen".to_owned(), listen.into());
     table.insert("names".to_owned(), format!("({}, not shown)", config.names.len()).into());
-    table
+    toml::to_string(&table)
 }
 
 fn versions() -> Value {
-    let system = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    // Null where the system does not tell.
+    let system = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok();
     json!({
-        "aggregator": env!("CARGO_PKG_VERSION"), "system": system.trim(), "architecture": std::env::consts::ARCH,
+        "aggregator": env!("CARGO_PKG_VERSION"), "system": system.as_deref().map(str::trim),
+        "architecture": std::env::consts::ARCH,
         "cores": std::thread::available_parallelism().map_or(0, |count| count.get()),
     })
 }
@@ -81,15 +92,6 @@ fn run(run: &RunStatus) -> Value {
     })
 }
 
-fn zipped(path: &Path, bundle: &Bundle) -> io::Result<()> {
-    let mut zip = ZipWriter::new(File::create_new(path)?);
-    for (name, text) in bundle.files() {
-        zip.start_file(name, SimpleFileOptions::default())?;
-        zip.write_all(text.as_bytes())?;
-    }
-    zip.finish()?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,14 +102,18 @@ mod tests {
         let listen = "10.11.12.13:4433".parse().unwrap();
         let config = Config { listen, names: vec!["canary.example.org".to_owned()], ..Config::default() };
         let checks = [Check::failure("server", "nobody answers", "start it").here("10.11.12.13:4433: refused")];
-        let all: String = contents(&checks, &config, &Value::Null).files().map(|(_, text)| text).collect();
+        let bundle = contents(&checks, Some(&config), &Value::Null).unwrap();
+        let all: String = bundle.files().map(|(_, text)| text).collect();
         assert!(!all.contains("10.11.12.13") && !all.contains("canary"), "{all}");
         assert!(
             all.contains("(not shown):4433") && all.contains("nobody answers") && all.contains("max_connections"),
             "{all}"
         );
         let path = folder.path().join("bundle.zip");
-        let written = || write(&path, &checks, &config, folder.path(), Stamp(0));
+        let unread = contents(&checks, None, &Value::Null).unwrap();
+        let settings = unread.files().find(|(name, _)| *name == "settings.toml").unwrap().1;
+        assert!(settings.contains("cannot be read") && !settings.contains('='), "no defaults: {settings}");
+        let written = || write(&path, &checks, Some(&config), folder.path(), Stamp(0));
         assert_eq!(written().unwrap(), "doctor.json, settings.toml, versions.json, runs.json");
         assert!(written().unwrap_err().to_string().contains("not there yet"));
     }

@@ -27,7 +27,8 @@ pub(super) struct Failed(usize);
 
 pub(super) fn doctor(home: &Home, config: Result<Config, ConfigError>, args: &DoctorArgs) -> anyhow::Result<()> {
     let program = std::env::current_exe()?;
-    let settings = config.as_ref().ok().cloned().unwrap_or_default();
+    // Of settings that cannot be read the checks say why.
+    let settings = config.as_ref().ok().cloned();
     let checks = runtime()?.block_on(doctor::examine(home, config, &program));
     if args.json.json {
         print_json(&serde_json::json!({ "failures": check::failures(&checks), "checks": checks }))?;
@@ -35,7 +36,7 @@ pub(super) fn doctor(home: &Home, config: Result<Config, ConfigError>, args: &Do
         print(&check::table(&checks))?;
     }
     if let Some(path) = &args.bundle {
-        let held = doctor::write_bundle(path, &checks, &settings, home)?;
+        let held = doctor::write_bundle(path, &checks, settings.as_ref(), home)?;
         eprintln!("{} holds {held}: no image, no path, no log; read it before you send it", path.display());
     }
     match check::failures(&checks) {

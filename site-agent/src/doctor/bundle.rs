@@ -4,32 +4,35 @@
 //! and passwords, numbers. Logs are not in it, since an error of a parser or a disk names files.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use common::bundle::{Bundle, BundleError};
+use common::bundle::{Bundle, BundleError, NO_SETTINGS};
 use common::check::Check;
 use serde_json::{Value, json};
-use zip::ZipWriter;
-use zip::write::SimpleFileOptions;
 
 use crate::config::Config;
 use crate::home::Home;
 use crate::job::JobFolder;
 
-/// Writes the bundle to a new file; returns the names of what it holds.
-pub fn write(path: &Path, checks: &[Check], config: &Config, home: &Home) -> Result<String, BundleError> {
-    let bundle = contents(checks, config, home);
-    bundle.write_to(path, zipped)?;
+/// Writes the bundle to a new file; returns the names of what it holds. Without `config` the settings cannot be read.
+pub fn write(path: &Path, checks: &[Check], config: Option<&Config>, home: &Home) -> Result<String, BundleError> {
+    let bundle = contents(checks, config, home)?;
+    bundle.write_to(path, |path, bytes| {
+        let mut file = File::create_new(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    })?;
     Ok(bundle.names())
 }
 
-fn contents(checks: &[Check], config: &Config, home: &Home) -> Bundle {
-    let pretty = |value: &Value| serde_json::to_string_pretty(value).unwrap_or_default();
-    Bundle::of(checks)
-        .with("settings.toml", toml::to_string(&to_send(config)).unwrap_or_default())
-        .with("versions.json", pretty(&versions()))
-        .with("jobs.json", pretty(&Value::Array(jobs(home))))
+fn contents(checks: &[Check], config: Option<&Config>, home: &Home) -> Result<Bundle, BundleError> {
+    let settings = config.map_or(Ok(NO_SETTINGS.to_owned()), |config| toml::to_string(&to_send(config)));
+    let settings = settings.map_err(|error| BundleError::Text { name: "settings.toml", why: error.to_string() })?;
+    Bundle::of(checks)?
+        .with("settings.toml", settings)
+        .with_json("versions.json", &versions())?
+        .with_json("jobs.json", &jobs(home))
 }
 
 /// The settings without paths, addresses and passwords.
@@ -46,9 +49,11 @@ fn to_send(config: &Config) -> Config {
 }
 
 fn versions() -> Value {
-    let system = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    // Null where the system does not tell.
+    let system = fs::read_to_string("/proc/sys/kernel/osrelease").ok();
     json!({
-        "site-agent": env!("CARGO_PKG_VERSION"), "built for cuda": cfg!(feature = "cuda"), "system": system.trim(),
+        "site-agent": env!("CARGO_PKG_VERSION"), "built for cuda": cfg!(feature = "cuda"),
+        "system": system.as_deref().map(str::trim),
         "architecture": std::env::consts::ARCH, "cores": std::thread::available_parallelism().map_or(0, |count| count.get()),
     })
 }
@@ -73,15 +78,6 @@ fn jobs(home: &Home) -> Vec<Value> {
     folders.into_iter().map(job).collect()
 }
 
-fn zipped(path: &Path, bundle: &Bundle) -> io::Result<()> {
-    let mut zip = ZipWriter::new(File::create_new(path)?);
-    for (name, text) in bundle.files() {
-        zip.start_file(name, SimpleFileOptions::default())?;
-        zip.write_all(text.as_bytes())?;
-    }
-    zip.finish()?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,7 +94,10 @@ mod tests {
         let log = home.root().join("jobs/run/00001-abc/trainer.log");
         fs::create_dir_all(log.parent().unwrap()).unwrap();
         fs::write(log, "error: cannot read /data/CANARY").unwrap();
-        let all: String = contents(&checks, &config, &home).files().map(|(_, text)| text).collect();
+        let all: String = contents(&checks, Some(&config), &home).unwrap().files().map(|(_, text)| text).collect();
+        let unread = contents(&checks, None, &home).unwrap();
+        let settings = unread.files().find(|(name, _)| *name == "settings.toml").unwrap().1;
+        assert!(settings.contains("cannot be read") && !settings.contains('='), "no defaults: {settings}");
         assert!(
             !all.contains("CANARY") && all.contains("(set, not shown)") && all.contains("1 of 1 cannot be read"),
             "{all}"
@@ -107,10 +106,10 @@ mod tests {
 
         let path = folder.path().join("bundle.zip");
         assert_eq!(
-            write(&path, &checks, &config, &home).unwrap(),
+            write(&path, &checks, Some(&config), &home).unwrap(),
             "doctor.json, settings.toml, versions.json, jobs.json"
         );
-        assert!(write(&path, &checks, &config, &home).unwrap_err().to_string().contains("not there yet"));
-        assert!(matches!(write(Path::new("bundle.txt"), &checks, &config, &home), Err(BundleError::NotZip(_))));
+        assert!(write(&path, &checks, Some(&config), &home).unwrap_err().to_string().contains("not there yet"));
+        assert!(matches!(write(Path::new("bundle.txt"), &checks, Some(&config), &home), Err(BundleError::NotZip(_))));
     }
 }
