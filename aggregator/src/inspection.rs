@@ -221,27 +221,42 @@ fn can_be_merged(value: f32) -> bool {
     value.abs() <= MAX_MAGNITUDE
 }
 
-/// Whether all values can be merged, and the sum of their squares: without a branch and in lanes, so that it becomes vector
-/// instructions.
+/// Whether all values can be merged, and the sum of their squares.
 fn looked_over<T>(values: &[T], read: impl Fn(&T) -> f32 + Copy) -> (bool, f64) {
-    const LANES: usize = 16;
-    let (groups, rest) = values.as_chunks::<LANES>();
-    pulp::Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            let (mut outside, mut squares) = ([0_u64; LANES], [0.0_f64; LANES]);
-            let mut look = |values: &[T]| {
-                for ((outside, square), value) in outside.iter_mut().zip(&mut squares).zip(values) {
-                    let value = read(value);
-                    *outside |= u64::from(!can_be_merged(value));
-                    *square += f64::from(value).powi(2);
-                }
-            };
-            groups.iter().for_each(|group| look(group));
-            look(rest);
-            (outside.iter().all(|&outside| outside == 0), squares.iter().sum())
-        },
-    )
+    let (largest, squares) = pulp::Arch::new().dispatch(Look { values, read });
+    // What has no sign is ordered as its bits are, NaN above all.
+    (largest <= MAX_MAGNITUDE.to_bits(), squares)
+}
+
+/// The bits of the largest magnitude and the sum of squares: without a branch and in lanes, so that it becomes vector
+/// instructions. A type and no closure: only so is it sure to be compiled into the function that has them.
+struct Look<'a, T, F> {
+    values: &'a [T],
+    read: F,
+}
+
+impl<T, F: Fn(&T) -> f32 + Copy> pulp::NullaryFnOnce for Look<'_, T, F> {
+    type Output = (u32, f64);
+
+    #[inline(always)]
+    fn call(self) -> (u32, f64) {
+        const LANES: usize = 16;
+        let (groups, rest) = self.values.as_chunks::<LANES>();
+        let (mut largest, mut squares) = ([0_u32; LANES], [0.0_f64; LANES]);
+        for group in groups {
+            for ((largest, square), value) in largest.iter_mut().zip(&mut squares).zip(group) {
+                let value = (self.read)(value);
+                *largest = (*largest).max(value.abs().to_bits());
+                *square += f64::from(value) * f64::from(value);
+            }
+        }
+        for ((largest, square), value) in largest.iter_mut().zip(&mut squares).zip(rest) {
+            let value = (self.read)(value);
+            *largest = (*largest).max(value.abs().to_bits());
+            *square += f64::from(value) * f64::from(value);
+        }
+        (largest.into_iter().max().unwrap_or(0), squares.iter().sum())
+    }
 }
 
 /// What is wrong with a tile of which some value cannot be merged.

@@ -14,6 +14,7 @@ pub mod config;
 pub mod desk;
 pub mod doctor;
 pub mod door;
+pub mod download;
 pub mod driver;
 pub mod federation;
 pub mod forecast;

@@ -2,8 +2,6 @@
 //!
 //! Every call runs off the event loop, because every call may wait for the disk.
 
-use std::io::{self, Read, Seek, SeekFrom};
-use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,14 +13,12 @@ use proto::refusal::{malformed, status};
 use proto::wire::enrolment_server::Enrolment;
 use proto::wire::federation_server::Federation as Wire;
 use proto::{CHUNK_BYTES, wire};
-use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
-use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::task::{JoinError, spawn_blocking};
 use tonic::{Request, Response, Status};
 
 use crate::door::TurnedAway;
-use crate::federation::{Blob, Federation, Handout, UploadState};
+use crate::download::{Download, Downloads};
+use crate::federation::{Federation, Handout, UploadState};
 use crate::identity::{self, Caller};
 use crate::store::UpdateKey;
 
@@ -39,6 +35,7 @@ pub struct SiteCalls {
     authority: Arc<Authority>,
     /// What the authority's certificates are now.
     anchors: Digest,
+    downloads: Downloads,
 }
 
 /// The call that demands none.
@@ -52,7 +49,7 @@ impl SiteCalls {
     /// Calls on this federation, whose certificates are renewed by this authority.
     pub fn new(federation: Arc<Federation>, authority: Arc<Authority>) -> Self {
         let anchors = authority.anchors();
-        Self { federation, authority, anchors }
+        Self { federation, authority, anchors, downloads: Downloads::default() }
     }
 
     /// Who calls, as the certificate says, if that still counts.
@@ -134,7 +131,7 @@ impl Wire for SiteCalls {
         Ok(Response::new(wire::GetPlanReply { canonical: canonical.into(), signatures }))
     }
 
-    type DownloadStream = Pin<Box<dyn Stream<Item = Result<wire::Chunk, Status>> + Send>>;
+    type DownloadStream = Download;
 
     async fn download(
         &self,
@@ -147,7 +144,7 @@ impl Wire for SiteCalls {
         if offset > blob.bytes {
             return Err(refused(Refusal::Offset { expected: blob.bytes, found: offset }));
         }
-        Ok(Response::new(Box::pin(chunks(blob, offset))))
+        Ok(Response::new(self.downloads.begin(blob, offset)))
     }
 
     async fn begin_upload(
@@ -210,9 +207,6 @@ impl Wire for SiteCalls {
     }
 }
 
-/// Bytes of a model to a message. The memory of a download is a few of these, so they are smaller than they might be.
-const DOWNLOADED: usize = CHUNK_BYTES / 16;
-
 /// Which update a call speaks of: the caller's own, never another's.
 fn upload(
     message: &'static str,
@@ -226,49 +220,15 @@ fn upload(
     Ok((UpdateKey { run, round: RoundNumber(round), site }, blob))
 }
 
-/// The file from an offset on, read a chunk ahead of the network. A slow reader holds a chunk, and no thread.
-fn chunks(blob: Blob, from: u64) -> impl Stream<Item = Result<wire::Chunk, Status>> {
-    let (sender, receiver) = mpsc::channel(1);
-    let blob = Arc::new(blob);
-    tokio::spawn(async move {
-        let mut offset = from;
-        while offset < blob.bytes {
-            let reading = Arc::clone(&blob);
-            let chunk = off_the_loop(move || chunk(&reading, offset)).await;
-            let next = chunk.as_ref().map_or(blob.bytes, |chunk| offset + chunk.data.len() as u64);
-            if sender.send(chunk).await.is_err() {
-                // The site hung up.
-                return;
-            }
-            offset = next;
-        }
-    });
-    ReceiverStream::new(receiver)
-}
-
-fn chunk(blob: &Blob, offset: u64) -> Result<wire::Chunk, Refusal> {
-    let length = usize::try_from(blob.bytes - offset).map_or(DOWNLOADED, |left| left.min(DOWNLOADED));
-    let mut data = Vec::with_capacity(length);
-    // Into memory that nobody has cleared before: each download has a place in the file of its own.
-    let mut file = &blob.file;
-    let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.take(length as u64).read_to_end(&mut data));
-    match read {
-        Ok(count) if count == length => {}
-        Ok(_) => return Err(unreadable(&io::ErrorKind::UnexpectedEof.into())),
-        Err(error) => return Err(unreadable(&error)),
-    }
-    Ok(wire::Chunk { offset, data: data.into() })
-}
-
-fn unreadable(error: &io::Error) -> Refusal {
-    tracing::error!(%error, "a model cannot be read");
-    Refusal::Unavailable
-}
-
 pub(crate) async fn off_the_loop<T: Send + 'static>(
     question: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Status> {
-    match spawn_blocking(question).await {
+    answered(spawn_blocking(question).await)
+}
+
+/// What a question came to that was asked off the event loop.
+pub(crate) fn answered<T>(asked: Result<Result<T, Refusal>, JoinError>) -> Result<T, Status> {
+    match asked {
         Ok(answer) => answer.map_err(refused),
         Err(panicked) => {
             tracing::error!(%panicked, "a call ended in a panic");

@@ -34,31 +34,109 @@ pub fn quantize(value: f32) -> Result<i64, FixedPointError> {
     if is_in_range(value) { Ok(quantized(value)) } else { Err(out_of_range(value)) }
 }
 
-/// Adds `share * delta` into `sums`, value by value. After an error the sums mean nothing.
-pub fn accumulate(sums: &mut [i64], delta: &[f32], share: Share) -> Result<(), FixedPointError> {
-    debug_assert_eq!(sums.len(), delta.len());
-    if share.0 > WHOLE {
-        return Err(FixedPointError::Overflow);
+/// Sums of `share * delta`, a place for each value.
+///
+/// They cannot overflow: it is known how many shares they hold, and one that there is no room for is refused before it is
+/// added.
+#[derive(Clone, Debug, Default)]
+pub struct Sums {
+    sums: Vec<i64>,
+    shares: u64,
+}
+
+/// Values of a delta that are added up before the next delta's: few, so that the processor has them of all deltas on their way
+/// from memory at the same time.
+const BLOCK: usize = 128;
+
+impl Sums {
+    /// So many, of nothing yet.
+    pub fn new(values: usize) -> Self {
+        Self { sums: vec![0; values], shares: 0 }
     }
-    let share = i64::from(share.0);
-    // Without a branch, so that it becomes vector instructions: what was wrong is looked at in the end.
-    let (outside, overflow) = pulp::Arch::new().dispatch(|| {
-        let (mut outside, mut overflow) = (0_u64, 0_i64);
-        for (sum, &value) in sums.iter_mut().zip(delta) {
-            outside |= u64::from(!is_in_range(value));
-            let term = quantized(value).wrapping_mul(share);
-            let next = sum.wrapping_add(term);
-            // Negative if both have one sign, and their sum has the other.
-            overflow |= (*sum ^ next) & (term ^ next);
-            *sum = next;
+
+    /// Begins anew, with so many.
+    pub fn reset(&mut self, values: usize) {
+        self.sums.clear();
+        self.sums.resize(values, 0);
+        self.shares = 0;
+    }
+
+    /// Adds deltas in, each of as many values as there are sums. After an error the sums mean nothing.
+    ///
+    /// # Panics
+    /// If a delta has fewer or more values.
+    pub fn add(&mut self, deltas: &[(&[f32], Share)]) -> Result<(), FixedPointError> {
+        if deltas.iter().any(|(_, share)| share.0 > WHOLE) {
+            return Err(FixedPointError::Overflow);
         }
-        (outside, overflow)
-    });
-    if outside == 0 && overflow >= 0 {
-        return Ok(());
+        self.take_in(deltas.iter().map(|(_, share)| u64::from(share.0)).sum())?;
+        assert!(deltas.iter().all(|(delta, _)| delta.len() == self.sums.len()), "a value of each delta for each sum");
+        let mut largest = 0;
+        for (place, sums) in self.sums.chunks_mut(BLOCK).enumerate() {
+            for (delta, share) in deltas {
+                let delta = &delta[place * BLOCK..][..sums.len()];
+                largest = largest.max(add(sums, delta, i64::from(share.0)));
+            }
+        }
+        // What has no sign is ordered as its bits are, NaN above all.
+        if largest <= MAX_MAGNITUDE.to_bits() {
+            return Ok(());
+        }
+        deltas.iter().try_for_each(|(delta, _)| require_in_range(delta))
     }
-    let first = delta.iter().find(|value| !is_in_range(**value));
-    Err(first.map_or(FixedPointError::Overflow, |&value| out_of_range(value)))
+
+    /// Adds other sums of as many values in.
+    pub fn join(&mut self, other: &Self) -> Result<(), FixedPointError> {
+        self.take_in(other.shares)?;
+        self.sums.iter_mut().zip(&other.sums).for_each(|(sum, more)| *sum += more);
+        Ok(())
+    }
+
+    /// The sums, as multiples of 2^-32 and of a part of the whole share.
+    pub fn integers(&self) -> &[i64] {
+        &self.sums
+    }
+
+    /// The mean of each, by the shares that went in: see [`mean`].
+    ///
+    /// # Panics
+    /// If nothing went in.
+    pub fn means(&self) -> Vec<f32> {
+        let mut means = vec![0.0; self.sums.len()];
+        for (sums, means) in self.sums.chunks(BLOCK).zip(means.chunks_mut(BLOCK)) {
+            if !near_means(sums, self.shares, means) {
+                sums.iter().zip(means).for_each(|(&sum, found)| *found = mean(sum, self.shares));
+            }
+        }
+        means
+    }
+
+    fn take_in(&mut self, shares: u64) -> Result<(), FixedPointError> {
+        self.shares = self.shares.saturating_add(shares);
+        if self.shares > FULL_SHARES as u64 * u64::from(WHOLE) { Err(FixedPointError::Overflow) } else { Ok(()) }
+    }
+}
+
+/// Adds `share * delta` to the sums; the bits of the largest magnitude among the values. Without a branch, so that it becomes
+/// vector instructions: whether a value was out of range is looked at in the end.
+fn add(sums: &mut [i64], delta: &[f32], share: i64) -> u32 {
+    pulp::Arch::new().dispatch(|| {
+        let mut largest = 0;
+        for (sum, &value) in sums.iter_mut().zip(delta) {
+            largest = largest.max(value.abs().to_bits());
+            // Of values in range nothing wraps, by the shares that there is room for.
+            *sum = sum.wrapping_add(quantized(value).wrapping_mul(share));
+        }
+        largest
+    })
+}
+
+/// Says which value of a delta cannot be merged.
+pub fn require_in_range(delta: &[f32]) -> Result<(), FixedPointError> {
+    match delta.iter().find(|value| !is_in_range(**value)) {
+        None => Ok(()),
+        Some(&value) => Err(out_of_range(value)),
+    }
 }
 
 /// NaN is in no range.
@@ -91,11 +169,38 @@ fn quantized(value: f32) -> i64 {
 pub fn mean(sum: i64, total_share: u64) -> f32 {
     assert!(total_share > 0, "the shares of a round are positive");
     // The sum and the quotient are each rounded once, so this lies within four units in the last place of the exact mean.
-    let near = sum as f64 / (total_share as f64 * (1_u64 << FRACTION_BITS) as f64);
-    // An f32 drops 29 bits of an f64. Only around the middle between two of them could those four units decide.
+    let near = sum as f64 / divisor(total_share);
+    if from_the_middle(near) > 0 { near as f32 } else { exact_mean(sum, total_share) }
+}
+
+/// The means of some sums by floats, as [`mean`] has them; or says that some of them lie where integers must decide.
+fn near_means(sums: &[i64], total_share: u64, means: &mut [f32]) -> bool {
+    assert!(total_share > 0, "the shares of a round are positive");
+    let divisor = divisor(total_share);
+    pulp::Arch::new().dispatch(|| {
+        let mut nearest = u64::MAX;
+        for (mean, &sum) in means.iter_mut().zip(sums) {
+            let near = sum as f64 / divisor;
+            nearest = nearest.min(from_the_middle(near));
+            *mean = near as f32;
+        }
+        nearest > 0
+    })
+}
+
+#[inline(always)]
+fn divisor(total_share: u64) -> f64 {
+    total_share as f64 * (1_u64 << FRACTION_BITS) as f64
+}
+
+/// How many units in the last place more than four a quotient lies from the middle between two f32; 0 if they could decide.
+///
+/// An f32 drops 29 bits of an f64.
+#[inline(always)]
+fn from_the_middle(near: f64) -> u64 {
     const DROPPED: u64 = (1 << 29) - 1;
     const MIDDLE: u64 = 1 << 28;
-    if (near.to_bits() & DROPPED).abs_diff(MIDDLE) > 4 { near as f32 } else { exact_mean(sum, total_share) }
+    (near.to_bits() & DROPPED).abs_diff(MIDDLE).saturating_sub(4)
 }
 
 /// The mean by division of integers.
@@ -136,9 +241,9 @@ mod tests {
     use super::*;
 
     fn merged(deltas: &[(f32, u32)]) -> f32 {
-        let mut sum = [0];
-        deltas.iter().for_each(|&(value, share)| accumulate(&mut sum, &[value], Share(share)).unwrap());
-        mean(sum[0], deltas.iter().map(|&(_, share)| u64::from(share)).sum())
+        let mut sum = Sums::new(1);
+        deltas.iter().for_each(|&(value, share)| sum.add(&[(&[value], Share(share))]).unwrap());
+        mean(sum.integers()[0], deltas.iter().map(|&(_, share)| u64::from(share)).sum())
     }
 
     proptest! {
@@ -178,6 +283,22 @@ mod tests {
         }
 
         #[test]
+        fn the_means_of_many_sums_are_the_mean_of_each_and_a_tie_among_them_is_decided_by_integers(
+            values in prop::collection::vec(-8.0_f32..=8.0, 1..300), share in 1..=WHOLE, ties in prop::collection::vec((0_usize..300, any::<u32>()), 0..3),
+        ) {
+            let mut sums = Sums::new(values.len());
+            sums.add(&[(&values, Share(share)), (&values, Share(1))]).unwrap();
+            for (place, value) in ties {
+                let value = f32::from_bits(value % 0x7f_ffff + 0x3d80_0000);
+                let middle = (f64::from(value) + f64::from(value.next_up())) / 2.0;
+                let count = sums.sums.len();
+                sums.sums[place % count] = i64::try_from(((middle * 2.0_f64.powi(60)) as i128 * i128::from(sums.shares)) >> 28).unwrap();
+            }
+            let each: Vec<u32> = sums.integers().iter().map(|&sum| exact_mean(sum, sums.shares).to_bits()).collect();
+            prop_assert_eq!(sums.means().into_iter().map(f32::to_bits).collect::<Vec<_>>(), each);
+        }
+
+        #[test]
         fn the_mean_is_the_nearest_f32_to_the_exact_quotient(sum in -(1_i64 << 60)..(1_i64 << 60), share in 1_u64..=1 << 25) {
             let found = mean(sum, share);
             // |found * share * 2^32 - sum| must not exceed that of either neighbor; in integers, scaled by 2^120.
@@ -214,21 +335,22 @@ mod tests {
 
     #[test]
     fn the_widest_sum_fits_and_a_wider_value_is_refused() {
-        let mut sum = [0];
-        (0..FULL_SHARES).for_each(|_| accumulate(&mut sum, &[8.0], Share(WHOLE)).unwrap());
-        assert_eq!(mean(sum[0], 32 * u64::from(WHOLE)), 8.0);
+        let mut sum = Sums::new(1);
+        (0..FULL_SHARES).for_each(|_| sum.add(&[(&[8.0], Share(WHOLE))]).unwrap());
+        assert_eq!(mean(sum.integers()[0], 32 * u64::from(WHOLE)), 8.0);
         for bad in [8.000_001_f32, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for place in 0..40 {
-                let mut delta = [0.5; 40];
+                let (good, mut delta) = ([0.5; 40], [0.5; 40]);
                 delta[place] = bad;
-                let error = accumulate(&mut [0; 40], &delta, Share(1)).unwrap_err();
+                let error = Sums::new(40).add(&[(&good, Share(1)), (&delta, Share(1))]).unwrap_err();
                 assert_eq!(error, FixedPointError::OutOfRange { value: bad.to_string() });
             }
         }
-        for full in [i64::MAX, i64::MIN] {
-            let value = if full > 0 { 1.0 } else { -1.0 };
-            assert_eq!(accumulate(&mut [0, full], &[value; 2], Share(1)), Err(FixedPointError::Overflow));
-        }
-        assert_eq!(accumulate(&mut [0], &[0.0], Share(WHOLE + 1)), Err(FixedPointError::Overflow));
+        let full = sum.clone();
+        assert_eq!(sum.add(&[(&[0.0], Share(1))]), Err(FixedPointError::Overflow));
+        let mut one = Sums::new(1);
+        one.add(&[(&[8.0], Share(1))]).unwrap();
+        assert_eq!(one.join(&full), Err(FixedPointError::Overflow));
+        assert_eq!(Sums::new(1).add(&[(&[0.0], Share(WHOLE + 1))]), Err(FixedPointError::Overflow));
     }
 }

@@ -3,15 +3,14 @@
 
 use std::fmt;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
 
+use aggregator::download::Download;
 use aggregator::server::SiteCalls;
 use common::Assignment;
 use proto::wire;
 use proto::wire::federation_server::Federation as Wire;
 use proto::wire::report_reply::Directive;
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::tap::{self, Heard, Listening};
@@ -56,7 +55,7 @@ impl Wire for Liar {
         self.honest.get_plan(request).await
     }
 
-    type DownloadStream = Pin<Box<dyn Stream<Item = Result<wire::Chunk, Status>> + Send>>;
+    type DownloadStream = Download;
 
     async fn download(
         &self,

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::fixed_point;
+use common::fixed_point::{Sums, mean};
 use common::share::shares;
 use common::{NamedTensors, SiteId};
 use serde_json::Value;
@@ -132,15 +132,16 @@ fn each_head_is_the_mean_over_the_sites_that_have_its_labels_and_no_other_site_s
         let expected = SITES.iter().filter(|(site, _)| task.is_none_or(|task| heads(site).contains_key(task))).count();
         assert_eq!(having.len(), expected, "{name}");
         let shares = shares(&having.iter().map(|site| ((*site).clone(), subjects(site))).collect(), 0.5, 0.5);
-        let mut sums = vec![0; before.values.len()];
+        let mut sums = Sums::new(before.values.len());
         for site in &having {
-            fixed_point::accumulate(&mut sums, &updates[*site].get(name).unwrap().values, shares[*site]).unwrap();
+            sums.add(&[(updates[*site].get(name).unwrap().values.as_slice(), shares[*site])]).unwrap();
         }
         let total = shares.values().map(|share| u64::from(share.0)).sum();
         let next = sums
+            .integers()
             .iter()
             .zip(&before.values)
-            .map(|(sum, before)| (f64::from(*before) + f64::from(fixed_point::mean(*sum, total))) as f32);
+            .map(|(sum, before)| (f64::from(*before) + f64::from(mean(*sum, total))) as f32);
         let after = &last.get(name).unwrap().values;
         assert!(next.zip(after).all(|(next, after)| next == *after), "{name}");
         moved += usize::from(*after != before.values);

@@ -39,9 +39,12 @@ pub(crate) fn measure(folder: &Path, in_earnest: bool) -> Limits {
     let bytes = if in_earnest { MEMORY } else { MEMORY / 32 };
     let memory = || vec![1_u64; bytes / 8];
     let both = |work: &dyn Fn(usize) -> f64| [work(1), work(2)];
-    let read = |threads| rate(threads, &memory, &|from: &mut Vec<u64>| sum(from));
+    let reading = Reading::of(bytes);
+    let read = |threads| reading.gib_s(threads);
     let pair = || (memory(), memory());
-    let copy = |threads| rate(threads, &pair, &|(from, to): &mut (Vec<u64>, Vec<u64>)| to.copy_from_slice(from)) / 2.0;
+    let copy = |threads| {
+        rate(threads, &mut pair.clone(), &|(from, to): &mut (Vec<u64>, Vec<u64>)| to.copy_from_slice(from)) / 2.0
+    };
     let text = || vec![1_u8; bytes];
     // In cache, as files are digested: a piece at a time, just after it was read.
     let digested = |text: &mut Vec<u8>| {
@@ -49,12 +52,28 @@ pub(crate) fn measure(folder: &Path, in_earnest: bool) -> Limits {
             black_box(Digest::of(black_box(&text[..IN_CACHE])));
         }
     };
-    let sha256 = |threads| rate(threads, &text, &digested);
+    let sha256 = |threads| rate(threads, &mut text.clone(), &digested);
     Limits { read: both(&read), copy: both(&copy), sha256: both(&sha256), synced: synced(folder, bytes / 4) }
 }
 
+/// Memory to be read, again and again.
+pub(crate) struct Reading([Vec<u64>; 2]);
+
+impl Reading {
+    /// So many bytes for each of two threads.
+    pub(crate) fn of(bytes: usize) -> Self {
+        Self([1, 2].map(|thread| vec![thread; bytes / 8]))
+    }
+
+    /// GiB that one or two threads at once read per second of their processor time, the median of some times.
+    pub(crate) fn gib_s(&self, threads: usize) -> f64 {
+        let mut threads = self.0.iter().take(threads);
+        rate(threads.len(), &mut || threads.next().expect("memory for each"), &|from: &mut &Vec<u64>| sum(from))
+    }
+}
+
 /// GiB of `T` that threads at once get through per second, the median of some times.
-fn rate<T: Size + Send, U>(threads: usize, make: &dyn Fn() -> T, work: &(dyn Fn(&mut T) -> U + Sync)) -> f64 {
+fn rate<T: Size + Send, U>(threads: usize, make: &mut dyn FnMut() -> T, work: &(dyn Fn(&mut T) -> U + Sync)) -> f64 {
     let mut each: Vec<T> = (0..threads).map(|_| make()).collect();
     let one = |one: &mut T| {
         let begun = thread_cpu_seconds();
@@ -77,6 +96,12 @@ trait Size {
 }
 
 impl<T> Size for Vec<T> {
+    fn bytes(&self) -> usize {
+        size_of_val(self.as_slice())
+    }
+}
+
+impl<T> Size for &Vec<T> {
     fn bytes(&self) -> usize {
         size_of_val(self.as_slice())
     }

@@ -1,5 +1,5 @@
-//! The merge alone, over files in the page cache: as the aggregator does it, with the digest of every byte, and the sum of
-//! integers by itself.
+//! The merge alone, over files in the page cache: as the aggregator does it, with the checksum of every byte; and the sum of
+//! integers and its division by themselves, of deltas in memory and of deltas that are read from their files.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,11 +13,12 @@ use std::time::Instant;
 use aggregator::aggregation::{Contribution, Merge, merge};
 use aggregator::inspection::inspect;
 use aggregator::layout::Layout;
-use common::fixed_point;
+use common::fixed_point::Sums;
 use common::plan::Strategy;
 use common::share::Share;
 use common::{RoundNumber, SiteId};
 
+use crate::limits::Reading;
 use crate::model::{Case, Tape, digest, value};
 use crate::oracle;
 use crate::process::{own_cpu_seconds, thread_cpu_seconds};
@@ -32,8 +33,19 @@ pub(crate) struct Merged {
     pub(crate) bytes: u64,
     pub(crate) wall_s: f64,
     pub(crate) cpu_s: f64,
-    /// The sum and its division alone, by one thread and by two: GiB of deltas per second of their processor time.
-    pub(crate) kernel: [f64; 2],
+    /// The sum and its division alone, of deltas in memory, by one thread and by two.
+    pub(crate) kernel: [Kernel; 2],
+    /// The same with deltas that are read from their files a tile at a time.
+    pub(crate) from_files: [Kernel; 2],
+}
+
+/// How quickly deltas are added up and divided.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernel {
+    /// GiB of deltas per second of processor time of the threads.
+    pub(crate) gib_s: f64,
+    /// Of what as many threads, just before, read from memory.
+    pub(crate) of_read: f64,
 }
 
 /// Values that are held to the oracle.
@@ -67,20 +79,44 @@ pub(crate) fn measure(case: Case, runs: usize, folder: &Path) -> Merged {
     };
     let (out, ..) = merged();
     require_exact(&out, case, &layout, &tape);
-    let files: Vec<(&File, Share)> = contributions.values().map(|part| (&part.file, part.share)).collect();
+    let shares: Vec<Share> = contributions.values().map(|part| part.share).collect();
+    let deltas = contributions.values().map(|part| in_memory(&part.file, &layout)).collect();
+    let deltas = Deltas::InMemory(deltas);
+    let files = Deltas::InFiles(contributions.values().map(|part| &part.file).collect(), layout.header().len() as u64);
+    let reading = Reading::of(if runs > 1 { layout.bytes() as usize } else { 1 << 20 });
     // In turns, so that a change of the machine's pace meets all of them.
     let once = || {
         let (_, wall_s, cpu_s) = merged();
-        (wall_s, cpu_s, [1, 2].map(|threads| kernel(&files, &layout, threads)))
+        let of = |deltas: &Deltas<'_>| {
+            [1, 2].map(|threads| {
+                let read = reading.gib_s(threads);
+                let gib_s = kernel(deltas, &shares, layout.values(), threads);
+                Kernel { gib_s, of_read: gib_s / read }
+            })
+        };
+        (wall_s, cpu_s, [of(&deltas), of(&files)])
     };
     let each: Vec<_> = (0..runs).map(|_| once()).collect();
+    let kernel = |from: usize| {
+        [0, 1].map(|threads| Kernel {
+            gib_s: median(each.iter().map(|(.., kernels)| kernels[from][threads].gib_s)),
+            of_read: median(each.iter().map(|(.., kernels)| kernels[from][threads].of_read)),
+        })
+    };
     Merged {
         case,
         bytes: layout.bytes() * (case.sites as u64 + 2),
         wall_s: median(each.iter().map(|(wall_s, ..)| *wall_s)),
         cpu_s: median(each.iter().map(|(_, cpu_s, _)| *cpu_s)),
-        kernel: [0, 1].map(|threads| median(each.iter().map(|(.., kernel)| kernel[threads]))),
+        kernel: kernel(0),
+        from_files: kernel(1),
     }
+}
+
+fn in_memory(file: &File, layout: &Layout) -> Vec<f32> {
+    let mut delta = vec![0.0_f32; layout.values() as usize];
+    file.read_exact_at(bytemuck::cast_slice_mut(&mut delta), layout.header().len() as u64).expect("a delta");
+    delta
 }
 
 fn share(site: usize) -> Share {
@@ -98,13 +134,20 @@ fn require_exact(out: &File, case: Case, layout: &Layout, tape: &Tape) {
     }
 }
 
-/// How quickly every delta is read, added up and divided, by so many threads, each with a part of the values.
-fn kernel(files: &[(&File, Share)], layout: &Layout, threads: usize) -> f64 {
-    let cut = |thread: usize| layout.values() * thread as u64 / threads as u64;
+/// The deltas of all sites.
+enum Deltas<'a> {
+    InMemory(Vec<Vec<f32>>),
+    /// With the bytes before their values.
+    InFiles(Vec<&'a File>, u64),
+}
+
+/// How quickly every delta is added up and divided, by so many threads, each with a part of the values.
+fn kernel(deltas: &Deltas<'_>, shares: &[Share], values: u64, threads: usize) -> f64 {
+    let cut = |thread: usize| values * thread as u64 / threads as u64;
     let one = |thread: usize| {
         let (values, begun) = (cut(thread)..cut(thread + 1), thread_cpu_seconds());
-        fold(files, layout, values.clone());
-        let bytes = 4 * (values.end - values.start) * files.len() as u64;
+        fold(deltas, shares, values.clone());
+        let bytes = 4 * (values.end - values.start) * shares.len() as u64;
         bytes as f64 / (1_u64 << 30) as f64 / (thread_cpu_seconds() - begun)
     };
     thread::scope(|scope| {
@@ -113,19 +156,24 @@ fn kernel(files: &[(&File, Share)], layout: &Layout, threads: usize) -> f64 {
     })
 }
 
-fn fold(files: &[(&File, Share)], layout: &Layout, values: std::ops::Range<u64>) {
-    let total = files.iter().map(|(_, share)| u64::from(share.0)).sum();
-    let (mut delta, mut means) = (vec![0.0_f32; TILE], Vec::with_capacity(TILE));
+fn fold(deltas: &Deltas<'_>, shares: &[Share], values: std::ops::Range<u64>) {
+    let mut sums = Sums::default();
+    let mut tiles = vec![vec![0.0_f32; TILE]; shares.len()];
     for begin in values.clone().step_by(TILE) {
         let width = (values.end - begin).min(TILE as u64) as usize;
-        let mut sums = vec![0; width];
-        for (file, share) in files {
-            let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut delta[..width]);
-            file.read_exact_at(bytes, layout.header().len() as u64 + 4 * begin).expect("a tile");
-            fixed_point::accumulate(&mut sums, &delta[..width], *share).expect("small values");
-        }
-        means.clear();
-        means.extend(sums.iter().map(|&sum| fixed_point::mean(sum, total)));
-        std::hint::black_box(&means);
+        let these: Vec<&[f32]> = match deltas {
+            Deltas::InMemory(deltas) => deltas.iter().map(|delta| &delta[begin as usize..][..width]).collect(),
+            Deltas::InFiles(files, header) => {
+                let read = |(file, tile): (&&File, &'_ mut Vec<f32>)| {
+                    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut tile[..width]);
+                    file.read_exact_at(bytes, header + 4 * begin).expect("a tile");
+                };
+                files.iter().zip(&mut tiles).for_each(read);
+                tiles.iter().map(|tile| &tile[..width]).collect()
+            }
+        };
+        sums.reset(width);
+        sums.add(&these.into_iter().zip(shares.iter().copied()).collect::<Vec<_>>()).expect("small values");
+        std::hint::black_box(sums.means());
     }
 }

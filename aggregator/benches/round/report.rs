@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::limits::Limits;
-use crate::merging::Merged;
+use crate::merging::{Kernel, Merged};
 use crate::rounds::{Measured, Round};
 
 /// Everything that was measured. What is added is told at once, on the standard error.
@@ -45,18 +45,28 @@ impl Report {
     }
 
     pub(crate) fn add_merge(&mut self, merged: Merged) {
-        let Merged { case, bytes, wall_s, cpu_s, kernel } = merged;
+        let Merged { case, bytes, wall_s, cpu_s, kernel, from_files } = merged;
         let rate = bytes as f64 / GIB / cpu_s;
         let of_sha256 = rate / self.limits.sha256[0];
-        let of_read = [0, 1].map(|threads| kernel[threads] / self.limits.read[threads]);
+        let told = |[one, two]: [Kernel; 2]| {
+            format!(
+                "{:.1} {:.1} GiB/s = {:.2} {:.2} of the read bandwidth",
+                one.gib_s, two.gib_s, one.of_read, two.of_read
+            )
+        };
+        let figures = |kernel: [Kernel; 2]| (kernel.map(|it| it.gib_s), kernel.map(|it| it.of_read));
         eprintln!(
             "merge of {} sites: {wall_s:.2} s, CPU {cpu_s:.2} s, {rate:.2} GiB per CPU second = {of_sha256:.2} of SHA-256; kernel \
-             {:.1} {:.1} GiB/s = {:.2} {:.2} of the read bandwidth",
-            case.sites, kernel[0], kernel[1], of_read[0], of_read[1]
+             {}, from files {}",
+            case.sites,
+            told(kernel),
+            told(from_files)
         );
+        let ((kernel, of_read), (from_files, files_of_read)) = (figures(kernel), figures(from_files));
         self.merges.push(json!({
             "sites": case.sites, "parameters": case.size, "wall_s": wall_s, "cpu_s": cpu_s, "gib_per_cpu_s": rate,
-            "of_sha256": of_sha256, "kernel_gib_s": kernel, "kernel_of_read": of_read, "exact": true,
+            "of_sha256": of_sha256, "kernel_gib_s": kernel, "kernel_of_read": of_read,
+            "kernel_from_files_gib_s": from_files, "kernel_from_files_of_read": files_of_read, "exact": true,
         }));
     }
 

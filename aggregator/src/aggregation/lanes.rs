@@ -16,15 +16,35 @@ impl Dot {
         let ((head_left, left), (head_right, right)) = (left.split_at(head), right.split_at(head));
         add(&mut self.0[lane..], head_left, head_right);
         let ((left, rest_left), (right, rest_right)) = (left.as_chunks::<LANES>(), right.as_chunks::<LANES>());
-        for (left, right) in left.iter().zip(right) {
-            add(&mut self.0, left, right);
-        }
+        // Products and sums are each rounded, on the widest vectors as on none: the bits are the same.
+        self.0 = pulp::Arch::new().dispatch(Added { to: self.0, left, right });
         add(&mut self.0, rest_left, rest_right);
     }
 
     /// What it has come to.
     pub(super) fn sum(&self) -> f64 {
         self.0.iter().sum()
+    }
+}
+
+/// Sums with groups of products added. A type and no closure: only so is it sure to be compiled into the function that has
+/// vector instructions.
+struct Added<'a, A, B> {
+    to: [f64; LANES],
+    left: &'a [[A; LANES]],
+    right: &'a [[B; LANES]],
+}
+
+impl<A: Copy + Into<f64>, B: Copy + Into<f64>> pulp::NullaryFnOnce for Added<'_, A, B> {
+    type Output = [f64; LANES];
+
+    #[inline(always)]
+    fn call(self) -> [f64; LANES] {
+        let mut sums = self.to;
+        for (left, right) in self.left.iter().zip(self.right) {
+            add(&mut sums, left, right);
+        }
+        sums
     }
 }
 

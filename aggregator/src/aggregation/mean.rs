@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::ops::Range;
 
-use common::fixed_point;
+use common::fixed_point::{Sums, require_in_range};
 use common::share::Share;
 use common::{Digest, SiteId};
 
@@ -94,9 +94,7 @@ fn in_tiles_of(
         match how {
             // No update holds these tensors.
             _ if total == 0 => means.resize(width, 0.0),
-            How::Shares(_) => {
-                means.extend(summed(&mut groups).iter().map(|&sum| f64::from(fixed_point::mean(sum, total))))
-            }
+            How::Shares(_) => means.extend(averaged(&mut groups)?.into_iter().map(f64::from)),
             How::EachCoordinate(rule) => means.extend((0..width).map(|value| {
                 at_sites.clear();
                 at_sites.extend(groups.iter().flat_map(|group| group.having(segment)).map(|site| site.value(value)));
@@ -166,7 +164,7 @@ fn within(run: &Range<u64>, begin: u64, width: usize) -> Range<usize> {
 /// Sites whose deltas one thread reads and adds up.
 struct Group<'a> {
     sites: Vec<Site<'a>>,
-    sums: Vec<i64>,
+    sums: Sums,
 }
 
 impl<'a> Group<'a> {
@@ -175,7 +173,7 @@ impl<'a> Group<'a> {
         let mut groups = Vec::new();
         for left in (1..=threads.clamp(1, sites.len().max(1))).rev() {
             let rest = sites.split_off(sites.len() / left);
-            groups.push(Self { sites: std::mem::replace(&mut sites, rest), sums: Vec::new() });
+            groups.push(Self { sites: std::mem::replace(&mut sites, rest), sums: Sums::default() });
         }
         groups
     }
@@ -187,19 +185,22 @@ impl<'a> Group<'a> {
 
     /// Reads the next tile of every site that sent it, and adds them up.
     fn add(&mut self, segment: &Segment, width: usize) -> Result<(), MergeError> {
-        self.sums.clear();
-        self.sums.resize(width, 0);
-        for site in &mut self.sites {
-            let Some(share) = segment.shares[site.place] else { continue };
-            let delta = site.source.next_tile(width)?;
-            if let Err(source) = fixed_point::accumulate(&mut self.sums, delta, share) {
+        self.sums.reset(width);
+        let having = |site: &Site<'_>| segment.shares[site.place];
+        for site in self.sites.iter_mut().filter(|site| having(site).is_some()) {
+            site.source.next_tile(width)?;
+        }
+        let deltas = self.sites.iter().filter_map(|site| Some((site.source.tile.as_slice(), having(site)?)));
+        let Err(error) = self.sums.add(&deltas.collect::<Vec<_>>()) else { return Ok(()) };
+        for site in self.sites.iter_mut().filter(|site| having(site).is_some()) {
+            if let Err(source) = require_in_range(&site.source.tile) {
                 // Such a value was refused when the update came in: most likely the disk has changed it since.
                 while !site.source.next_tile(width)?.is_empty() {}
                 site.source.require_digest()?;
                 return Err(MergeError::Value { site: site.name.clone(), source });
             }
         }
-        Ok(())
+        Err(MergeError::Sum(error))
     }
 
     /// Takes runs of the tile at hand into the meters of the sites that sent it.
@@ -214,14 +215,11 @@ impl<'a> Group<'a> {
     }
 }
 
-/// The sums of all groups, in the first one's.
-fn summed<'a>(groups: &'a mut [Group<'_>]) -> &'a [i64] {
-    let [first, others @ ..] = groups else { return &[] };
-    for other in others {
-        // As many as in one thread's sum: there is room for all sites.
-        first.sums.iter_mut().zip(&other.sums).for_each(|(sum, more)| *sum += more);
-    }
-    &first.sums
+/// The means by the sums of all groups.
+fn averaged(groups: &mut [Group<'_>]) -> Result<Vec<f32>, MergeError> {
+    let [first, others @ ..] = groups else { return Ok(Vec::new()) };
+    others.iter().try_for_each(|other| first.sums.join(&other.sums)).map_err(MergeError::Sum)?;
+    Ok(first.sums.means())
 }
 
 /// One site's delta while it is being merged.

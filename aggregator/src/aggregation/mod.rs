@@ -171,6 +171,9 @@ pub enum MergeError {
         /// Why.
         source: FixedPointError,
     },
+    /// Shares that the sum has no room for: no cohort that a plan permits has so many.
+    #[error("the round's updates cannot be added up: {0}")]
+    Sum(FixedPointError),
 }
 
 /// How many states a rule keeps from round to round, each a file of the model's layout.

@@ -6,7 +6,7 @@ use std::io::{Read, Seek, Write};
 
 use aggregator::aggregation::{Contribution, Merge, MergeError, merge};
 use aggregator::layout::Layout;
-use common::fixed_point::{FULL_SHARES, FixedPointError, MAX_MAGNITUDE, accumulate, mean, quantize};
+use common::fixed_point::{FULL_SHARES, FixedPointError, MAX_MAGNITUDE, Sums, mean, quantize};
 use common::plan::Strategy;
 use common::share::{Share, WHOLE};
 use common::{Digest, NamedTensors, SiteId};
@@ -36,12 +36,14 @@ fn deltas(sites: usize, values: usize, dice: &mut Dice) -> Vec<(Vec<f32>, Share)
 
 /// The bits of the means of some deltas, folded in this order.
 fn folded<'a>(deltas: impl IntoIterator<Item = &'a (Vec<f32>, Share)>, values: usize) -> Vec<u32> {
-    let (mut sums, mut total) = (vec![0; values], 0);
-    for (delta, share) in deltas {
-        accumulate(&mut sums, delta, *share).unwrap();
-        total += u64::from(share.0);
-    }
-    sums.iter().map(|&sum| mean(sum, total).to_bits()).collect()
+    // One by one, and all at once: as they come, and as a merge does it.
+    let deltas: Vec<(&[f32], Share)> = deltas.into_iter().map(|(delta, share)| (delta.as_slice(), *share)).collect();
+    let (mut sums, mut together) = (Sums::new(values), Sums::new(values));
+    deltas.iter().for_each(|delta| sums.add(&[*delta]).unwrap());
+    together.add(&deltas).unwrap();
+    assert_eq!(sums.integers(), together.integers());
+    let total = deltas.iter().map(|(_, share)| u64::from(share.0)).sum();
+    sums.integers().iter().map(|&sum| mean(sum, total).to_bits()).collect()
 }
 
 /// The bits that they must have.
@@ -107,23 +109,23 @@ fn the_widest_sum_that_a_plan_permits_has_three_bits_to_spare_and_beyond_it_the_
     assert!(widest * 7 < i128::from(i64::MAX), "seven times that would still fit");
     for sign in [1.0, -1.0] {
         let delta = [sign * MAX_MAGNITUDE; 3];
-        let mut sums = [0_i64; 3];
+        let mut sums = Sums::new(3);
         for _ in 0..FULL_SHARES {
-            accumulate(&mut sums, &delta, Share(WHOLE)).unwrap();
+            sums.add(&[(&delta, Share(WHOLE))]).unwrap();
         }
-        assert_eq!(i128::from(sums[2]), widest * sign as i128);
-        assert_eq!(mean(sums[2], FULL_SHARES as u64 * u64::from(WHOLE)), sign * MAX_MAGNITUDE);
+        assert_eq!(i128::from(sums.integers()[2]), widest * sign as i128);
+        assert_eq!(mean(sums.integers()[2], FULL_SHARES as u64 * u64::from(WHOLE)), sign * MAX_MAGNITUDE);
 
-        // Just beyond: a value a place larger; and with what no plan permits, a sum that would wrap.
+        // Just beyond: a value a place larger; a part of the whole more than there is room for, alone or from another thread.
         let beyond = sign * MAX_MAGNITUDE.next_up();
-        assert!(matches!(accumulate(&mut [0], &[beyond], Share(1)), Err(FixedPointError::OutOfRange { .. })));
-        let mut sum = [sign as i64 * (1 << 62)];
-        // From 2^62 on there are 127 more terms of 2^55 below 2^63; the least integer of 64 bits is one more below 0.
-        for _ in 0..if sign > 0.0 { 127 } else { 128 } {
-            accumulate(&mut sum, &[sign * MAX_MAGNITUDE], Share(WHOLE)).unwrap();
-        }
-        assert_eq!(accumulate(&mut sum, &[sign * MAX_MAGNITUDE], Share(WHOLE)), Err(FixedPointError::Overflow));
-        assert_eq!(accumulate(&mut [0], &[sign * MAX_MAGNITUDE], Share(u32::MAX)), Err(FixedPointError::Overflow));
+        assert!(matches!(Sums::new(1).add(&[(&[beyond], Share(1))]), Err(FixedPointError::OutOfRange { .. })));
+        let mut other = Sums::new(3);
+        other.add(&[(&delta, Share(1))]).unwrap();
+        assert_eq!(other.join(&sums), Err(FixedPointError::Overflow));
+        assert_eq!(sums.add(&[(&delta, Share(1))]), Err(FixedPointError::Overflow));
+        assert_eq!(Sums::new(1).add(&[(&[sign], Share(u32::MAX))]), Err(FixedPointError::Overflow));
+        let all = [(delta.as_slice(), Share(WHOLE)); FULL_SHARES + 1];
+        assert_eq!(Sums::new(3).add(&all), Err(FixedPointError::Overflow));
     }
 }
 

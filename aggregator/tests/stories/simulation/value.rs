@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use aggregator::federation::UploadState;
 use aggregator::round::{Heard, Outcome, Roll, Word};
 use aggregator::run::{Attempt, Run, RunAction, RunEvent, RunRules};
-use common::fixed_point::{accumulate, mean};
+use common::fixed_point::{Sums, mean};
 use common::share::shares;
 use common::{Assignment, Digest, Directive, Phase, Plan, Progress, Refusal, RoundNumber, SiteId, UpdateManifest};
 
@@ -282,7 +282,7 @@ impl Value {
         let subjects = outcome.reports.keys().map(|site| (site.clone(), 10)).collect();
         let shares = shares(&subjects, 0.5, 1.0);
         let total = shares.values().map(|share| u64::from(share.0)).sum();
-        let (mut sums, mut floats) = (vec![0; 4], vec![0.0_f32; 4]);
+        let (mut sums, mut floats) = (Sums::new(4), vec![0.0_f32; 4]);
         let arrived = |of: Digest| self.disk.arrivals.iter().filter(|(_, _, found)| *found == of).count();
         for (site, digest) in &outcome.reports {
             let bytes = self.disk.blobs.get(digest).ok_or_else(|| site.clone())?;
@@ -295,7 +295,7 @@ impl Value {
             };
             let delta = values_of(bytes);
             for _ in 0..times {
-                accumulate(&mut sums, &delta, shares[site]).map_err(|_| site.clone())?;
+                sums.add(&[(&delta, shares[site])]).map_err(|_| site.clone())?;
             }
         }
         if self.has(Bug::FoldsFloats) {
@@ -309,9 +309,9 @@ impl Value {
                     .for_each(|(sum, value)| *sum += value * shares[site].0 as f32 / total as f32);
             }
         } else {
-            floats = sums.iter().map(|&sum| mean(sum, total)).collect();
+            floats = sums.integers().iter().map(|&sum| mean(sum, total)).collect();
         }
-        Ok((sums, total, floats))
+        Ok((sums.integers().to_vec(), total, floats))
     }
 
     fn unlooked_at(&self) -> bool {
