@@ -94,7 +94,10 @@ pub(crate) fn step_with(
     moving.into_par_iter().for_each(|(name, values, gradient, moment)| {
         let how = how(name, gradient);
         let how = AdamW { weight_decay: if decayed[name] { how.weight_decay } else { 0.0 }, ..how };
-        wide(|| update(values, gradient, moment, how));
+        wide(
+            #[inline(always)]
+            || update(values, gradient, moment, how),
+        );
     });
 }
 
@@ -139,10 +142,13 @@ pub(crate) fn follow(teacher: &mut NamedTensors, student: &NamedTensors, momentu
     let (kept, taken) = (momentum as f32, (1.0 - momentum) as f32);
     let tensors: Vec<_> = teacher.iter_mut().zip(student.iter()).collect();
     tensors.into_par_iter().for_each(|((_, teacher), (_, student))| {
-        wide(|| {
-            let pairs = teacher.iter_mut().zip(&student.values);
-            pairs.for_each(|(teacher, student)| *teacher = *teacher * kept + student * taken);
-        });
+        wide(
+            #[inline(always)]
+            || {
+                let pairs = teacher.iter_mut().zip(&student.values);
+                pairs.for_each(|(teacher, student)| *teacher = *teacher * kept + student * taken);
+            },
+        );
     });
 }
 

@@ -64,16 +64,19 @@ pub(super) fn forward(packed: &[f32], columns: usize, heads: Heads) -> (Vec<f32>
                 let keys = (packed, layout.packed(1, head, 0, tokens).transposed());
                 product((&mut scores, block), false, layout.scale(), query, keys);
                 let log_sums = &mut log_sums[head * tokens + from..][..rows];
-                wide(|| {
-                    for (row, log_sum) in scores.chunks_exact_mut(tokens).zip(log_sums) {
-                        let most = largest(row);
-                        row.iter_mut().for_each(|score| *score = exp(*score - most));
-                        let total = sum(tokens, |i| row[i]);
-                        let inverse = 1.0 / total;
-                        row.iter_mut().for_each(|weight| *weight *= inverse);
-                        *log_sum = most + total.ln();
-                    }
-                });
+                wide(
+                    #[inline(always)]
+                    || {
+                        for (row, log_sum) in scores.chunks_exact_mut(tokens).zip(&mut *log_sums) {
+                            let most = largest(row);
+                            row.iter_mut().for_each(|score| *score = exp(*score - most));
+                            let total = sum(tokens, |i| row[i]);
+                            let inverse = 1.0 / total;
+                            row.iter_mut().for_each(|weight| *weight *= inverse);
+                            *log_sum = most + total.ln();
+                        }
+                    },
+                );
                 let values = (packed, layout.packed(2, head, 0, tokens));
                 product((mixed, layout.mixed(head, from, rows)), false, 1.0, (&scores, block), values);
             }
@@ -112,19 +115,22 @@ pub(super) fn backward(
                 let scale = layout.scale();
                 product((&mut weights, block), false, scale, query, (packed, keys.transposed()));
                 product((&mut of_scores, block), false, 1.0, of_mixed, (packed, values.transposed()));
-                wide(|| {
-                    let rows = weights.chunks_exact_mut(tokens).zip(of_scores.chunks_exact_mut(tokens)).take(rows);
-                    for (row, (weights, of_scores)) in rows.enumerate() {
-                        let start = (from + row) * dim + head * layout.width();
-                        let (gradient, mixed) = (&gradient[start..], &mixed[start..]);
-                        let along = sum(layout.width(), |i| gradient[i] * mixed[i]);
-                        let log_sum = log_sums[head * tokens + from + row];
-                        for (weight, of_score) in weights.iter_mut().zip(of_scores) {
-                            *weight = exp(*weight - log_sum);
-                            *of_score = *weight * (*of_score - along) * scale;
+                wide(
+                    #[inline(always)]
+                    || {
+                        let rows = weights.chunks_exact_mut(tokens).zip(of_scores.chunks_exact_mut(tokens)).take(rows);
+                        for (row, (weights, of_scores)) in rows.enumerate() {
+                            let start = (from + row) * dim + head * layout.width();
+                            let (gradient, mixed) = (&gradient[start..], &mixed[start..]);
+                            let along = sum(layout.width(), |i| gradient[i] * mixed[i]);
+                            let log_sum = log_sums[head * tokens + from + row];
+                            for (weight, of_score) in weights.iter_mut().zip(of_scores) {
+                                *weight = exp(*weight - log_sum);
+                                *of_score = *weight * (*of_score - along) * scale;
+                            }
                         }
-                    }
-                });
+                    },
+                );
                 let added = from > 0;
                 let (transposed, of_packed) = (block.transposed(), &mut *of_packed);
                 product((of_packed, values), added, 1.0, (&weights, transposed), of_mixed);

@@ -39,11 +39,14 @@ fn log_sum(logits: &[f32], inverse: f32) -> (f32, f32) {
 pub(super) fn forward(learnt: &[f32], taught: &[f32], k: usize, pairs: Pairs) -> f32 {
     let inverse = (1.0 / pairs.temperature) as f32;
     let of_row = |(row, logits): (usize, &[f32])| {
-        wide(|| {
-            let wanted = Wanted::of(row, taught, k, pairs.batch);
-            let (most, log) = log_sum(logits, inverse);
-            f64::from(sum(k, |i| wanted.at(i) * (log - (logits[i] * inverse - most))))
-        })
+        wide(
+            #[inline(always)]
+            || {
+                let wanted = Wanted::of(row, taught, k, pairs.batch);
+                let (most, log) = log_sum(logits, inverse);
+                f64::from(sum(k, |i| wanted.at(i) * (log - (logits[i] * inverse - most))))
+            },
+        )
     };
     let losses: Vec<f64> = learnt.par_chunks_exact(k).enumerate().map(of_row).collect();
     (losses.iter().sum::<f64>() / terms(learnt.len() / k, pairs.batch)) as f32
@@ -56,14 +59,17 @@ pub(super) fn backward(learnt: &[f32], taught: &[f32], k: usize, pairs: Pairs) -
     let mut gradient = vec![0.0; learnt.len()];
     gradient.par_chunks_exact_mut(k).zip(learnt.par_chunks_exact(k)).enumerate().for_each(
         |(row, (gradient, logits))| {
-            wide(|| {
-                let wanted = Wanted::of(row, taught, k, pairs.batch);
-                let (most, log) = log_sum(logits, inverse);
-                let mass = sum(k, |i| wanted.at(i)) * (-log).exp();
-                for (i, (gradient, logit)) in gradient.iter_mut().zip(logits).enumerate() {
-                    *gradient = (mass * exp(logit * inverse - most) - wanted.at(i)) * scale;
-                }
-            });
+            wide(
+                #[inline(always)]
+                || {
+                    let wanted = Wanted::of(row, taught, k, pairs.batch);
+                    let (most, log) = log_sum(logits, inverse);
+                    let mass = sum(k, |i| wanted.at(i)) * (-log).exp();
+                    for (i, (gradient, logit)) in gradient.iter_mut().zip(logits).enumerate() {
+                        *gradient = (mass * exp(logit * inverse - most) - wanted.at(i)) * scale;
+                    }
+                },
+            );
         },
     );
     gradient

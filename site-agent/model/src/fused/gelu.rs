@@ -29,7 +29,10 @@ fn below_and_density(x: f32) -> (f32, f32) {
 pub(super) fn forward(x: &[f32]) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
     y.par_chunks_mut(VALUES).zip(x.par_chunks(VALUES)).for_each(|(y, x)| {
-        wide(|| y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * below_and_density(x).0));
+        wide(
+            #[inline(always)]
+            || y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * below_and_density(x).0),
+        );
     });
     y
 }
@@ -38,12 +41,15 @@ pub(super) fn backward(gradient: &[f32], x: &[f32]) -> Vec<f32> {
     let mut of_x = vec![0.0; x.len()];
     of_x.par_chunks_mut(VALUES).zip(gradient.par_chunks(VALUES)).zip(x.par_chunks(VALUES)).for_each(
         |((of_x, gradient), x)| {
-            wide(|| {
-                for ((of_x, gradient), &x) in of_x.iter_mut().zip(gradient).zip(x) {
-                    let (below, density) = below_and_density(x);
-                    *of_x = gradient * (below + x * density);
-                }
-            });
+            wide(
+                #[inline(always)]
+                || {
+                    for ((of_x, gradient), &x) in of_x.iter_mut().zip(gradient).zip(x) {
+                        let (below, density) = below_and_density(x);
+                        *of_x = gradient * (below + x * density);
+                    }
+                },
+            );
         },
     );
     of_x

@@ -14,18 +14,21 @@ pub(super) fn forward(x: &[f32], weight: &[f32], bias: &[f32]) -> (Vec<f32>, Vec
     let (mut y, mut moments) = (vec![0.0; x.len()], vec![0.0; x.len() / dim * 2]);
     let tasks = y.par_chunks_mut(ROWS * dim).zip(moments.par_chunks_mut(ROWS * 2)).zip(x.par_chunks(ROWS * dim));
     tasks.for_each(|((y, moments), x)| {
-        wide(|| {
-            let rows = y.chunks_exact_mut(dim).zip(moments.as_chunks_mut::<2>().0).zip(x.chunks_exact(dim));
-            for ((y, moments), x) in rows {
-                let mean = sum(dim, |i| x[i]) / dim as f32;
-                let variance = sum(dim, |i| (x[i] - mean) * (x[i] - mean)) / dim as f32;
-                let inverse = 1.0 / (variance + NORM_EPS as f32).sqrt();
-                *moments = [mean, inverse];
-                for (((y, x), weight), bias) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-                    *y = (x - mean) * inverse * weight + bias;
+        wide(
+            #[inline(always)]
+            || {
+                let rows = y.chunks_exact_mut(dim).zip(moments.as_chunks_mut::<2>().0).zip(x.chunks_exact(dim));
+                for ((y, moments), x) in rows {
+                    let mean = sum(dim, |i| x[i]) / dim as f32;
+                    let variance = sum(dim, |i| (x[i] - mean) * (x[i] - mean)) / dim as f32;
+                    let inverse = 1.0 / (variance + NORM_EPS as f32).sqrt();
+                    *moments = [mean, inverse];
+                    for (((y, x), weight), bias) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+                        *y = (x - mean) * inverse * weight + bias;
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     (y, moments)
 }
@@ -39,7 +42,12 @@ pub(super) fn backward(gradient: &[f32], x: &[f32], weight: &[f32], moments: &[f
         .zip(gradient.par_chunks(ROWS * dim))
         .zip(x.par_chunks(ROWS * dim))
         .zip(moments.par_chunks(ROWS * 2))
-        .map(|(((of_x, gradient), x), moments)| wide(|| of_rows(of_x, gradient, x, weight, moments)))
+        .map(|(((of_x, gradient), x), moments)| {
+            wide(
+                #[inline(always)]
+                || of_rows(of_x, gradient, x, weight, moments),
+            )
+        })
         .collect();
     let [of_weight, of_bias] = added(&parts, dim);
     [of_x, of_weight, of_bias]

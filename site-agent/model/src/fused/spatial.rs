@@ -15,15 +15,18 @@ pub(super) fn forward(x: &[f32], weight: &[f32], bias: &[f32], pixels: Pixels) -
     let (mut y, mut moments) = (vec![0.0; x.len()], vec![0.0; count * 2 * channels]);
     let images = y.par_chunks_mut(image).zip(moments.par_chunks_mut(2 * channels)).zip(x.par_chunks(image));
     images.for_each(|((y, moments), x)| {
-        wide(|| {
-            let (mean, inverse) = moments.split_at_mut(channels);
-            moments_of(x, mean, inverse);
-            for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-                for i in 0..channels {
-                    y[i] = (x[i] - mean[i]) * inverse[i] * weight[i] + bias[i];
+        wide(
+            #[inline(always)]
+            || {
+                let (mean, inverse) = moments.split_at_mut(channels);
+                moments_of(x, mean, inverse);
+                for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+                    for i in 0..channels {
+                        y[i] = (x[i] - mean[i]) * inverse[i] * weight[i] + bias[i];
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     (y, moments)
 }
@@ -52,7 +55,12 @@ pub(super) fn backward(gradient: &[f32], x: &[f32], weight: &[f32], moments: &[f
         .zip(gradient.par_chunks(image))
         .zip(x.par_chunks(image))
         .zip(moments.par_chunks(2 * channels))
-        .map(|(((of_x, gradient), x), moments)| wide(|| of_image(of_x, gradient, x, weight, moments)))
+        .map(|(((of_x, gradient), x), moments)| {
+            wide(
+                #[inline(always)]
+                || of_image(of_x, gradient, x, weight, moments),
+            )
+        })
         .collect();
     let [of_weight, of_bias] = added(&parts, channels);
     [of_x, of_weight, of_bias]

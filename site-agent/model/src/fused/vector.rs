@@ -2,10 +2,24 @@
 //!
 //! [`wide`] runs a closure compiled for the widest instructions that this processor has.
 
-/// Runs `work` with the widest vector instructions of this processor; what it calls must be inlined to profit.
+/// Runs `work` with the widest vector instructions of this processor. Only what is inlined profits: the closure and what it
+/// calls must be marked so.
 #[inline]
-pub(crate) fn wide<R>(work: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(work)
+pub(crate) fn wide<R, F: FnMut() -> R>(work: F) -> R {
+    pulp::Arch::new().dispatch(Work(work))
+}
+
+/// A closure that is called where it is, by reference: as `FnOnce` it would be called through a function of its own, which the
+/// compiler may leave without vector instructions.
+struct Work<F>(F);
+
+impl<R, F: FnMut() -> R> pulp::NullaryFnOnce for Work<F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn call(mut self) -> R {
+        (self.0)()
+    }
 }
 
 const LANES: usize = 16;
@@ -27,11 +41,14 @@ pub(super) fn sum(count: usize, of: impl Fn(usize) -> f32) -> f32 {
 /// The sum of each column of some rows, in double precision.
 pub(super) fn column_sums(rows: &[f32], columns: usize) -> Vec<f32> {
     let mut sums = vec![0.0_f64; columns];
-    wide(|| {
-        for row in rows.chunks_exact(columns) {
-            sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
-        }
-    });
+    wide(
+        #[inline(always)]
+        || {
+            for row in rows.chunks_exact(columns) {
+                sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
+            }
+        },
+    );
     sums.into_iter().map(|sum| sum as f32).collect()
 }
 
@@ -101,6 +118,12 @@ mod tests {
         assert_eq!(sum(53, |i| values[i]), (0..53).sum::<i32>() as f32);
         assert_eq!(largest(&values), 52.0);
         assert_eq!(largest(&values[..3]), 14.0);
-        assert_eq!(wide(|| sum(3, |i| values[i])), 21.0);
+        assert_eq!(
+            wide(
+                #[inline(always)]
+                || sum(3, |i| values[i])
+            ),
+            21.0
+        );
     }
 }
