@@ -243,12 +243,12 @@ pub enum LabelError {
     },
     /// The map of codes is another than the masks'.
     #[error(
-        "{at}: by labels.toml, {found}, and not LV by myocardium. Its middle slice as labels.toml names it (L = LV, m = myocardium, R = RV, l = LA, r = RA):\n\n{picture}\nThe codes are those of another data set: write {remedy} under [codes] in labels.toml"
+        "{at}: by labels.toml, {found}. Its middle slice as labels.toml names it (L = LV, m = myocardium, R = RV, l = LA, r = RA):\n\n{picture}\nThe codes are those of another data set: write {remedy} under [codes] in labels.toml"
     )]
     Order {
         /// The row.
         at: TableRow,
-        /// Which file has which class enclosed by which, by the map.
+        /// Which file has which class where, by the map.
         found: String,
         /// The slice, drawn.
         picture: String,

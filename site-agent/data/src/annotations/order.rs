@@ -4,6 +4,9 @@
 //! The right ventricle, where it is drawn, is a crescent beside it, and the atria lie behind the valves: their borders on the
 //! myocardium are shorter than their free ones. A class whose border lies on another for the most part is enclosed by it, and
 //! that pair must be LV and myocardium.
+//!
+//! Where all four chambers are drawn, each atrium lies nearer to its own ventricle than to the other's, and the right ventricle nearer to
+//! the left one than the right atrium does.
 
 use std::path::Path;
 
@@ -16,31 +19,68 @@ const NAMES: [&str; 5] = ["LV", "myocardium", "RV", "LA", "RA"];
 const LETTERS: [char; 6] = ['.', 'L', 'm', 'R', 'l', 'r'];
 /// Share of a border on another class from which on it is enclosed.
 const ENCLOSED: f64 = 0.5;
-/// Sides of pixels that a border needs to tell anything.
+/// Sides of pixels that a border needs to tell anything; pixels that a chamber needs to have a place.
 const BORDER: u32 = 24;
+/// A distance is shorter than another if it is at most this share of it.
+const SHORTER: f64 = 0.9;
 /// Columns, and rows, of a drawing; letters are twice as tall as wide.
 const DRAWN: [usize; 2] = [40, 20];
 
 /// A mask whose classes lie in another order.
 #[derive(Debug, PartialEq)]
 pub(super) struct WrongOrder {
-    /// Places in [`NAMES`] of what lies inside, and of what lies around it.
-    inner: usize,
-    ring: usize,
+    sign: Sign,
     picture: String,
+}
+
+/// By what it shows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Sign {
+    /// Places in [`NAMES`] of what lies inside, and of what lies around it.
+    Enclosed { inner: usize, ring: usize },
+    /// Each atrium lies behind the other's ventricle.
+    Crossed,
+    /// The right atrium lies beside the left ventricle, and the right ventricle behind it.
+    Behind,
+}
+
+impl Sign {
+    /// What is seen in a mask.
+    fn told(self) -> String {
+        match self {
+            Self::Enclosed { inner, ring } => {
+                format!("has {} enclosed by {}, and not LV by myocardium", NAMES[inner], NAMES[ring])
+            }
+            Self::Crossed => "has LA behind RV and RA behind LV".to_owned(),
+            Self::Behind => "has RA beside LV and RV farther from it".to_owned(),
+        }
+    }
+
+    /// The place in [`NAMES`] of what each name holds.
+    fn held(self) -> [usize; NAMES.len()] {
+        let [lv, myocardium, rv, la, ra] = [0, 1, 2, 3, 4];
+        match self {
+            Self::Crossed => [lv, myocardium, rv, ra, la],
+            Self::Behind => [lv, myocardium, ra, la, rv],
+            Self::Enclosed { inner, ring } => {
+                // Whatever else changes places with them takes the codes that LV and myocardium had; the others keep their own.
+                let taken = [inner, ring];
+                let mut left = [lv, myocardium].into_iter().filter(|place| !taken.contains(place));
+                let other = [rv, la, ra].map(|own| if taken.contains(&own) { left.next().unwrap_or(own) } else { own });
+                [inner, ring, other[0], other[1], other[2]]
+            }
+        }
+    }
 }
 
 impl WrongOrder {
     /// As an error, with the codes to write.
     pub(super) fn refused(self, at: TableRow, file: &Path, codes: &Codes) -> LabelError {
-        let (inner, ring) = (NAMES[self.inner], NAMES[self.ring]);
-        let found = format!("{} has {inner} enclosed by {ring}", file.display());
-        // Whatever else changes places with them takes the codes that LV and myocardium had; the others keep their own.
-        let taken = [self.inner, self.ring];
-        let mut left = [0, 1].into_iter().filter(|place| !taken.contains(place));
-        let others = (2..NAMES.len()).map(|own| if taken.contains(&own) { left.next().unwrap_or(own) } else { own });
-        let held = taken.into_iter().chain(others).map(|place| NAMES[place]);
-        let known = NAMES.iter().zip(held).filter(|(class, held)| codes.has(class) && codes.has(held));
+        let found = format!("{} {}", file.display(), self.sign.told());
+        let known = NAMES
+            .iter()
+            .zip(self.sign.held().map(|place| NAMES[place]))
+            .filter(|(class, held)| codes.has(class) && codes.has(held));
         let lines: Vec<String> = known.map(|(class, held)| codes.line(class, held)).collect();
         LabelError::Order { at, found, picture: self.picture, remedy: lines.join(", ") }
     }
@@ -81,14 +121,45 @@ pub(super) fn check<'a>(
         if border < BORDER { 0.0 } else { f64::from(borders[inner][ring]) / f64::from(border) }
     };
     if enclosed(1, 2) >= ENCLOSED {
-        return Ok(());
+        return match misplaced(&slices, columns) {
+            Some(sign) => Err(WrongOrder { sign, picture: drawing(&slices, columns) }),
+            None => Ok(()),
+        };
     }
     let all = || 1..=NAMES.len();
     let pairs = all().flat_map(|inner| all().map(move |ring| (inner, ring))).filter(|(inner, ring)| inner != ring);
     let wrong = pairs.max_by(|a, b| enclosed(a.0, a.1).total_cmp(&enclosed(b.0, b.1)));
     match wrong.filter(|(inner, ring)| enclosed(*inner, *ring) >= ENCLOSED) {
-        Some((inner, ring)) => Err(WrongOrder { inner: inner - 1, ring: ring - 1, picture: drawing(&slices, columns) }),
+        Some((inner, ring)) => {
+            let sign = Sign::Enclosed { inner: inner - 1, ring: ring - 1 };
+            Err(WrongOrder { sign, picture: drawing(&slices, columns) })
+        }
         None => Ok(()),
+    }
+}
+
+/// Whether chambers lie where others do, if all four are drawn.
+fn misplaced(slices: &[Vec<usize>], columns: usize) -> Option<Sign> {
+    let mut sums = [[0.0; 3]; NAMES.len() + 1];
+    for (place, &own) in slices.iter().flat_map(|slice| slice.iter().enumerate()) {
+        let [count, row, column] = &mut sums[own];
+        *count += 1.0;
+        *row += (place / columns) as f64;
+        *column += (place % columns) as f64;
+    }
+    let center = |name: usize| {
+        let [count, row, column] = sums[name + 1];
+        (count >= f64::from(BORDER)).then(|| [row / count, column / count])
+    };
+    let [lv, rv, la, ra] = [center(0)?, center(2)?, center(3)?, center(4)?];
+    let apart = |[y, x]: [f64; 2], [other_y, other_x]: [f64; 2]| (y - other_y).hypot(x - other_x);
+    // The right side first: if it is turned, so are the distances to the left atrium.
+    if apart(ra, lv) <= SHORTER * apart(rv, lv) {
+        Some(Sign::Behind)
+    } else if apart(la, rv) + apart(ra, lv) <= SHORTER * (apart(la, lv) + apart(ra, rv)) {
+        Some(Sign::Crossed)
+    } else {
+        None
     }
 }
 
@@ -156,6 +227,10 @@ mod tests {
         (0..SIDE * SIDE).map(at).collect()
     }
 
+    fn enclosed(codes: &[u8]) -> Sign {
+        Sign::Enclosed { inner: usize::from(codes[0]) - 1, ring: usize::from(codes[1]) - 1 }
+    }
+
     fn checked(slice: &[u8]) -> Result<(), WrongOrder> {
         let classes = NAMES.map(str::to_owned);
         check([slice].into_iter(), [SIDE as u32; 2], &classes)
@@ -166,7 +241,7 @@ mod tests {
         assert_eq!(checked(&short_axis([1, 2, 3])), Ok(()));
         for codes in [[1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
             let wrong = checked(&short_axis(codes)).unwrap_err();
-            assert_eq!([wrong.inner, wrong.ring], [codes[0], codes[1]].map(|code| usize::from(code) - 1));
+            assert_eq!(wrong.sign, enclosed(&codes));
         }
     }
 
@@ -180,7 +255,7 @@ mod tests {
             let mut swapped = drawn;
             swapped.swap(0, other);
             let wrong = checked(&long_axis(swapped)).unwrap_err();
-            assert_eq!([wrong.inner, wrong.ring], [swapped[0], swapped[1]].map(|code| usize::from(code) - 1));
+            assert_eq!(wrong.sign, enclosed(&swapped));
         }
         let wrong = checked(&long_axis([3, 2, 1, 4, 5])).unwrap_err();
         let text = "[codes]\nLV = 10\nmyocardium = 20\nRV = 30\nLA = 40\nRA = 50\n";
@@ -190,6 +265,29 @@ mod tests {
         for part in ["4ch.nii.gz has RV enclosed by myocardium", "LV = 30, myocardium = 20, RV = 10, LA = 40, RA = 50"]
         {
             assert!(told.contains(part), "{told}");
+        }
+    }
+
+    #[test]
+    fn atria_behind_the_others_ventricle_and_a_right_atrium_in_the_place_of_its_ventricle_are_refused() {
+        let told = |sign: Sign| {
+            let text = "[codes]\nLV = 10\nmyocardium = 20\nRV = 30\nLA = 40\nRA = 50\n";
+            let codes = Codes::parse(Path::new("labels.toml"), text).unwrap();
+            let at = TableRow { file: "masks.csv".into(), line: 2 };
+            WrongOrder { sign, picture: String::new() }.refused(at, Path::new("4ch.nii.gz"), &codes).to_string()
+        };
+        for (codes, sign, part) in [
+            ([1, 2, 3, 5, 4], Sign::Crossed, "LV = 10, myocardium = 20, RV = 30, LA = 50, RA = 40"),
+            ([1, 2, 5, 4, 3], Sign::Behind, "LV = 10, myocardium = 20, RV = 50, LA = 40, RA = 30"),
+        ] {
+            // However the heart lies in the picture.
+            let upright = long_axis(codes);
+            let turned = (0..SIDE * SIDE).map(|place| upright[place % SIDE * SIDE + place / SIDE]).collect::<Vec<u8>>();
+            let mirrored = upright.iter().rev().copied().collect::<Vec<u8>>();
+            for slice in [upright, turned, mirrored] {
+                assert_eq!(checked(&slice).unwrap_err().sign, sign);
+            }
+            assert!(told(sign).contains(part), "{}", told(sign));
         }
     }
 
@@ -213,7 +311,7 @@ mod tests {
         let checked = |codes| check([short_axis(codes).as_slice()].into_iter(), [SIDE as u32; 2], &classes);
         assert_eq!(checked([1, 2, 0]), Ok(()));
         let wrong = checked([2, 1, 0]).unwrap_err();
-        assert_eq!([wrong.inner, wrong.ring], [1, 0]);
+        assert_eq!(wrong.sign, Sign::Enclosed { inner: 1, ring: 0 });
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub enum ImportError {
     },
     /// Masks with other codes than the data set's.
     #[error(
-        "{dataset}, {subject}: by its codes ({told}), {found}, and not LV by myocardium. The middle slice of the mask as they name it (L = LV, m = myocardium, R = RV):\n\n{picture}\nThe codes are those of another data set: name the one that the folder was downloaded from, or write {remedy} under [codes] into a file and give it with --codes"
+        "{dataset}, {subject}: by its codes ({told}), {found}. The middle slice of the mask as they name it (L = LV, m = myocardium, R = RV):\n\n{picture}\nThe codes are those of another data set: name the one that the folder was downloaded from, or write {remedy} under [codes] into a file and give it with --codes"
     )]
     OtherCodes {
         /// The data set.
@@ -120,7 +120,7 @@ pub enum ImportError {
         subject: String,
         /// The map that was used.
         told: Box<str>,
-        /// Which file has which class enclosed by which.
+        /// Which file has which class where, by the map.
         found: Box<str>,
         /// The slice, drawn.
         picture: Box<str>,
