@@ -117,8 +117,10 @@ where
         let local = Images { values: input.local, count: input.locals * batch, side: input.local_side };
 
         // The teacher runs on the inner backend: it has no graph.
-        let teacher = Parameters::<B::InnerBackend>::new(input.teacher, &self.device);
-        let teacher_logits = dino::project(&teacher, vit::cls_features(plan, &teacher, BACKBONE, global, &[]));
+        let teacher_logits = {
+            let teacher = Parameters::<B::InnerBackend>::new(input.teacher, &self.device);
+            dino::project(&teacher, vit::cls_features(plan, &teacher, BACKBONE, global, &[]))
+        };
         let taught = match input.centering {
             Centering::Center => dino::sharpen(teacher_logits.clone(), input.center, input.teacher_temperature),
             Centering::SinkhornKnopp => dino::balance(teacher_logits.clone(), input.teacher_temperature),

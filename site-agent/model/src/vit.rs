@@ -67,7 +67,8 @@ pub(crate) fn states<B: Fused>(
         x = transform(plan, weights, &format!("{prefix}blocks.{block}."), x, images.count, drop_path.get(block));
         between.extend(wanted.iter().filter(|after| **after == block + 1).map(|_| x.clone()));
     }
-    (between, norm(weights, &format!("{prefix}norm"), x))
+    let [weight, bias] = of_norm(weights, &format!("{prefix}norm"));
+    (between, B::norm(x, weight, bias))
 }
 
 /// Attention of the CLS token to the patches in the last block: `[count, heads, patches]`.
@@ -85,7 +86,7 @@ pub(crate) fn cls_attention<B: Fused>(
     }
     let prefix = format!("{prefix}blocks.{last}.");
     let (count, heads, width) = (images.count, plan.heads, plan.dim / plan.heads);
-    let packed = linear(weights, &format!("{prefix}attn.qkv"), norm(weights, &format!("{prefix}norm1"), x))
+    let packed = normed_linear(weights, &prefix, ["norm1", "attn.qkv"], x)
         .reshape([count, tokens, 3, heads, width])
         .permute([2, 0, 3, 1, 4]); // [3, count, heads, tokens, width]
     let part = |index: usize| packed.clone().narrow(0, index, 1).reshape([count, heads, tokens, width]);
@@ -131,12 +132,12 @@ fn transform<B: Fused>(
     count: usize,
     drop_path: Option<&[Vec<f32>; 2]>,
 ) -> Tensor<B, 2> {
-    let packed = linear(weights, &format!("{prefix}attn.qkv"), norm(weights, &format!("{prefix}norm1"), x.clone()));
+    let packed = normed_linear(weights, prefix, ["norm1", "attn.qkv"], x.clone());
     let mixed = B::attend(packed, Heads { count, heads: plan.heads });
     let attended = linear(weights, &format!("{prefix}attn.proj"), mixed);
     let x = x + kept(attended, count, drop_path.map(|kept| &kept[0]));
-    let hidden = linear(weights, &format!("{prefix}mlp.fc1"), norm(weights, &format!("{prefix}norm2"), x.clone()));
-    let out = linear(weights, &format!("{prefix}mlp.fc2"), B::exact_gelu(hidden));
+    let hidden = normed_linear(weights, prefix, ["norm2", "mlp.fc1"], x.clone());
+    let out = B::affine_of_gelu(hidden, layer(weights, &format!("{prefix}mlp.fc2")));
     x + kept(out, count, drop_path.map(|kept| &kept[1]))
 }
 
@@ -149,9 +150,27 @@ fn kept<B: Backend>(branch: Tensor<B, 2>, count: usize, factors: Option<&Vec<f32
 }
 
 pub(crate) fn linear<B: Fused>(weights: &Parameters<B>, name: &str, x: Tensor<B, 2>) -> Tensor<B, 2> {
-    B::affine(x, weights.matrix(&format!("{name}.weight")), weights.row(&format!("{name}.bias")))
+    let [weight, bias] = layer(weights, name);
+    B::affine(x, weight, bias)
 }
 
-fn norm<B: Fused>(weights: &Parameters<B>, name: &str, x: Tensor<B, 2>) -> Tensor<B, 2> {
-    B::norm(x, weights.row(&format!("{name}.weight")), weights.row(&format!("{name}.bias")))
+/// Weight and bias of a linear layer.
+fn layer<B: Fused>(weights: &Parameters<B>, name: &str) -> [Tensor<B, 2>; 2] {
+    [weights.matrix(&format!("{name}.weight")), weights.row(&format!("{name}.bias"))]
+}
+
+/// Weight and bias of a norm.
+fn of_norm<B: Fused>(weights: &Parameters<B>, name: &str) -> [Tensor<B, 2>; 2] {
+    ["weight", "bias"].map(|part| weights.row(&format!("{name}.{part}")))
+}
+
+/// A block's linear layer behind its norm.
+fn normed_linear<B: Fused>(
+    weights: &Parameters<B>,
+    prefix: &str,
+    [norm, linear]: [&str; 2],
+    x: Tensor<B, 2>,
+) -> Tensor<B, 2> {
+    let norm = of_norm(weights, &format!("{prefix}{norm}"));
+    B::affine_of_norm(x, norm, layer(weights, &format!("{prefix}{linear}")))
 }

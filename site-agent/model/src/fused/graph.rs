@@ -126,6 +126,71 @@ impl<B: Kernels> Operation<B, 3> for Product {
     }
 }
 
+/// What is at hand of a norm and of the linear layer behind it.
+#[derive(Clone, Debug)]
+struct AroundNorm<T> {
+    x: T,
+    norm: [T; 2],
+    moments: T,
+    weight: T,
+}
+
+#[derive(Debug)]
+struct AffineOfNorm;
+
+impl<B: Kernels> Operation<B, 5> for AffineOfNorm {
+    type Kept = AroundNorm<Primitive<B>>;
+
+    fn forward(&self, inputs: [Primitive<B>; 5]) -> (Primitive<B>, Self::Kept) {
+        let [x, of_norm, bias_of_norm, weight, bias] = inputs;
+        let norm = [of_norm, bias_of_norm];
+        let [normed, moments] = normed::<B>(&x, &norm);
+        let result = B::affine_forward(normed, wrap(weight.clone()), wrap(bias));
+        (bare(result), AroundNorm { x, norm, moments: bare(moments), weight })
+    }
+
+    fn backward(self, gradient: Primitive<B>, kept: Self::Kept, wanted: [bool; 5]) -> [Option<Primitive<B>>; 5] {
+        let AroundNorm { x, norm, moments, weight } = kept;
+        let of_layer = (wanted[3] || wanted[4]).then(|| {
+            let [normed, _] = normed::<B>(&x, &norm);
+            B::affine_backward_weight(wrap(gradient.clone()), normed)
+        });
+        let [of_weight, of_bias] = of_layer.map_or([None, None], |both| both.map(Some));
+        let of_inner = wanted[..3].contains(&true).then(|| {
+            let of_normed = B::affine_backward_input(wrap(gradient), wrap(weight));
+            let [of_norm, _] = norm;
+            B::norm_backward(of_normed, wrap(x), wrap(of_norm), wrap(moments))
+        });
+        let [of_x, of_norm, of_norm_bias] = of_inner.map_or([None, None, None], |all| all.map(Some));
+        [of_x, of_norm, of_norm_bias, of_weight, of_bias].map(|gradient| gradient.map(bare))
+    }
+}
+
+fn normed<B: Kernels>(x: &Primitive<B>, [weight, bias]: &[Primitive<B>; 2]) -> [Tensor<B, 2>; 2] {
+    B::norm_forward(wrap(x.clone()), wrap(weight.clone()), wrap(bias.clone()))
+}
+
+#[derive(Debug)]
+struct AffineOfGelu;
+
+impl<B: Kernels> Operation<B, 3> for AffineOfGelu {
+    type Kept = [Primitive<B>; 2];
+
+    fn forward(&self, [x, weight, bias]: [Primitive<B>; 3]) -> (Primitive<B>, Self::Kept) {
+        let active = B::exact_gelu_forward(wrap(x.clone()));
+        (bare(B::affine_forward(active, wrap(weight.clone()), wrap(bias))), [x, weight])
+    }
+
+    fn backward(self, gradient: Primitive<B>, kept: Self::Kept, wanted: [bool; 3]) -> [Option<Primitive<B>>; 3] {
+        let ([x, weight], gradient) = (kept.map(wrap), wrap::<B, 2>(gradient));
+        let of_layer = (wanted[1] || wanted[2])
+            .then(|| B::affine_backward_weight(gradient.clone(), B::exact_gelu_forward(x.clone())));
+        let [of_weight, of_bias] = of_layer.map_or([None, None], |both| both.map(Some));
+        let of_x = wanted[0].then(|| B::exact_gelu_backward(B::affine_backward_input(gradient, weight), x));
+        [of_x, of_weight, of_bias].map(|gradient| gradient.map(bare))
+    }
+}
+
 #[derive(Debug)]
 struct Gelu;
 
@@ -197,6 +262,15 @@ impl<B: Kernels, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         tracked(Product::Rows, [x, weight, bias].map(bare))
     }
 
+    fn affine_of_norm(x: Tensor<Self, 2>, norm: [Tensor<Self, 2>; 2], layer: [Tensor<Self, 2>; 2]) -> Tensor<Self, 2> {
+        let ([weight, bias], [of_norm, bias_of_norm]) = (layer, norm);
+        tracked(AffineOfNorm, [x, of_norm, bias_of_norm, weight, bias].map(bare))
+    }
+
+    fn affine_of_gelu(x: Tensor<Self, 2>, [weight, bias]: [Tensor<Self, 2>; 2]) -> Tensor<Self, 2> {
+        tracked(AffineOfGelu, [x, weight, bias].map(bare))
+    }
+
     fn convolve(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>, pixels: Pixels) -> Tensor<Self, 2> {
         tracked(Product::Neighborhoods(pixels), [x, weight, bias].map(bare))
     }
@@ -224,5 +298,72 @@ impl<B: Kernels, C: CheckpointStrategy> Fused for Autodiff<B, C> {
 
     fn cross_entropy(learnt: Tensor<Self, 2>, taught: Tensor<Self, 2>, pairs: Pairs) -> Tensor<Self, 1> {
         tracked(CrossEntropy::<B> { taught: bare(taught).primitive, pairs }, [bare(learnt)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::TensorData;
+    use burn_flex::Flex;
+
+    use super::*;
+
+    type Graph = Autodiff<Flex>;
+
+    fn leaf(seed: usize, rows: usize, columns: usize) -> Tensor<Graph, 2> {
+        let value = |i: usize| ((i * 7919 + seed * 104_729) % 1000) as f32 / 500.0 - 1.0;
+        let values: Vec<f32> = (0..rows * columns).map(value).collect();
+        Tensor::from_data(TensorData::new(values, [rows, columns]), &Default::default())
+    }
+
+    /// The bits of a result, and of the gradients of all leaves of which one is asked.
+    fn bits(
+        leaves: &[Tensor<Graph, 2>],
+        wanted: &[bool],
+        of: &dyn Fn(&[Tensor<Graph, 2>]) -> Tensor<Graph, 2>,
+    ) -> Vec<Option<Vec<u32>>> {
+        let ask = |(leaf, wanted): (&Tensor<Graph, 2>, &bool)| match wanted {
+            true => leaf.clone().require_grad(),
+            false => leaf.clone(),
+        };
+        let leaves: Vec<_> = leaves.iter().zip(wanted).map(ask).collect();
+        let host = |tensor: Tensor<Flex, 2>| {
+            tensor.into_data().into_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        let y = of(&leaves);
+        let toward = leaf(9, y.dims()[0], y.dims()[1]);
+        let gradients = (y.clone() * toward).sum().backward();
+        let of_leaves = leaves.iter().map(|leaf| Some(host(leaf.grad(&gradients)?)));
+        [Some(host(y.inner()))].into_iter().chain(of_leaves).collect()
+    }
+
+    #[test]
+    fn what_is_made_again_for_the_backward_gives_the_bits_of_what_is_kept() {
+        let (rows, dim, outputs) = (150, 24, 70);
+        let leaves = [leaf(1, rows, dim), leaf(2, 1, dim), leaf(3, 1, dim), leaf(4, outputs, dim), leaf(5, 1, outputs)];
+        let apart = |all: &[Tensor<Graph, 2>]| {
+            let [x, of_norm, bias_of_norm, weight, bias] = all.to_vec().try_into().unwrap();
+            Graph::affine(Graph::norm(x, of_norm, bias_of_norm), weight, bias)
+        };
+        let together = |all: &[Tensor<Graph, 2>]| {
+            let [x, of_norm, bias_of_norm, weight, bias] = all.to_vec().try_into().unwrap();
+            Graph::affine_of_norm(x, [of_norm, bias_of_norm], [weight, bias])
+        };
+        // All trained, a frozen layer, a frozen norm before given rows.
+        for wanted in [[true; 5], [true, true, true, false, false], [false, false, false, true, true]] {
+            assert!(bits(&leaves, &wanted, &apart) == bits(&leaves, &wanted, &together), "{wanted:?}");
+        }
+        let leaves = [leaves[0].clone(), leaves[3].clone(), leaves[4].clone()];
+        let apart = |all: &[Tensor<Graph, 2>]| {
+            let [x, weight, bias] = all.to_vec().try_into().unwrap();
+            Graph::affine(Graph::exact_gelu(x), weight, bias)
+        };
+        let together = |all: &[Tensor<Graph, 2>]| {
+            let [x, weight, bias] = all.to_vec().try_into().unwrap();
+            Graph::affine_of_gelu(x, [weight, bias])
+        };
+        for wanted in [[true; 3], [true, false, false], [false, true, true]] {
+            assert!(bits(&leaves, &wanted, &apart) == bits(&leaves, &wanted, &together), "{wanted:?}");
+        }
     }
 }

@@ -78,6 +78,11 @@ pub(crate) trait Fused: Backend {
     fn norm(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2>;
     /// A linear layer of rows `[rows, inputs]`; `weight` is `[outputs, inputs]`, `bias` `[1, outputs]`.
     fn affine(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2>;
+    /// A linear layer of normalized rows, `affine(norm(x))`: what lies between is not kept for the backward, but made again.
+    fn affine_of_norm(x: Tensor<Self, 2>, norm: [Tensor<Self, 2>; 2], layer: [Tensor<Self, 2>; 2]) -> Tensor<Self, 2>;
+    /// A linear layer behind the exact GELU, `affine(exact_gelu(x))`: what lies between is not kept for the backward, but made
+    /// again.
+    fn affine_of_gelu(x: Tensor<Self, 2>, layer: [Tensor<Self, 2>; 2]) -> Tensor<Self, 2>;
     /// A convolution of 3 x 3 pixels, zeros around: `[pixels, inputs]` to `[pixels, outputs]`. `weight` is
     /// `[outputs, 9 * inputs]` with the kernel's rows and columns outside of the inputs, `bias` `[1, outputs]`.
     fn convolve(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>, pixels: Pixels) -> Tensor<Self, 2>;
@@ -203,6 +208,17 @@ macro_rules! without_a_graph {
             }
             fn affine(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2> {
                 Self::affine_forward(x, weight, bias)
+            }
+            fn affine_of_norm(
+                x: Tensor<Self, 2>,
+                norm: [Tensor<Self, 2>; 2],
+                layer: [Tensor<Self, 2>; 2],
+            ) -> Tensor<Self, 2> {
+                let ([weight, bias], [of_norm, bias_of_norm]) = (layer, norm);
+                Self::affine_forward(Self::norm(x, of_norm, bias_of_norm), weight, bias)
+            }
+            fn affine_of_gelu(x: Tensor<Self, 2>, [weight, bias]: [Tensor<Self, 2>; 2]) -> Tensor<Self, 2> {
+                Self::affine_forward(Self::exact_gelu_forward(x), weight, bias)
             }
             fn convolve(
                 x: Tensor<Self, 2>,
