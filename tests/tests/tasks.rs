@@ -274,9 +274,18 @@ fn a_finetuning_that_is_killed_goes_on_to_the_same_bits() {
 }
 
 #[test]
-fn a_patient_under_two_identifiers_on_both_sides_of_the_split_is_refused() {
+fn a_patient_who_was_learnt_from_is_never_measured_be_it_under_another_identifier() {
     let hospital = Hospital::with(SiteSpec::c(10));
     hospital.done(&finetune("sequence", "before"));
+    let evaluate = "evaluate --finetuned {}/before --labels {}/labels";
+    hospital.done(evaluate);
+    // Some of those who are held out from now on have trained it.
+    let config = hospital.path("state/site-agent.toml");
+    fs::write(&config, "held_out = 0.9\n").unwrap();
+    hospital
+        .refused(evaluate, &["before: of ", "trained this model or picked it", "while 0.40", "`held_out`"]);
+    fs::write(&config, "held_out = 0.4\n").unwrap();
+    hospital.done(evaluate);
     // The first patient again, sent under other identifiers: some of them fall on the other side.
     let first = hospital.path("dicom/PHANTOM-C0000");
     assert!(first.is_dir(), "{first:?}");
@@ -303,6 +312,7 @@ fn a_patient_under_two_identifiers_on_both_sides_of_the_split_is_refused() {
     hospital.done("index {}/dicom --plan {}/plan.toml");
     hospital.refused(&finetune("sequence", "after"), &["the same patient is here under two identifiers"]);
     assert!(!hospital.path("after").exists(), "nothing was begun");
+    hospital.refused(evaluate, &["0 trained this model or picked it, and", "under another identifier"]);
 
     // None of the copies being measured, the model would still be picked by whom it has learnt.
     let (cache, task) = (hospital.cache(), task("sequence"));
@@ -350,6 +360,12 @@ fn a_training_never_starts_on_labels_that_are_missing_or_too_few() {
     let sound = fs::read_to_string(&table).unwrap();
     fs::write(&table, format!("{sound}NOBODY,NOR,no\n")).unwrap();
     hospital.refused(&finetune("cardiac-disease", "out"), &["classes.csv, line 8"]);
+    let healthy =
+        sound.lines().map(|line| line.rsplit_once(',').map_or(line.to_owned(), |(before, _)| format!("{before},no")));
+    let healthy = healthy.collect::<Vec<_>>().join("\n").replacen(",no\n", ",hyperenhancement\n", 1);
+    fs::write(&table, healthy).unwrap();
+    let alone = finetune("lge-hyperenhancement", "out").replace("--min-subjects 2", "--min-subjects 1");
+    hospital.refused(&alone, &["of class no", "another class"]);
     fs::write(&table, sound).unwrap();
     let codes = hospital.path("labels/labels.toml");
     let swapped = fs::read_to_string(&codes).unwrap().replace("LV = 500", "LV = 600").replace("RV = 600", "RV = 500");

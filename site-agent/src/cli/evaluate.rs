@@ -58,7 +58,13 @@ fn evaluate_task(home: &Home, config: &Config, folder: &std::path::Path, args: &
     let (told, cache, network) = finetuned::open(home, config, folder)?;
     let labels = finetuned::open_labels(home, &cache, args.labels.as_deref())?;
     let examples = finetuned::examples(&told.task, &cache, labels.as_ref())?;
-    let measured = tasks::evaluate(&told, &cache, &examples, config.held_out, &network, BOOTSTRAP_SEED)?;
-    FinetunedFolder::at(folder).write("evaluation.json", &measured)?;
+    let folder = FinetunedFolder::at(folder);
+    let learnt = folder.learnt()?;
+    if learnt.is_none() {
+        tracing::warn!(task = %told.task.name, "whom of this site the model learnt from is not written down: that nobody measured is among them rests on `held_out`, which must not have been raised since");
+    }
+    let whose = (&folder, &told, learnt.as_ref());
+    let measured = tasks::evaluate(whose, &cache, &examples, config.held_out, &network, BOOTSTRAP_SEED)?;
+    folder.write("evaluation.json", &measured)?;
     if args.json.json { print_json(&measured) } else { print(&measured) }
 }

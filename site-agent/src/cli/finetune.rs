@@ -16,7 +16,7 @@ use super::{Json, finetuned, print, print_json, read_draft};
 use crate::config::Config;
 use crate::home::Home;
 use crate::tasks::{
-    self, Cohort, FewShot, Finetuned, FinetunedFolder, Finetuning, Look, TasksError, built_in, read_task,
+    self, Cohort, FewShot, Finetuned, FinetunedFolder, Finetuning, Learnt, Look, TasksError, built_in, read_task,
 };
 
 #[derive(Debug, Args)]
@@ -121,6 +121,7 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
     let least = args.min_subjects.unwrap_or(if few == FewShot::All { 3 } else { 1 });
     let cohort =
         Cohort::new(&cache, &examples.all, config.held_out, few, &examples.classes, least).map_err(TasksError::from)?;
+    cohort.require_classes(&examples, &task.classes).map_err(TasksError::from)?;
     let backbone = backbone(args, &plan)?;
     let training = cohort.training();
     let told = Finetuned {
@@ -149,6 +150,8 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
     let steps = told.task.training.steps as u64;
     let finetuning = Finetuning { told: &told, cache: &cache, examples: &examples, cohort: &cohort, device: &device };
     let metric = told.task.best.metric;
+    folder.begin(&told)?;
+    folder.write_learnt(&Learnt::from(&cohort, &cache, config.held_out))?;
     let course = tasks::finetune(&folder, &finetuning, &backbone, &mut |look: &Look| {
         let left = (steps.saturating_sub(look.step)) as f64 * look.seconds_per_step;
         let (loss, value) = (format!("{:.3}", look.loss), told_value(look.value));

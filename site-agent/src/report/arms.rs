@@ -62,9 +62,24 @@ pub fn grouped(runs: Vec<Run>) -> Result<Vec<TaskRuns>, ReportError> {
             Some(arm) => arm.add(run)?,
             None => arms.push(Arm { name: String::new(), runs: vec![run] }),
         }
+        same_subjects(&tasks[own])?;
     }
     tasks.sort_by_key(|(task, _)| (place(task), task.name.clone()));
     Ok(tasks.into_iter().map(|(task, arms)| TaskRuns { task, arms: named(arms) }).collect())
+}
+
+/// Refuses runs of a task that were measured on different people: their figures say nothing beside each other.
+fn same_subjects((task, arms): &(Task, Vec<Arm>)) -> Result<(), ReportError> {
+    let mut known = arms.iter().flat_map(|arm| &arm.runs).filter_map(|run| Some((run, run.measured.who?)));
+    let Some((first, who)) = known.next() else { return Ok(()) };
+    match known.find(|(_, other)| *other != who) {
+        None => Ok(()),
+        Some((other, _)) => Err(ReportError::OtherSubjects {
+            one: first.folder.clone(),
+            other: other.folder.clone(),
+            task: task.name.to_string(),
+        }),
+    }
 }
 
 /// What is asked, whatever it is trained with.
@@ -304,6 +319,23 @@ mod tests {
         let names: Vec<&str> = tasks[1].arms.iter().map(|arm| arm.name.as_str()).collect();
         assert_eq!(names, ["random, 2000 steps", "random, 600 steps"]);
         assert_eq!(tasks[0].arms[0].name, "random");
+    }
+
+    #[test]
+    fn runs_that_were_measured_on_different_people_are_no_table() {
+        let on = |who: &[u8], arm: &str| {
+            let mut run = of(arm, 20, 1, 0.7);
+            run.measured.who = Some(common::Digest::of(who));
+            run
+        };
+        assert!(grouped(vec![on(b"a", "random"), on(b"a", "pretrained")]).is_ok());
+        // Of one that says nothing of it nothing is known.
+        assert!(grouped(vec![on(b"a", "random"), of("pretrained", 20, 1, 0.8)]).is_ok());
+        let refused = grouped(vec![on(b"a", "random"), on(b"b", "pretrained")]).unwrap_err().to_string();
+        assert!(
+            refused.contains("random-20") && refused.contains("pretrained-20") && refused.contains("held_out"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -68,6 +68,19 @@ pub enum ReportError {
         /// Their task.
         task: String,
     },
+    /// Runs of one task that were measured on different people.
+    #[error(
+        "{one} and {other}, both of {task}, were measured on different subjects: run `site-agent evaluate --finetuned` on each of \
+         them again, with the images and the `held_out` that are here now", one = one.display(), other = other.display()
+    )]
+    OtherSubjects {
+        /// The one.
+        one: PathBuf,
+        /// The other.
+        other: PathBuf,
+        /// Their task.
+        task: String,
+    },
     /// Images or labels changed since the measurement.
     #[error(
         "{folder} was measured on other images or labels than are here now: run `site-agent evaluate --finetuned {folder} \

@@ -9,7 +9,7 @@ use common::Digest;
 use common::ids::DigestBuilder;
 use data::{FrameCache, Split, SubjectKey};
 
-use super::{Example, Examples};
+use super::{Answer, Example, Examples};
 
 /// How many of the training subjects are used.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,6 +46,17 @@ pub enum CohortError {
         /// How many there must be.
         least: usize,
         /// How many are labelled in all.
+        subjects: usize,
+    },
+    /// Answers of one class.
+    #[error(
+        "all that {subjects} subjects have to be trained on is of class {class}: who has seen one class alone tells none apart. Label or \
+         index subjects of another class, or correct the column"
+    )]
+    OneClass {
+        /// Which.
+        class: String,
+        /// How many subjects.
         subjects: usize,
     },
     /// The same pixels in two parts.
@@ -126,6 +137,24 @@ impl Cohort {
     pub fn without(mut self, subjects: &BTreeSet<SubjectKey>) -> Self {
         self.training.retain(|subject| !subjects.contains(subject));
         self
+    }
+
+    /// Refuses to train on answers of a single class. In a federation other sites may have the others.
+    pub fn require_classes(&self, examples: &Examples, names: &[String]) -> Result<(), CohortError> {
+        let own = examples.all.iter().filter(|example| self.training.binary_search(&example.subject).is_ok());
+        let classes: BTreeSet<usize> = own
+            .filter_map(|example| match example.answer {
+                Answer::Class(class) => Some(class),
+                _ => None,
+            })
+            .collect();
+        match classes.first() {
+            Some(only) if classes.len() == 1 => {
+                let class = names.get(*only).cloned().unwrap_or_default();
+                Err(CohortError::OneClass { class, subjects: self.training.len() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Subjects that pick the best model.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! finetuning.json          written first: what is trained, from what, on how many subjects
+//! learnt.json              whom it learns from at this site, to know them again
 //! progress.jsonl           a line a look at the validation subjects
 //! checkpoint.safetensors   the training's own, replaced at every look
 //! model.safetensors        the best weights so far: backbone and head
@@ -16,8 +17,10 @@ use common::{Digest, NamedTensors, Task};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::TasksError;
+use super::{Learnt, TasksError};
 use crate::durable;
+
+const LEARNT: &str = "learnt.json";
 
 /// A finetuning's folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +100,16 @@ impl FinetunedFolder {
                 Err(TasksError::OtherFinetuning { folder: self.0.display().to_string(), held })
             }
         }
+    }
+
+    /// Whom it learns from, written before a step is trained.
+    pub fn write_learnt(&self, learnt: &Learnt) -> Result<(), TasksError> {
+        self.write(LEARNT, learnt)
+    }
+
+    /// Whom it has learnt from; none if that happened elsewhere, or before it was written down.
+    pub fn learnt(&self) -> Result<Option<Learnt>, TasksError> {
+        self.read(LEARNT)
     }
 
     /// What is trained here, once it has ended.

@@ -3,6 +3,7 @@
 //! ```text
 //! declared   the task's file            examples   frames of the cache with their right answers
 //! cohort     who trains, who picks, who is measured (by subject)
+//! learnt     whom a model saw
 //! folder     what a finetuning leaves   training   the loop: batches, validation, checkpoints
 //! batches    what a step is shown
 //! asking     what a network says of examples, in the images' own pixels
@@ -15,6 +16,7 @@ mod cohort;
 mod declared;
 mod examples;
 mod folder;
+mod learnt;
 mod measuring;
 mod predicting;
 mod training;
@@ -26,6 +28,7 @@ pub use cohort::{Cohort, CohortError, FewShot};
 pub use declared::{built_in, read_task};
 pub use examples::{Answer, Example, Examples, LeftOut};
 pub use folder::{Finetuned, FinetunedFolder, Look};
+pub use learnt::{Learnt, Seen};
 pub use measuring::{Agreement, Measured, Value, evaluate, held_out_examples, measure};
 pub use predicting::{Predicted, predict};
 pub use training::{Course, Finetuning, finetune, thinned};
@@ -99,6 +102,19 @@ pub enum TasksError {
         what: String,
         /// What is wrong.
         source: common::weights::WeightsError,
+    },
+    /// Those to be measured were seen by the training.
+    #[error(
+        "{folder}: {seen}, while {learnt:.2} of the subjects were held out: set `held_out` in site-agent.toml back to at most \
+         that, index each patient once, or finetune anew"
+    )]
+    Seen {
+        /// The model's folder.
+        folder: String,
+        /// How many.
+        seen: Seen,
+        /// The fraction that was held out when it was trained.
+        learnt: f64,
     },
     /// A metric was given something else than answers.
     #[error("the answers cannot be measured: {0}")]

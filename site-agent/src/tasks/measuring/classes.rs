@@ -53,6 +53,11 @@ impl Sheet<'_> {
         }
         let all: Vec<usize> = (0..samples.len()).collect();
         self.measured.confusion = confusion(&all).map(|table| table.counts().to_vec()).unwrap_or_default();
+        let rows_of_classes = names.iter().zip(&self.measured.confusion);
+        let nobodys = rows_of_classes.filter(|(_, row)| row.iter().sum::<u64>() == 0).map(|(name, _)| name);
+        let nobodys =
+            nobodys.map(|name| format!("anything of class {name}: nobody here has it, and means are over the others"));
+        self.measured.untold.extend(nobodys.collect::<Vec<_>>());
         // Of two classes the second is the finding, and the first's curve is the same one mirrored.
         for (class, name) in names.iter().enumerate().skip(usize::from(classes == 2)) {
             if let Some(points) = roc(&rows(&all), class)?.points() {

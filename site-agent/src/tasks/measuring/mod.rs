@@ -7,14 +7,15 @@ mod segmentation;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use common::Task;
 use common::privacy::SUBJECTS_ROUNDED_TO;
 use common::task::{Metric, TaskKind};
+use common::{Digest, Task};
 use data::{FrameCache, Split, SubjectKey};
 use model::Finetuner;
 use serde::{Deserialize, Serialize};
 
-use super::{Asked, CohortError, Example, Examples, Finetuned, Said, TasksError, thinned};
+use super::learnt::{Learnt, who};
+use super::{Asked, CohortError, Example, Examples, Finetuned, FinetunedFolder, Said, TasksError, thinned};
 use crate::metrics::bootstrap;
 
 /// Rounds of the bootstrap.
@@ -38,6 +39,12 @@ pub struct Measured {
     pub curves: BTreeMap<String, Vec<[f64; 2]>>,
     /// The task's best metric of each subject, in the order of their keys; none where it cannot be told of one subject.
     pub each: Vec<Option<f64>>,
+    /// What the task asks for and no subject here tells: metrics and their parts, and classes that nobody has.
+    #[serde(default)]
+    pub untold: Vec<String>,
+    /// SHA-256 of who was measured; none in files of before it was written.
+    #[serde(default)]
+    pub who: Option<Digest>,
 }
 
 /// A measured number.
@@ -101,9 +108,10 @@ impl Measured {
     }
 }
 
-/// Asks a finetuned network of the site's held-out subjects, and measures what it says.
+/// Asks a finetuned network of the site's held-out subjects, and measures what it says. Whom the network has `learnt` from is
+/// not measured, whatever is held out by now.
 pub fn evaluate(
-    told: &Finetuned,
+    (folder, told, learnt): (&FinetunedFolder, &Finetuned, Option<&Learnt>),
     cache: &FrameCache,
     examples: &Examples,
     held_out: f64,
@@ -111,6 +119,11 @@ pub fn evaluate(
     seed: u64,
 ) -> Result<Measured, TasksError> {
     let asked = held_out_examples(&told.task, cache, examples, held_out);
+    let whom = asked.iter().map(|example| example.subject).collect();
+    if let Some((learnt, seen)) = learnt.and_then(|learnt| Some((learnt, learnt.seen(&whom, cache)?))) {
+        let folder = folder.path().display().to_string();
+        return Err(TasksError::Seen { folder, seen, learnt: learnt.held_out() });
+    }
     if asked.is_empty() {
         let subjects = examples.all.iter().map(|example| example.subject).collect::<BTreeSet<_>>().len();
         return Err(CohortError::TooFew { what: "are held out to be measured", found: 0, least: 1, subjects }.into());
@@ -142,7 +155,8 @@ pub fn measure(
 ) -> Result<Measured, TasksError> {
     let subjects: BTreeSet<SubjectKey> = asked.iter().map(|example| example.subject).collect();
     let frames = asked.iter().map(|example| example.frames.len()).sum();
-    let measured = Measured { subjects: subjects.len(), frames, ..Measured::default() };
+    let who = Some(who(&subjects));
+    let measured = Measured { subjects: subjects.len(), frames, who, ..Measured::default() };
     let mut sheet = Sheet { task, cache, subjects, seed, measured };
     match task.kind {
         TaskKind::Classification | TaskKind::Detection => sheet.classes(asked, said)?,
@@ -187,7 +201,10 @@ impl Sheet<'_> {
         statistic: impl Fn(&[usize]) -> Option<f64>,
     ) {
         let all: Vec<usize> = (0..self.subjects.len()).collect();
-        let Some(value) = statistic(&all) else { return };
+        let Some(value) = statistic(&all) else {
+            self.measured.untold.push(told_of(metric, of));
+            return;
+        };
         let interval = self.seed.and_then(|seed| bootstrap::interval(all.len(), seed, ROUNDS, &statistic));
         let of = of.map(str::to_owned);
         self.measured.values.push(Value { metric, of, value, interval, subjects, missed });
@@ -215,6 +232,18 @@ impl Sheet<'_> {
     }
 }
 
+/// A metric's name, with its part's.
+fn told_of(metric: Metric, of: Option<&str>) -> String {
+    let needs = match metric {
+        Metric::Volumes | Metric::EjectionFraction | Metric::Mass => {
+            ": no subject has masks of one stack of slices at two moments"
+        }
+        Metric::Auc | Metric::Sensitivity | Metric::Specificity => ": the subjects do not have all classes",
+        _ => "",
+    };
+    format!("{}{needs}", [Some(metric.to_string().as_str()), of].into_iter().flatten().collect::<Vec<_>>().join(", "))
+}
+
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let (sum, count) = values.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
     (count > 0).then(|| sum / f64::from(count))
@@ -228,6 +257,9 @@ impl fmt::Display for Measured {
             let missed = if value.missed > 0 { format!("   {} not told", value.missed) } else { String::new() };
             let of = value.of.as_deref().unwrap_or("all");
             writeln!(f, "  {:<26} {of:<26} {:>9.3}{interval}{missed}", value.metric, value.value)?;
+        }
+        for untold in &self.untold {
+            writeln!(f, "  not told: {untold}")?;
         }
         for agreement in &self.agreements {
             let limits =

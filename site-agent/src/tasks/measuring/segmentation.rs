@@ -1,7 +1,7 @@
 //! Masks: overlap and surface distance of each volume, and what cardiologists read from a subject's.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::task::Metric;
 use data::{FrameRef, SeriesMask, SeriesRecord, mask_on_frame};
@@ -62,6 +62,9 @@ fn stacked<'a>(stacks: &mut Vec<Stack<'a>>, next: Stack<'a>, series: &[SeriesRec
 #[derive(Clone, Debug)]
 struct Volume {
     phase: u32,
+    /// The series of its slices: volumes of one stack at two moments share them.
+    series: BTreeSet<u32>,
+    slices: usize,
     /// By structure.
     dice: Vec<Option<f64>>,
     hd95: Vec<Hausdorff>,
@@ -99,7 +102,17 @@ impl Sheet<'_> {
             Some(class) => self.means(slices, class + 1)?,
             None => [None; 2],
         };
-        Ok(Volume { phase, dice, hd95, voxels, voxel_mm3: step.map(|step| step * area), means })
+        let series = slices.iter().map(|slice| slice.frame.series).collect();
+        Ok(Volume {
+            phase,
+            series,
+            slices: slices.len(),
+            dice,
+            hd95,
+            voxels,
+            voxel_mm3: step.map(|step| step * area),
+            means,
+        })
     }
 
     /// Mean of the values under the true and the found mask, on the cached frames.
@@ -175,6 +188,7 @@ impl Sheet<'_> {
     fn quantities(&mut self, volumes: &[Vec<Volume>]) {
         let of_class = |name: &str| self.task.class(name);
         let (lv, rv, wall, scar) = (of_class("LV"), of_class("RV"), of_class("myocardium"), of_class("scar"));
+        let cycle = |own: &[Volume], structure| Cycle::of(own, lv.unwrap_or(structure))?.volumes(structure);
         for (name, structure) in [("LV", lv), ("RV", rv)] {
             let Some(structure) = structure.filter(|_| self.has(Metric::Volumes)) else { continue };
             for (moment, which) in [("EDV", 0), ("ESV", 1)] {
@@ -229,15 +243,98 @@ impl Sheet<'_> {
     }
 }
 
-/// End-diastolic and end-systolic volume of a structure, mL: by the true masks, and by the found ones. None where fewer than
-/// two moments are labelled, or the slices are not a stack. End-diastole is the first frame; end-systole is where the
-/// structure is smallest, of each by its own masks.
-fn cycle(own: &[Volume], structure: usize) -> Option<[Option<[f64; 2]>; 2]> {
-    let first = own.iter().find(|volume| volume.phase == 0)?;
-    let later: Vec<&Volume> = own.iter().filter(|volume| volume.phase > 0).collect();
-    let ml = |volume: &Volume, which: usize| Some(volume_ml(volume.voxels[structure][which], volume.voxel_mm3?));
-    Some([0, 1].map(|which| {
-        let least = later.iter().filter_map(|volume| ml(volume, which)).min_by(f64::total_cmp)?;
-        Some([ml(first, which)?, least])
-    }))
+/// One stack of slices over the moments at which it is labelled.
+#[derive(Debug)]
+struct Cycle<'a> {
+    /// The moment at which the true ventricle is largest.
+    diastole: &'a Volume,
+    later: Vec<&'a Volume>,
+}
+
+impl<'a> Cycle<'a> {
+    /// That of a subject's stack with the most slices; none if no stack is labelled at two moments. `ventricle` tells the moment.
+    ///
+    /// A slice that was taken twice is a stack of its own, and no moment of another's.
+    fn of(own: &'a [Volume], ventricle: usize) -> Option<Self> {
+        let mut stacks: Vec<Vec<&Volume>> = Vec::new();
+        // The largest first: of two volumes of one stack and moment the one with fewer slices does not count.
+        let mut by_size: Vec<&Volume> = own.iter().collect();
+        by_size.sort_by_key(|volume| std::cmp::Reverse(volume.slices));
+        for volume in by_size {
+            let is_of = |stack: &&mut Vec<&Volume>| stack.iter().any(|held| !held.series.is_disjoint(&volume.series));
+            match stacks.iter_mut().find(is_of) {
+                Some(stack) if stack.iter().any(|held| held.phase == volume.phase) => {}
+                Some(stack) => stack.push(volume),
+                None => stacks.push(vec![volume]),
+            }
+        }
+        let stack = stacks.into_iter().find(|stack| stack.len() > 1)?;
+        let truth = |volume: &Volume| volume.voxels[ventricle][0];
+        let (diastole, _) =
+            stack.iter().enumerate().max_by_key(|(place, volume)| (truth(volume), std::cmp::Reverse(*place)))?;
+        let later =
+            stack.iter().enumerate().filter(|(place, _)| *place != diastole).map(|(_, volume)| *volume).collect();
+        Some(Self { diastole: stack[diastole], later })
+    }
+
+    /// End-diastolic and end-systolic volume of a structure, mL: by the true masks, and by the found ones. End-systole is where
+    /// the structure is smallest, of each by its own masks. None if the slices are not a stack.
+    fn volumes(&self, structure: usize) -> Option<[Option<[f64; 2]>; 2]> {
+        let ml = |volume: &Volume, which: usize| Some(volume_ml(volume.voxels[structure][which], volume.voxel_mm3?));
+        Some([0, 1].map(|which| {
+            let least = self.later.iter().filter_map(|volume| ml(volume, which)).min_by(f64::total_cmp)?;
+            Some([ml(self.diastole, which)?, least])
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A volume of series whose true and found ventricle have so many voxels, of 1 mL each.
+    fn volume(phase: u32, series: &[u32], slices: usize, voxels: [usize; 2]) -> Volume {
+        Volume {
+            phase,
+            series: series.iter().copied().collect(),
+            slices,
+            dice: vec![None],
+            hd95: vec![Hausdorff::BothEmpty],
+            voxels: vec![voxels],
+            voxel_mm3: Some(1000.0),
+            means: [None; 2],
+        }
+    }
+
+    fn volumes(own: &[Volume]) -> Option<[Option<[f64; 2]>; 2]> {
+        Cycle::of(own, 0)?.volumes(0)
+    }
+
+    #[test]
+    fn diastole_is_the_moment_of_the_largest_true_ventricle_whichever_number_it_has() {
+        let told = Some([Some([120.0, 50.0]), Some([110.0, 60.0])]);
+        for [diastole, systole] in [[0, 9], [4, 11], [11, 4]] {
+            let own = [volume(diastole, &[1], 9, [120, 110]), volume(systole, &[1], 9, [50, 60])];
+            assert_eq!(volumes(&own), told, "{diastole} {systole}");
+        }
+        // A third moment between them; and a network that finds the heart larger in systole is not made to look better.
+        let own = [volume(3, &[1], 9, [80, 70]), volume(5, &[1], 9, [120, 60]), volume(9, &[1], 9, [50, 90])];
+        assert_eq!(volumes(&own), Some([Some([120.0, 50.0]), Some([60.0, 70.0])]));
+        assert_eq!(volumes(&own[..1]), None, "one moment is no cycle");
+    }
+
+    #[test]
+    fn a_slice_that_was_taken_again_is_no_moment_of_the_stack() {
+        // One series a slice, as in UK Biobank; slice 2 again as series 9, at both moments and small.
+        let stack = [volume(0, &[1, 2, 3], 3, [120, 110]), volume(4, &[1, 2, 3], 3, [50, 60])];
+        let again = [volume(0, &[9], 1, [10, 10]), volume(4, &[9], 1, [2, 0])];
+        let told = Some([Some([120.0, 50.0]), Some([110.0, 60.0])]);
+        assert_eq!(volumes(&[stack.clone(), again.clone()].concat()), told);
+        assert_eq!(volumes(&[again.clone(), stack.clone()].concat()), told);
+        // Its repetition took its place at one moment, because only that one is labelled there.
+        let taken =
+            [volume(0, &[1, 2, 3], 3, [120, 110]), volume(4, &[1, 9, 3], 3, [50, 60]), volume(0, &[9], 1, [10, 10])];
+        assert_eq!(volumes(&taken), told);
+        assert_eq!(volumes(&again[..1]), None);
+    }
 }
