@@ -282,8 +282,7 @@ fn a_patient_who_was_learnt_from_is_never_measured_be_it_under_another_identifie
     // Some of those who are held out from now on have trained it.
     let config = hospital.path("state/site-agent.toml");
     fs::write(&config, "held_out = 0.9\n").unwrap();
-    hospital
-        .refused(evaluate, &["before: of ", "trained this model or picked it", "while 0.40", "`held_out`"]);
+    hospital.refused(evaluate, &["before: of ", "trained this model or picked it", "while 0.40", "`held_out`"]);
     fs::write(&config, "held_out = 0.4\n").unwrap();
     hospital.done(evaluate);
     // The first patient again, sent under other identifiers: some of them fall on the other side.

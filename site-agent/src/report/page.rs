@@ -74,13 +74,16 @@ fn overview(report: &Report) -> String {
     }
     names.sort_unstable();
     let heads: String = names.iter().map(|name| format!("<th scope=\"col\">{}</th>", escaped(name))).collect();
-    let mut rows = String::new();
+    let (mut rows, mut compared, mut marked) = (String::new(), 0, 0);
     for (place, task) in report.tasks.iter().enumerate() {
         let metric = task.task.best.metric;
         let best = task.clearly_best(metric, None);
         let mut budgets: Vec<usize> = task.arms.iter().map(Arm::training_subjects).collect();
         budgets.dedup();
         for (row, budget) in budgets.iter().enumerate() {
+            let of_budget = |at: &usize| task.arms[*at].training_subjects() == *budget;
+            compared += usize::from((0..task.arms.len()).filter(of_budget).count() > 1);
+            marked += usize::from(best.iter().any(of_budget));
             let head = match row {
                 0 => format!(
                     "<th scope=\"rowgroup\" rowspan=\"{}\"><a href=\"#task-{place}\">{}</a></th><td class=\"word\" rowspan=\"{0}\">{metric}, \
@@ -104,7 +107,20 @@ fn overview(report: &Report) -> String {
     format!(
         "<section><h2>All tasks</h2><div class=\"wide\"><table class=\"lined\"><caption>The metric by which each task picks its model, on \
          the held-out subjects.</caption><thead><tr><th scope=\"col\">task</th><th scope=\"col\" class=\"word\">metric</th><th scope=\"col\">training \
-         subjects</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div></section>"
+         subjects</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{}</section>",
+        lesson(marked, compared)
+    )
+}
+
+/// What the table says as a whole, so that nobody has to count.
+fn lesson(marked: usize, compared: usize) -> String {
+    if compared == 0 {
+        return String::new();
+    }
+    format!(
+        "<p>Of {compared} rows that compare arms, one arm is ahead of all others by more than the seeds' deviation in {marked}. In the other \
+         {}, these seeds and subjects show no beginning to be worth more than another.</p>",
+        compared - marked
     )
 }
 

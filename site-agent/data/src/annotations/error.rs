@@ -255,6 +255,31 @@ pub enum LabelError {
         /// The codes to write.
         remedy: String,
     },
+    /// A landmark that is spelt in two ways.
+    #[error(
+        "{at}: the landmark {found:?} is called {meant:?} elsewhere and by the task: write it so, or the row would be lost"
+    )]
+    Spelling {
+        /// The row.
+        at: TableRow,
+        /// Its name there.
+        found: String,
+        /// The task's.
+        meant: String,
+    },
+    /// A stack of slices on which nothing is drawn.
+    #[error(
+        "{at}: nothing is drawn on any of the {slices} slices of {file}: it would teach that there is no heart. Draw it, or remove the \
+         row", file = file.display()
+    )]
+    EmptyMask {
+        /// The row.
+        at: TableRow,
+        /// The mask.
+        file: PathBuf,
+        /// Its slices.
+        slices: usize,
+    },
     /// A landmark that no row has.
     #[error("{file} has no landmark {name:?} (it has {known}): correct the name in the table or in the task")]
     NoLandmark {

@@ -54,7 +54,14 @@ pub(super) fn place_all(
     let mut placed: BTreeMap<FrameRef, Vec<Option<Placed>>> = BTreeMap::new();
     for row in rows {
         let records = index.records(&row.at, row.subject, row.series)?;
-        let Some(name) = names.iter().position(|name| *name == row.name) else { continue };
+        let Some(name) = names.iter().position(|name| *name == row.name) else {
+            // Another landmark's row is another task's; one that is all but a name of this task would be lost without a word.
+            if let Some(meant) = names.iter().find(|name| letters(name) == letters(&row.name)) {
+                let (found, meant) = (row.name.clone(), meant.clone());
+                return Err(LabelError::Spelling { at: row.at.clone(), found, meant });
+            }
+            continue;
+        };
         let records: Vec<_> = records.into_iter().filter(|(_, record)| wanted(record)).collect();
         if records.is_empty() {
             continue;
@@ -77,6 +84,11 @@ pub(super) fn place_all(
         FrameLandmarks { frame, places }
     });
     Ok(frames.collect())
+}
+
+/// A name without what a hand may write in two ways.
+fn letters(name: &str) -> String {
+    name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
 /// The slice nearest to a landmark, if it is near enough.

@@ -212,6 +212,10 @@ fn volume_of(row: &MaskRow, file: &Path, records: &[(u32, &SeriesRecord, u32)]) 
         let drawn = listed(drawn.iter());
         return Err(LabelError::EmptyMoment { at: at(), file: file.to_owned(), moment: wanted, drawn });
     }
+    // A single slice may lie above the heart; of a whole stack that is as much a mistake.
+    if k > 1 && drawn.is_empty() {
+        return Err(LabelError::EmptyMask { at: at(), file: file.to_owned(), slices: k });
+    }
     Ok(Volume { dims: [i, j, k, 1], affine, values: held })
 }
 

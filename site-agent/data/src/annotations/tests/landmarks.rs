@@ -63,3 +63,16 @@ fn a_landmark_off_its_images_is_refused_with_a_word_on_the_signs() {
     let missing = site.landmarks(&format!("PATIENT-1,{},0,apexx,{x},{y},{z}", uid(1))).unwrap_err();
     assert!(matches!(&missing, LabelError::NoLandmark { name, .. } if name == "apex"), "{missing}");
 }
+
+#[test]
+fn a_landmark_that_is_spelt_in_two_ways_is_refused_with_its_line() {
+    let site = Site::new();
+    let (_, record) = site.record(1);
+    let [x, y, z] = record.slices[0].placement.unwrap().point(SPACING, [5.0, 5.0]);
+    let line = |phase: u32, name: &str| format!("PATIENT-1,{},{phase},{name},{x},{y},{z}\n", uid(1));
+    for written in ["Apex", "a-pex", " apex."] {
+        let rows = [line(0, "apex"), line(0, "insertion"), line(1, written)].concat();
+        let error = site.landmarks(rows.trim_end()).unwrap_err();
+        assert!(error.to_string().contains("line 4") && error.to_string().contains("\"apex\""), "{error}");
+    }
+}

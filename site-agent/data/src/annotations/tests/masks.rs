@@ -261,3 +261,14 @@ fn a_file_of_all_phases_gives_the_one_of_its_row_and_an_empty_one_is_no_mask_wit
     let error = site.rows(&row("1", "all.nii.gz")).unwrap_err();
     assert!(matches!(&error, LabelError::EmptyMoment { moment: 1, drawn, .. } if drawn == "0, 2"), "{error}");
 }
+
+#[test]
+fn a_stack_on_which_nobody_drew_is_refused_and_a_slice_above_the_heart_is_not() {
+    let site = Site::new();
+    let affine = stack_affine(site.record(1).1).unwrap();
+    site.volume("empty.nii.gz", [COLUMNS, ROWS, SLICES], affine, vec![0; SLICES * ROWS * COLUMNS]);
+    let error = site.rows(&row("0", "empty.nii.gz")).unwrap_err();
+    assert!(matches!(error, LabelError::EmptyMask { slices: SLICES, .. }), "{error}");
+    site.volume("slice.nii.gz", [COLUMNS, ROWS, 1], affine, vec![0; ROWS * COLUMNS]);
+    assert!(site.rows(&row("0", "slice.nii.gz")).is_ok());
+}
