@@ -344,7 +344,11 @@ fn a_training_never_starts_on_labels_that_are_missing_or_too_few() {
     let verb = finetune("cine-sax-segmentation", "out");
     hospital.refused(&verb.replace(" --labels {}/labels", ""), &["masks.csv", "--labels"]);
     hospital.refused(&verb.replace("--min-subjects 2", "--min-subjects 40"), &["at least 40", "--min-subjects"]);
-    hospital.refused(&verb.replace("--json", "--subjects 40"), &["at least 40"]);
+    hospital.refused(&verb.replace("--json", "--subjects 40"), &["at least 40", "lower --subjects"]);
+    let settings = hospital.path("state/site-agent.toml");
+    fs::write(&settings, "held_out = 0.0\n").unwrap();
+    hospital.refused(&verb, &["none of this site's 6", "raise held_out in", "site-agent.toml"]);
+    fs::write(&settings, "held_out = 0.4\n").unwrap();
     // What was asked for at the least holds for few shots as well.
     for few in ["--subjects 1", "--fraction 0.1"] {
         hospital.refused(&verb.replace("--json", few), &["only 1 of", "by --subjects or --fraction", "at least 2"]);

@@ -58,6 +58,7 @@ fn evaluate_task(home: &Home, config: &Config, folder: &std::path::Path, args: &
     let (told, cache, network) = finetuned::open(home, config, folder)?;
     let labels = finetuned::open_labels(home, &cache, args.labels.as_deref())?;
     let examples = finetuned::examples(&told.task, &cache, labels.as_ref())?;
+    finetuned::require_held_out(home, config, &cache, (&told.task, &examples))?;
     let folder = FinetunedFolder::at(folder);
     let learnt = folder.learnt()?;
     if learnt.is_none() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, ensure};
+use anyhow::{anyhow, bail, ensure};
 use clap::Args;
 use common::plan::FinetuningPlan;
 use common::task::LabelSource;
@@ -16,7 +16,8 @@ use super::{Json, finetuned, print, print_json, read_draft};
 use crate::config::Config;
 use crate::home::Home;
 use crate::tasks::{
-    self, Cohort, FewShot, Finetuned, FinetunedFolder, Finetuning, Learnt, Look, TasksError, built_in, read_task,
+    self, Cohort, CohortError, FewShot, Finetuned, FinetunedFolder, Finetuning, Learnt, Look, TasksError, built_in,
+    read_task,
 };
 
 #[derive(Debug, Args)]
@@ -119,8 +120,9 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
     let labels = finetuned::open_labels(home, &cache, args.labels.as_deref())?;
     let examples = finetuned::examples(&task, &cache, labels.as_ref())?;
     let least = args.min_subjects.unwrap_or(if few == FewShot::All { 3 } else { 1 });
-    let cohort =
-        Cohort::new(&cache, &examples.all, config.held_out, few, &examples.classes, least).map_err(TasksError::from)?;
+    finetuned::require_held_out(home, config, &cache, (&task, &examples))?;
+    let cohort = Cohort::new(&cache, &examples.all, config.held_out, few, &examples.classes, least);
+    let cohort = cohort.map_err(|error| refused(error, few))?;
     cohort.require_classes(&examples, &task.classes).map_err(TasksError::from)?;
     let backbone = backbone(args, &plan)?;
     let training = cohort.training();
@@ -177,6 +179,17 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
     ))
 }
 
+/// Why nobody trains, with the option that asks for more than there is.
+fn refused(error: CohortError, few: FewShot) -> anyhow::Error {
+    match error {
+        CohortError::TooFew { found, least, subjects, .. } if few == FewShot::Subjects(least) => anyhow!(
+            "only {found} of this site's {subjects} labelled subjects can be trained on, but --subjects asks for at least \
+             {least}: lower --subjects, or label or index more subjects"
+        ),
+        error => TasksError::from(error).into(),
+    }
+}
+
 fn backbone(args: &FinetuneArgs, plan: &PlanDraft) -> anyhow::Result<NamedTensors> {
     if args.init == "random" {
         // What a run of this plan and seed would begin from.
@@ -192,4 +205,19 @@ fn told_value(value: Option<f64>) -> String {
 
 fn arm_of(init: &str) -> String {
     Path::new(init).file_stem().map_or_else(|| init.to_owned(), |stem| stem.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_more_subjects_than_there_are_is_told_to_lower_that_option_and_no_other() {
+        let too_few = |found, least| CohortError::TooFew { what: "can be trained on", found, least, subjects: 9 };
+        let told = refused(too_few(5, 100), FewShot::Subjects(100)).to_string();
+        assert!(told.contains("at least 100: lower --subjects") && !told.contains("--min-subjects"), "{told}");
+        for few in [FewShot::All, FewShot::Subjects(2), FewShot::Fraction(0.1)] {
+            assert!(refused(too_few(2, 3), few).to_string().contains("lower --min-subjects"));
+        }
+    }
 }

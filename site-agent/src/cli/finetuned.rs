@@ -1,11 +1,12 @@
 //! What the verbs of clinical tasks open: frames, labels, a finetuning that has ended.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use common::Task;
 use common::plan::ImagePlan;
-use data::{FrameCache, Labels};
+use data::{FrameCache, Labels, Split, SubjectKey};
 use model::Finetuner;
 
 use crate::config::Config;
@@ -36,6 +37,29 @@ pub(super) fn examples(task: &Task, cache: &FrameCache, labels: Option<&Labels>)
         tracing::warn!(task = %task.name, %left_out, "not all that is here can be used");
     }
     Ok(examples)
+}
+
+/// Refuses a task of whose labelled subjects none is held out: what is trained could not be measured.
+pub(super) fn require_held_out(
+    home: &Home,
+    config: &Config,
+    cache: &FrameCache,
+    (task, examples): (&Task, &Examples),
+) -> anyhow::Result<()> {
+    let labelled: BTreeSet<SubjectKey> = examples.all.iter().map(|example| example.subject).collect();
+    if labelled.is_empty() {
+        bail!("only 0 of this site's subjects are labelled for the task {}: label or index more subjects", task.name);
+    }
+    if Split::new(&cache.subjects(), config.held_out).held_out().iter().any(|subject| labelled.contains(subject)) {
+        return Ok(());
+    }
+    bail!(
+        "none of this site's {} labelled subjects is held out to be measured (held_out is {}): raise held_out in {}, or \
+         label or index more subjects",
+        labelled.len(),
+        config.held_out,
+        home.config().display()
+    )
 }
 
 /// A finetuning that has ended, the frames of its grid, and its network.

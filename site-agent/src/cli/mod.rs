@@ -141,7 +141,7 @@ pub fn main() -> ExitCode {
     match act(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", told(&error));
             // By the system's own answer, which every error of a disk holds innermost.
             let full = error.chain().filter_map(|cause| cause.downcast_ref()).any(durable::is_full);
             let unwell = error.downcast_ref::<doctor::Failed>().is_some();
@@ -155,6 +155,18 @@ pub fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// An error and its causes, each sentence once: most of our messages hold the words of their cause already.
+fn told(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !told.contains(&cause) {
+            told += if told.is_empty() { "" } else { ": " };
+            told += &cause;
+        }
+    }
+    told
 }
 
 /// What the command line takes, for whoever holds documents to it.
@@ -266,6 +278,18 @@ mod tests {
         assert_eq!(read("color.safetensors").get("patch_embed.proj.weight").unwrap().shape[1], 3);
         let card = std::fs::read_to_string(folder.join("color.md")).unwrap();
         assert!(card.contains("3 channel(s)") && !card.contains("never shared an image"), "{card}");
+    }
+
+    #[test]
+    fn an_error_says_each_of_its_causes_once() {
+        let disk = durable::read(Path::new("/nowhere/plan.toml")).unwrap_err();
+        let words = disk.to_string();
+        assert_eq!(told(&anyhow::Error::new(disk)), words);
+        let disk = durable::read(Path::new("/nowhere/plan.toml")).unwrap_err();
+        let error = anyhow::Error::new(crate::tasks::TasksError::from(disk)).context("in the site's labels");
+        assert_eq!(told(&error), format!("in the site's labels: {words}"));
+        let apart = anyhow::anyhow!("no such key").context("in the plan p.toml");
+        assert_eq!(told(&apart), "in the plan p.toml: no such key");
     }
 
     #[test]

@@ -11,15 +11,15 @@ use super::quantile;
 /// groups drawn, given by index and as often as drawn. A group is a subject with all its images: images of one subject
 /// resemble each other, and drawing them singly would give intervals too narrow. The same seed gives the same interval.
 ///
-/// A round without a finite statistic (an AUC, say, where no positive was drawn) is left out. None if there is nothing
-/// to draw, or if more than a tenth of the rounds would be left out: the rest would be a biased choice.
+/// A round without a finite statistic (an AUC, say, where no positive was drawn) is left out. None of fewer than two
+/// groups, of which a draw says nothing that the one itself does not, and none if more than a tenth of the rounds would be left out: the rest would be a biased choice.
 pub fn interval(
     groups: usize,
     seed: u64,
     rounds: usize,
     statistic: impl Fn(&[usize]) -> Option<f64>,
 ) -> Option<[f64; 2]> {
-    if groups == 0 {
+    if groups < 2 {
         return None;
     }
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -69,9 +69,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_draw_has_no_interval_and_one_subject_an_empty_one() {
+    fn fewer_than_two_subjects_have_no_interval() {
         assert_eq!(interval(0, 1, 100, |_| Some(1.0)), None);
         assert_eq!(interval(5, 1, 0, |_| Some(1.0)), None);
-        assert_eq!(interval(1, 1, 100, |drawn| Some(mean_of(drawn))), Some([0.0, 0.0]));
+        assert_eq!(interval(1, 1, 100, |drawn| Some(mean_of(drawn))), None);
+        assert!(interval(2, 1, 100, |drawn| Some(mean_of(drawn))).is_some());
     }
 }

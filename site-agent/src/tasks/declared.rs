@@ -32,19 +32,24 @@ pub fn built_in() -> Vec<Task> {
 
 /// A built-in task by name, or the one that a file declares.
 pub fn read_task(named: &str) -> Result<Task, TasksError> {
-    let task = if named.ends_with(".toml") {
+    if named.ends_with(".toml") {
         let bytes = durable::read(Path::new(named))?;
-        let text = String::from_utf8_lossy(&bytes);
-        toml::from_str(&text).map_err(|error| TasksError::File { path: named.to_owned(), why: error.to_string() })?
-    } else {
-        let known = built_in();
-        let names = || known.iter().map(|task| task.name.to_string()).collect::<Vec<_>>().join(", ");
-        let unknown = TasksError::Unknown { name: named.to_owned(), known: names() };
-        known.into_iter().find(|task| task.name.as_str() == named).ok_or(unknown)?
-    };
-    check(&task)?;
-    Ok(task)
+        let unsound = |why: String| TasksError::Declaration { path: named.to_owned(), why };
+        let task = toml::from_str(&String::from_utf8_lossy(&bytes)).map_err(|error| {
+            // Ends with a line's end.
+            unsound(format!("{error}correct it there; `site-agent tasks --declare {EXAMPLE}` prints a whole one"))
+        })?;
+        check(&task).map_err(|error| unsound(error.to_string()))?;
+        return Ok(task);
+    }
+    let known = built_in();
+    let names = || known.iter().map(|task| task.name.to_string()).collect::<Vec<_>>().join(", ");
+    let unknown = TasksError::Unknown { name: named.to_owned(), known: names() };
+    known.into_iter().find(|task| task.name.as_str() == named).ok_or(unknown)
 }
+
+/// A task that shows what a declaration holds.
+const EXAMPLE: &str = "cine-sax-segmentation";
 
 /// Holds a task to its bounds and its words to those that frames have.
 pub(super) fn check(task: &Task) -> Result<(), TasksError> {
@@ -101,6 +106,23 @@ mod tests {
         let tasks = built_in();
         let of = |name: &str| mirrored(tasks.iter().find(|task| task.name.as_str() == name).unwrap());
         assert_eq!((of("cine-view"), of("landmarks")), (0.0, 0.0));
+    }
+
+    #[test]
+    fn a_task_file_that_lacks_a_key_is_refused_by_its_name_with_where_to_see_a_whole_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tenth.toml");
+        let refused = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            read_task(&path.display().to_string()).unwrap_err().to_string()
+        };
+        let lacking = refused(&BUILT_IN[2].replace("about", "# about"));
+        for part in ["tenth.toml", "missing field `about`", "tasks --declare cine-sax-segmentation"] {
+            assert!(lacking.contains(part), "{part:?} is missing from: {lacking}");
+        }
+        let outside = refused(&BUILT_IN[2].replace("scale = 2", "scale = 9"));
+        assert!(outside.contains("tenth.toml") && outside.contains("input.scale is 9"), "{outside}");
+        assert!(built_in().iter().any(|task| task.name.as_str() == EXAMPLE));
     }
 
     #[test]

@@ -52,6 +52,14 @@ pub enum TasksError {
         /// What is wrong, with its line.
         why: String,
     },
+    /// A file that declares no sound task.
+    #[error("the task file {path} cannot be used: {why}")]
+    Declaration {
+        /// The file.
+        path: String,
+        /// What is wrong, with its line, and what to do.
+        why: String,
+    },
     /// A name that is none of the built-in tasks'.
     #[error("there is no task {name:?}: name one of {known}, or a file that declares one (its name ends in .toml)")]
     Unknown {

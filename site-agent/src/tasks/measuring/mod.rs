@@ -249,6 +249,12 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (count > 0).then(|| sum / f64::from(count))
 }
 
+/// What a number of `not told` counts: of HD95 structures of volumes, of a quantity subjects.
+const NOT_TOLD: &str = "  \
+  so many not told: of HD95, structures of a volume that only the mask or only the prediction has; of volumes, EF, mass, scar and T1,
+  subjects without a number by the mask or by the prediction: a structure that is not there, masks of fewer than two moments,
+  slices that are no stack";
+
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} held-out subjects, {} frames", self.subjects, self.frames)?;
@@ -257,6 +263,9 @@ impl fmt::Display for Measured {
             let missed = if value.missed > 0 { format!("   {} not told", value.missed) } else { String::new() };
             let of = value.of.as_deref().unwrap_or("all");
             writeln!(f, "  {:<26} {of:<26} {:>9.3}{interval}{missed}", value.metric, value.value)?;
+        }
+        if self.values.iter().any(|value| value.missed > 0) {
+            writeln!(f, "{NOT_TOLD}")?;
         }
         for untold in &self.untold {
             writeln!(f, "  not told: {untold}")?;
@@ -279,6 +288,19 @@ impl fmt::Display for Measured {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_says_once_what_was_not_told_and_only_if_something_was_not() {
+        let value = |missed| Value { metric: Metric::Hd95, of: None, value: 4.5, interval: None, subjects: 9, missed };
+        let told =
+            |missed: [usize; 2]| Measured { values: missed.map(value).to_vec(), ..Measured::default() }.to_string();
+        let some = told([69, 2]);
+        assert!(
+            some.contains("69 not told") && some.matches("only the mask or only the prediction").count() == 1,
+            "{some}"
+        );
+        assert!(!told([0, 0]).contains("not told"));
+    }
 
     #[test]
     fn what_tells_a_class_of_few_patients_apart_stays_and_the_share_of_all_that_is_right_may_leave() {
