@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
-use clap::Args;
+use clap::{ArgGroup, Args};
 
-use super::weights::{OfPlan, fitted_backbone, read_weights};
+use super::weights::{OfPlan, Which, fitted_backbone, read_weights};
 use super::{Json, finetuned, print, print_json, read_draft};
 use crate::config::Config;
 use crate::evaluate::{self, Question};
@@ -14,18 +14,23 @@ use crate::images;
 use crate::tasks::{self, FinetunedFolder};
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("measured").required(true).args(["finetuned", "model"])))]
 pub(super) struct EvaluateArgs {
     /// The folder of a finetuning: its task is measured, in clinical units.
-    #[arg(long, conflicts_with_all = ["model", "plan"])]
+    #[arg(long)]
     finetuned: Option<PathBuf>,
     /// The folder of this site's labels, for a finetuned task.
-    #[arg(long, requires = "finetuned")]
+    #[arg(long, requires = "finetuned", conflicts_with = "model")]
     labels: Option<PathBuf>,
-    /// A model of a run, or a backbone with the names of DINO, timm or Hugging Face (safetensors).
-    #[arg(long, required_unless_present = "finetuned")]
+    /// A model of a run, or a backbone with the names of DINO, timm or Hugging Face (safetensors); its plan is named too.
+    #[arg(long, requires = "plan")]
     model: Option<PathBuf>,
-    #[command(flatten)]
-    of: Option<OfPlan>,
+    /// The run's plan (TOML), for a model.
+    #[arg(long, requires = "model", conflicts_with = "finetuned")]
+    plan: Option<PathBuf>,
+    /// Whose backbone, if the model holds both; the teacher's without, or the student's if the plan exchanges nothing else.
+    #[arg(long, value_enum, requires = "model", conflicts_with = "finetuned")]
+    network: Option<Which>,
     /// Draw sample frames and attention maps into this folder. They show images: keep them at the site.
     #[arg(long)]
     pictures: Option<PathBuf>,
@@ -37,7 +42,10 @@ pub(super) fn evaluate(home: &Home, config: &Config, args: &EvaluateArgs) -> any
     if let Some(folder) = &args.finetuned {
         return evaluate_task(home, config, folder, args);
     }
-    let (Some(model), Some(of)) = (&args.model, &args.of) else { bail!("name a model with --model and its --plan") };
+    let (Some(model), Some(path)) = (&args.model, &args.plan) else {
+        bail!("name a model with --model and its --plan")
+    };
+    let of = OfPlan { plan: path.clone(), network: args.network };
     let plan = read_draft(&of.plan)?;
     let Some(cache) = images::cache_for(home, &plan.images)? else {
         bail!("no images on this plan's grid: `site-agent index <folder|zip> --plan {}` first", of.plan.display());

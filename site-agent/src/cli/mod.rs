@@ -293,6 +293,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_measured_is_a_finetuning_or_a_model_with_its_plan_and_the_usage_says_so() {
+        let usage = command().find_subcommand_mut("evaluate").unwrap().render_usage().to_string();
+        assert!(usage.contains("<--finetuned <FINETUNED>|--model <MODEL>>"), "{usage}");
+        assert!(!usage.contains("--plan"), "{usage}");
+        let refused = |words: &str| {
+            let words = ["site-agent", "evaluate"].into_iter().chain(words.split_whitespace());
+            Cli::try_parse_from(words).err().map(|error| error.to_string())
+        };
+        for words in ["--finetuned a", "--finetuned a --labels l", "--model m --plan p --network student"] {
+            assert_eq!(refused(words), None, "{words}");
+        }
+        let cases = [
+            "",
+            "--model m",
+            "--plan p",
+            "--finetuned a --model m",
+            "--finetuned a --plan p",
+            "--model m --plan p --labels l",
+        ];
+        for words in cases {
+            assert!(refused(words).is_some(), "{words}");
+        }
+        assert!(refused("--model m").unwrap().contains("--plan <PLAN>"));
+    }
+
+    #[test]
     fn a_model_of_another_plan_gets_no_card_of_this_one() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();

@@ -19,7 +19,7 @@ pub(super) struct OfPlan {
     pub(super) plan: PathBuf,
     /// Whose backbone, if the file holds both; the teacher's without, or the student's if the plan exchanges nothing else.
     #[arg(long, value_enum)]
-    network: Option<Which>,
+    pub(super) network: Option<Which>,
 }
 
 impl OfPlan {
