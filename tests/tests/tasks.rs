@@ -124,12 +124,14 @@ fn all_nine_tasks_are_finetuned_measured_and_used_by_their_own_commands() {
         let measured: serde_json::Value = serde_json::from_str(&told).unwrap();
         assert!(measured["subjects"].as_u64().unwrap() > 0, "{task}: {told}");
         assert!(!measured["values"].as_array().unwrap().is_empty(), "{task}: {told}");
-        let told = hospital.done(&format!("predict --finetuned {{}}/{task} --out {{}}/said --json"));
+        let told =
+            hospital.done(&format!("predict --finetuned {{}}/{task} --labels {{}}/labels --out {{}}/said --json"));
         let written: serde_json::Value = serde_json::from_str(&told).unwrap();
         let some = |what: &str| written[what].as_u64().unwrap();
         assert!(some("masks") + some("rows") > 0 && some("unplaced") == 0, "{task}: {told}");
     }
     what_was_said_can_be_read_back(&hospital);
+    what_masks_mean_is_said_beside_them(&hospital);
     one_page_tells_of_all(&hospital, &tasks);
     // What was said lies in the patient as the images do: the masks are those of the labels' own grid.
     let mut masks = Vec::new();
@@ -152,6 +154,41 @@ fn all_nine_tasks_are_finetuned_measured_and_used_by_their_own_commands() {
         let said = data::read_nifti(&path).unwrap();
         assert!(drawn.iter().any(|drawn| drawn.dims == said.dims && close(&drawn.affine, &said.affine)), "{path:?}");
     }
+}
+
+/// The values of a folder's masks.
+fn values(folder: &Path) -> BTreeSet<i64> {
+    let masks = files(folder).into_iter().filter(|path| path.extension().is_some_and(|kind| kind == "gz"));
+    masks.flat_map(|path| data::read_nifti(&path).unwrap().values).map(|value| value as i64).collect()
+}
+
+/// Masks are in the codes that `labels.toml` beside them has: the site's own, or each class's place in the task.
+fn what_masks_mean_is_said_beside_them(hospital: &Hospital) {
+    let codes = |folder: &str| -> BTreeSet<i64> {
+        let text = fs::read_to_string(hospital.path(folder).join("labels.toml")).unwrap();
+        let table: toml::Table = toml::from_str(&text).unwrap();
+        table["codes"].as_table().unwrap().values().map(|code| code.as_integer().unwrap()).collect()
+    };
+    let said = values(&hospital.path("said"));
+    assert_eq!(codes("said"), codes("labels"));
+    assert!(said.len() > 1 && said.iter().all(|value| *value == 0 || codes("labels").contains(value)), "{said:?}");
+
+    // Without the site's labels a class is its place in the task.
+    let told = hospital.done("predict --finetuned {}/cine-sax-segmentation --out {}/plain");
+    assert!(told.contains("labels.toml there says which value"), "{told}");
+    assert_eq!(codes("plain"), BTreeSet::from([1, 2, 3]));
+    assert!(values(&hospital.path("plain")).iter().all(|value| (0..=3).contains(value)));
+    let other = "predict --finetuned {}/lge-sax-segmentation --out {}/plain";
+    hospital.refused(other, &["plain/labels.toml gives the masks there other codes", "--out"]);
+
+    // A map that has no scar.
+    let (labels, poor) = (hospital.path("labels"), hospital.path("poor"));
+    fs::create_dir(&poor).unwrap();
+    fs::copy(labels.join("classes.csv"), poor.join("classes.csv")).unwrap();
+    fs::write(poor.join("labels.toml"), "[codes]\nLV = 1\nmyocardium = 2\n").unwrap();
+    let lacking = "predict --finetuned {}/lge-sax-segmentation --labels {}/poor --out {}/lacking";
+    hospital.refused(lacking, &["poor/labels.toml has no code for the class \"scar\"", "under [codes]"]);
+    assert!(!hospital.path("lacking").exists(), "nothing was written");
 }
 
 /// Landmarks lie on their slices, JSON says what the table says, and every subject that was drawn has a picture.

@@ -36,7 +36,9 @@ mod split;
 mod views;
 mod worker;
 
-pub use annotations::{FrameLandmarks, LabelError, Labels, SeriesMask, SliceClasses, TableRow, mask_on_frame};
+pub use annotations::{
+    FrameLandmarks, LabelError, Labels, MaskCodes, SeriesMask, SliceClasses, TableRow, mask_on_frame,
+};
 pub use cache::{CacheError, FrameCache, FramePixels, FrameRef, SeriesRecord, SkippedImage, SliceRecord};
 pub use crops::{CropBatch, CropMaker, Crops};
 pub use evaluation::{LabelledFrame, frames_for_evaluation, shown_frame, whole_frames};

@@ -21,6 +21,10 @@ pub(super) struct PredictArgs {
     /// Of whom.
     #[arg(long, value_enum, default_value_t = Whom::HeldOut)]
     of: Whom,
+    /// The folder of this site's labels: masks are written in the codes of its labels.toml. Without, a class's code is its
+    /// place in the task, from 1. Either way labels.toml beside the masks says which.
+    #[arg(long)]
+    labels: Option<PathBuf>,
     #[command(flatten)]
     json: Json,
 }
@@ -41,8 +45,9 @@ pub(super) fn predict(home: &Home, config: &Config, args: &PredictArgs) -> anyho
         Whom::HeldOut => split.held_out(),
         Whom::All => &all,
     };
+    let labels = finetuned::open_labels(home, &cache, args.labels.as_deref())?;
     let shape = (told.model.image_size * told.task.input.scale, told.model.in_channels);
-    let written = tasks::predict(&told.task, &cache, &network, shape, subjects, &args.out)?;
+    let written = tasks::predict(&told.task, &cache, &network, shape, subjects, labels.as_ref(), &args.out)?;
     if args.json.json {
         return print_json(&serde_json::json!({
             "subjects": written.subjects, "masks": written.masks, "rows": written.rows, "unplaced": written.unplaced,
@@ -52,8 +57,12 @@ pub(super) fn predict(home: &Home, config: &Config, args: &PredictArgs) -> anyho
         0 => String::new(),
         some => format!("; {some} series are no evenly spaced stack, and NIfTI cannot hold them"),
     };
+    let codes = match written.masks {
+        0 => "",
+        _ => "; labels.toml there says which value of the masks is which structure",
+    };
     print(&format!(
-        "{} subjects: {} masks and {} rows in {}{unplaced}. Research use only, not for diagnosis.\n",
+        "{} subjects: {} masks and {} rows in {}{codes}{unplaced}. Research use only, not for diagnosis.\n",
         written.subjects,
         written.masks,
         written.rows,

@@ -135,6 +135,15 @@ pub enum TasksError {
         /// What it holds.
         held: String,
     },
+    /// A folder whose masks have other codes.
+    #[error(
+        "{path} gives the masks there other codes than these would have: name another folder with --out (one for each task, \
+         or one for all in the site's own codes with --labels), or remove that one"
+    )]
+    OtherCodes {
+        /// The file that says so.
+        path: String,
+    },
     /// A mask that cannot be written.
     #[error("a mask cannot be written: {0}")]
     Mask(#[from] data::NiftiError),

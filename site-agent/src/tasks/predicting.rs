@@ -1,12 +1,14 @@
-//! What a finetuned network says of a site's subjects, as files: masks in the patient's space, classes and landmarks as a
-//! table, pictures. For this site's own use: the files name subjects by pseudonym and show images.
+//! What a finetuned network says of a site's subjects, as files: masks in the patient's space and what their values mean,
+//! classes and landmarks as a table, pictures. For this site's own use: the files name subjects by pseudonym and show images.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::Task;
 use common::task::TaskKind;
-use data::{FrameCache, FrameRef, SubjectKey, Volume, stack_affine, write_nifti};
+use data::{
+    Affine, FrameCache, FrameRef, Labels, MaskCodes, NiftiError, SubjectKey, Volume, stack_affine, write_nifti,
+};
 use model::Finetuner;
 use serde_json::{Value, json};
 
@@ -33,15 +35,21 @@ const COLORS: [[u8; 3]; 6] =
     [[230, 70, 60], [70, 200, 90], [70, 120, 240], [240, 200, 60], [200, 90, 220], [80, 210, 220]];
 const SHOWN_SIDE: usize = 160;
 
-/// Asks the network of every frame that the task is shown of some subjects, and writes what it says into `folder`.
+/// Asks the network of every frame that the task is shown of some subjects, and writes what it says into `folder`: masks in
+/// the codes of the site's labels, or without any by each class's place in the task.
 pub fn predict(
     task: &Task,
     cache: &FrameCache,
     network: &Finetuner,
     (side, channels): (usize, usize),
     subjects: &[SubjectKey],
+    labels: Option<&Labels>,
     folder: &Path,
 ) -> Result<Predicted, TasksError> {
+    let codes = match task.kind {
+        TaskKind::Segmentation => Some(declare_codes(task, labels, folder)?),
+        _ => None,
+    };
     let frames = shown_frames(task, cache, subjects)?;
     let examples: Vec<Example> = match task.kind {
         TaskKind::Detection => {
@@ -66,8 +74,8 @@ pub fn predict(
     seen.sort_unstable();
     seen.dedup();
     written.subjects = seen.len();
-    if task.kind == TaskKind::Segmentation {
-        masks(cache, &examples, &said, folder, &mut written)?;
+    if let Some(codes) = codes {
+        masks(cache, (&examples, &said), &codes, folder, &mut written)?;
     } else {
         let (text, answers) = table(task, cache, &examples, &said);
         written.rows = answers.len();
@@ -92,11 +100,29 @@ fn shown_frames(task: &Task, cache: &FrameCache, subjects: &[SubjectKey]) -> Res
     Ok(cache.frames().filter(wanted).collect())
 }
 
+/// Says in `labels.toml` what the masks' values will mean, before there is one. A folder whose masks mean something else is
+/// refused: nobody could tell them apart.
+fn declare_codes(task: &Task, labels: Option<&Labels>, folder: &Path) -> Result<MaskCodes, TasksError> {
+    let codes = match labels {
+        Some(labels) => labels.mask_codes(&task.classes)?,
+        None => MaskCodes::by_place(&task.classes),
+    };
+    let (path, text) = (folder.join("labels.toml"), codes.text());
+    match durable::read_if_there(&path)? {
+        Some(held) if held != text.as_bytes() => Err(TasksError::OtherCodes { path: path.display().to_string() }),
+        Some(_) => Ok(codes),
+        None => {
+            durable::write(&path, text.as_bytes())?;
+            Ok(codes)
+        }
+    }
+}
+
 /// A file for each series and phase: `<subject>/<series>-<phase>.nii.gz`.
 fn masks(
     cache: &FrameCache,
-    examples: &[Example],
-    said: &[Said],
+    (examples, said): (&[Example], &[Said]),
+    codes: &MaskCodes,
     folder: &Path,
     written: &mut Predicted,
 ) -> Result<(), TasksError> {
@@ -116,14 +142,27 @@ fn masks(
         // A slice that has no such phase is empty.
         let empty = vec![0; rows * columns];
         let all = (0..record.slices.len() as u32).flat_map(|slice| slices.get(&slice).copied().unwrap_or(&empty));
-        let volume =
-            Volume { dims: [columns, rows, record.slices.len(), 1], affine, values: all.copied().collect::<Vec<u8>>() };
+        let values: Vec<i64> = all.map(|place| codes.value(*place)).collect();
         let folder = folder.join(record.subject.to_string());
         std::fs::create_dir_all(&folder).map_err(durable::told("create", &folder))?;
-        write_nifti(&folder.join(format!("{}-{phase}.nii.gz", record.key)), &volume)?;
+        let path = folder.join(format!("{}-{phase}.nii.gz", record.key));
+        write_mask(&path, [columns, rows, record.slices.len(), 1], affine, &values, codes.largest())?;
         written.masks += 1;
     }
     Ok(())
+}
+
+/// In the smallest numbers that hold every code: bytes, then 16 bits, then 32-bit floats, which hold whole numbers exactly as
+/// far as codes go.
+fn write_mask(path: &Path, dims: [usize; 4], affine: Affine, values: &[i64], largest: i64) -> Result<(), NiftiError> {
+    let all = values.iter().copied();
+    if largest <= i64::from(u8::MAX) {
+        return write_nifti(path, &Volume { dims, affine, values: all.map(|value| value as u8).collect() });
+    }
+    if largest <= i64::from(i16::MAX) {
+        return write_nifti(path, &Volume { dims, affine, values: all.map(|value| value as i16).collect() });
+    }
+    write_nifti(path, &Volume { dims, affine, values: all.map(|value| value as f32).collect() })
 }
 
 /// A row for each answer: subject, series, slice and phase, and what was said; and the same as JSON. Landmarks in the

@@ -122,11 +122,7 @@ impl Codes {
         }
         for class in classes {
             if !self.classes.values().any(|held| held == class) {
-                return Err(LabelError::NoCode {
-                    file: self.file.clone(),
-                    class: class.clone(),
-                    known: listed(self.classes.values()),
-                });
+                return Err(self.no_code(class));
             }
         }
         let place = |class: &String| {
@@ -142,6 +138,22 @@ impl Codes {
         Ok(CodeMap { places: self.classes.iter().map(|(code, class)| (*code, place(class))).collect() })
     }
 
+    /// A class's codes, the least first.
+    pub(super) fn of_class(&self, class: &str) -> impl Iterator<Item = i64> {
+        self.classes.iter().filter(move |(_, held)| *held == class).map(|(code, _)| *code)
+    }
+
+    /// What each class lies within, if within another.
+    pub(super) fn within(&self) -> &BTreeMap<String, String> {
+        &self.within
+    }
+
+    /// That a class has no code here.
+    pub(super) fn no_code(&self, class: &str) -> LabelError {
+        let (file, class) = (self.file.clone(), class.to_owned());
+        LabelError::NoCode { file, class, known: listed(self.classes.values()) }
+    }
+
     /// Where the files of `masks.csv` lie, if the file says so.
     pub(crate) fn masks(&self) -> Option<&Path> {
         self.masks.as_deref()
@@ -153,7 +165,7 @@ impl Codes {
     }
 
     /// Every class, in the order of the codes.
-    fn classes(&self) -> Vec<String> {
+    pub(super) fn classes(&self) -> Vec<String> {
         let mut all: Vec<String> = Vec::new();
         for class in self.classes.values() {
             if !all.contains(class) {

@@ -24,6 +24,7 @@ mod order;
 mod projection;
 mod series;
 mod tables;
+mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ pub use landmarks::FrameLandmarks;
 pub use masks::SeriesMask;
 pub use projection::mask_on_frame;
 pub use series::SliceClasses;
+pub use written::MaskCodes;
 
 use crate::cache::{FrameCache, SeriesRecord};
 use crate::catalogue::part_key;
@@ -96,6 +98,11 @@ impl Labels {
     /// The first of these classes that no code of the masks stands for.
     pub fn without_code<'a>(&self, classes: &'a [String]) -> Option<&'a str> {
         classes.iter().map(String::as_str).find(|class| !self.codes.has(class))
+    }
+
+    /// The codes of `labels.toml` for masks of these classes, so that what is written reads as what was drawn.
+    pub fn mask_codes(&self, classes: &[String]) -> Result<MaskCodes, LabelError> {
+        MaskCodes::of_site(&self.codes, classes).map_err(|class| self.codes.no_code(class))
     }
 
     /// The first of these landmarks that no row has.
