@@ -1,7 +1,8 @@
 //! Files that are there whole or not at all: written beside, synced, renamed, the folder synced.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Why a file could not be written or read, and where.
@@ -45,9 +46,23 @@ pub fn told<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
     make_folder(folder_of(path))?;
     let beside = path.with_added_extension("part");
-    let mut file = File::create(&beside).map_err(told("create", &beside))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(told("write", &beside))?;
-    publish(&beside, path)
+    let file = File::create(&beside).map_err(told("create", &beside))?;
+    filled(file, &beside, path, bytes)
+}
+
+/// The same of a file that nobody but its user may read (0600), at any moment.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    make_folder(folder_of(path))?;
+    let beside = path.with_added_extension("part");
+    // What a crash has left keeps the mode that it has.
+    remove(&beside)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside);
+    filled(file.map_err(told("create", &beside))?, &beside, path, bytes)
+}
+
+fn filled(mut file: File, beside: &Path, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(told("write", beside))?;
+    publish(beside, path)
 }
 
 /// Makes a folder and those above it that are not there, so that a power cut does not take them with all that is in them.
@@ -105,6 +120,19 @@ pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_private_is_read_by_its_user_alone_also_over_what_others_could_read() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("subjects.csv");
+        write(&path, b"old").unwrap();
+        write(&path.with_added_extension("part"), b"left by a crash").unwrap();
+        write_private(&path, b"new").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!((read(&path).unwrap(), fs::read_dir(folder.path()).unwrap().count()), (b"new".to_vec(), 1));
+    }
 
     #[test]
     fn a_bare_name_lies_where_the_program_runs() {

@@ -131,7 +131,7 @@ fn all_nine_tasks_are_finetuned_measured_and_used_by_their_own_commands() {
         assert!(some("masks") + some("rows") > 0 && some("unplaced") == 0, "{task}: {told}");
     }
     what_was_said_can_be_read_back(&hospital);
-    what_masks_mean_is_said_beside_them(&hospital);
+    what_masks_mean_and_whose_they_are_is_said_beside_them(&hospital);
     one_page_tells_of_all(&hospital, &tasks);
     // What was said lies in the patient as the images do: the masks are those of the labels' own grid.
     let mut masks = Vec::new();
@@ -162,8 +162,9 @@ fn values(folder: &Path) -> BTreeSet<i64> {
     masks.flat_map(|path| data::read_nifti(&path).unwrap().values).map(|value| value as i64).collect()
 }
 
-/// Masks are in the codes that `labels.toml` beside them has: the site's own, or each class's place in the task.
-fn what_masks_mean_is_said_beside_them(hospital: &Hospital) {
+/// Masks are in the codes that `labels.toml` beside them has: the site's own, or each class's place in the task. A site may
+/// look up who is behind a pseudonym, and only the user who asked.
+fn what_masks_mean_and_whose_they_are_is_said_beside_them(hospital: &Hospital) {
     let codes = |folder: &str| -> BTreeSet<i64> {
         let text = fs::read_to_string(hospital.path(folder).join("labels.toml")).unwrap();
         let table: toml::Table = toml::from_str(&text).unwrap();
@@ -173,10 +174,23 @@ fn what_masks_mean_is_said_beside_them(hospital: &Hospital) {
     assert_eq!(codes("said"), codes("labels"));
     assert!(said.len() > 1 && said.iter().all(|value| *value == 0 || codes("labels").contains(value)), "{said:?}");
 
-    // Without the site's labels a class is its place in the task.
+    let names = fs::read_to_string(hospital.path("said/subjects.csv")).unwrap();
+    let held_out = Split::new(&hospital.cache().subjects(), 0.4).held_out().to_vec();
+    let rows: Vec<(&str, &str)> = names.lines().skip(1).map(|row| row.split_once(',').unwrap()).collect();
+    let identifiers = hospital.labels().identifiers(&SiteSecret::new(SECRET)).unwrap();
+    assert_eq!(rows.len(), held_out.len());
+    for ((pseudonym, identifier), subject) in rows.iter().zip(&held_out) {
+        assert_eq!(*pseudonym, subject.to_string());
+        assert_eq!(identifier.trim_matches('"'), identifiers[subject]);
+    }
+    let mode = fs::metadata(hospital.path("said/subjects.csv")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    // Without the site's labels a class is its place in the task, and nobody is named.
     let told = hospital.done("predict --finetuned {}/cine-sax-segmentation --out {}/plain");
     assert!(told.contains("labels.toml there says which value"), "{told}");
     assert_eq!(codes("plain"), BTreeSet::from([1, 2, 3]));
+    assert!(!hospital.path("plain/subjects.csv").exists());
     assert!(values(&hospital.path("plain")).iter().all(|value| (0..=3).contains(value)));
     let other = "predict --finetuned {}/lge-sax-segmentation --out {}/plain";
     hospital.refused(other, &["plain/labels.toml gives the masks there other codes", "--out"]);

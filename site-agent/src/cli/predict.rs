@@ -8,7 +8,7 @@ use data::Split;
 use super::{Json, finetuned, print, print_json};
 use crate::config::Config;
 use crate::home::Home;
-use crate::tasks;
+use crate::{images, tasks};
 
 #[derive(Debug, Args)]
 pub(super) struct PredictArgs {
@@ -22,7 +22,8 @@ pub(super) struct PredictArgs {
     #[arg(long, value_enum, default_value_t = Whom::HeldOut)]
     of: Whom,
     /// The folder of this site's labels: masks are written in the codes of its labels.toml. Without, a class's code is its
-    /// place in the task, from 1. Either way labels.toml beside the masks says which.
+    /// place in the task, from 1. Either way labels.toml beside the masks says which. With it subjects.csv says who is
+    /// behind each pseudonym, for this user of this site alone.
     #[arg(long)]
     labels: Option<PathBuf>,
     #[command(flatten)]
@@ -48,9 +49,17 @@ pub(super) fn predict(home: &Home, config: &Config, args: &PredictArgs) -> anyho
     let labels = finetuned::open_labels(home, &cache, args.labels.as_deref())?;
     let shape = (told.model.image_size * told.task.input.scale, told.model.in_channels);
     let written = tasks::predict(&told.task, &cache, &network, shape, subjects, labels.as_ref(), &args.out)?;
+    let named = match &labels {
+        Some(labels) => {
+            let identifiers = labels.identifiers(&images::secret(home)?)?;
+            Some(tasks::write_pseudonyms(&args.out, subjects, &identifiers)?)
+        }
+        None => None,
+    };
     if args.json.json {
         return print_json(&serde_json::json!({
             "subjects": written.subjects, "masks": written.masks, "rows": written.rows, "unplaced": written.unplaced,
+            "named": named,
         }));
     }
     let unplaced = match written.unplaced {
@@ -61,8 +70,11 @@ pub(super) fn predict(home: &Home, config: &Config, args: &PredictArgs) -> anyho
         0 => "",
         _ => "; labels.toml there says which value of the masks is which structure",
     };
+    let named = named.map_or_else(String::new, |named| {
+        format!("; subjects.csv there names {named} patients: it is for this user alone and never leaves the site")
+    });
     print(&format!(
-        "{} subjects: {} masks and {} rows in {}{codes}{unplaced}. Research use only, not for diagnosis.\n",
+        "{} subjects: {} masks and {} rows in {}{codes}{named}{unplaced}. Research use only, not for diagnosis.\n",
         written.subjects,
         written.masks,
         written.rows,

@@ -8,6 +8,7 @@
 //! batches    what a step is shown
 //! asking     what a network says of examples, in the images' own pixels
 //! measuring  answers to clinical numbers, with intervals by subject
+//! predicting what a network says, as files          pseudonyms  who is behind them, for this site alone
 //! ```
 
 mod asking;
@@ -19,6 +20,7 @@ mod folder;
 mod learnt;
 mod measuring;
 mod predicting;
+mod pseudonyms;
 mod training;
 
 pub(crate) use asking::likeliest;
@@ -31,6 +33,7 @@ pub use folder::{Finetuned, FinetunedFolder, Look};
 pub use learnt::{Learnt, Seen};
 pub use measuring::{Agreement, Measured, Value, evaluate, held_out_examples, measure};
 pub use predicting::{Predicted, predict};
+pub use pseudonyms::write_pseudonyms;
 pub use training::{Course, Finetuning, finetune, thinned};
 
 use common::task::TaskError;

@@ -75,6 +75,16 @@ impl Labels {
         Ok(labels)
     }
 
+    /// Who the subjects of the tables are, as the site itself calls them (PatientID). They are read again and not kept: for a
+    /// file that stays at the site, and for nothing else.
+    pub fn identifiers(&self, secret: &SiteSecret) -> Result<BTreeMap<SubjectKey, String>, LabelError> {
+        let mut all = BTreeMap::new();
+        for table in ["classes.csv", "series.csv", "masks.csv", "landmarks.csv"] {
+            tables::identifiers(&self.folder.join(table), secret, &mut all)?;
+        }
+        Ok(all)
+    }
+
     /// Whether there are masks.
     pub fn has_masks(&self) -> bool {
         self.masks.is_some()

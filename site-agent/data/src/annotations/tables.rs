@@ -1,4 +1,5 @@
-//! The tables, read whole and strictly. Identifiers become pseudonyms here.
+//! The tables, read whole and strictly. Identifiers become pseudonyms here, and are given back to nobody who does not ask for
+//! them by name.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -155,6 +156,20 @@ pub(super) fn landmarks(file: &Path, secret: &SiteSecret) -> Result<Option<Vec<L
         })
     });
     rows.collect::<Result<_, _>>().map(Some)
+}
+
+/// Adds who the subjects of a table are, as the site writes it there: the way back from a pseudonym.
+pub(super) fn identifiers(
+    file: &Path,
+    secret: &SiteSecret,
+    all: &mut BTreeMap<SubjectKey, String>,
+) -> Result<(), LabelError> {
+    let Some(table) = Table::read(file)? else { return Ok(()) };
+    let place = table.column("subject")?;
+    for row in &table.rows {
+        all.entry(row.subject(place, secret)?).or_insert_with(|| row.cells[place].to_owned());
+    }
+    Ok(())
 }
 
 /// A comma-separated table (RFC 4180), every row as long as the first line.

@@ -22,6 +22,16 @@ fn classes_are_places_in_the_list_and_empty_cells_say_nothing() {
 }
 
 #[test]
+fn a_subject_is_called_as_any_of_the_tables_calls_it() {
+    let site = Site::new();
+    site.text("classes.csv", "disease,subject\nHCM,PATIENT-1\n");
+    site.text("landmarks.csv", "subject,series,phase,landmark,x_mm,y_mm,z_mm\n\"PATIENT, 2\",1.2,0,apex,0,0,0\n");
+    let called = Labels::open(&site.labels(), &secret()).unwrap().identifiers(&secret()).unwrap();
+    let pair = |identifier: &str| (SubjectKey::of(&secret(), identifier), identifier.to_owned());
+    assert_eq!(called, BTreeMap::from([pair("PATIENT-1"), pair("PATIENT, 2")]));
+}
+
+#[test]
 fn a_folder_of_labels_is_checked_whole() {
     let site = Site::new();
     site.volume(
