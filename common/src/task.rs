@@ -1,7 +1,7 @@
 //! A clinical task of the foundation model, as a small declaration: what is asked, of which images, how it is trained and
 //! what is measured. The trainer has no branch for any task: a tenth one is a new file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -34,6 +34,10 @@ pub struct Task {
     pub metrics: Vec<Metric>,
     /// By which of them, on the validation subjects, the best model is picked.
     pub best: Best,
+    /// In which planes each landmark is to be seen: it is told of no other. One that is not named here is told of all that the
+    /// task is shown.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub seen_in: BTreeMap<String, Vec<String>>,
 }
 
 /// What kind of answer a task asks.
@@ -366,6 +370,18 @@ impl Task {
         within("input.frames", input.frames, (1..=256).contains(&input.frames), "1 to 256")?;
         let phases = input.phases.iter().all(|phase| (0.0..1.0).contains(phase));
         within("input.phases", format!("{:?}", input.phases), phases, "fractions of the cycle, 0 or more and below 1")?;
+        for (landmark, planes) in &self.seen_in {
+            let is_landmark = self.kind == TaskKind::Localisation && self.class(landmark).is_some();
+            within(
+                "seen_in",
+                format!("of {landmark:?}"),
+                is_landmark,
+                "of landmarks among the classes of a localisation",
+            )?;
+            let shown = planes.iter().all(|plane| input.planes.is_empty() || input.planes.contains(plane));
+            let sound = !planes.is_empty() && shown;
+            within("seen_in", format!("{planes:?} of {landmark:?}"), sound, "one plane or more, all of input.planes")?;
+        }
         self.augmentation.check()?;
         self.training.check()?;
         within("metrics", "empty", !self.metrics.is_empty(), "at least one metric")?;
@@ -549,6 +565,30 @@ mod tests {
         assert!(refused(&|task| task.input.phases = vec![1.0]).contains("input.phases is [1.0]"));
         assert!(refused(&|task| task.training.layer_decay = 0.0).contains("training.layer_decay is 0"));
         assert!(refused(&|task| task.augmentation.flip = 2.0).contains("0 to 1"));
+    }
+
+    #[test]
+    fn a_landmark_is_seen_in_planes_that_the_task_is_shown_and_a_task_that_does_not_say_has_the_bytes_it_always_had() {
+        assert!(!serde_json::to_string(&task()).unwrap().contains("seen_in"));
+        let mut marked = task();
+        marked.kind = TaskKind::Localisation;
+        marked.labels = LabelSource::Landmarks;
+        marked.classes = vec!["apex".to_owned()];
+        marked.metrics = vec![Metric::Distance];
+        marked.best = Best { metric: Metric::Distance, direction: Direction::Lower };
+        let seen = |of: &str, planes: &[&str]| {
+            let planes = planes.iter().map(|plane| (*plane).to_owned()).collect();
+            Task { seen_in: BTreeMap::from([(of.to_owned(), planes)]), ..marked.clone() }
+        };
+        let sound = seen("apex", &["sax"]);
+        sound.check().unwrap();
+        assert_eq!(toml::from_str::<Task>(&toml::to_string(&sound).unwrap()).unwrap(), sound);
+        let refused = |task: Task| task.check().unwrap_err().to_string();
+        assert!(refused(seen("base", &["sax"])).contains("seen_in is of \"base\""));
+        assert!(refused(seen("apex", &[])).contains("one plane or more"));
+        assert!(refused(seen("apex", &["four-chamber"])).contains("all of input.planes"));
+        let of_masks = Task { seen_in: BTreeMap::from([("LV".to_owned(), vec!["sax".to_owned()])]), ..task() };
+        assert!(refused(of_masks).contains("classes of a localisation"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod images;
 pub mod job;
 pub mod journal;
 pub mod ledger;
+mod lettering;
 pub mod lineage;
 pub mod link;
 pub mod log;

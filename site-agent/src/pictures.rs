@@ -4,23 +4,28 @@
 use std::io;
 use std::path::Path;
 
+use crate::lettering;
+
 /// Tiles in columns and rows, in color.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
     columns: usize,
-    rows: usize,
     side: usize,
-    pixels: Vec<u8>, // [rows * (side + GAP), columns * (side + GAP), 3]
+    pixels: Vec<u8>, // [rows * (side + GAP) and those of the legend, columns * (side + GAP), 3]
 }
 
 /// Pixels between tiles.
 const GAP: usize = 4;
+/// Each channel where there is no tile.
+const DARK: u8 = 18;
+/// Pixels of the picture across a letter's pixel.
+const LETTERS: usize = 2;
 
 impl Picture {
     /// A dark picture of `columns` by `rows` tiles of `side` pixels.
     pub fn gray(columns: usize, rows: usize, side: usize) -> Self {
-        let pixels = vec![18; columns * (side + GAP) * rows * (side + GAP) * 3];
-        Self { columns, rows, side, pixels }
+        let pixels = vec![DARK; columns * (side + GAP) * rows * (side + GAP) * 3];
+        Self { columns, side, pixels }
     }
 
     /// Puts a gray tile of `side * side` values in its place.
@@ -38,6 +43,24 @@ impl Picture {
         }
     }
 
+    /// Adds a line for each color below all else, with what it stands for; a name ends where the picture does.
+    pub fn add_legend(&mut self, lines: &[([u8; 3], &str)]) {
+        let width = self.columns * (self.side + GAP);
+        let [_, height] = lettering::extent(1, LETTERS);
+        for (color, name) in lines {
+            let start = self.pixels.len();
+            self.pixels.resize(start + width * (height + 2 * GAP) * 3, DARK);
+            let mut set = |column: usize, row: usize, color: [u8; 3]| {
+                if column < width {
+                    let at = start + ((row + GAP) * width + column) * 3;
+                    self.pixels[at..at + 3].copy_from_slice(&color);
+                }
+            };
+            (0..height * height).for_each(|pixel| set(GAP + pixel % height, pixel / height, *color));
+            lettering::set(name, LETTERS).for_each(|[column, row]| set(height + 3 * GAP + column, row, [220; 3]));
+        }
+    }
+
     /// Writes the picture as a PNG.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         std::fs::write(path, self.png()?)
@@ -45,7 +68,8 @@ impl Picture {
 
     /// The picture as the bytes of a PNG.
     pub fn png(&self) -> io::Result<Vec<u8>> {
-        let (width, height) = (self.columns * (self.side + GAP), self.rows * (self.side + GAP));
+        let width = self.columns * (self.side + GAP);
+        let height = self.pixels.len() / 3 / width.max(1);
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
         encoder.set_color(png::ColorType::Rgb);
@@ -88,6 +112,23 @@ mod tests {
         let red: Vec<u8> = over.chunks(3).map(|pixel| pixel[0]).collect();
         assert_eq!(red.iter().enumerate().max_by_key(|(_, value)| **value).map(|(at, _)| at), Some(15));
         assert_eq!(red[0], 0);
+    }
+
+    #[test]
+    fn a_legend_is_below_the_tiles_and_a_long_name_ends_with_the_picture() {
+        let mut picture = Picture::gray(1, 1, 60);
+        picture.place_gray(0, 0, &[200; 3600]);
+        let tiles = picture.clone();
+        let red = [230, 70, 60];
+        picture.add_legend(&[(red, "LV"), ([70, 200, 90], "a name that is longer than the picture is wide")]);
+        assert_eq!(picture.pixels[..tiles.pixels.len()], tiles.pixels);
+        let below: Vec<&[u8]> = picture.pixels[tiles.pixels.len()..].chunks(3).collect();
+        assert_eq!(below.len(), 64 * 2 * 18);
+        assert_eq!(below.iter().filter(|pixel| **pixel == red).count(), 100);
+        // Seven pixels of an L and nine of a V, each two by two.
+        let first = &below[..64 * 18];
+        assert_eq!(first.iter().filter(|pixel| ***pixel == [220; 3]).count(), 4 * (7 + 9));
+        assert_eq!(&picture.png().unwrap()[1..4], b"PNG");
     }
 
     #[test]

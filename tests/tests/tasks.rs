@@ -173,7 +173,6 @@ fn what_masks_mean_and_whose_they_are_is_said_beside_them(hospital: &Hospital) {
     let said = values(&hospital.path("said"));
     assert_eq!(codes("said"), codes("labels"));
     assert!(said.len() > 1 && said.iter().all(|value| *value == 0 || codes("labels").contains(value)), "{said:?}");
-
     let names = fs::read_to_string(hospital.path("said/subjects.csv")).unwrap();
     let held_out = Split::new(&hospital.cache().subjects(), 0.4).held_out().to_vec();
     let rows: Vec<(&str, &str)> = names.lines().skip(1).map(|row| row.split_once(',').unwrap()).collect();
@@ -190,8 +189,8 @@ fn what_masks_mean_and_whose_they_are_is_said_beside_them(hospital: &Hospital) {
     let told = hospital.done("predict --finetuned {}/cine-sax-segmentation --out {}/plain");
     assert!(told.contains("labels.toml there says which value"), "{told}");
     assert_eq!(codes("plain"), BTreeSet::from([1, 2, 3]));
-    assert!(!hospital.path("plain/subjects.csv").exists());
     assert!(values(&hospital.path("plain")).iter().all(|value| (0..=3).contains(value)));
+    assert!(!hospital.path("plain/subjects.csv").exists());
     let other = "predict --finetuned {}/lge-sax-segmentation --out {}/plain";
     hospital.refused(other, &["plain/labels.toml gives the masks there other codes", "--out"]);
 
@@ -212,15 +211,19 @@ fn what_was_said_can_be_read_back(hospital: &Hospital) {
     let answers: Vec<serde_json::Value> =
         serde_json::from_slice(&fs::read(said.join("landmarks.json")).unwrap()).unwrap();
     let mut lines = table.lines();
-    assert_eq!(lines.next(), Some("subject,series,slice,phase,landmark,x_mm,y_mm,z_mm"));
+    assert_eq!(lines.next(), Some("subject,series,slice,phase,landmark,x_mm,y_mm,z_mm,score"));
     assert_eq!(lines.clone().count(), answers.len());
+    let mut seen = BTreeSet::new();
     for (line, answer) in lines.zip(&answers) {
         let cells: Vec<&str> = line.split(',').collect();
-        let [subject, series, slice, phase, landmark, x, y, z] = cells[..] else { panic!("{line}") };
+        let [subject, series, slice, phase, landmark, x, y, z, score] = cells[..] else { panic!("{line}") };
         let number = |cell: &str| cell.parse::<f64>().unwrap();
         let point = [x, y, z].map(number);
         let record = cache.series().iter().find(|record| record.key.to_string() == series).unwrap();
         assert_eq!(record.subject.to_string(), subject);
+        seen.insert((landmark.trim_matches('"').to_owned(), record.plane.to_string()));
+        assert!((0.0..=1.0).contains(&number(score)), "{line}");
+        assert!((answer["score"].as_f64().unwrap() - number(score)).abs() < 1e-4, "{line} {answer}");
         let placement = record.slices[slice.parse::<usize>().unwrap()].placement.unwrap();
         // To the two decimals that are written.
         assert!(placement.distance_mm(point).abs() < 0.01, "{line}");
@@ -233,6 +236,17 @@ fn what_was_said_can_be_read_back(hospital: &Hospital) {
         let same = point.iter().enumerate().all(|(i, mm)| (answer["lps_mm"][i].as_f64().unwrap() - mm).abs() < 0.006);
         assert!(same, "{line} {answer}");
     }
+    // Each landmark where it is to be seen, and nowhere else.
+    let pair = |(landmark, plane): (&str, &str)| (landmark.to_owned(), plane.to_owned());
+    let where_it_is = [
+        ("RV insertion anterior", "SAX"),
+        ("RV insertion inferior", "SAX"),
+        ("mitral annulus septal", "4CH"),
+        ("mitral annulus lateral", "4CH"),
+        ("apex", "2CH"),
+        ("apex", "4CH"),
+    ];
+    assert_eq!(seen, BTreeSet::from(where_it_is.map(pair)));
     let answers: Vec<serde_json::Value> =
         serde_json::from_slice(&fs::read(said.join("cardiac-disease.json")).unwrap()).unwrap();
     for answer in &answers {

@@ -38,8 +38,20 @@ impl<'a> Asked<'a> {
 
     /// What the network says of each example.
     pub fn all(&self, network: &Finetuner, examples: &[&Example]) -> Result<Vec<Said>, ModelError> {
+        Ok(self.all_scored(network, examples)?.into_iter().map(|(said, _)| said).collect())
+    }
+
+    /// The same, and how sure the network is of each landmark ([`near_peak`]); nothing beside other answers.
+    pub(super) fn all_scored(
+        &self,
+        network: &Finetuner,
+        examples: &[&Example],
+    ) -> Result<Vec<(Said, Vec<f64>)>, ModelError> {
         match self.task.kind {
-            TaskKind::Detection => examples.iter().map(|example| self.of_subject(network, &example.frames)).collect(),
+            TaskKind::Detection => {
+                let said = |example: &&Example| Ok((self.of_subject(network, &example.frames)?, Vec::new()));
+                examples.iter().map(said).collect()
+            }
             _ => {
                 let frames: Vec<FrameRef> =
                     examples.iter().filter_map(|example| example.frames.first().copied()).collect();
@@ -57,20 +69,27 @@ impl<'a> Asked<'a> {
         Ok(Said::Scores(probabilities(&logits, outputs(self.task))))
     }
 
-    fn of_frames(&self, network: &Finetuner, frames: &[FrameRef]) -> Result<Vec<Said>, ModelError> {
+    fn of_frames(&self, network: &Finetuner, frames: &[FrameRef]) -> Result<Vec<(Said, Vec<f64>)>, ModelError> {
         let (values, warps) = self.shown(frames);
         let (side, outputs) = (self.side, outputs(self.task));
         let logits = network.logits(self.task, &TaskImages { values, count: frames.len(), side, group: 1 })?;
         let each = logits.chunks_exact(logits.len() / frames.len().max(1)).zip(frames.iter().zip(&warps));
         let said = each.map(|(logits, (frame, warp))| match self.task.kind {
-            TaskKind::Classification | TaskKind::Detection => Said::Scores(probabilities(logits, outputs)),
+            TaskKind::Classification | TaskKind::Detection => {
+                (Said::Scores(probabilities(logits, outputs)), Vec::new())
+            }
             TaskKind::Segmentation => {
-                Said::Pixels(self.pixels(*frame, warp, &losses::softmax(logits, outputs), outputs))
+                (Said::Pixels(self.pixels(*frame, warp, &losses::softmax(logits, outputs), outputs)), Vec::new())
             }
             TaskKind::Localisation => {
-                let grid = self.grid(*frame);
+                let (grid, reach) = (self.grid(*frame), 2.0 * self.task.training.heatmap_sigma);
                 let place = |landmark| warp.to_frame(losses::place_of(logits, landmark, outputs, side));
-                Said::Places((0..outputs).map(|landmark| grid.to_native(place(landmark))).collect())
+                let places = (0..outputs).map(|landmark| grid.to_native(place(landmark))).collect();
+                let heatmap = |landmark| logits.iter().copied().skip(landmark).step_by(outputs).collect::<Vec<f32>>();
+                (
+                    Said::Places(places),
+                    (0..outputs).map(|landmark| near_peak(&heatmap(landmark), side, reach)).collect(),
+                )
             }
         });
         Ok(said.collect())
@@ -100,6 +119,22 @@ impl<'a> Asked<'a> {
         let warps = each.map(|(values, frame)| self.views.whole(self.cache, *frame, values)).collect();
         (values, warps)
     }
+}
+
+/// How much of a heatmap's probability lies within `reach` pixels of its peak: 1 if all does. A heatmap that is as sharp as it
+/// was taught to be has 0.86 of it within two of its standard deviations; one that knows nothing has the area's share of the
+/// image. `logits` is `[side * side]`.
+fn near_peak(logits: &[f32], side: usize, reach: f64) -> f64 {
+    let peak = likeliest(logits);
+    let (row, column) = (peak / side, peak % side);
+    let (mut near, mut all) = (0.0, 0.0);
+    for (pixel, logit) in logits.iter().enumerate() {
+        let probability = f64::from(logit - logits[peak]).exp();
+        let (down, across) = ((pixel / side).abs_diff(row) as f64, (pixel % side).abs_diff(column) as f64);
+        all += probability;
+        near += if down.hypot(across) <= reach { probability } else { 0.0 };
+    }
+    near / all
 }
 
 /// The place of the largest score; of equal ones, the first.
@@ -142,6 +177,22 @@ mod tests {
         }
         assert_eq!(between(&values, 2, 6, [-0.4, 5.4]), between(&values, 2, 6, [0.0, 5.0]));
         assert_eq!(between(&values, 2, 6, [2.0, 5.6]), None);
+    }
+
+    #[test]
+    fn a_sharp_heatmap_scores_high_and_one_that_knows_nothing_scores_the_areas_share() {
+        const SIDE: usize = 64;
+        let from = |pixel: usize| ((pixel / SIDE) as f32 - 30.0).hypot((pixel % SIDE) as f32 - 20.0);
+        let as_taught: Vec<f32> = (0..SIDE * SIDE).map(|pixel| -(from(pixel) / 3.0).powi(2) / 2.0 + 7.0).collect();
+        let score = near_peak(&as_taught, SIDE, 6.0);
+        assert!((score - (1.0 - (-2.0_f64).exp())).abs() < 0.01, "{score}");
+        let needle: Vec<f32> = (0..SIDE * SIDE).map(|pixel| if pixel == 700 { 50.0 } else { 0.0 }).collect();
+        assert!(near_peak(&needle, SIDE, 6.0) > 0.999);
+        // Two peaks that are as likely share what there is; a flat heatmap's peak is the first pixel, in a corner.
+        let two: Vec<f32> =
+            (0..SIDE * SIDE).map(|pixel| if [700, 3000].contains(&pixel) { 50.0 } else { 0.0 }).collect();
+        assert!((near_peak(&two, SIDE, 6.0) - 0.5).abs() < 1e-6);
+        assert!(near_peak(&[0.0; SIDE * SIDE], SIDE, 6.0) < 0.02);
     }
 
     #[test]

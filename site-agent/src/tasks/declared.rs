@@ -56,6 +56,7 @@ pub(super) fn check(task: &Task) -> Result<(), TasksError> {
     task.check()?;
     sequences(task)?;
     planes(task)?;
+    seen_in(task)?;
     Ok(())
 }
 
@@ -66,9 +67,20 @@ pub(super) fn sequences(task: &Task) -> Result<Vec<Sequence>, TasksError> {
 
 /// The planes that a task is shown; all, if it names none.
 pub(super) fn planes(task: &Task) -> Result<Vec<Plane>, TasksError> {
-    let known = "sax, two-chamber, three-chamber, four-chamber, lvot and other";
-    words(task, "input.planes", &task.input.planes, &Plane::ALL, known)
+    words(task, "input.planes", &task.input.planes, &Plane::ALL, PLANES)
 }
+
+/// The planes in which each class is to be seen, by its place; all that the task is shown, if it does not say.
+pub(super) fn seen_in(task: &Task) -> Result<Vec<Vec<Plane>>, TasksError> {
+    let shown = planes(task)?;
+    let of = |class| match task.seen_in.get(class) {
+        Some(named) => words(task, "seen_in", named, &Plane::ALL, PLANES),
+        None => Ok(shown.clone()),
+    };
+    task.classes.iter().map(of).collect()
+}
+
+const PLANES: &str = "sax, two-chamber, three-chamber, four-chamber, lvot and other";
 
 fn words<T: DeserializeOwned + Copy>(
     task: &Task,
@@ -106,6 +118,20 @@ mod tests {
         let tasks = built_in();
         let of = |name: &str| mirrored(tasks.iter().find(|task| task.name.as_str() == name).unwrap());
         assert_eq!((of("cine-view"), of("landmarks")), (0.0, 0.0));
+    }
+
+    #[test]
+    fn each_landmark_is_seen_in_its_planes_and_a_class_of_another_task_in_all_that_the_task_is_shown() {
+        let tasks = built_in();
+        let of = |name: &str| seen_in(tasks.iter().find(|task| task.name.as_str() == name).unwrap()).unwrap();
+        let long = [Plane::TwoChamber, Plane::FourChamber];
+        assert_eq!(of("landmarks"), [&[Plane::Sax][..], &[Plane::Sax], &long[1..], &long[1..], &long]);
+        assert_eq!(of("cine-sax-segmentation"), vec![vec![Plane::Sax]; 3]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("marks.toml");
+        std::fs::write(&path, BUILT_IN[6].replace("[\"four-chamber\"]", "[\"four chambers\"]")).unwrap();
+        let refused = read_task(&path.display().to_string()).unwrap_err().to_string();
+        assert!(refused.contains("seen_in holds \"four chambers\"") && refused.contains("lvot"), "{refused}");
     }
 
     #[test]

@@ -9,12 +9,14 @@
 //! asking     what a network says of examples, in the images' own pixels
 //! measuring  answers to clinical numbers, with intervals by subject
 //! predicting what a network says, as files          pseudonyms  who is behind them, for this site alone
+//! drawing    the same over the frames
 //! ```
 
 mod asking;
 mod batches;
 mod cohort;
 mod declared;
+mod drawing;
 mod examples;
 mod folder;
 mod learnt;

@@ -7,15 +7,14 @@ use std::path::Path;
 use common::Task;
 use common::task::TaskKind;
 use data::{
-    Affine, FrameCache, FrameRef, Labels, MaskCodes, NiftiError, SubjectKey, Volume, stack_affine, write_nifti,
+    Affine, FrameCache, FrameRef, Labels, MaskCodes, NiftiError, Plane, SubjectKey, Volume, stack_affine, write_nifti,
 };
 use model::Finetuner;
 use serde_json::{Value, json};
 
 use super::asking::likeliest;
-use super::{Answer, Asked, Example, Said, TasksError, declared};
+use super::{Answer, Asked, Example, Said, TasksError, declared, drawing};
 use crate::durable;
-use crate::pictures::Picture;
 
 /// What was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,11 +28,6 @@ pub struct Predicted {
     /// Series whose slices are not a stack, so that no file can hold them.
     pub unplaced: usize,
 }
-
-/// Colors of structures in pictures.
-const COLORS: [[u8; 3]; 6] =
-    [[230, 70, 60], [70, 200, 90], [70, 120, 240], [240, 200, 60], [200, 90, 220], [80, 210, 220]];
-const SHOWN_SIDE: usize = 160;
 
 /// Asks the network of every frame that the task is shown of some subjects, and writes what it says into `folder`: masks in
 /// the codes of the site's labels, or without any by each class's place in the task.
@@ -50,7 +44,8 @@ pub fn predict(
         TaskKind::Segmentation => Some(declare_codes(task, labels, folder)?),
         _ => None,
     };
-    let frames = shown_frames(task, cache, subjects)?;
+    let seen_in = declared::seen_in(task)?;
+    let frames = shown_frames(task, cache, subjects, &seen_in)?;
     let examples: Vec<Example> = match task.kind {
         TaskKind::Detection => {
             let mut of: BTreeMap<SubjectKey, Vec<FrameRef>> = BTreeMap::new();
@@ -68,7 +63,7 @@ pub fn predict(
     };
     let asked = Asked::new(cache, task, side, channels);
     let refs: Vec<&Example> = examples.iter().collect();
-    let said = asked.all(network, &refs)?;
+    let (said, scores): (Vec<_>, Vec<_>) = asked.all_scored(network, &refs)?.into_iter().unzip();
     let mut written = Predicted::default();
     let mut seen: Vec<SubjectKey> = examples.iter().map(|example| example.subject).collect();
     seen.sort_unstable();
@@ -77,23 +72,29 @@ pub fn predict(
     if let Some(codes) = codes {
         masks(cache, (&examples, &said), &codes, folder, &mut written)?;
     } else {
-        let (text, answers) = table(task, cache, &examples, &said);
+        let (text, answers) = table((task, &seen_in), cache, &examples, (&said, &scores));
         written.rows = answers.len();
         let path = |kind: &str| folder.join(format!("{}.{kind}", task.name));
         durable::write(&path("csv"), text.as_bytes())?;
         let lines = answers.iter().map(|answer| format!("  {answer}")).collect::<Vec<_>>().join(",\n");
         durable::write(&path("json"), format!("[\n{lines}\n]\n").as_bytes())?;
     }
-    pictures(task, cache, &examples, &said, folder)?;
+    drawing::pictures((task, &seen_in), cache, (&examples, &said), folder)?;
     Ok(written)
 }
 
-fn shown_frames(task: &Task, cache: &FrameCache, subjects: &[SubjectKey]) -> Result<Vec<FrameRef>, TasksError> {
-    let (sequences, planes) = (declared::sequences(task)?, declared::planes(task)?);
+/// The frames that are asked: of the task's sequences, and of planes in which there is something to be seen.
+fn shown_frames(
+    task: &Task,
+    cache: &FrameCache,
+    subjects: &[SubjectKey],
+    seen_in: &[Vec<Plane>],
+) -> Result<Vec<FrameRef>, TasksError> {
+    let sequences = declared::sequences(task)?;
     let wanted = |frame: &FrameRef| {
         let record = &cache.series()[frame.series as usize];
         sequences.contains(&record.sequence)
-            && planes.contains(&record.plane)
+            && seen_in.iter().any(|planes| planes.contains(&record.plane))
             && subjects.binary_search(&record.subject).is_ok()
             && super::examples::is_shown(task, record, *frame)
     };
@@ -166,15 +167,20 @@ fn write_mask(path: &Path, dims: [usize; 4], affine: Affine, values: &[i64], lar
 }
 
 /// A row for each answer: subject, series, slice and phase, and what was said; and the same as JSON. Landmarks in the
-/// patient's coordinates (LPS).
-fn table(task: &Task, cache: &FrameCache, examples: &[Example], said: &[Said]) -> (String, Vec<Value>) {
+/// patient's coordinates (LPS), of the planes in which they are to be seen, each with its score.
+fn table(
+    (task, seen_in): (&Task, &[Vec<Plane>]),
+    cache: &FrameCache,
+    examples: &[Example],
+    (said, scores): (&[Said], &[Vec<f64>]),
+) -> (String, Vec<Value>) {
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let place = |frame: &FrameRef| {
         let record = &cache.series()[frame.series as usize];
         format!("{},{},{},{}", record.subject, record.key, frame.slice, frame.phase)
     };
     let mut text = match task.kind {
-        TaskKind::Localisation => "subject,series,slice,phase,landmark,x_mm,y_mm,z_mm\n".to_owned(),
+        TaskKind::Localisation => "subject,series,slice,phase,landmark,x_mm,y_mm,z_mm,score\n".to_owned(),
         kind => {
             let who = if kind == TaskKind::Detection { "subject" } else { "subject,series,slice,phase" };
             let each = task.classes.iter().map(|class| quoted(&format!("probability of {class}")));
@@ -182,7 +188,7 @@ fn table(task: &Task, cache: &FrameCache, examples: &[Example], said: &[Said]) -
         }
     };
     let mut answers = Vec::new();
-    for (example, said) in examples.iter().zip(said) {
+    for ((example, said), scores) in examples.iter().zip(said).zip(scores) {
         let Some(frame) = example.frames.first() else { continue };
         let record = &cache.series()[frame.series as usize];
         let mut answer = json!({ "subject": example.subject.to_string() });
@@ -204,11 +210,13 @@ fn table(task: &Task, cache: &FrameCache, examples: &[Example], said: &[Said]) -
             }
             Said::Places(places) => {
                 let Some(placement) = record.slices[frame.slice as usize].placement else { continue };
-                for (name, at) in task.classes.iter().zip(places) {
+                let all = task.classes.iter().zip(seen_in).zip(places.iter().zip(scores));
+                for ((name, _), (at, score)) in all.filter(|((_, planes), _)| planes.contains(&record.plane)) {
                     let [x, y, z] = placement.point(record.spacing_mm, *at);
-                    text += &format!("{},{},{x:.2},{y:.2},{z:.2}\n", place(frame), quoted(name));
+                    text += &format!("{},{},{x:.2},{y:.2},{z:.2},{score:.4}\n", place(frame), quoted(name));
                     answer["landmark"] = name.as_str().into();
                     answer["lps_mm"] = json!([x, y, z]);
+                    answer["score"] = json!(score);
                     answers.push(answer.clone());
                 }
             }
@@ -216,84 +224,4 @@ fn table(task: &Task, cache: &FrameCache, examples: &[Example], said: &[Said]) -
         }
     }
     (text, answers)
-}
-
-/// Of each subject up to twelve frames with what was said of them, in one picture: `<subject>/<task>.png`.
-fn pictures(
-    task: &Task,
-    cache: &FrameCache,
-    examples: &[Example],
-    said: &[Said],
-    folder: &Path,
-) -> Result<(), TasksError> {
-    if !matches!(task.kind, TaskKind::Segmentation | TaskKind::Localisation) {
-        return Ok(());
-    }
-    let mut by_subject: BTreeMap<SubjectKey, Vec<(FrameRef, &Said)>> = BTreeMap::new();
-    for (example, said) in examples.iter().zip(said) {
-        by_subject.entry(example.subject).or_default().extend(example.frames.first().map(|frame| (*frame, said)));
-    }
-    for (subject, shown) in by_subject {
-        let folder = folder.join(subject.to_string());
-        std::fs::create_dir_all(&folder).map_err(durable::told("create", &folder))?;
-        let path = folder.join(format!("{}.png", task.name));
-        picture(cache, &shown).write(&path).map_err(durable::told("write", &path))?;
-    }
-    Ok(())
-}
-
-/// Up to twelve of these frames, evenly spread.
-fn picture(cache: &FrameCache, shown: &[(FrameRef, &Said)]) -> Picture {
-    let (columns, rows) = (4, 3);
-    let every = shown.len().div_ceil(columns * rows).max(1);
-    let tiles: Vec<_> = shown.iter().step_by(every).collect();
-    let mut picture = Picture::gray(columns.min(tiles.len()), tiles.len().div_ceil(columns), SHOWN_SIDE);
-    for (tile, (frame, said)) in tiles.into_iter().enumerate() {
-        picture.place_color(tile % columns, tile / columns, &overlay(cache, *frame, said, SHOWN_SIDE));
-    }
-    picture
-}
-
-/// A frame with what was said of it drawn over: structures tinted, landmarks as crosses. [side x side x 3]
-pub(super) fn overlay(cache: &FrameCache, frame: FrameRef, said: &Said, side: usize) -> Vec<u8> {
-    let gray = data::shown_frame(cache, frame, side);
-    let record = &cache.series()[frame.series as usize];
-    let grid = data::FrameGrid::new(record.matrix, record.spacing_mm, cache.images());
-    let step = cache.images().frame_size as f64 / side as f64;
-    let native = |pixel: usize| {
-        let of_frame = |place: usize| (place as f64 + 0.5) * step - 0.5;
-        grid.to_native([of_frame(pixel / side), of_frame(pixel % side)])
-    };
-    let mut color: Vec<u8> = gray.iter().flat_map(|value| [*value; 3]).collect();
-    let mut tint = |pixel: usize, class: usize, strength: f32| {
-        for (value, tint) in color[pixel * 3..pixel * 3 + 3].iter_mut().zip(COLORS[class % COLORS.len()]) {
-            *value = (f32::from(*value) * (1.0 - strength) + f32::from(tint) * strength) as u8;
-        }
-    };
-    let [rows, columns] = record.matrix.map(|count| count as usize);
-    match said {
-        Said::Pixels(pixels) => {
-            for pixel in 0..side * side {
-                let [row, column] = native(pixel).map(f64::round);
-                let inside = row >= 0.0 && column >= 0.0 && (row as usize) < rows && (column as usize) < columns;
-                let class = if inside { pixels[row as usize * columns + column as usize] } else { 0 };
-                if class > 0 {
-                    tint(pixel, usize::from(class) - 1, 0.45);
-                }
-            }
-        }
-        Said::Places(places) => {
-            for (class, place) in places.iter().enumerate() {
-                let [row, column] = grid.to_frame(*place).map(|value| (value + 0.5) / step - 0.5);
-                for pixel in 0..side * side {
-                    let (down, across) = ((pixel / side) as f64 - row, (pixel % side) as f64 - column);
-                    if down.abs().min(across.abs()) < 0.8 && down.abs().max(across.abs()) < 5.0 {
-                        tint(pixel, class, 0.9);
-                    }
-                }
-            }
-        }
-        Said::Scores(_) => {}
-    }
-    color
 }
