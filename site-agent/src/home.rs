@@ -54,6 +54,11 @@ impl Home {
         self.0.join("labels").join(dataset)
     }
 
+    /// Finetunings that were given no folder.
+    pub fn finetuned(&self) -> PathBuf {
+        self.0.join("finetuned")
+    }
+
     /// A plan as received.
     pub fn plan(&self, plan: Digest) -> PathBuf {
         self.plans().join(format!("{plan}.json"))

@@ -444,6 +444,27 @@ fn a_training_never_starts_on_labels_that_are_missing_or_too_few() {
 }
 
 #[test]
+fn a_finetuning_takes_the_plan_that_was_announced_and_a_folder_of_its_own_if_none_is_named() {
+    let hospital = Hospital::with(SiteSpec::c(10));
+    let verb = "finetune --task sequence --init random --steps 6 --batch-size 2 --min-subjects 2";
+    hospital.refused(verb, &["no plan was announced", "--plan"]);
+    let announce = |text: &str| {
+        let mut model = NamedTensors::new();
+        model.insert("w", vec![1], vec![0.0]);
+        let plan = toml::from_str::<PlanDraft>(text).unwrap().with_first_model(model.signature(), model.digest());
+        fs::create_dir_all(hospital.path("state/plans")).unwrap();
+        fs::write(hospital.path(&format!("state/plans/{}.json", plan.digest())), plan.canonical_bytes()).unwrap();
+    };
+    announce(PLAN);
+    // Another run of the same network on the same grid.
+    announce(&PLAN.replacen("run = \"", "run = \"another-", 1));
+    hospital.done(verb);
+    assert!(hospital.path("state/finetuned/sequence-random-1/finetuned.json").is_file());
+    announce(&PLAN.replacen("run = \"", "run = \"larger-", 1).replacen("depth = ", "depth = 1", 1));
+    hospital.refused(verb, &["of different networks or grids", "--plan"]);
+}
+
+#[test]
 fn few_shots_are_the_same_people_whatever_the_seed_and_the_backbone_and_a_finetuning_goes_on_with_them_alone() {
     let hospital = Hospital::with(SiteSpec::b(12).same_mix());
     // A network that timm saved has two blocks.

@@ -11,8 +11,9 @@ use common::{NamedTensors, PlanDraft, Task};
 use model::initial_weights;
 
 use super::spent::Spent;
-use super::weights::{OfPlan, fitted_backbone, read_weights};
+use super::weights::{OfPlan, Which, fitted_backbone, read_weights};
 use super::{Json, finetuned, print, print_json, read_draft};
+use crate::approvals::announced;
 use crate::config::Config;
 use crate::home::Home;
 use crate::tasks::{
@@ -28,14 +29,20 @@ pub(super) struct FinetuneArgs {
     /// What the backbone begins from: `random`, a model of a run, or a backbone with the names of DINO, timm or Hugging Face.
     #[arg(long)]
     init: String,
-    #[command(flatten)]
-    of: OfPlan,
+    /// The plan whose network and grid of images these are (TOML); without, that of the plans announced to this site, if they
+    /// agree on both.
+    #[arg(long)]
+    plan: Option<PathBuf>,
+    /// Whose backbone, if the file holds both; the teacher's without, or the student's if the plan exchanges nothing else.
+    #[arg(long, value_enum)]
+    network: Option<Which>,
     /// The folder of this site's labels: labels.toml, and classes.csv, series.csv, masks.csv or landmarks.csv.
     #[arg(long)]
     labels: Option<PathBuf>,
-    /// The folder to train in; a training that was stopped there goes on.
+    /// The folder to train in; a training that was stopped there goes on. Without, one below the state folder, named by task,
+    /// arm and seed.
     #[arg(long)]
-    out: PathBuf,
+    out: Option<PathBuf>,
     /// Hold the backbone as it is, and train the head alone.
     #[arg(long)]
     freeze: bool,
@@ -101,7 +108,7 @@ pub(super) fn tasks(args: &TasksArgs) -> anyhow::Result<()> {
 
 pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> anyhow::Result<()> {
     let spent = Spent::begin();
-    let plan = read_draft(&args.of.plan)?;
+    let (plan, of_plan) = plan_of(home, args.plan.as_deref())?;
     let mut task = read_task(&args.task)?;
     task.training.steps = args.steps.unwrap_or(task.training.steps);
     task.training.batch_size = args.batch_size.unwrap_or(task.training.batch_size);
@@ -116,7 +123,7 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
         (_, Some(subjects)) => FewShot::Subjects(subjects),
         _ => FewShot::All,
     };
-    let cache = finetuned::open_cache(home, &plan.images, &args.of.plan.display().to_string())?;
+    let cache = finetuned::open_cache(home, &plan.images, &of_plan)?;
     let labels = finetuned::open_labels(home, &cache, args.labels.as_deref())?;
     let examples = finetuned::examples(&task, &cache, labels.as_ref())?;
     let least = args.min_subjects.unwrap_or(if few == FewShot::All { 3 } else { 1 });
@@ -148,7 +155,9 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
         "subjects with labels"
     );
     let device = config.device.parse()?;
-    let folder = FinetunedFolder::at(&args.out);
+    let arm: String = told.arm.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
+    let own = || home.finetuned().join(format!("{}-{arm}-{}", told.task.name, told.seed));
+    let folder = FinetunedFolder::at(args.out.clone().unwrap_or_else(own));
     let steps = told.task.training.steps as u64;
     let finetuning = Finetuning { told: &told, cache: &cache, examples: &examples, cohort: &cohort, device: &device };
     let metric = told.task.best.metric;
@@ -196,7 +205,21 @@ fn backbone(args: &FinetuneArgs, plan: &PlanDraft) -> anyhow::Result<NamedTensor
         return Ok(initial_weights(&plan.model, args.seed).under("teacher.backbone."));
     }
     let path = Path::new(&args.init);
-    fitted_backbone(path, &read_weights(path)?, &plan.model, args.of.network(plan))
+    let of = OfPlan { plan: PathBuf::new(), network: args.network };
+    fitted_backbone(path, &read_weights(path)?, &plan.model, of.network(plan))
+}
+
+/// The plan that was named, or the one network and grid that was announced to this site; and how a person names it.
+fn plan_of(home: &Home, named: Option<&Path>) -> anyhow::Result<(PlanDraft, String)> {
+    if let Some(path) = named {
+        return Ok((read_draft(path)?, path.display().to_string()));
+    }
+    let mut drafts: Vec<PlanDraft> = announced(home)?.into_iter().map(|(_, plan)| plan.draft).collect();
+    drafts.dedup_by(|a, b| a.model == b.model && a.images == b.images);
+    let Some(first) = drafts.pop() else { bail!("no plan was announced to this site yet: name one with --plan") };
+    let others = drafts.iter().filter(|other| other.model != first.model || other.images != first.images).count();
+    ensure!(others == 0, "the plans announced to this site are of different networks or grids: name one with --plan");
+    Ok((first, "<that plan>".to_owned()))
 }
 
 fn told_value(value: Option<f64>) -> String {

@@ -4,7 +4,7 @@
 //! finetuning.json          written first: what is trained, from what, on how many subjects
 //! learnt.json              whom it learns from at this site, to know them again
 //! progress.jsonl           a line a look at the validation subjects
-//! checkpoint.safetensors   the training's own, replaced at every look
+//! checkpoint.safetensors   the training's own, replaced at every look and at least every minute
 //! model.safetensors        the best weights so far: backbone and head
 //! finetuned.json           written last: its presence says that the training has ended
 //! evaluation.json          what `evaluate` measured of it
@@ -61,7 +61,7 @@ pub struct Finetuned {
 pub struct Look {
     /// Steps done.
     pub step: u64,
-    /// Mean loss since the line before, in nats.
+    /// Mean loss since the line before, or since this process started, in nats.
     pub loss: f64,
     /// The task's best metric on the validation subjects; none if it could not be told.
     pub value: Option<f64>,

@@ -1,7 +1,7 @@
 //! The loop: batches drawn by subject, a look at the validation subjects now and then, the best weights kept, a checkpoint
 //! from which a killed training goes on to the same bits.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::Task;
 use common::ids::DigestBuilder;
@@ -26,6 +26,9 @@ pub struct Finetuning<'a> {
     /// Where to compute.
     pub device: &'a DeviceChoice,
 }
+
+/// Longest time that a kill takes with it: looks may be many minutes apart.
+const KEPT_EVERY: Duration = Duration::from_secs(60);
 
 /// How a finetuning went.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,7 +74,7 @@ pub fn finetune(
     let asked = Asked::new(cache, task, side, plan.in_channels);
     let picking = thinned(cohort.validation(), task, cache, examples);
     let training = &task.training;
-    let mut losses = Vec::new();
+    let (mut losses, mut kept) = (Vec::new(), Instant::now());
     while !is_over(task, &looks) {
         let step = network.step_count();
         let (images, answers) = batches.at(seed_of(told, step, "batch"));
@@ -98,7 +101,11 @@ pub fn finetune(
             looks.push(look);
             folder.write_looks(&looks)?;
             durable::write(&folder.checkpoint(), &network.checkpoint())?;
+            kept = Instant::now();
             progress(&look);
+        } else if kept.elapsed() >= KEPT_EVERY {
+            durable::write(&folder.checkpoint(), &network.checkpoint())?;
+            kept = Instant::now();
         }
     }
     folder.end(told)?;
