@@ -328,9 +328,9 @@ mod tests {
             run.measured.who = Some(common::Digest::of(who));
             run
         };
-        assert!(grouped(vec![on(b"a", "random"), on(b"a", "pretrained")]).is_ok());
+        assert_eq!(table(vec![on(b"a", "random"), on(b"a", "pretrained")]).arms.len(), 2);
         // Of one that says nothing of it nothing is known.
-        assert!(grouped(vec![on(b"a", "random"), of("pretrained", 20, 1, 0.8)]).is_ok());
+        assert_eq!(table(vec![on(b"a", "random"), of("pretrained", 20, 1, 0.8)]).arms.len(), 2);
         let refused = grouped(vec![on(b"a", "random"), on(b"b", "pretrained")]).unwrap_err().to_string();
         assert!(
             refused.contains("random-20") && refused.contains("pretrained-20") && refused.contains("held_out"),

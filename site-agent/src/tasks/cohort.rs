@@ -150,7 +150,7 @@ impl Cohort {
             .collect();
         match classes.first() {
             Some(only) if classes.len() == 1 => {
-                let class = names.get(*only).cloned().unwrap_or_default();
+                let class = names[*only].clone();
                 Err(CohortError::OneClass { class, subjects: self.training.len() })
             }
             _ => Ok(()),

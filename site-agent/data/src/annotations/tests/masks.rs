@@ -270,5 +270,7 @@ fn a_stack_on_which_nobody_drew_is_refused_and_a_slice_above_the_heart_is_not() 
     let error = site.rows(&row("0", "empty.nii.gz")).unwrap_err();
     assert!(matches!(error, LabelError::EmptyMask { slices: SLICES, .. }), "{error}");
     site.volume("slice.nii.gz", [COLUMNS, ROWS, 1], affine, vec![0; ROWS * COLUMNS]);
-    assert!(site.rows(&row("0", "slice.nii.gz")).is_ok());
+    let slices = site.rows(&row("0", "slice.nii.gz")).unwrap().remove(0).slices;
+    let drawn: Vec<_> = slices.into_iter().flatten().collect();
+    assert_eq!(drawn, [vec![0; ROWS * COLUMNS]], "one slice, with no heart on it");
 }
