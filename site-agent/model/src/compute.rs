@@ -36,7 +36,7 @@ pub(crate) struct StepInput<'a> {
     /// Stochastic depth for the global and the local pass.
     pub(crate) drop_path: [Vec<[Vec<f32>; 2]>; 2],
     /// Which tensors are trained at all.
-    pub(crate) trained: &'a dyn Fn(&str) -> bool,
+    pub(crate) trained: &'a (dyn Fn(&str) -> bool + Sync),
 }
 
 /// What one step gives.
@@ -63,7 +63,7 @@ pub(crate) struct TaskInput<'a> {
     pub(crate) shown: Shown<'a>,
     pub(crate) drop_path: Vec<[Vec<f32>; 2]>,
     /// Which tensors are trained at all.
-    pub(crate) trained: &'a dyn Fn(&str) -> bool,
+    pub(crate) trained: &'a (dyn Fn(&str) -> bool + Sync),
 }
 
 /// What it gives.
@@ -74,7 +74,7 @@ pub(crate) struct TaskOutput {
 }
 
 /// From logits to a loss and its gradient, on the host.
-pub(crate) type Loss<'a> = &'a dyn Fn(&[f32]) -> (f64, Vec<f32>);
+pub(crate) type Loss<'a> = &'a (dyn Fn(&[f32]) -> (f64, Vec<f32>) + Sync);
 
 /// A device that computes steps and features.
 pub(crate) trait Compute: Send {
@@ -93,25 +93,57 @@ pub(crate) trait Compute: Send {
 /// build and walk theirs beside each other, a whole contribution to a gradient is lost now and then.
 static ONE_GRAPH: Mutex<()> = Mutex::new(());
 
+/// Who does the host's part of the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Host {
+    /// One of the threads that share it: what they do beside each other begins without waking the others first.
+    Threads,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "of GPUs alone"))]
+    /// Whoever asks: a GPU's runtime knows its callers by their threads.
+    Caller,
+}
+
+/// Runs `work` on the first of the shared threads, always the same: it keeps what it frees at hand for its next tensors, and
+/// threads in turns would each keep a step's.
+fn on_the_first_thread<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    let work = Mutex::new(Some(work));
+    let taken = || work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let done = rayon::broadcast(|thread| (thread.index() == 0).then(taken).flatten().map(|work| work()));
+    done.into_iter().flatten().next().expect("there is a first thread")
+}
+
 /// A burn backend on one device.
 pub(crate) struct On<B: AutodiffBackend> {
     device: B::Device,
+    host: Host,
 }
 
-impl<B: AutodiffBackend> On<B> {
-    pub(crate) fn new(device: B::Device) -> Self {
-        Self { device }
-    }
-}
-
-impl<B: AutodiffBackend + Fused> Compute for On<B>
+impl<B: AutodiffBackend + Fused> On<B>
 where
     B::InnerBackend: Fused,
-    B::Device: Send,
+    B::Device: Send + Sync,
 {
-    fn step(&self, input: &StepInput<'_>) -> StepOutput {
+    pub(crate) fn new(device: B::Device, host: Host) -> Self {
+        Self { device, host }
+    }
+
+    /// Works without a graph.
+    fn apart<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        match self.host {
+            Host::Threads => on_the_first_thread(work),
+            Host::Caller => work(),
+        }
+    }
+
+    /// Works with the graph of this process. The caller waits for it, and none of the shared threads: one that waits may be
+    /// given other work meanwhile, and would wait for itself.
+    fn alone<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         // Nothing is kept between steps, so a step that panicked has left nothing behind.
         let _alone = ONE_GRAPH.lock().unwrap_or_else(PoisonError::into_inner);
+        self.apart(work)
+    }
+
+    fn stepped(&self, input: &StepInput<'_>) -> StepOutput {
         let StepInput { plan, batch, .. } = *input;
         let global = Images { values: input.global, count: 2 * batch, side: input.global_side };
         let local = Images { values: input.local, count: input.locals * batch, side: input.local_side };
@@ -157,8 +189,7 @@ where
         }
     }
 
-    fn finetune(&self, input: &TaskInput<'_>, loss: Loss<'_>) -> TaskOutput {
-        let _alone = ONE_GRAPH.lock().unwrap_or_else(PoisonError::into_inner);
+    fn finetuned(&self, input: &TaskInput<'_>, loss: Loss<'_>) -> TaskOutput {
         let weights = Parameters::<B>::new(input.weights, &self.device).trained(input.trained);
         let logits = heads::logits(input.plan, input.task, &weights, input.shown, &input.drop_path);
         let (loss, gradient) = loss(&host(logits.clone().inner()));
@@ -167,18 +198,33 @@ where
         TaskOutput { loss, gradients: weights.gradients(&(logits * toward).sum().backward()) }
     }
 
+    fn bare(&self, weights: &NamedTensors) -> Parameters<B::InnerBackend> {
+        Parameters::new(weights, &self.device)
+    }
+}
+
+impl<B: AutodiffBackend + Fused> Compute for On<B>
+where
+    B::InnerBackend: Fused,
+    B::Device: Send + Sync,
+{
+    fn step(&self, input: &StepInput<'_>) -> StepOutput {
+        self.alone(|| self.stepped(input))
+    }
+
+    fn finetune(&self, input: &TaskInput<'_>, loss: Loss<'_>) -> TaskOutput {
+        self.alone(|| self.finetuned(input, loss))
+    }
+
     fn logits(&self, plan: &ModelPlan, task: &Task, weights: &NamedTensors, shown: Shown<'_>) -> Vec<f32> {
-        let weights = Parameters::<B::InnerBackend>::new(weights, &self.device);
-        host(heads::logits(plan, task, &weights, shown, &[]))
+        self.apart(|| host(heads::logits(plan, task, &self.bare(weights), shown, &[])))
     }
 
     fn features(&self, plan: &ModelPlan, backbone: &NamedTensors, images: Images<'_>) -> Vec<f32> {
-        let weights = Parameters::<B::InnerBackend>::new(backbone, &self.device);
-        host(vit::cls_features(plan, &weights, "", images, &[]))
+        self.apart(|| host(vit::cls_features(plan, &self.bare(backbone), "", images, &[])))
     }
 
     fn attention(&self, plan: &ModelPlan, backbone: &NamedTensors, images: Images<'_>) -> Vec<f32> {
-        let weights = Parameters::<B::InnerBackend>::new(backbone, &self.device);
-        host(vit::cls_attention(plan, &weights, "", images))
+        self.apart(|| host(vit::cls_attention(plan, &self.bare(backbone), "", images)))
     }
 }

@@ -7,7 +7,7 @@ use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 
 use crate::ModelError;
-use crate::compute::{Compute, On};
+use crate::compute::{Compute, Host, On};
 
 /// A device as a person writes it: `cpu`, `cuda` or `cuda:<n>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl DeviceChoice {
     /// The device, if this program was built for it and this machine has it.
     pub(crate) fn open(&self) -> Result<Box<dyn Compute>, ModelError> {
         match self {
-            Self::Cpu => Ok(Box::new(On::<Autodiff<Flex>>::new(Default::default()))),
+            Self::Cpu => Ok(Box::new(On::<Autodiff<Flex>>::new(Default::default(), Host::Threads))),
             Self::Cuda(index) => cuda(*index),
         }
     }
@@ -68,7 +68,7 @@ fn cuda(index: usize) -> Result<Box<dyn Compute>, ModelError> {
             device.display()
         )));
     }
-    Ok(Box::new(On::<Autodiff<burn_cuda::Cuda>>::new(burn_cuda::CudaDevice::new(index))))
+    Ok(Box::new(On::<Autodiff<burn_cuda::Cuda>>::new(burn_cuda::CudaDevice::new(index), Host::Caller)))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Tensor, TensorData};
 use common::NamedTensors;
+use rayon::prelude::*;
 
 /// Flat leaf tensors by name; the shape is given where one is used.
 pub(crate) struct Parameters<B: Backend> {
@@ -15,10 +16,14 @@ pub(crate) struct Parameters<B: Backend> {
 impl<B: Backend> Parameters<B> {
     /// A copy of `weights` on `device`.
     pub(crate) fn new(weights: &NamedTensors, device: &B::Device) -> Self {
-        let flat = |values: &[f32]| Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device);
-        let tensors =
-            weights.iter().map(|(name, tensor)| (name.to_owned(), (flat(&tensor.values), tensor.shape.clone())));
-        Self { tensors: tensors.collect(), device: device.clone() }
+        let named: Vec<_> = weights.iter().collect();
+        // Copied beside each other; burn is told of them one after the other.
+        let copies: Vec<Vec<f32>> = named.par_iter().map(|(_, tensor)| tensor.values.clone()).collect();
+        let flat = |((name, tensor), values): ((&str, &common::weights::Tensor), Vec<f32>)| {
+            let count = values.len();
+            (name.to_owned(), (Tensor::from_data(TensorData::new(values, [count]), device), tensor.shape.clone()))
+        };
+        Self { tensors: named.into_iter().zip(copies).map(flat).collect(), device: device.clone() }
     }
 
     /// The device.

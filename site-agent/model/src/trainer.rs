@@ -187,7 +187,11 @@ impl Trainer {
         let outputs = parts.map(|part| {
             let count = part.len();
             let pixels = |crops: &[Vec<f32>], side: usize| -> Vec<f32> {
-                crops.iter().flat_map(|crop| of_part(crop, *batch, channels * side * side, &part)).copied().collect()
+                crops
+                    .iter()
+                    .map(|crop| of_part(crop, *batch, channels * side * side, &part))
+                    .collect::<Vec<_>>()
+                    .concat()
             };
             let kept = |crops: usize, blocks: &[[Vec<f32>; 2]]| -> Vec<[Vec<f32>; 2]> {
                 let of_crops = |kept: &Vec<f32>| {

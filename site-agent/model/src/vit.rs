@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 use burn::tensor::backend::Backend;
 use common::plan::ModelPlan;
+use rayon::prelude::*;
 
 use crate::fused::{Fused, Heads};
 use crate::parameters::{Parameters, tensor};
@@ -105,9 +106,8 @@ fn embed<B: Fused>(
     let (patch, channels, dim) = (plan.patch_size, plan.in_channels, plan.dim);
     let grid = side / patch;
     // A convolution whose stride is its kernel is a matrix product over patches.
-    let patches = tensor::<B, 6>(values.to_vec(), [count, channels, grid, patch, grid, patch], weights.device())
-        .permute([0, 2, 4, 1, 3, 5])
-        .reshape([count * grid * grid, channels * patch * patch]);
+    let patches = cut(values, [channels, side, patch]);
+    let patches = tensor::<B, 2>(patches, [count * grid * grid, channels * patch * patch], weights.device());
     let embedded = linear(weights, &format!("{prefix}patch_embed.proj"), patches);
 
     let learned = plan.image_size / patch;
@@ -117,10 +117,31 @@ fn embed<B: Fused>(
     if let Some(matrix) = position::resampling(learned, grid) {
         of_patches = tensor::<B, 2>(matrix, [grid * grid, learned * learned], weights.device()).matmul(of_patches);
     }
-    let embedded = embedded.reshape([count, grid * grid, dim]) + of_patches.unsqueeze_dim(0);
+    // As rows of one image each: burn adds one row to all of them fastest.
+    let of_image = grid * grid * dim;
+    let embedded = embedded.reshape([count, of_image]) + of_patches.reshape([1, of_image]);
+    let embedded = embedded.reshape([count, grid * grid, dim]);
     let cls = (weights.row(&format!("{prefix}cls_token")) + of_cls).reshape([1, 1, dim]).expand([count, 1, dim]);
     let tokens = grid * grid + 1;
     (Tensor::cat(vec![cls, embedded], 1).reshape([count * tokens, dim]), tokens)
+}
+
+/// The patches of images `[count, channels, side, side]`: `[count * patches, channels * patch * patch]`, patches and their
+/// values row by row.
+fn cut(images: &[f32], [channels, side, patch]: [usize; 3]) -> Vec<f32> {
+    let (grid, area) = (side / patch, side * side);
+    let mut patches = vec![0.0; images.len() / area * (grid * patch).pow(2)];
+    let image = channels * (grid * patch).pow(2);
+    patches.par_chunks_mut(image).zip(images.par_chunks(channels * area)).for_each(|(patches, image)| {
+        for (place, line) in patches.chunks_exact_mut(patch).enumerate() {
+            let (of_patch, row) = (place / patch, place % patch);
+            let (of_patch, channel) = (of_patch / channels, of_patch % channels);
+            let (top, left) = (of_patch / grid * patch, of_patch % grid * patch);
+            let start = channel * area + (top + row) * side + left;
+            line.copy_from_slice(&image[start..start + patch]);
+        }
+    });
+    patches
 }
 
 /// One block: `[count * tokens, dim]` to the same.
@@ -173,4 +194,30 @@ fn normed_linear<B: Fused>(
 ) -> Tensor<B, 2> {
     let norm = of_norm(weights, &format!("{prefix}{norm}"));
     B::affine_of_norm(x, norm, layer(weights, &format!("{prefix}{linear}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_holds_its_pixels_of_all_channels_row_by_row() {
+        // A value says where it is: image, channel, row, column.
+        let (count, channels, side, patch) = (2, 3, 6, 2);
+        let place = |image: usize, channel: usize, row: usize, column: usize| {
+            (((image * channels + channel) * side + row) * side + column) as f32
+        };
+        let images: Vec<f32> = (0..count * channels * side * side).map(|value| value as f32).collect();
+        let mut expected = Vec::new();
+        for image in 0..count {
+            for (top, left) in (0..9).map(|at| (at / 3 * patch, at % 3 * patch)) {
+                for channel in 0..channels {
+                    for (row, column) in (0..4).map(|at| (at / 2, at % 2)) {
+                        expected.push(place(image, channel, top + row, left + column));
+                    }
+                }
+            }
+        }
+        assert_eq!(cut(&images, [channels, side, patch]), expected);
+    }
 }

@@ -4,11 +4,12 @@
 use rayon::prelude::*;
 
 use super::Heads;
-use super::product::{Place, product};
+use super::fresh::made;
+use super::product::{Place, product, transpose};
 use super::vector::{exp, largest, sum, wide};
 
-/// Queries whose scores are held at a time.
-const BLOCK: usize = 96;
+/// Queries whose scores are held at a time, at most.
+const BLOCK: usize = 200;
 
 /// Where the parts of one image's heads lie.
 #[derive(Clone, Copy)]
@@ -37,15 +38,26 @@ impl Layout {
         Place::new(start, rows, self.width(), 3 * self.dim)
     }
 
+    /// Keys or values of a head with tokens and width exchanged, `[width, tokens]`.
+    fn transposed(&self, into: &mut [f32], packed: &[f32], part: usize, head: usize) -> Place {
+        transpose(into, (packed, self.packed(part, head, 0, self.tokens)));
+        Place::new(0, self.width(), self.tokens, self.tokens)
+    }
+
     /// Rows of a head, in an image's mixed rows.
     fn mixed(&self, head: usize, from: usize, rows: usize) -> Place {
         Place::new(from * self.dim + head * self.width(), rows, self.width(), self.dim)
     }
 
+    /// Rows of a block: all are of the same, but for the last.
+    fn block(&self) -> usize {
+        self.tokens.div_ceil(self.tokens.div_ceil(BLOCK))
+    }
+
     /// First row and number of rows of each block.
     fn blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let tokens = self.tokens;
-        (0..tokens).step_by(BLOCK).map(move |from| (from, BLOCK.min(tokens - from)))
+        let (tokens, block) = (self.tokens, self.block());
+        (0..tokens).step_by(block).map(move |from| (from, block.min(tokens - from)))
     }
 }
 
@@ -53,16 +65,17 @@ impl Layout {
 pub(super) fn forward(packed: &[f32], columns: usize, heads: Heads) -> (Vec<f32>, Vec<f32>) {
     let layout = Layout::new(packed, columns, heads);
     let Layout { tokens, dim, heads: of, .. } = layout;
-    let (mut mixed, mut log_sums) = (vec![0.0; packed.len() / 3], vec![0.0; heads.count * of * tokens]);
-    let images = mixed.par_chunks_mut(tokens * dim).zip(log_sums.par_chunks_mut(of * tokens));
-    images.zip(packed.par_chunks(tokens * columns)).for_each(|((mixed, log_sums), packed)| {
-        let mut scores = vec![0.0; BLOCK.min(tokens) * tokens];
+    let mut log_sums = vec![0.0; heads.count * of * tokens];
+    let images = log_sums.par_chunks_mut(of * tokens).zip(packed.par_chunks(tokens * columns));
+    let mixed = made(packed.len() / 3, tokens * dim, images, |mixed, (log_sums, packed)| {
+        let mut scores = vec![0.0; layout.block() * tokens];
+        let mut keys = vec![0.0; layout.width() * tokens];
         for head in 0..of {
+            let of_keys = layout.transposed(&mut keys, packed, 1, head);
             for (from, rows) in layout.blocks() {
                 let block = Place::new(0, rows, tokens, tokens);
                 let query = (packed, layout.packed(0, head, from, rows));
-                let keys = (packed, layout.packed(1, head, 0, tokens).transposed());
-                product((&mut scores, block), false, layout.scale(), query, keys);
+                product((&mut scores, block), false, layout.scale(), query, (&keys, of_keys));
                 let log_sums = &mut log_sums[head * tokens + from..][..rows];
                 wide(
                     #[inline(always)]
@@ -96,25 +109,27 @@ pub(super) fn backward(
 ) -> Vec<f32> {
     let layout = Layout::new(packed, columns, heads);
     let Layout { tokens, dim, heads: of, .. } = layout;
-    let mut of_packed = vec![0.0; packed.len()];
-    let images = of_packed
-        .par_chunks_mut(tokens * columns)
-        .zip(packed.par_chunks(tokens * columns))
+    let images = packed
+        .par_chunks(tokens * columns)
         .zip(gradient.par_chunks(tokens * dim))
         .zip(mixed.par_chunks(tokens * dim))
         .zip(log_sums.par_chunks(of * tokens));
-    images.for_each(|((((of_packed, packed), gradient), mixed), log_sums)| {
-        let room = BLOCK.min(tokens) * tokens;
+    made(packed.len(), tokens * columns, images, |of_packed, (((packed, gradient), mixed), log_sums)| {
+        let room = layout.block() * tokens;
         let (mut weights, mut of_scores) = (vec![0.0; room], vec![0.0; room]);
+        let mut turned = [(); 2].map(|()| vec![0.0; layout.width() * tokens]);
         for head in 0..of {
+            let [turned_keys, turned_values] = &mut turned;
+            let of_turned = layout.transposed(turned_keys, packed, 1, head);
+            layout.transposed(turned_values, packed, 2, head);
             for (from, rows) in layout.blocks() {
                 let block = Place::new(0, rows, tokens, tokens);
                 let query = (packed, layout.packed(0, head, from, rows));
                 let (keys, values) = (layout.packed(1, head, 0, tokens), layout.packed(2, head, 0, tokens));
                 let of_mixed = (gradient, layout.mixed(head, from, rows));
                 let scale = layout.scale();
-                product((&mut weights, block), false, scale, query, (packed, keys.transposed()));
-                product((&mut of_scores, block), false, 1.0, of_mixed, (packed, values.transposed()));
+                product((&mut weights, block), false, scale, query, (turned_keys, of_turned));
+                product((&mut of_scores, block), false, 1.0, of_mixed, (turned_values, of_turned));
                 wide(
                     #[inline(always)]
                     || {
@@ -138,6 +153,5 @@ pub(super) fn backward(
                 product((of_packed, keys), added, 1.0, (&of_scores, transposed), query);
             }
         }
-    });
-    of_packed
+    })
 }

@@ -67,7 +67,7 @@ pub(super) fn backward_weight(gradient: &[f32], x: &[f32], outputs: usize, pixel
         })
         .collect();
     let [of_weight] = added(&of_images, outputs * columns);
-    [of_weight, column_sums(gradient, outputs)]
+    [of_weight, column_sums(gradient.chunks_exact(outputs), outputs)]
 }
 
 /// The neighborhoods of `count` pixels of an image, from row `top` on: `[count, 9 * inputs]`.

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::fresh::made;
 use super::vector::{exp, wide};
 
 /// `1 / sqrt(2 pi)`.
@@ -27,30 +28,24 @@ fn below_and_density(x: f32) -> (f32, f32) {
 }
 
 pub(super) fn forward(x: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    y.par_chunks_mut(VALUES).zip(x.par_chunks(VALUES)).for_each(|(y, x)| {
+    made(x.len(), VALUES, x.par_chunks(VALUES), |y, x| {
         wide(
             #[inline(always)]
             || y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * below_and_density(x).0),
         );
-    });
-    y
+    })
 }
 
 pub(super) fn backward(gradient: &[f32], x: &[f32]) -> Vec<f32> {
-    let mut of_x = vec![0.0; x.len()];
-    of_x.par_chunks_mut(VALUES).zip(gradient.par_chunks(VALUES)).zip(x.par_chunks(VALUES)).for_each(
-        |((of_x, gradient), x)| {
-            wide(
-                #[inline(always)]
-                || {
-                    for ((of_x, gradient), &x) in of_x.iter_mut().zip(gradient).zip(x) {
-                        let (below, density) = below_and_density(x);
-                        *of_x = gradient * (below + x * density);
-                    }
-                },
-            );
-        },
-    );
-    of_x
+    made(x.len(), VALUES, gradient.par_chunks(VALUES).zip(x.par_chunks(VALUES)), |of_x, (gradient, x)| {
+        wide(
+            #[inline(always)]
+            || {
+                for ((of_x, gradient), &x) in of_x.iter_mut().zip(gradient).zip(x) {
+                    let (below, density) = below_and_density(x);
+                    *of_x = gradient * (below + x * density);
+                }
+            },
+        );
+    })
 }

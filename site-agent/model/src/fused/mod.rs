@@ -18,6 +18,7 @@ mod convolution;
 mod cross_entropy;
 mod decomposed;
 mod flex;
+mod fresh;
 mod gelu;
 mod graph;
 mod linear;

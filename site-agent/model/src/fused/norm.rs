@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::fresh::made;
 use super::vector::{added, sum, wide};
 use crate::vit::NORM_EPS;
 
@@ -11,9 +12,9 @@ const ROWS: usize = 128;
 /// `y = (x - mean) / sqrt(variance + eps) * weight + bias` of each row, and mean and inverse deviation, `[rows, 2]`.
 pub(super) fn forward(x: &[f32], weight: &[f32], bias: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let dim = weight.len();
-    let (mut y, mut moments) = (vec![0.0; x.len()], vec![0.0; x.len() / dim * 2]);
-    let tasks = y.par_chunks_mut(ROWS * dim).zip(moments.par_chunks_mut(ROWS * 2)).zip(x.par_chunks(ROWS * dim));
-    tasks.for_each(|((y, moments), x)| {
+    let mut moments = vec![0.0; x.len() / dim * 2];
+    let tasks = moments.par_chunks_mut(ROWS * 2).zip(x.par_chunks(ROWS * dim));
+    let y = made(x.len(), ROWS * dim, tasks, |y, (moments, x)| {
         wide(
             #[inline(always)]
             || {
@@ -36,19 +37,18 @@ pub(super) fn forward(x: &[f32], weight: &[f32], bias: &[f32]) -> (Vec<f32>, Vec
 /// The gradients of `x`, `weight` and `bias`.
 pub(super) fn backward(gradient: &[f32], x: &[f32], weight: &[f32], moments: &[f32]) -> [Vec<f32>; 3] {
     let dim = weight.len();
-    let mut of_x = vec![0.0; x.len()];
-    let parts: Vec<[Vec<f32>; 2]> = of_x
-        .par_chunks_mut(ROWS * dim)
+    let mut parts: Vec<[Vec<f32>; 2]> = vec![Default::default(); x.len().div_ceil(ROWS * dim)];
+    let tasks = parts
+        .par_iter_mut()
         .zip(gradient.par_chunks(ROWS * dim))
         .zip(x.par_chunks(ROWS * dim))
-        .zip(moments.par_chunks(ROWS * 2))
-        .map(|(((of_x, gradient), x), moments)| {
-            wide(
-                #[inline(always)]
-                || of_rows(of_x, gradient, x, weight, moments),
-            )
-        })
-        .collect();
+        .zip(moments.par_chunks(ROWS * 2));
+    let of_x = made(x.len(), ROWS * dim, tasks, |of_x, (((part, gradient), x), moments)| {
+        *part = wide(
+            #[inline(always)]
+            || of_rows(of_x, gradient, x, weight, moments),
+        );
+    });
     let [of_weight, of_bias] = added(&parts, dim);
     [of_x, of_weight, of_bias]
 }

@@ -72,9 +72,43 @@ pub(super) fn product(
     }
 }
 
+/// Writes a matrix with its rows and columns exchanged, `[columns, rows]` side by side: a product takes a right factor in whose
+/// rows lie side by side much faster, and this reads and writes whole lines of the cache.
+pub(super) fn transpose(into: &mut [f32], (values, of): (&[f32], Place)) {
+    const TILE: usize = 16;
+    for row in (0..of.rows).step_by(TILE) {
+        let rows = TILE.min(of.rows - row);
+        for column in (0..of.columns).step_by(TILE) {
+            let columns = TILE.min(of.columns - column);
+            let mut tile = [[0.0_f32; TILE]; TILE];
+            for (place, tile) in tile[..rows].iter_mut().enumerate() {
+                let start = of.start + (row + place) * of.row_step + column * of.column_step;
+                tile[..columns].copy_from_slice(&values[start..start + columns]);
+            }
+            for place in 0..columns {
+                let into = &mut into[(column + place) * of.rows + row..][..rows];
+                into.iter_mut().zip(&tile).for_each(|(into, tile)| *into = tile[place]);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_transposed_matrix_has_every_value_in_its_mirrored_place() {
+        for (rows, columns) in [(1, 1), (16, 16), (5, 40), (33, 17)] {
+            let values: Vec<f32> = (0..3 + rows * (columns + 2)).map(|place| place as f32).collect();
+            let mut into = vec![-1.0; rows * columns];
+            transpose(&mut into, (&values, Place::new(3, rows, columns, columns + 2)));
+            for (place, value) in into.iter().enumerate() {
+                let (column, row) = (place / rows, place % rows);
+                assert_eq!(*value, values[3 + row * (columns + 2) + column], "{rows} x {columns}");
+            }
+        }
+    }
 
     #[test]
     fn a_product_of_parts_is_added_to_what_is_there() {

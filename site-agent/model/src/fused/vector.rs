@@ -39,12 +39,12 @@ pub(super) fn sum(count: usize, of: impl Fn(usize) -> f32) -> f32 {
 }
 
 /// The sum of each column of some rows, in double precision.
-pub(super) fn column_sums(rows: &[f32], columns: usize) -> Vec<f32> {
-    let mut sums = vec![0.0_f64; columns];
+pub(super) fn column_sums<'a>(rows: impl Iterator<Item = &'a [f32]>, columns: usize) -> Vec<f32> {
+    let (mut sums, mut rows) = (vec![0.0_f64; columns], rows);
     wide(
         #[inline(always)]
         || {
-            for row in rows.chunks_exact(columns) {
+            for row in rows.by_ref() {
                 sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
             }
         },
