@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let crops = crops(&plan);
     let weights = model::initial_weights(&plan.model, 1);
     let mut trainer = Trainer::new(&plan, &DeviceChoice::Cpu, &weights)?;
+    drop(weights);
     let mut seconds = Vec::new();
     for step in 0..steps {
         let began = Instant::now();

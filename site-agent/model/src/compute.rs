@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::Tensor;
-use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::backend::{AutodiffBackend, Backend};
 use common::plan::{Centering, ModelPlan};
 use common::{NamedTensors, Task};
 
@@ -15,11 +15,16 @@ use crate::names::BACKBONE;
 use crate::parameters::{Parameters, host, tensor};
 use crate::vit::{self, Images};
 
-/// What one step needs.
+/// Student and teacher, lent for a step: where the device's memory is the host's they are used as they lie there, without a
+/// copy.
+pub(crate) struct Networks<'a> {
+    pub(crate) student: &'a mut NamedTensors,
+    pub(crate) teacher: &'a mut NamedTensors,
+}
+
+/// What one step needs beside them.
 pub(crate) struct StepInput<'a> {
     pub(crate) plan: &'a ModelPlan,
-    pub(crate) student: &'a NamedTensors,
-    pub(crate) teacher: &'a NamedTensors,
     pub(crate) centering: Centering,
     pub(crate) center: &'a [f32],
     pub(crate) batch: usize,
@@ -78,7 +83,8 @@ pub(crate) type Loss<'a> = &'a (dyn Fn(&[f32]) -> (f64, Vec<f32>) + Sync);
 
 /// A device that computes steps and features.
 pub(crate) trait Compute: Send {
-    fn step(&self, input: &StepInput<'_>) -> StepOutput;
+    /// A step of these networks, which are as they were afterwards.
+    fn step(&self, networks: Networks<'_>, input: &StepInput<'_>) -> StepOutput;
     /// A step of a task's training.
     fn finetune(&self, input: &TaskInput<'_>, loss: Loss<'_>) -> TaskOutput;
     /// What a task's network says, row-major.
@@ -143,22 +149,24 @@ where
         self.apart(work)
     }
 
-    fn stepped(&self, input: &StepInput<'_>) -> StepOutput {
+    fn stepped(&self, networks: Networks<'_>, input: &StepInput<'_>) -> StepOutput {
         let StepInput { plan, batch, .. } = *input;
         let global = Images { values: input.global, count: 2 * batch, side: input.global_side };
         let local = Images { values: input.local, count: input.locals * batch, side: input.local_side };
 
         // The teacher runs on the inner backend: it has no graph.
         let teacher_logits = {
-            let teacher = Parameters::<B::InnerBackend>::new(input.teacher, &self.device);
-            dino::project(&teacher, vit::cls_features(plan, &teacher, BACKBONE, global, &[]))
+            let teacher = self.lent::<B::InnerBackend>(networks.teacher);
+            let logits = dino::project(&teacher, vit::cls_features(plan, &teacher, BACKBONE, global, &[]));
+            self.returned(networks.teacher, teacher);
+            logits
         };
         let taught = match input.centering {
             Centering::Center => dino::sharpen(teacher_logits.clone(), input.center, input.teacher_temperature),
             Centering::SinkhornKnopp => dino::balance(teacher_logits.clone(), input.teacher_temperature),
         };
 
-        let student = Parameters::<B>::new(input.student, &self.device).trained(input.trained);
+        let student = self.lent::<B>(networks.student).trained(input.trained);
         let of_global = vit::cls_features(plan, &student, BACKBONE, global, &input.drop_path[0]);
         let features = if input.locals == 0 {
             of_global.clone()
@@ -179,13 +187,16 @@ where
             total = total + (first + second) * (input.koleo / 2.0);
         }
         let gradients = student.gradients(&total.backward());
+        #[cfg(test)]
+        let student_logits = host(learnt.inner());
+        self.returned(networks.student, student);
         StepOutput {
             loss: value,
             gradients,
             teacher_logits: host(teacher_logits),
             taught: host(taught),
             #[cfg(test)]
-            student_logits: host(learnt.inner()),
+            student_logits,
         }
     }
 
@@ -198,6 +209,20 @@ where
         TaskOutput { loss, gradients: weights.gradients(&(logits * toward).sum().backward()) }
     }
 
+    /// A network on the device, to be returned.
+    fn lent<On: Backend<Device = B::Device>>(&self, network: &mut NamedTensors) -> Parameters<On> {
+        match self.host {
+            Host::Threads => Parameters::of(std::mem::take(network), &self.device),
+            Host::Caller => Parameters::new(network, &self.device),
+        }
+    }
+
+    fn returned<On: Backend>(&self, network: &mut NamedTensors, lent: Parameters<On>) {
+        if self.host == Host::Threads {
+            *network = lent.back();
+        }
+    }
+
     fn bare(&self, weights: &NamedTensors) -> Parameters<B::InnerBackend> {
         Parameters::new(weights, &self.device)
     }
@@ -208,8 +233,8 @@ where
     B::InnerBackend: Fused,
     B::Device: Send + Sync,
 {
-    fn step(&self, input: &StepInput<'_>) -> StepOutput {
-        self.alone(|| self.stepped(input))
+    fn step(&self, networks: Networks<'_>, input: &StepInput<'_>) -> StepOutput {
+        self.alone(|| self.stepped(networks, input))
     }
 
     fn finetune(&self, input: &TaskInput<'_>, loss: Loss<'_>) -> TaskOutput {

@@ -19,11 +19,26 @@ impl<B: Backend> Parameters<B> {
         let named: Vec<_> = weights.iter().collect();
         // Copied beside each other; burn is told of them one after the other.
         let copies: Vec<Vec<f32>> = named.par_iter().map(|(_, tensor)| tensor.values.clone()).collect();
-        let flat = |((name, tensor), values): ((&str, &common::weights::Tensor), Vec<f32>)| {
+        let flat = |((name, tensor), values): ((&str, &common::Tensor), Vec<f32>)| {
             let count = values.len();
             (name.to_owned(), (Tensor::from_data(TensorData::new(values, [count]), device), tensor.shape.clone()))
         };
         Self { tensors: named.into_iter().zip(copies).map(flat).collect(), device: device.clone() }
+    }
+
+    /// `weights` themselves on `device`.
+    pub(crate) fn of(weights: NamedTensors, device: &B::Device) -> Self {
+        let tensors = weights.into_iter().map(|(name, common::Tensor { shape, values })| {
+            let count = values.len();
+            (name, (Tensor::from_data(TensorData::new(values, [count]), device), shape))
+        });
+        Self { tensors: tensors.collect(), device: device.clone() }
+    }
+
+    /// The weights again, without a copy where nothing else holds them.
+    pub(crate) fn back(self) -> NamedTensors {
+        let back = |(name, (tensor, shape))| (name, common::Tensor { shape, values: host(tensor) });
+        self.tensors.into_iter().map(back).collect()
     }
 
     /// The device.

@@ -197,7 +197,7 @@ fn a_center_that_moved_before_the_loss_would_be_noticed() {
     optimizer::follow_center(&mut moved, &golden.floats("teacher_out.0"), 0.9);
     center.insert("center", vec![1, 96], moved);
     let first = student.clone().prefixed("student.").joined(student.prefixed("teacher.")).joined(center);
-    let trainer = Trainer::new(&plan(), &DeviceChoice::Cpu, &first).unwrap();
+    let mut trainer = Trainer::new(&plan(), &DeviceChoice::Cpu, &first).unwrap();
     let output = trainer.compute(&crops(&golden, 0), &Schedule::at(&plan(), 0), 0).unwrap();
     let published = golden.values("loss")[0];
     assert!((output.loss - published).abs() / published > 1e-5, "{} {published}", output.loss);

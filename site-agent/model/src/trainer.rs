@@ -10,7 +10,7 @@ use common::{NamedTensors, PlanDraft};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::compute::{Compute, StepInput, StepOutput};
+use crate::compute::{Compute, Networks, StepInput, StepOutput};
 use crate::device::DeviceChoice;
 use crate::meters;
 use crate::names::{self, CENTER, STUDENT, TEACHER};
@@ -162,7 +162,7 @@ impl Trainer {
         optimizer::follow_center(&mut self.center, &output.teacher_logits, training.center_momentum);
     }
 
-    pub(crate) fn compute(&self, crops: &CropBatch, now: &Schedule, seed: u64) -> Result<StepOutput, ModelError> {
+    pub(crate) fn compute(&mut self, crops: &CropBatch, now: &Schedule, seed: u64) -> Result<StepOutput, ModelError> {
         let CropBatch { batch, channels, global_side, local_side, global, local } = crops;
         for (what, side, values) in global
             .iter()
@@ -184,6 +184,7 @@ impl Trainer {
         };
         let at_once = if self.micro_batch == 0 { *batch } else { self.micro_batch };
         let parts = (0..*batch).step_by(at_once).map(|from| from..batch.min(&(from + at_once)).to_owned());
+        let (student, teacher) = (&mut self.student, &mut self.teacher);
         let outputs = parts.map(|part| {
             let count = part.len();
             let pixels = |crops: &[Vec<f32>], side: usize| -> Vec<f32> {
@@ -200,10 +201,8 @@ impl Trainer {
                 };
                 blocks.iter().map(|block| block.each_ref().map(of_crops)).collect()
             };
-            let output = self.device.step(&StepInput {
+            let input = StepInput {
                 plan: &self.plan.model,
-                student: &self.student,
-                teacher: &self.teacher,
                 centering: training.centering,
                 center: &self.center,
                 batch: count,
@@ -217,7 +216,8 @@ impl Trainer {
                 koleo: training.koleo,
                 drop_path: [kept(2, &drop_path[0]), kept(local.len(), &drop_path[1])],
                 trained: &trained,
-            });
+            };
+            let output = self.device.step(Networks { student, teacher }, &input);
             (count as f64 / *batch as f64, output)
         });
         Ok(accumulated(outputs))
@@ -423,7 +423,7 @@ pub(crate) mod tests {
         // So one step of plain SGD a round is the pooled step. Stochastic depth would draw other samples.
         let mut plan = plan();
         plan.model.drop_path = 0.0;
-        let trainer = Trainer::new(&plan, &DeviceChoice::Cpu, &init::initial_weights(&plan.model, 1)).unwrap();
+        let mut trainer = Trainer::new(&plan, &DeviceChoice::Cpu, &init::initial_weights(&plan.model, 1)).unwrap();
         let now = Schedule::at(&plan, 5);
         let (one, other) = (crops(1), crops(2));
         let [of_one, of_other, of_both] =

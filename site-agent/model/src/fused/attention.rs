@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::Heads;
 use super::fresh::made;
 use super::product::{Place, product, transpose};
-use super::vector::{exp, largest, sum, wide};
+use super::vector::{exp, largest, replace, sum, wide};
 
 /// Queries whose scores are held at a time, at most.
 const BLOCK: usize = 200;
@@ -69,7 +69,7 @@ pub(super) fn forward(packed: &[f32], columns: usize, heads: Heads) -> (Vec<f32>
     let images = log_sums.par_chunks_mut(of * tokens).zip(packed.par_chunks(tokens * columns));
     let mixed = made(packed.len() / 3, tokens * dim, images, |mixed, (log_sums, packed)| {
         let mut scores = vec![0.0; layout.block() * tokens];
-        let mut keys = vec![0.0; layout.width() * tokens];
+        let (mut keys, mut inverses) = (vec![0.0; layout.width() * tokens], vec![0.0; layout.block()]);
         for head in 0..of {
             let of_keys = layout.transposed(&mut keys, packed, 1, head);
             for (from, rows) in layout.blocks() {
@@ -80,18 +80,22 @@ pub(super) fn forward(packed: &[f32], columns: usize, heads: Heads) -> (Vec<f32>
                 wide(
                     #[inline(always)]
                     || {
-                        for (row, log_sum) in scores.chunks_exact_mut(tokens).zip(&mut *log_sums) {
+                        let rows = scores.chunks_exact_mut(tokens).zip(&mut *log_sums).zip(&mut inverses);
+                        for ((row, log_sum), inverse) in rows {
                             let most = largest(row);
-                            row.iter_mut().for_each(|score| *score = exp(*score - most));
-                            let total = sum(tokens, |i| row[i]);
-                            let inverse = 1.0 / total;
-                            row.iter_mut().for_each(|weight| *weight *= inverse);
+                            let total = replace(row, |score| exp(score - most));
+                            *inverse = 1.0 / total;
                             *log_sum = most + total.ln();
                         }
                     },
                 );
                 let values = (packed, layout.packed(2, head, 0, tokens));
-                product((mixed, layout.mixed(head, from, rows)), false, 1.0, (&scores, block), values);
+                let place = layout.mixed(head, from, rows);
+                product((mixed, place), false, 1.0, (&scores, block), values);
+                // The mixed values are fewer than the weights: they are divided by the weights' sums instead.
+                for (row, inverse) in mixed[place.start..].chunks_mut(dim).zip(&inverses[..rows]) {
+                    row[..place.columns].iter_mut().for_each(|value| *value *= inverse);
+                }
             }
         }
     });

@@ -13,12 +13,23 @@ pub(super) fn made<T: Send>(
     beside: impl IndexedParallelIterator<Item = T>,
     fill: impl Fn(&mut [f32], T) + Sync,
 ) -> Vec<f32> {
+    made_of(&[0.0; 256], count, part, beside, fill)
+}
+
+/// The same; `fill` is given rows that are `row`, the last perhaps not whole.
+pub(super) fn made_of<T: Send>(
+    row: &[f32],
+    count: usize,
+    part: usize,
+    beside: impl IndexedParallelIterator<Item = T>,
+    fill: impl Fn(&mut [f32], T) + Sync,
+) -> Vec<f32> {
     assert_eq!(beside.len(), count.div_ceil(part), "an item for each part");
     let mut values = Vec::with_capacity(count);
     let room = &mut values.spare_capacity_mut()[..count];
     room.par_chunks_mut(part).zip(beside).for_each(|(room, item)| {
-        room.iter_mut().for_each(|value| {
-            value.write(0.0);
+        room.chunks_mut(row.len()).for_each(|room| {
+            room.write_copy_of_slice(&row[..room.len()]);
         });
         #[expect(unsafe_code, reason = "every value of the part was written just above")]
         fill(unsafe { room.assume_init_mut() }, item);
@@ -43,6 +54,12 @@ mod tests {
                 (0..count).map(|place| if place % part == 0 { (place / part + 1) as f32 } else { 0.0 }).collect();
             assert_eq!(values, expected, "{count} by {part}");
         }
+    }
+
+    #[test]
+    fn what_is_filled_begins_as_rows_that_were_given() {
+        let values = made_of(&[1.0, 2.0], 10, 4, (0..3).into_par_iter(), |part, item| part[0] += item as f32);
+        assert_eq!(values, [1.0, 2.0, 1.0, 2.0, 2.0, 2.0, 1.0, 2.0, 3.0, 2.0]);
     }
 
     #[test]

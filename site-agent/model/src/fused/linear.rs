@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::fresh::made;
+use super::fresh::{made, made_of};
 use super::product::{Place, product, transpose};
 use super::vector::column_sums;
 
@@ -22,8 +22,7 @@ pub(super) fn forward(x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     let inputs = weight.len() / outputs;
     let (weight, rows) = (transposed(weight, outputs, inputs), part(x.len() / inputs, ROWS));
     let of_weight = Place::new(0, inputs, outputs, outputs);
-    made(x.len() / inputs * outputs, rows * outputs, x.par_chunks(rows * inputs), |y, x| {
-        y.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias));
+    made_of(bias, x.len() / inputs * outputs, rows * outputs, x.par_chunks(rows * inputs), |y, x| {
         let rows = y.len() / outputs;
         let into = Place::new(0, rows, outputs, outputs);
         product((y, into), true, 1.0, (x, Place::new(0, rows, inputs, inputs)), (&weight, of_weight));
