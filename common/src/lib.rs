@@ -28,6 +28,7 @@ pub mod signed;
 pub mod task;
 pub mod update;
 pub mod weights;
+mod wide;
 
 pub use assignment::{Assignment, Decline, Directive, Phase, Progress};
 pub use encoding::Encoding;
@@ -39,3 +40,4 @@ pub use score::Score;
 pub use task::{Task, TaskName};
 pub use update::{Meters, SealedUpdate, Update, UpdateManifest};
 pub use weights::{NamedTensors, Signature, Tensor};
+pub use wide::wide;

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use common::wide;
 use rand::{Rng, RngExt};
 
 /// Uniform in `low..=high`; `low` if they are equal.
@@ -25,13 +26,19 @@ pub(crate) fn jitter(values: &mut [f32], widths: [f64; 3], rng: &mut impl Rng) {
 
 /// Multiplies, as torchvision's brightness does.
 fn brightness(values: &mut [f32], factor: f32) {
-    values.iter_mut().for_each(|value| *value = (*value * factor).clamp(0.0, 1.0));
+    wide(
+        #[inline(always)]
+        || values.iter_mut().for_each(|value| *value = (*value * factor).clamp(0.0, 1.0)),
+    );
 }
 
 /// Moves values from (or to) their mean, as torchvision's contrast does.
 fn contrast(values: &mut [f32], factor: f32) {
     let mean = (sum(values) / values.len().max(1) as f64) as f32;
-    values.iter_mut().for_each(|value| *value = (mean + (*value - mean) * factor).clamp(0.0, 1.0));
+    wide(
+        #[inline(always)]
+        || values.iter_mut().for_each(|value| *value = (mean + (*value - mean) * factor).clamp(0.0, 1.0)),
+    );
 }
 
 /// The sum, in lanes beside each other: one after the other would wait for each addition.
@@ -39,15 +46,23 @@ fn sum(values: &[f32]) -> f64 {
     let mut sums = [0.0_f64; LANES];
     let parts = values.chunks_exact(LANES);
     let rest: f64 = parts.remainder().iter().map(|value| f64::from(*value)).sum();
-    for part in parts {
-        sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += f64::from(*value));
-    }
+    wide(
+        #[inline(always)]
+        || {
+            for part in parts.clone() {
+                sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += f64::from(*value));
+            }
+        },
+    );
     sums.iter().sum::<f64>() + rest
 }
 
 /// Raises to a power.
 fn gamma(values: &mut [f32], exponent: f32) {
-    values.iter_mut().for_each(|value| *value = power(*value, exponent));
+    wide(
+        #[inline(always)]
+        || values.iter_mut().for_each(|value| *value = power(*value, exponent)),
+    );
 }
 
 /// `value` in 0..1 to a positive power, to 2e-6 of it: `2^(exponent * log2 value)`. Without a branch or a call, so that the
@@ -62,15 +77,16 @@ fn power(value: f32, exponent: f32) -> f32 {
     let e = (bits >> 23) as i32 - 127 + i32::from(upper);
     let s = (m - 1.0) / (m + 1.0);
     let z = s * s;
-    let series = 2.885_39 + z * (0.961_796_7 + z * (0.577_078 + z * (0.412_198_6 + z * 0.320_598_9)));
-    let log2 = e as f32 + s * series;
-    // 2^t = 2^n * 2^f, n whole, f from -1/2 to 1/2; adding and taking 1.5 * 2^23 rounds.
+    let series = [0.412_198_6, 0.577_078, 0.961_796_7, 2.885_39];
+    let series = series.into_iter().fold(0.320_598_9_f32, |sum, term| sum.mul_add(z, term));
+    let log2 = s.mul_add(series, e as f32);
+    // 2^t = 2^n * 2^f, n whole, f from -1/2 to 1/2; adding 1.5 * 2^23 rounds, and leaves n in the low bits.
     let t = (log2 * exponent).max(-126.0);
-    let n = (t + 12_582_912.0) - 12_582_912.0;
-    let f = t - n;
-    let low = 1.0 + f * (std::f32::consts::LN_2 + f * (0.240_226_5 + f * 0.055_504_11));
-    let series = low + f * f * f * f * (0.009_618_129 + f * (0.001_333_356 + f * 0.000_154_035_3));
-    let scale = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    let shifted = t + 12_582_912.0;
+    let f = t - (shifted - 12_582_912.0);
+    let series = [0.001_333_356, 0.009_618_129, 0.055_504_11, 0.240_226_5, std::f32::consts::LN_2, 1.0];
+    let series = series.into_iter().fold(0.000_154_035_3_f32, |sum, term| sum.mul_add(f, term));
+    let scale = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     if value > 0.0 { series * scale } else { 0.0 }
 }
 
@@ -84,6 +100,16 @@ pub(crate) fn blur(values: &mut [f32], side: usize, sigma: f64) {
     let weight = |offset: usize| (-0.5 * (offset as f64 / sigma).powi(2)).exp();
     let total = weight(0) + 2.0 * (1..=reach).map(weight).sum::<f64>();
     let kernel: Vec<f32> = (0..=reach).map(|offset| (weight(offset) / total) as f32).collect();
+    wide(
+        #[inline(always)]
+        || convolve(values, side, &kernel),
+    );
+}
+
+/// Along the rows, then down the columns, with a kernel from its middle on.
+#[inline(always)]
+fn convolve(values: &mut [f32], side: usize, kernel: &[f32]) {
+    let reach = kernel.len() - 1;
     let mut padded = vec![0.0; (side + 2 * reach).next_multiple_of(LANES) + LANES];
     for row in values.chunks_exact_mut(side) {
         padded[..reach].fill(row[0]);
@@ -95,11 +121,11 @@ pub(crate) fn blur(values: &mut [f32], side: usize, sigma: f64) {
             let mut sides = [0.0; LANES];
             for (k, weight) in kernel.iter().enumerate().skip(1) {
                 for (sum, (a, b)) in sides.iter_mut().zip(lanes(middle - k).zip(lanes(middle + k))) {
-                    *sum += weight * (a + b);
+                    *sum = weight.mul_add(a + b, *sum);
                 }
             }
             for (value, (middle, sides)) in some.iter_mut().zip(lanes(middle).zip(sides)) {
-                *value = kernel[0] * middle + sides;
+                *value = kernel[0].mul_add(*middle, sides);
             }
         }
     }
@@ -114,7 +140,7 @@ pub(crate) fn blur(values: &mut [f32], side: usize, sigma: f64) {
         for (k, weight) in kernel.iter().enumerate().skip(1) {
             let (above, below) = (line(y as isize - k as isize), line(y as isize + k as isize));
             for (value, (a, b)) in row.iter_mut().zip(above.iter().zip(below)) {
-                *value += weight * (a + b);
+                *value = weight.mul_add(a + b, *value);
             }
         }
     }
@@ -124,18 +150,23 @@ pub(crate) fn blur(values: &mut [f32], side: usize, sigma: f64) {
 const LANES: usize = 16;
 
 /// Adds Gaussian noise of standard deviation `sigma`, drawn from 4096 equally likely values of the normal distribution:
-/// a batch needs millions, and each of these takes 12 random bits and no logarithm. None is beyond 3.7 deviations.
+/// a batch needs millions, and each of these takes two random bytes and no logarithm. None is beyond 3.7 deviations.
 pub(crate) fn noise(values: &mut [f32], sigma: f32, rng: &mut impl Rng) {
     if sigma <= 0.0 {
         return;
     }
-    let normal = &*NORMAL;
-    for five in values.chunks_mut(5) {
-        let mut bits = rng.random::<u64>();
-        for value in five {
-            *value = (*value + sigma * normal[(bits & 0xfff) as usize]).clamp(0.0, 1.0);
-            bits >>= 12;
-        }
+    let (normal, mut drawn) = (&*NORMAL, [0_u8; 1024]);
+    for some in values.chunks_mut(drawn.len() / 2) {
+        rng.fill_bytes(&mut drawn[..2 * some.len()]);
+        wide(
+            #[inline(always)]
+            || {
+                for (value, drawn) in some.iter_mut().zip(drawn.as_chunks().0) {
+                    let place = usize::from(u16::from_le_bytes(*drawn) & 0xfff);
+                    *value = (*value + sigma * normal[place]).clamp(0.0, 1.0);
+                }
+            },
+        );
     }
 }
 

@@ -5,6 +5,8 @@
 //! weights are divided by their sum at the image's edge. Output samples whose center lies outside the image are marked
 //! as outside. On one extent this is PIL's resize, and torchvision's with antialiasing.
 
+use common::wide;
+
 /// An interpolation kernel of half-width [`Kernel::reach`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kernel {
@@ -87,7 +89,7 @@ impl Axis {
         let mut sums = [0.0; LANES];
         let Some((first, start, end)) = *tap else { return sums };
         for (weight, samples) in self.weights[start..end].iter().zip(samples[first * stride..].iter().step_by(stride)) {
-            sums.iter_mut().zip(samples).for_each(|(sum, value)| *sum += weight * value);
+            sums.iter_mut().zip(samples).for_each(|(sum, value)| *sum = weight.mul_add(*value, *sum));
         }
         sums
     }
@@ -100,6 +102,7 @@ pub(crate) trait Value: Copy {
 }
 
 impl Value for f32 {
+    #[inline(always)]
     fn value(self) -> f32 {
         self
     }
@@ -107,6 +110,7 @@ impl Value for f32 {
 
 /// A cached frame's sample: a fraction of the window as little-endian u16.
 impl Value for [u8; 2] {
+    #[inline(always)]
     fn value(self) -> f32 {
         f32::from(u16::from_le_bytes(self)) * (1.0 / 65535.0)
     }
@@ -150,6 +154,19 @@ pub(crate) fn resample_into<'a, T: Value + 'a>(
     horizontal: &Axis,
     scratch: &mut Scratch,
 ) {
+    wide(
+        #[inline(always)]
+        || interpolate(output, &image, [vertical, horizontal], scratch),
+    );
+}
+
+#[inline(always)]
+fn interpolate<'a, T: Value + 'a>(
+    output: &mut [f32],
+    image: &impl Fn(usize) -> &'a [T],
+    [vertical, horizontal]: [&Axis; 2],
+    scratch: &mut Scratch,
+) {
     let Scratch { image: held, turned, across } = scratch;
     let stride = horizontal.length.div_ceil(LANES);
     held.clear();
@@ -181,10 +198,8 @@ pub(crate) fn resample_into<'a, T: Value + 'a>(
 /// Columns as rows.
 #[inline(always)]
 fn turn(tile: &[Lanes; LANES], turned: &mut [Lanes; LANES]) {
-    for (lane, row) in tile.iter().enumerate() {
-        for (to, value) in turned.iter_mut().zip(row) {
-            to[lane] = *value;
-        }
+    for (place, to) in turned.iter_mut().enumerate() {
+        *to = std::array::from_fn(|lane| tile[lane][place]);
     }
 }
 
@@ -192,7 +207,11 @@ fn turn(tile: &[Lanes; LANES], turned: &mut [Lanes; LANES]) {
 #[inline(always)]
 fn turn_back(across: &[Lanes], rows: &mut [f32], count: usize) {
     for (lane, row) in rows.chunks_exact_mut(count.max(1)).enumerate() {
-        row.iter_mut().zip(across).for_each(|(to, lanes)| *to = lanes[lane]);
+        let ((whole, rest), (across, others)) = (row.as_chunks_mut::<LANES>(), across.as_chunks::<LANES>());
+        for (to, across) in whole.iter_mut().zip(across) {
+            *to = std::array::from_fn(|place| across[place][lane]);
+        }
+        rest.iter_mut().zip(others).for_each(|(to, lanes)| *to = lanes[lane]);
     }
 }
 

@@ -6,10 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use common::NamedTensors;
+use common::{NamedTensors, wide};
 use rayon::prelude::*;
 
-use crate::fused::wide;
 use crate::schedule::Schedule;
 
 const BETA1: f64 = 0.9;

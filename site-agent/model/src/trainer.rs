@@ -35,6 +35,13 @@ pub struct CropBatch {
     pub local: Vec<Vec<f32>>,
 }
 
+impl CropBatch {
+    /// The values of each crop: the global ones, then the local ones.
+    pub fn into_values(self) -> Vec<Vec<f32>> {
+        self.global.into_iter().chain(self.local).collect()
+    }
+}
+
 /// How a step went.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {

@@ -47,13 +47,16 @@ pub(super) fn train(folder: &JobFolder, job: &Job, stop: &Stop) -> Result<JobRes
     let maker =
         CropMaker::new(&job.plan.crops, &job.plan.images, job.plan.model.image_size, job.plan.model.in_channels);
     thread::scope(|scope| {
-        let crops = crops_ahead(scope, job, &cache, &sampler, &maker, done..steps);
+        let (used, again) = mpsc::channel();
+        let crops = crops_ahead(scope, job, &cache, &sampler, &maker, done..steps, again);
         let (began, mut kept) = (Instant::now(), done);
         for step in done..steps {
             stop.after(step, kept, folder, &mut progress, || trainer.checkpoint())?;
             let batch = crops.recv().map_err(|_| TrainerError::Crops)?;
             let clock = job.first_step + step;
             let report = trainer.step(&batch, clock, seeds(job).seed(clock, "drop-path"))?;
+            // After the last batch there is nobody who would use its memory again.
+            let _ = used.send(batch.into_values());
             let taken = step + 1;
             progress.append(StepLine {
                 step: taken,
@@ -96,7 +99,7 @@ fn subjects_drawn(job: &Job, cache: &FrameCache, sampler: &Sampler) -> usize {
     frames.map(|frame| cache.series()[frame.series as usize].subject).collect::<BTreeSet<_>>().len()
 }
 
-/// Crops of each step, made by a thread that stays at most two steps ahead.
+/// Crops of each step, made by a thread that stays at most two steps ahead, in the memory of those that were `used`.
 fn crops_ahead<'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     job: &'scope Job,
@@ -104,13 +107,15 @@ fn crops_ahead<'scope>(
     sampler: &'scope Sampler,
     maker: &'scope CropMaker,
     steps: std::ops::Range<u64>,
+    used: Receiver<Vec<Vec<f32>>>,
 ) -> Receiver<CropBatch> {
     let (send, receive) = mpsc::sync_channel(2);
     scope.spawn(move || {
         for step in steps {
             let clock = job.first_step + step;
             let frames = sampler.batch(seeds(job).seed(clock, "sampler"), job.plan.training.batch_size);
-            let crops = maker.batch(cache, &frames, seeds(job).seed(clock, "crops"));
+            let used = used.try_recv().unwrap_or_default();
+            let crops = maker.batch_in(used, cache, &frames, seeds(job).seed(clock, "crops"));
             // The other end is dropped when training has failed; there is nobody left to make crops for.
             if send.send(stacked(crops, job)).is_err() {
                 return;

@@ -150,6 +150,11 @@ fn crops_are_the_same_on_any_number_of_threads_and_differ_from_each_other() {
     assert_eq!(one.crops.iter().map(|crops| crops.side).collect::<Vec<_>>(), [16, 16, 8, 8, 8]);
     assert_ne!(one.crops[0].values, one.crops[1].values);
     assert_ne!(one, maker.batch(&cache, &frames, 12));
+    // In the memory of a batch of another size, and in that of one of its own.
+    for other in [maker.batch(&cache, &frames[..1], 12), maker.batch(&cache, &frames, 12)] {
+        let used = other.crops.into_iter().map(|crops| crops.values).collect();
+        assert_eq!(one, maker.batch_in(used, &cache, &frames, 11));
+    }
     // A frame's crops do not depend on the frames behind it.
     let alone = maker.batch(&cache, &frames[..1], 11);
     assert_eq!(alone.crops[4].values, one.crops[4].values[..64]);

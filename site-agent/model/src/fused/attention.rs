@@ -1,12 +1,13 @@
 //! Scaled dot-product attention (Vaswani et al. 2017), a block of queries at a time. Of the scores only the log-sum-exp of
 //! each row is kept; the backward makes them again (Dao et al. 2022, Algorithms 1 and 4).
 
+use common::wide;
 use rayon::prelude::*;
 
 use super::Heads;
 use super::fresh::made;
 use super::product::{Place, product, transpose};
-use super::vector::{exp, largest, replace, sum, wide};
+use super::vector::{exp, largest, replace, sum};
 
 /// Queries whose scores are held at a time, at most.
 const BLOCK: usize = 200;

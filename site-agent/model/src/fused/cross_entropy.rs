@@ -1,10 +1,11 @@
 //! DINO's cross-crop loss on logits (Caron et al. 2021, Algorithm 1), and its gradient. No softmax is kept.
 
+use common::wide;
 use rayon::prelude::*;
 
 use super::Pairs;
 use super::decomposed::terms;
-use super::vector::{exp, largest, sum, wide};
+use super::vector::{exp, largest, sum};
 
 /// The targets of one student row: of the teacher crops that are not itself.
 struct Wanted<'a> {

@@ -1,9 +1,10 @@
 //! The exact GELU (Hendrycks and Gimpel 2016), `x * P(N(0, 1) <= x)`, and its gradient.
 
+use common::wide;
 use rayon::prelude::*;
 
 use super::fresh::made;
-use super::vector::{exp, wide};
+use super::vector::exp;
 
 /// `1 / sqrt(2 pi)`.
 const INVERSE_ROOT_TAU: f32 = 0.398_942_3;

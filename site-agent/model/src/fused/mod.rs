@@ -28,8 +28,6 @@ mod spatial;
 mod unfolding;
 mod vector;
 
-pub(crate) use vector::wide;
-
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorPrimitive};
 

@@ -1,9 +1,10 @@
 //! LayerNorm (Ba et al. 2016) of rows, and its gradient.
 
+use common::wide;
 use rayon::prelude::*;
 
 use super::fresh::made;
-use super::vector::{added, sum, wide};
+use super::vector::{added, sum};
 use crate::vit::NORM_EPS;
 
 /// Rows that one task takes: fixed, so that sums over rows do not depend on the number of threads.

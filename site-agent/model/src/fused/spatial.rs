@@ -1,10 +1,11 @@
 //! Instance normalization (Ulyanov et al. 2016): each channel of an image is normalized over its pixels. What is brighter than
 //! its surroundings stays so, which a norm over a pixel's few channels would not keep.
 
+use common::wide;
 use rayon::prelude::*;
 
 use super::Pixels;
-use super::vector::{added, wide};
+use super::vector::added;
 use crate::vit::NORM_EPS;
 
 /// `y = (x - mean) / sqrt(variance + eps) * weight + bias`, of each image and channel, `[pixels, channels]`; and mean and

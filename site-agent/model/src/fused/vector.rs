@@ -1,26 +1,7 @@
 //! Arithmetic on slices that the compiler can make vector instructions of: no branch, no call, fixed lanes.
-//!
-//! [`wide`] runs a closure compiled for the widest instructions that this processor has.
+//! `common::wide` makes the widest of them.
 
-/// Runs `work` with the widest vector instructions of this processor. Only what is inlined profits: the closure and what it
-/// calls must be marked so.
-#[inline]
-pub(crate) fn wide<R, F: FnMut() -> R>(work: F) -> R {
-    pulp::Arch::new().dispatch(Work(work))
-}
-
-/// A closure that is called where it is, by reference: as `FnOnce` it would be called through a function of its own, which the
-/// compiler may leave without vector instructions.
-struct Work<F>(F);
-
-impl<R, F: FnMut() -> R> pulp::NullaryFnOnce for Work<F> {
-    type Output = R;
-
-    #[inline(always)]
-    fn call(mut self) -> R {
-        (self.0)()
-    }
-}
+use common::wide;
 
 const LANES: usize = 16;
 
