@@ -1,6 +1,8 @@
 //! New values, cleared by the threads that fill them: memory that is fresh from the system costs as much as it holds, and one
 //! thread alone would pay for all.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 /// `count` values, `part` of them at a time, each part beside an item of `beside`. `fill` is given zeros.
@@ -13,7 +15,7 @@ pub(super) fn made<T: Send>(
     beside: impl IndexedParallelIterator<Item = T>,
     fill: impl Fn(&mut [f32], T) + Sync,
 ) -> Vec<f32> {
-    made_of(&[0.0; 256], count, part, beside, fill)
+    begun(|room| room.fill(MaybeUninit::new(0.0)), count, part, beside, fill)
 }
 
 /// The same; `fill` is given rows that are `row`, the last perhaps not whole.
@@ -24,14 +26,28 @@ pub(super) fn made_of<T: Send>(
     beside: impl IndexedParallelIterator<Item = T>,
     fill: impl Fn(&mut [f32], T) + Sync,
 ) -> Vec<f32> {
+    let rows = |room: &mut [MaybeUninit<f32>]| {
+        room.chunks_mut(row.len()).for_each(|room| {
+            room.write_copy_of_slice(&row[..room.len()]);
+        });
+    };
+    begun(rows, count, part, beside, fill)
+}
+
+/// The same; a part is what `begin` has written, which is all of it.
+fn begun<T: Send>(
+    begin: impl Fn(&mut [MaybeUninit<f32>]) + Sync,
+    count: usize,
+    part: usize,
+    beside: impl IndexedParallelIterator<Item = T>,
+    fill: impl Fn(&mut [f32], T) + Sync,
+) -> Vec<f32> {
     assert_eq!(beside.len(), count.div_ceil(part), "an item for each part");
     let mut values = Vec::with_capacity(count);
     let room = &mut values.spare_capacity_mut()[..count];
     room.par_chunks_mut(part).zip(beside).for_each(|(room, item)| {
-        room.chunks_mut(row.len()).for_each(|room| {
-            room.write_copy_of_slice(&row[..room.len()]);
-        });
-        #[expect(unsafe_code, reason = "every value of the part was written just above")]
+        begin(room);
+        #[expect(unsafe_code, reason = "both that begin a part write all of it: this module calls it with no others")]
         fill(unsafe { room.assume_init_mut() }, item);
     });
     #[expect(unsafe_code, reason = "there are as many items as parts, so that every part was written")]

@@ -81,7 +81,7 @@ pub(super) fn transpose(into: &mut [f32], (values, of): (&[f32], Place)) {
         for column in (0..of.columns).step_by(TILE) {
             let columns = TILE.min(of.columns - column);
             let line = |place: usize| &values[of.start + (row + place) * of.row_step + column * of.column_step..];
-            if rows < TILE || columns < TILE {
+            if columns < TILE {
                 for place in 0..columns {
                     let into = &mut into[(column + place) * of.rows + row..][..rows];
                     into.iter_mut().enumerate().for_each(|(row, into)| *into = line(row)[place]);
@@ -90,12 +90,16 @@ pub(super) fn transpose(into: &mut [f32], (values, of): (&[f32], Place)) {
             }
             // Of a size that the compiler knows, and from where they lie: a copy of the tile made this five times as slow.
             let mut lines = [&[0.0_f32; TILE]; TILE];
-            for (place, found) in lines.iter_mut().enumerate() {
+            for (place, found) in lines[..rows].iter_mut().enumerate() {
                 *found = line(place).first_chunk().expect("a whole line of the tile");
             }
             for place in 0..TILE {
                 let turned: [f32; TILE] = std::array::from_fn(|row| lines[row][place]);
-                into[(column + place) * of.rows + row..][..TILE].copy_from_slice(&turned);
+                let into = &mut into[(column + place) * of.rows + row..][..rows];
+                match into.first_chunk_mut::<TILE>() {
+                    Some(into) => *into = turned,
+                    None => into.copy_from_slice(&turned[..rows]),
+                }
             }
         }
     }
