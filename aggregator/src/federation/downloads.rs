@@ -11,6 +11,8 @@ use crate::run::Run;
 /// A file to be sent.
 #[derive(Debug)]
 pub struct Blob {
+    /// What its name says of its bytes.
+    pub digest: Digest,
     /// It.
     pub file: File,
     /// Its length.
@@ -45,7 +47,8 @@ impl Federation {
         if !named {
             return Err(Refusal::UnknownBlob(blob));
         }
-        let opened = self.blobs.open_blob(blob).and_then(|file| Ok(Blob { bytes: file.metadata()?.len(), file }));
+        let opened =
+            self.blobs.open_blob(blob).and_then(|file| Ok(Blob { digest: blob, bytes: file.metadata()?.len(), file }));
         opened.map_err(|error| io_refusal("opening a model", &error))
     }
 }

@@ -27,9 +27,9 @@ pub(super) fn made_of<T: Send>(
     fill: impl Fn(&mut [f32], T) + Sync,
 ) -> Vec<f32> {
     let rows = |room: &mut [MaybeUninit<f32>]| {
-        room.chunks_mut(row.len()).for_each(|room| {
-            room.write_copy_of_slice(&row[..room.len()]);
-        });
+        for room in room.chunks_mut(row.len()) {
+            room.iter_mut().zip(row).for_each(|(room, value)| *room = MaybeUninit::new(*value));
+        }
     };
     begun(rows, count, part, beside, fill)
 }
@@ -48,7 +48,7 @@ fn begun<T: Send>(
     room.par_chunks_mut(part).zip(beside).for_each(|(room, item)| {
         begin(room);
         #[expect(unsafe_code, reason = "both that begin a part write all of it: this module calls it with no others")]
-        fill(unsafe { room.assume_init_mut() }, item);
+        fill(unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), room.len()) }, item);
     });
     #[expect(unsafe_code, reason = "there are as many items as parts, so that every part was written")]
     unsafe {
