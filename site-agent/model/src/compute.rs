@@ -1,7 +1,10 @@
 //! One step's mathematics on a device: weights and crops in, loss and gradients out. It keeps nothing between steps.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
@@ -112,10 +115,41 @@ pub(crate) enum Host {
 /// Runs `work` on the first of the shared threads, always the same: it keeps what it frees at hand for its next tensors, and
 /// threads in turns would each keep a step's.
 fn on_the_first_thread<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    let work = Mutex::new(Some(work));
-    let taken = || work.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let done = rayon::broadcast(|thread| (thread.index() == 0).then(taken).flatten().map(|work| work()));
-    done.into_iter().flatten().next().expect("there is a first thread")
+    let (work, over) = (Mutex::new(Some(work)), AtomicBool::new(false));
+    let results = rayon::broadcast(|thread| {
+        if thread.index() > 0 {
+            help(&over);
+            return None;
+        }
+        let _over = Raised(&over);
+        let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+        work.map(|work| work())
+    });
+    results.into_iter().flatten().next().expect("there is a first thread")
+}
+
+/// Takes a share of what the first thread gives away until its work is over, and stays awake in the short stretches between:
+/// to be woken takes longer than most of them. Whoever else wants the processor has it meanwhile.
+fn help(over: &AtomicBool) {
+    let mut since = Instant::now();
+    while !over.load(Ordering::Acquire) && since.elapsed() < AWAKE {
+        match rayon::yield_now() {
+            Some(rayon::Yield::Executed) => since = Instant::now(),
+            _ => thread::yield_now(),
+        }
+    }
+}
+
+/// Time without work after which a thread goes to sleep.
+const AWAKE: Duration = Duration::from_millis(1);
+
+/// A flag that is raised in the end, after a panic as well.
+struct Raised<'a>(&'a AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// A burn backend on one device.
