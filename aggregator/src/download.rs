@@ -34,6 +34,7 @@ impl Downloads {
     /// Begins one of a file, from an offset within it on.
     pub fn begin(&self, blob: Blob, offset: u64) -> Download {
         let mut pieces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Where nobody downloads there are none yet.
         let shared = pieces.upgrade().unwrap_or_default();
         *pieces = Arc::downgrade(&shared);
         Download { blob: Arc::new(blob), pieces: shared, sent: offset, piece: Bytes::new(), read: offset, next: None }

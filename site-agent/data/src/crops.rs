@@ -75,8 +75,8 @@ impl CropMaker {
             .iter()
             .map(|&side| {
                 let (count, channels) = (frames.len(), self.channels);
+                // An older batch may have had fewer crops. All values are written below, whatever they were.
                 let mut values = used.next().unwrap_or_default();
-                // All of them are written below.
                 values.resize(count * channels * side * side, 0.0);
                 Crops { count, channels, side, values }
             })

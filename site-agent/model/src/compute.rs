@@ -107,8 +107,8 @@ static ONE_GRAPH: Mutex<()> = Mutex::new(());
 pub(crate) enum Host {
     /// One of the threads that share it: what they do beside each other begins without waking the others first.
     Threads,
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "of GPUs alone"))]
     /// Whoever asks: a GPU's runtime knows its callers by their threads.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "of GPUs alone"))]
     Caller,
 }
 

@@ -114,6 +114,7 @@ fn crops_ahead<'scope>(
         for step in steps {
             let clock = job.first_step + step;
             let frames = sampler.batch(seeds(job).seed(clock, "sampler"), job.plan.training.batch_size);
+            // None has come back yet, or none will any more: then the memory is new.
             let used = used.try_recv().unwrap_or_default();
             let crops = maker.batch_in(used, cache, &frames, seeds(job).seed(clock, "crops"));
             // The other end is dropped when training has failed; there is nobody left to make crops for.
