@@ -39,6 +39,7 @@ use crate::clock::{Stamp, wall};
 use crate::federation::{Admitted, Federation};
 use crate::identity::{Places, life_left, shut_out};
 use crate::seats::{Seat, UnderWay};
+use crate::server::trailers;
 
 /// What is remembered of signed calls as long as the server runs.
 #[derive(Debug)]
@@ -207,7 +208,7 @@ impl http_body::Body for Watched {
         }
         if let Poll::Ready(refusal) = self.until.as_mut().poll(cx) {
             self.is_over = true;
-            return Poll::Ready(Some(Ok(Frame::trailers(status(&refusal).into_http::<()>().headers().clone()))));
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers(status(&refusal))))));
         }
         Pin::new(&mut self.body).poll_frame(cx)
     }

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use certs::authority::Authority;
 use common::enrolment::Enrolling;
 use common::{Digest, Directive, Progress, Refusal, RoundNumber, RunId, SiteId, UpdateManifest};
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
 use proto::convert::{self, Announced, ModelScores, digest_bytes};
 use proto::refusal::{malformed, status};
 use proto::wire::enrolment_server::Enrolment;
@@ -17,7 +19,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use tonic::{Request, Response, Status};
 
 use crate::door::TurnedAway;
-use crate::download::{Download, Downloads};
+use crate::download::{self, Downloads};
 use crate::federation::{Federation, Handout, UploadState};
 use crate::identity::{self, Caller};
 use crate::store::UpdateKey;
@@ -131,7 +133,7 @@ impl Wire for SiteCalls {
         Ok(Response::new(wire::GetPlanReply { canonical: canonical.into(), signatures }))
     }
 
-    type DownloadStream = Download;
+    type DownloadStream = download::Nothing;
 
     async fn download(
         &self,
@@ -144,7 +146,7 @@ impl Wire for SiteCalls {
         if offset > blob.bytes {
             return Err(refused(Refusal::Offset { expected: blob.bytes, found: offset }));
         }
-        Ok(Response::new(self.downloads.begin(blob, offset)))
+        Ok(download::handed(self.downloads.begin(blob, offset)))
     }
 
     async fn begin_upload(
@@ -240,6 +242,13 @@ pub(crate) fn answered<T>(asked: Result<Result<T, Refusal>, JoinError>) -> Resul
 pub(crate) fn refused(refusal: Refusal) -> Status {
     tracing::debug!(code = refusal.code(), %refusal, "refused");
     status(&refusal)
+}
+
+/// A status as it stands behind an answer's body.
+pub(crate) fn trailers(status: Status) -> HeaderMap {
+    let mut headers = status.into_http::<()>().into_parts().0.headers;
+    headers.remove(CONTENT_TYPE);
+    headers
 }
 
 pub(crate) fn unclear(error: proto::Malformed) -> Status {

@@ -24,6 +24,7 @@ use tonic::transport::Server;
 use crate::authority;
 use crate::clock::wall;
 use crate::desk::calls::PersonCalls;
+use crate::download::DownloadLayer;
 use crate::driver;
 use crate::federation::Federation;
 use crate::gate::{Gate, Remembered};
@@ -221,6 +222,7 @@ impl Serving {
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
             .layer(gate)
             .layer(PermittingLayer(Arc::clone(&self.federation)))
+            .layer(DownloadLayer)
             .add_service(InterceptedService::new(
                 FederationServer::new(calls)
                     .max_decoding_message_size(MESSAGE_BYTES)

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use aggregator::download::Download;
+use aggregator::download;
 use aggregator::server::SiteCalls;
 use common::Assignment;
 use proto::wire;
@@ -55,7 +55,7 @@ impl Wire for Liar {
         self.honest.get_plan(request).await
     }
 
-    type DownloadStream = Download;
+    type DownloadStream = download::Nothing;
 
     async fn download(
         &self,

@@ -11,6 +11,7 @@ use std::thread;
 
 use aggregator::authority;
 use aggregator::clock::{SystemClock, wall};
+use aggregator::download::DownloadLayer;
 use aggregator::driver;
 use aggregator::federation::{Federation, Limits};
 use aggregator::gate::{Gate, Remembered};
@@ -206,6 +207,7 @@ pub fn listen_through<C: proto::wire::federation_server::Federation>(
             let server = Server::builder()
                 .layer(noting)
                 .layer(gate)
+                .layer(DownloadLayer)
                 .add_service(InterceptedService::new(calls, identified))
                 .add_service(enrolment)
                 .serve_with_incoming(seated);

@@ -30,7 +30,7 @@ pub(super) enum How<'a> {
     /// Their mean by these shares, in the order of the sites; at least one is above 0.
     Shares(&'a [Share]),
     /// Each value from its values at the sites, which may be put in another order. Shares do not count.
-    EachCoordinate(&'a dyn Fn(&mut [f64]) -> f64),
+    EachCoordinate(&'a (dyn Fn(&mut [f64]) -> f64 + Sync)),
 }
 
 /// Merges the contributions into the next model's file, and the server's next states into theirs.
@@ -46,7 +46,7 @@ pub(super) fn merge(
     states: &mut [File],
 ) -> Result<Merged, MergeError> {
     let values = (VALUES_AT_ONCE / merge.contributions.len().max(1)).min(TILE);
-    in_tiles_of(values, threads::available(), server, how, merge, out, states)
+    threads::among(|| in_tiles_of(values, threads::available(), server, how, merge, out, states))
 }
 
 /// The merge with so many values to a tile, on so many threads. The bits do not depend on either.

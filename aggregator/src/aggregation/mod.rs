@@ -190,7 +190,7 @@ pub fn merge(strategy: Strategy, merge: &Merge<'_>, out: &mut File, states: &mut
     let of = |shares: &[Share], out: &mut File, states: &mut [File]| {
         mean::merge(server(strategy).as_ref(), &How::Shares(shares), merge, out, states)
     };
-    let each = |rule: &dyn Fn(&mut [f64]) -> f64, out: &mut File| {
+    let each = |rule: &(dyn Fn(&mut [f64]) -> f64 + Sync), out: &mut File| {
         mean::merge(&fedavg::FedAvg, &How::EachCoordinate(rule), merge, out, &mut [])
     };
     match strategy {

@@ -4,7 +4,7 @@ use common::plan::Adaptive;
 
 /// A rule that turns the mean delta into the model's change, value by value. Pure: the same means and states give the same
 /// bits, however they are cut into tiles.
-pub(super) trait Server {
+pub(super) trait Server: Sync {
     /// What each state's values are before the first round; empty if the rule keeps none.
     fn first_states(&self) -> Vec<f32>;
 

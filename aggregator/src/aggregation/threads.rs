@@ -1,8 +1,9 @@
 //! Work that is divided among threads.
 
 use std::num::NonZero;
-use std::panic::resume_unwind;
 use std::thread;
+
+use rayon::prelude::*;
 
 /// Threads that a merge works on, at most: sites are not many, and the disk is one.
 const MOST: usize = 8;
@@ -12,14 +13,13 @@ pub(super) fn available() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get).min(MOST)
 }
 
+/// Does work that is divided again and again on one of the threads that it is divided among: none is begun or woken for its own
+/// share.
+pub(super) fn among<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}
+
 /// Does the work on each, all at once; what came of each, in their order.
-pub(super) fn each<T: Send, R: Send>(all: &mut [T], work: impl Fn(&mut T) -> R + Sync) -> Vec<R> {
-    let Some((last, others)) = all.split_last_mut() else { return Vec::new() };
-    let work = &work;
-    thread::scope(|scope| {
-        let others: Vec<_> = others.iter_mut().map(|one| scope.spawn(move || work(one))).collect();
-        let last = work(last);
-        let others = others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        others.chain([last]).collect()
-    })
+pub(super) fn each<T: Send, R: Send>(all: &mut [T], work: impl Fn(&mut T) -> R + Send + Sync) -> Vec<R> {
+    all.par_iter_mut().with_max_len(1).map(work).collect()
 }

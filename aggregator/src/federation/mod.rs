@@ -5,6 +5,7 @@
 //! calls them off its event loop. This module knows no wire and no TLS.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -69,6 +70,8 @@ pub struct Federation {
     /// Who was turned away: entered in the ledger with the next refresh.
     door: Mutex<Door>,
     uploads: Mutex<BTreeMap<UpdateKey, Arc<Upload>>>,
+    /// Files that were removed, to be closed where nobody waits: of many gigabytes that takes seconds.
+    closing: Mutex<Vec<File>>,
     /// Checksums of stored updates whose digest was taken as they came, in this process's life.
     checked: Mutex<BTreeMap<Digest, Checksum>>,
     frozen: Notify,
@@ -145,6 +148,8 @@ struct LiveRun {
 const NOTED_EVERY: Duration = Duration::from_secs(1);
 /// Pause before the end of a round that could not be written is tried again.
 const END_AGAIN: Duration = Duration::from_secs(5);
+/// Removed files that are closed later, at most: each is a file that is open.
+const CLOSED_LATER: usize = 64;
 
 impl Federation {
     /// Takes the state folder, and goes on from what is written there.
@@ -175,6 +180,7 @@ impl Federation {
             used: Mutex::default(),
             door: Mutex::default(),
             uploads: Mutex::default(),
+            closing: Mutex::default(),
             checked: Mutex::default(),
             frozen: Notify::new(),
             _lock: lock,
@@ -348,6 +354,12 @@ impl Federation {
         self.forget_late_uploads(&live);
     }
 
+    /// Gives back the room of files that were removed.
+    pub fn close_removed(&self) {
+        let removed = std::mem::take(&mut *self.closing());
+        drop(removed);
+    }
+
     /// Whether somebody is no later than usual in a round whose deadline has passed. What cannot be read is not waited for.
     fn is_worth_waiting(&self, run: &LiveRun) -> bool {
         let begun = || -> Result<Option<bool>, StoreError> {
@@ -445,9 +457,19 @@ impl Federation {
         self.checked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn closing(&self) -> MutexGuard<'_, Vec<File>> {
+        self.closing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn remove_blob(&self, blob: Digest) -> Result<(), StoreError> {
         self.checked().remove(&blob);
-        self.blobs.remove(blob).map_err(|error| StoreError::io(format!("removing blob {blob}"), error))
+        let removed =
+            self.blobs.remove(blob).map_err(|error| StoreError::io(format!("removing blob {blob}"), error))?;
+        let mut closing = self.closing();
+        // One too many is closed here.
+        let has_room = closing.len() < CLOSED_LATER;
+        closing.extend(removed.filter(|_| has_room));
+        Ok(())
     }
 }
 

@@ -79,12 +79,16 @@ impl Blobs {
 
     /// Removes a blob that nothing names any more, durably: once that is written down, nobody looks for it again, and one
     /// that a power cut brought back would stay for ever. One that is not here is as good.
-    pub fn remove(&self, digest: Digest) -> io::Result<()> {
+    ///
+    /// Its room is given back when what is returned is dropped, by the system if this process dies: of a large file that takes
+    /// a while, in which nothing need wait.
+    pub fn remove(&self, digest: Digest) -> io::Result<Option<File>> {
         let path = self.path(digest);
+        let removed = File::open(&path).ok();
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Err(_) => Ok(()),
-            Ok(()) => durable::sync_folder(path.parent().unwrap_or(&self.root)),
+            Err(_) => Ok(None),
+            Ok(()) => durable::sync_folder(path.parent().unwrap_or(&self.root)).map(|()| removed),
         }
     }
 
@@ -162,8 +166,9 @@ mod tests {
         assert_eq!(blobs.length(digest), Some(7));
         assert_eq!(blobs.length(Digest::of(b"other")), None);
         assert_eq!(fs::read_dir(state.path().join("tmp")).unwrap().count(), 0);
-        blobs.remove(digest).unwrap();
-        blobs.remove(digest).unwrap();
+        let removed = blobs.remove(digest).unwrap();
+        assert!(removed.is_some() && !blobs.path(digest).exists());
+        assert!(blobs.remove(digest).unwrap().is_none());
     }
 
     #[test]
