@@ -152,7 +152,11 @@ impl Federation {
     /// Removes the updates of a run but for those of its last `keep` merged rounds, and the server's states but for the last;
     /// all of them when the run is over.
     pub(super) fn retire(&self, run: &RunId, keep: Option<u32>) {
-        let retired = self.store.retire(run, keep, &mut |blob| self.remove_blob(blob));
+        self.remove_spares();
+        let retired = match keep {
+            Some(_) => self.store.retire(run, keep, &mut |blob| self.set_aside(blob)),
+            None => self.store.retire(run, keep, &mut |blob| self.remove_blob(blob)),
+        };
         if let Err(error) = retired {
             tracing::warn!(%run, %error, "what is no longer needed could not be removed; it takes room");
         }

@@ -97,6 +97,8 @@ impl Federation {
             };
             if let Err(error) = merged {
                 all_well = false;
+                // If it is room that it lacks, there it is.
+                self.remove_spares();
                 tracing::error!(run = %job.run, round = %job.attempt.round, %error, "the round could not be merged; it is tried again");
                 self.note_trouble(&job.run, Some(&format!("round {} cannot be merged: {error}", job.attempt.round)));
             }

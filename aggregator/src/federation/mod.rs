@@ -72,6 +72,9 @@ pub struct Federation {
     uploads: Mutex<BTreeMap<UpdateKey, Arc<Upload>>>,
     /// Files that were removed, to be closed where nobody waits: of many gigabytes that takes seconds.
     closing: Mutex<Vec<File>>,
+    /// Updates that are no longer needed, whose files wait to be written over by the next round's: so many as these take room,
+    /// as the next uploads would anyway.
+    spares: Mutex<Vec<Digest>>,
     /// Checksums of stored updates whose digest was taken as they came, in this process's life.
     checked: Mutex<BTreeMap<Digest, Checksum>>,
     frozen: Notify,
@@ -181,6 +184,7 @@ impl Federation {
             door: Mutex::default(),
             uploads: Mutex::default(),
             closing: Mutex::default(),
+            spares: Mutex::default(),
             checked: Mutex::default(),
             frozen: Notify::new(),
             _lock: lock,
@@ -459,6 +463,31 @@ impl Federation {
 
     fn closing(&self) -> MutexGuard<'_, Vec<File>> {
         self.closing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spares(&self) -> MutexGuard<'_, Vec<Digest>> {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the file of an update that is no longer needed for one of the next round's; removes it if that cannot be.
+    fn set_aside(&self, blob: Digest) -> Result<(), StoreError> {
+        match self.blobs.set_aside(blob) {
+            Ok(is_there) => {
+                self.checked().remove(&blob);
+                self.spares().extend(is_there.then_some(blob));
+                Ok(())
+            }
+            Err(error) => {
+                tracing::debug!(%blob, %error, "an update could not be set aside");
+                self.remove_blob(blob)
+            }
+        }
+    }
+
+    /// Removes the files that nothing was written over.
+    fn remove_spares(&self) {
+        let spares = std::mem::take(&mut *self.spares());
+        spares.into_iter().for_each(|spare| self.blobs.remove_spare(spare));
     }
 
     fn remove_blob(&self, blob: Digest) -> Result<(), StoreError> {

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -159,6 +160,7 @@ impl Federation {
         if received.count != upload.manifest.bytes {
             return Err(Refusal::Offset { expected: received.count, found: upload.manifest.bytes });
         }
+        received.cut(upload.manifest.bytes).map_err(|error| io_refusal("ending an upload's file", &error))?;
         let checked = match self.check(&upload, &mut received) {
             Ok(checked) => checked,
             Err(refusal) => {
@@ -328,16 +330,31 @@ impl Federation {
         if self.is_stored_whole(manifest) {
             return Ok(Received::whole(manifest));
         }
-        let opened = self.blobs.open_part(&part_name(manifest));
-        let emptied = opened.and_then(|(file, path)| file.set_len(0).map(|()| (file, path)));
-        let (file, path) = emptied.map_err(|error| io_refusal("making an upload's file", &error))?;
+        let made = match self.spare_for(&part_name(manifest)) {
+            Some(spare) => Ok(spare),
+            None => {
+                let opened = self.blobs.open_part(&part_name(manifest));
+                opened.and_then(|(file, path)| file.set_len(0).map(|()| (file, path)))
+            }
+        };
+        let (file, path) = made.map_err(|error| io_refusal("making an upload's file", &error))?;
         let inspector = Some(Box::new(Inspector::new(Arc::clone(layout))));
         Ok(Received { place: Place::Part(file, path), count: 0, durable: 0, inspector })
     }
 
+    /// A file that was set aside, by the name of an upload's. What is in it counts no more than what is in a new one: nothing.
+    fn spare_for(&self, name: &str) -> Option<(File, PathBuf)> {
+        let spare = self.spares().pop()?;
+        let taken = self.blobs.take_spare(spare, name);
+        taken.inspect_err(|error| tracing::debug!(%spare, %error, "a file that was set aside cannot be used")).ok()
+    }
+
     fn append(&self, key: &UpdateKey, received: &mut Received, data: &[u8]) -> Result<(), Refusal> {
         let Place::Part(file, path) = &received.place else { return Ok(()) };
-        file.write_all_at(data, received.count).map_err(|error| io_refusal("writing an upload", &error))?;
+        file.write_all_at(data, received.count).map_err(|error| {
+            self.remove_spares();
+            io_refusal("writing an upload", &error)
+        })?;
         received.count += data.len() as u64;
         if let Some(inspector) = &mut received.inspector {
             inspector.feed(data);
@@ -443,6 +460,14 @@ impl Upload {
 impl Received {
     fn whole(manifest: &UpdateManifest) -> Self {
         Self { place: Place::Blob, count: manifest.bytes, durable: manifest.bytes, inspector: None }
+    }
+
+    /// Leaves no more in the file than has come: it may have held something longer before.
+    fn cut(&self, bytes: u64) -> io::Result<()> {
+        match &self.place {
+            Place::Part(file, _) if file.metadata()?.len() > bytes => file.set_len(bytes),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -560,6 +585,53 @@ mod tests {
         assert!(matches!(federation.held(&key, &replaced), Err(Refusal::Offset { expected: 0, .. })));
         federation.drop_upload(&key, &replaced);
         assert_eq!(federation.uploads().len(), 1, "the newer one is left alone");
+    }
+
+    #[test]
+    fn a_file_that_was_set_aside_is_written_over_and_nothing_of_it_is_left_or_counts() {
+        let state = tempfile::tempdir().unwrap();
+        let (federation, [first, second]) = house(state.path());
+        let (bytes, key) = (weights(0.5).to_safetensors(), UpdateKey::of(&first));
+        let spare = |more: usize| {
+            // Of the very bytes that will come, so that any of them would pass.
+            let blob = federation.blobs.put(&[&bytes[..], &vec![7; more]].concat()).unwrap();
+            federation.set_aside(blob).unwrap();
+            assert!(federation.blobs.length(blob).is_none() && federation.spares().len() == 1);
+        };
+        spare(1000);
+        let begun = federation.begin_upload(&first.site, first.clone()).unwrap();
+        assert_eq!((begun.next_offset, begun.acknowledged, federation.spares().len()), (0, false, 0));
+        assert!(federation.finish_upload(&key, first.blob).is_err(), "what was in the file has not come");
+        federation.upload_chunk(&key, first.blob, 0, &bytes[..10]).unwrap();
+        // Another announcement takes its place, and another spare.
+        spare(0);
+        federation.begin_upload(&second.site, second.clone()).unwrap();
+        spare(1000);
+        let begun = federation.begin_upload(&first.site, first.clone()).unwrap();
+        assert_eq!(begun.next_offset, 0);
+        federation.upload_chunk(&key, first.blob, 0, &bytes).unwrap();
+        assert_eq!(federation.finish_upload(&key, first.blob), Ok(first.blob));
+        assert_eq!(std::fs::read(federation.blobs.path(first.blob)).unwrap(), bytes);
+        assert_eq!(std::fs::read_dir(state.path().join("tmp")).unwrap().count(), 0);
+        assert!(federation.merge_frozen(), "what was acknowledged is there");
+    }
+
+    #[test]
+    fn after_a_crash_what_was_in_a_file_before_the_upload_is_gone() {
+        let state = tempfile::tempdir().unwrap();
+        let (federation, [first, _]) = house(state.path());
+        let (bytes, limits) = (weights(0.5).to_safetensors(), federation.limits);
+        for _ in 0..2 {
+            federation.set_aside(federation.blobs.put(&bytes).unwrap()).unwrap();
+            federation.spares().truncate(1);
+        }
+        federation.begin_upload(&first.site, first.clone()).unwrap();
+        drop(federation);
+        let federation = Federation::open(state.path(), limits, Arc::new(SystemClock::new())).unwrap();
+        assert_eq!(federation.begin_upload(&first.site, first.clone()).unwrap().next_offset, 0);
+        let part = state.path().join("tmp").join(format!("{}.part", part_name(&first)));
+        assert_eq!(std::fs::metadata(part).unwrap().len(), 0);
+        assert_eq!(std::fs::read_dir(state.path().join("tmp")).unwrap().count(), 1, "spares are swept");
     }
 
     #[test]

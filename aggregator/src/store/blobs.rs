@@ -92,6 +92,30 @@ impl Blobs {
         }
     }
 
+    /// Takes a blob that nothing names any more out of the blobs, durably, for an upload to be written over: the system need
+    /// find no room for it then, in memory or on the disk. False if it is not here.
+    pub fn set_aside(&self, digest: Digest) -> io::Result<bool> {
+        let path = self.path(digest);
+        match fs::rename(&path, self.unfinished(&spare(digest))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Err(_) => Ok(false),
+            Ok(()) => durable::sync_folder(path.parent().unwrap_or(&self.root)).map(|()| true),
+        }
+    }
+
+    /// Opens what was set aside as an upload's file. Its bytes are still there, to be written over; the name is durable.
+    pub fn take_spare(&self, digest: Digest, name: &str) -> io::Result<(File, PathBuf)> {
+        fs::rename(self.unfinished(&spare(digest)), self.unfinished(name))?;
+        let opened = self.open_part(name)?;
+        durable::sync_folder(&self.tmp())?;
+        Ok(opened)
+    }
+
+    /// Removes what was set aside.
+    pub fn remove_spare(&self, digest: Digest) {
+        self.remove_part(&spare(digest));
+    }
+
     /// A new file for a merged model, with its path; an older one of that name is emptied.
     pub fn begin_file(&self, name: &str) -> io::Result<(File, PathBuf)> {
         let path = self.unfinished(name);
@@ -151,6 +175,11 @@ impl Blobs {
     fn unfinished(&self, name: &str) -> PathBuf {
         self.tmp().join(format!("{name}.part"))
     }
+}
+
+/// The name of a file that was set aside. No upload's has this form, and a sweep removes it.
+fn spare(digest: Digest) -> String {
+    format!("spare-{digest}")
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ struct Cli {
     #[arg(long, default_value_t = 2)]
     jobs: usize,
     /// Fraction of each training site's subjects that no training sees.
-    #[arg(long, default_value_t = 0.4)]
+    #[arg(long, default_value_t = 0.45)]
     held_out: f64,
     /// How often a course is measured.
     #[arg(long, default_value_t = 6)]
