@@ -36,7 +36,7 @@ impl Downloads {
     /// Begins one of a file, from an offset within it on.
     pub fn begin(&self, blob: Blob, offset: u64) -> Download {
         let mut pieces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Where nobody downloads there are none yet.
+        // They went with the last download, and nothing of them is to be missed: whoever is the first begins with none.
         let shared = pieces.upgrade().unwrap_or_default();
         *pieces = Arc::downgrade(&shared);
         Download { blob: Arc::new(blob), pieces: shared, read: offset, next: None, is_over: false }

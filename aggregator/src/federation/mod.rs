@@ -35,6 +35,7 @@ mod course;
 mod downloads;
 mod enrolment;
 mod merging;
+mod received;
 mod reports;
 mod scores;
 mod signing;
@@ -463,31 +464,6 @@ impl Federation {
 
     fn closing(&self) -> MutexGuard<'_, Vec<File>> {
         self.closing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn spares(&self) -> MutexGuard<'_, Vec<Digest>> {
-        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps the file of an update that is no longer needed for one of the next round's; removes it if that cannot be.
-    fn set_aside(&self, blob: Digest) -> Result<(), StoreError> {
-        match self.blobs.set_aside(blob) {
-            Ok(is_there) => {
-                self.checked().remove(&blob);
-                self.spares().extend(is_there.then_some(blob));
-                Ok(())
-            }
-            Err(error) => {
-                tracing::debug!(%blob, %error, "an update could not be set aside");
-                self.remove_blob(blob)
-            }
-        }
-    }
-
-    /// Removes the files that nothing was written over.
-    fn remove_spares(&self) {
-        let spares = std::mem::take(&mut *self.spares());
-        spares.into_iter().for_each(|spare| self.blobs.remove_spare(spare));
     }
 
     fn remove_blob(&self, blob: Digest) -> Result<(), StoreError> {

@@ -8,10 +8,6 @@
 //! restart only bytes that were synced and noted count.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use certs::signing::verifies;
@@ -20,14 +16,13 @@ use common::{Digest, Refusal, SiteId, UpdateManifest};
 use proto::CHUNK_BYTES;
 
 use super::acceptance::{max_norm, not_open, require_acceptable, takes, update_layout};
-use super::{Federation, Live, LiveRun, OpenError, io_refusal, refusal};
-use crate::checksum::Checksum;
-use crate::inspection::{Fault, Inspector, inspect};
+use super::received::{Received, part_name};
+use super::{Federation, Live, LiveRun, OpenError, refusal};
 use crate::layout::Layout;
 use crate::ledger::Event;
 use crate::round::{Heard, Word};
 use crate::run::RunEvent;
-use crate::store::{Details, UpdateKey, durable};
+use crate::store::{Details, UpdateKey};
 
 /// How far an upload has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,34 +36,13 @@ pub struct UploadState {
 /// An update on its way. Its bytes are locked while they are written or checked; nobody waits for that.
 #[derive(Debug)]
 pub(super) struct Upload {
-    manifest: UpdateManifest,
-    layout: Arc<Layout>,
+    pub(super) manifest: UpdateManifest,
+    pub(super) layout: Arc<Layout>,
     /// The plan's bound on the delta's L2 norm.
-    max_norm: f64,
+    pub(super) max_norm: f64,
     bytes: Mutex<Received>,
 }
 
-/// The bytes of an upload that are here.
-#[derive(Debug)]
-struct Received {
-    place: Place,
-    count: u64,
-    /// How many of them survive a power cut.
-    durable: u64,
-    /// What was seen of them as they came; none if this process did not see all of them, or has looked at the end already.
-    inspector: Option<Box<Inspector>>,
-}
-
-#[derive(Debug)]
-enum Place {
-    /// Among the unfinished files.
-    Part(File, PathBuf),
-    /// Among the blobs already: an earlier attempt got that far, or another site sent the same bytes.
-    Blob,
-}
-
-/// Bytes between two syncs of an upload.
-const SYNC_EVERY: u64 = 8 << 20;
 /// Bytes of chunks that all sites together should have on their way, and the least of one site: a chunk is in memory whole.
 const CHUNKS_TOGETHER: usize = 4 << 20;
 const LEAST_CHUNK: u32 = 128 << 10;
@@ -160,7 +134,6 @@ impl Federation {
         if received.count != upload.manifest.bytes {
             return Err(Refusal::Offset { expected: received.count, found: upload.manifest.bytes });
         }
-        received.cut(upload.manifest.bytes).map_err(|error| io_refusal("ending an upload's file", &error))?;
         let checked = match self.check(&upload, &mut received) {
             Ok(checked) => checked,
             Err(refusal) => {
@@ -215,14 +188,7 @@ impl Federation {
                 self.store.forget_upload(&key, &mut |blob| self.remove_blob(blob))?;
                 continue;
             };
-            let received = if self.is_stored_whole(&record.manifest) {
-                Received::whole(&record.manifest)
-            } else {
-                let (file, path) = self.blobs.open_part(&part_name(&record.manifest))?;
-                let durable = record.durable.min(file.metadata()?.len());
-                file.set_len(durable)?;
-                Received { place: Place::Part(file, path), count: durable, durable, inspector: None }
-            };
+            let received = self.resume_file(&record.manifest, record.durable)?;
             tracing::info!(site = %key.site, run = %key.run, round = %key.round, bytes = received.count, "upload goes on");
             let upload = Upload { manifest: record.manifest, layout, max_norm, bytes: Mutex::new(received) };
             uploads.insert(key, Arc::new(upload));
@@ -317,106 +283,6 @@ impl Federation {
         found.ok_or(Refusal::Offset { expected: 0, found: offset })
     }
 
-    fn is_stored_whole(&self, manifest: &UpdateManifest) -> bool {
-        self.blobs.length(manifest.blob) == Some(manifest.bytes)
-    }
-
-    fn begin_file(&self, manifest: &UpdateManifest, layout: &Arc<Layout>) -> Result<Received, Refusal> {
-        if !self.store.begin_upload(manifest, self.limits.spool_bytes).map_err(refusal)? {
-            let (site, limit) = (&manifest.site, self.limits.spool_bytes);
-            tracing::error!(%site, limit, "no room for an upload: raise `max_spool_bytes`");
-            return Err(Refusal::DiskFull);
-        }
-        if self.is_stored_whole(manifest) {
-            return Ok(Received::whole(manifest));
-        }
-        let made = match self.spare_for(&part_name(manifest)) {
-            Some(spare) => Ok(spare),
-            None => {
-                let opened = self.blobs.open_part(&part_name(manifest));
-                opened.and_then(|(file, path)| file.set_len(0).map(|()| (file, path)))
-            }
-        };
-        let (file, path) = made.map_err(|error| io_refusal("making an upload's file", &error))?;
-        let inspector = Some(Box::new(Inspector::new(Arc::clone(layout))));
-        Ok(Received { place: Place::Part(file, path), count: 0, durable: 0, inspector })
-    }
-
-    /// A file that was set aside, by the name of an upload's. What is in it counts no more than what is in a new one: nothing.
-    fn spare_for(&self, name: &str) -> Option<(File, PathBuf)> {
-        let spare = self.spares().pop()?;
-        let taken = self.blobs.take_spare(spare, name);
-        taken.inspect_err(|error| tracing::debug!(%spare, %error, "a file that was set aside cannot be used")).ok()
-    }
-
-    fn append(&self, key: &UpdateKey, received: &mut Received, data: &[u8]) -> Result<(), Refusal> {
-        let Place::Part(file, path) = &received.place else { return Ok(()) };
-        file.write_all_at(data, received.count).map_err(|error| {
-            self.remove_spares();
-            io_refusal("writing an upload", &error)
-        })?;
-        received.count += data.len() as u64;
-        if let Some(inspector) = &mut received.inspector {
-            inspector.feed(data);
-        }
-        if received.count - received.durable >= SYNC_EVERY {
-            durable::sync_file(file, path);
-            self.store.note_durable(key, received.count).map_err(refusal)?;
-            received.durable = received.count;
-        }
-        Ok(())
-    }
-
-    /// Holds the bytes to what was announced and to the plan: by what was seen as they came, or by the file.
-    fn check(&self, upload: &Upload, received: &mut Received) -> Result<Checksum, Refusal> {
-        let announced = upload.manifest.blob;
-        let checked = match (&received.place, received.inspector.take()) {
-            // What was seen as it came must be what lies there now.
-            (Place::Part(file, _), Some(inspector)) => {
-                inspector.finish(announced, upload.max_norm).and_then(|checked| {
-                    match Checksum::of_file(file)? == checked {
-                        true => Ok(checked),
-                        false => inspect(file, &upload.layout, announced, upload.max_norm),
-                    }
-                })
-            }
-            (Place::Part(file, _), None) => inspect(file, &upload.layout, announced, upload.max_norm),
-            (Place::Blob, _) => {
-                let opened = self.blobs.open_blob(announced).map_err(Fault::from);
-                opened.and_then(|file| inspect(&file, &upload.layout, announced, upload.max_norm))
-            }
-        };
-        checked.map_err(|fault| match fault {
-            Fault::Io(error) => io_refusal("checking an upload", &error),
-            Fault::Digest { found } => {
-                if matches!(received.place, Place::Blob) {
-                    self.remove_rotten(announced, found);
-                }
-                Refusal::Corrupt { expected: announced, found }
-            }
-            Fault::Content(why) => Refusal::Update(why),
-        })
-    }
-
-    /// Removes a stored file that no longer has the bytes of its name: whoever needs it is better off without, and the same
-    /// update, sent again, takes its place. Left there, it would be found again and again.
-    fn remove_rotten(&self, blob: Digest, found: Digest) {
-        tracing::error!(%blob, %found, "a stored file has other bytes than its name says, and is removed: see to the disk");
-        if let Err(error) = self.remove_blob(blob) {
-            tracing::error!(%error, "it could not be removed");
-        }
-    }
-
-    fn give_its_name(&self, upload: &Upload, received: &mut Received) -> Result<(), Refusal> {
-        if let Place::Part(file, path) = &received.place {
-            durable::sync_file(file, path);
-            let adopted = self.blobs.adopt(path, upload.manifest.blob);
-            adopted.map_err(|error| io_refusal("storing an update", &error))?;
-            received.place = Place::Blob;
-        }
-        Ok(())
-    }
-
     fn acknowledge(&self, key: &UpdateKey, upload: &Upload) -> Result<(), Refusal> {
         let word = Word::Reported(upload.manifest.blob);
         let heard = Heard { site: key.site.clone(), round: key.round, word };
@@ -457,20 +323,6 @@ impl Upload {
     }
 }
 
-impl Received {
-    fn whole(manifest: &UpdateManifest) -> Self {
-        Self { place: Place::Blob, count: manifest.bytes, durable: manifest.bytes, inspector: None }
-    }
-
-    /// Leaves no more in the file than has come: it may have held something longer before.
-    fn cut(&self, bytes: u64) -> io::Result<()> {
-        match &self.place {
-            Place::Part(file, _) if file.metadata()?.len() > bytes => file.set_len(bytes),
-            _ => Ok(()),
-        }
-    }
-}
-
 /// The more uploads, the smaller their chunks: memory does not grow with the sites until there are very many.
 fn chunk_bytes(uploads: usize) -> u32 {
     let each = u32::try_from(CHUNKS_TOGETHER / uploads.max(1)).unwrap_or(u32::MAX);
@@ -480,12 +332,6 @@ fn chunk_bytes(uploads: usize) -> u32 {
 /// Whether an upload is the one of its key: another announcement may have taken its place.
 fn is_current(uploads: &BTreeMap<UpdateKey, Arc<Upload>>, key: &UpdateKey, upload: &Arc<Upload>) -> bool {
     uploads.get(key).is_some_and(|current| Arc::ptr_eq(current, upload))
-}
-
-/// The name of an upload's unfinished file: labels hold no dot, so no two announcements share one.
-fn part_name(manifest: &UpdateManifest) -> String {
-    let UpdateManifest { run, round, site, blob, .. } = manifest;
-    format!("{run}.{round}.{site}.{blob}")
 }
 
 fn invited<'a>(live: &'a mut Live, key: &UpdateKey) -> Result<&'a mut LiveRun, Refusal> {
@@ -506,7 +352,7 @@ fn require_same(key: &UpdateKey, stored: Digest, asked: Digest) -> Result<Digest
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use common::{Meters, NamedTensors, PlanDraft, RoundNumber};
 
     use super::*;
@@ -514,14 +360,14 @@ mod tests {
     use crate::federation::Limits;
     use crate::store::{Blobs, FederationRecord, SqliteStore, Store};
 
-    fn weights(value: f32) -> NamedTensors {
+    pub(in crate::federation) fn weights(value: f32) -> NamedTensors {
         let mut weights = NamedTensors::new();
         weights.insert("w", vec![8], vec![value; 8]);
         weights
     }
 
     /// A federation with a run of the site a, and what a would announce of two updates.
-    fn house(state: &std::path::Path) -> (Federation, [UpdateManifest; 2]) {
+    pub(in crate::federation) fn house(state: &std::path::Path) -> (Federation, [UpdateManifest; 2]) {
         let record =
             FederationRecord { name: "test".parse().unwrap(), address: "localhost:1".to_owned(), created_at: Stamp(0) };
         let store = SqliteStore::create(state, &record).unwrap();
@@ -585,53 +431,6 @@ mod tests {
         assert!(matches!(federation.held(&key, &replaced), Err(Refusal::Offset { expected: 0, .. })));
         federation.drop_upload(&key, &replaced);
         assert_eq!(federation.uploads().len(), 1, "the newer one is left alone");
-    }
-
-    #[test]
-    fn a_file_that_was_set_aside_is_written_over_and_nothing_of_it_is_left_or_counts() {
-        let state = tempfile::tempdir().unwrap();
-        let (federation, [first, second]) = house(state.path());
-        let (bytes, key) = (weights(0.5).to_safetensors(), UpdateKey::of(&first));
-        let spare = |more: usize| {
-            // Of the very bytes that will come, so that any of them would pass.
-            let blob = federation.blobs.put(&[&bytes[..], &vec![7; more]].concat()).unwrap();
-            federation.set_aside(blob).unwrap();
-            assert!(federation.blobs.length(blob).is_none() && federation.spares().len() == 1);
-        };
-        spare(1000);
-        let begun = federation.begin_upload(&first.site, first.clone()).unwrap();
-        assert_eq!((begun.next_offset, begun.acknowledged, federation.spares().len()), (0, false, 0));
-        assert!(federation.finish_upload(&key, first.blob).is_err(), "what was in the file has not come");
-        federation.upload_chunk(&key, first.blob, 0, &bytes[..10]).unwrap();
-        // Another announcement takes its place, and another spare.
-        spare(0);
-        federation.begin_upload(&second.site, second.clone()).unwrap();
-        spare(1000);
-        let begun = federation.begin_upload(&first.site, first.clone()).unwrap();
-        assert_eq!(begun.next_offset, 0);
-        federation.upload_chunk(&key, first.blob, 0, &bytes).unwrap();
-        assert_eq!(federation.finish_upload(&key, first.blob), Ok(first.blob));
-        assert_eq!(std::fs::read(federation.blobs.path(first.blob)).unwrap(), bytes);
-        assert_eq!(std::fs::read_dir(state.path().join("tmp")).unwrap().count(), 0);
-        assert!(federation.merge_frozen(), "what was acknowledged is there");
-    }
-
-    #[test]
-    fn after_a_crash_what_was_in_a_file_before_the_upload_is_gone() {
-        let state = tempfile::tempdir().unwrap();
-        let (federation, [first, _]) = house(state.path());
-        let (bytes, limits) = (weights(0.5).to_safetensors(), federation.limits);
-        for _ in 0..2 {
-            federation.set_aside(federation.blobs.put(&bytes).unwrap()).unwrap();
-            federation.spares().truncate(1);
-        }
-        federation.begin_upload(&first.site, first.clone()).unwrap();
-        drop(federation);
-        let federation = Federation::open(state.path(), limits, Arc::new(SystemClock::new())).unwrap();
-        assert_eq!(federation.begin_upload(&first.site, first.clone()).unwrap().next_offset, 0);
-        let part = state.path().join("tmp").join(format!("{}.part", part_name(&first)));
-        assert_eq!(std::fs::metadata(part).unwrap().len(), 0);
-        assert_eq!(std::fs::read_dir(state.path().join("tmp")).unwrap().count(), 1, "spares are swept");
     }
 
     #[test]

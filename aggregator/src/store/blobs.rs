@@ -84,6 +84,7 @@ impl Blobs {
     /// a while, in which nothing need wait.
     pub fn remove(&self, digest: Digest) -> io::Result<Option<File>> {
         let path = self.path(digest);
+        // Of one that cannot be opened the room is given back here, at once.
         let removed = File::open(&path).ok();
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
