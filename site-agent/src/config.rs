@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::Digest;
 use common::policy::SitePolicy;
-use model::DeviceChoice;
+use model::{DeviceChoice, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, DiskError};
@@ -17,6 +17,8 @@ use crate::network::{ChannelMode, NetworkConfig};
 pub struct Config {
     /// Where training runs: `cpu`, `cuda` or `cuda:<n>`.
     pub device: String,
+    /// In what a training step multiplies: `f32`, or `bf16` for a GPU.
+    pub precision: Precision,
     /// Threads of the trainer; 0 for one a core.
     pub threads: usize,
     /// Images whose gradients are computed at a time; 0 for a whole batch. Less memory, the same step to float error.
@@ -53,6 +55,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             device: "cpu".to_owned(),
+            precision: Precision::F32,
             threads: 0,
             micro_batch: 0,
             nice: 0,

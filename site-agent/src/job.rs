@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use common::{Digest, Meters, PlanDraft, RoundNumber, Score, SiteId, TaskName};
+use model::Precision;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,9 @@ pub struct Job {
     pub held_out: f64,
     /// `cpu`, `cuda` or `cuda:<n>`.
     pub device: String,
+    /// In what a step multiplies.
+    #[serde(default)]
+    pub precision: Precision,
     /// Images at a time; 0 for a whole batch.
     pub micro_batch: usize,
     /// The site's labels, for a run that finetunes.

@@ -109,7 +109,7 @@ pub fn try_device(program: &Path, config: &Config, within: Duration) -> Result<D
     if config.threads > 0 {
         command.env("RAYON_NUM_THREADS", config.threads.to_string());
     }
-    command.arg("--device").arg(&config.device).arg("try-device");
+    command.arg("--device").arg(&config.device).arg("--precision").arg(config.precision.to_string()).arg("try-device");
     let began = Instant::now();
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     let mut child = child.map_err(|error| error.to_string())?;

@@ -2,11 +2,16 @@
 
     python -m venv /tmp/peer && /tmp/peer/bin/pip install torch
     cargo build --workspace --example step
-    /tmp/peer/bin/python site-agent/model/scripts/step_peer.py [demo|small] [--turns 3] [--steps 10] [--threads 2]
+    /tmp/peer/bin/python site-agent/model/scripts/step_peer.py [demo|small|published] [--turns 3] [--steps 10] [--threads 2]
+
+On a GPU, with `--features model/cuda` added to the build:
+
+    /tmp/peer/bin/python site-agent/model/scripts/step_peer.py published --device cuda --precision bf16
 
 Both take the same sizes: teacher on two global crops, student forward and backward on all, cross-entropy with centering,
-clipping of each tensor, AdamW in two groups, the teacher's moving average. PyTorch computes in float32 with scaled-dot-product
-attention and the multi-tensor AdamW. What is printed is the fastest step of each turn, and their ratio.
+clipping of each tensor, AdamW in two groups, the teacher's moving average. PyTorch uses scaled-dot-product attention and the
+multi-tensor AdamW, on a GPU the fused one; in bf16 it runs under autocast. What is printed is the fastest step of each turn, and
+their ratio; on a GPU the memory is the GPU's.
 """
 
 import argparse
@@ -14,7 +19,9 @@ import os
 import re
 import resource
 import subprocess
+import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -25,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SIZES = {
     "demo": dict(image=48, local=24, locals=2, dim=64, depth=3, heads=4, batch=32, head=(128, 64, 256)),
     "small": dict(image=224, local=96, locals=4, dim=384, depth=12, heads=6, batch=2, head=(2048, 256, 4096)),
+    "published": dict(image=224, local=96, locals=8, dim=384, depth=12, heads=6, batch=16, head=(2048, 256, 65536)),
 }
 
 
@@ -75,34 +83,43 @@ class Network(nn.Module):
         return F.normalize(self.mlp(x), dim=1) @ F.normalize(self.last, dim=1).T
 
 
-def turn(size, steps):
-    student, teacher = Network(size), Network(size)
+def turn(size, steps, device, precision):
+    student, teacher = Network(size).to(device), Network(size).to(device)
     teacher.load_state_dict(student.state_dict())
     matrices = [p for p in student.parameters() if p.ndim > 1]
     others = [p for p in student.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.04}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, foreach=True)
-    center = torch.zeros(1, size["head"][2])
-    images = torch.randn(2 * size["batch"], 1, size["image"], size["image"])
-    locals_ = torch.randn(size["locals"] * size["batch"], 1, size["local"], size["local"])
+    on_gpu = device == "cuda"
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, **({"fused": True} if on_gpu else {"foreach": True}))
+    center = torch.zeros(1, size["head"][2], device=device)
+    # Crops come from the host, as ours do.
+    crops = torch.randn(2 * size["batch"], 1, size["image"], size["image"])
+    small_crops = torch.randn(size["locals"] * size["batch"], 1, size["local"], size["local"])
+    cast = lambda: torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
     seconds = []
     for _ in range(steps):
         began = time.perf_counter()
-        with torch.no_grad():
-            taught = teacher.head(teacher.features(images))
+        images, locals_ = crops.to(device), small_crops.to(device)
+        with torch.no_grad(), cast():
+            taught = teacher.head(teacher.features(images)).float()
             targets = F.softmax((taught - center) / 0.04, dim=1).chunk(2)
-        learnt = student.head(torch.cat([student.features(images), student.features(locals_)]))
+        with cast():
+            learnt = student.head(torch.cat([student.features(images), student.features(locals_)])).float()
         logs = F.log_softmax(learnt / 0.1, dim=1).chunk(2 + size["locals"])
         pairs = [-(targets[t] * logs[s]).sum(1).mean() for t in range(2) for s in range(len(logs)) if t != s]
         loss = sum(pairs) / len(pairs)
         optimizer.zero_grad()
         loss.backward()
         for parameter in student.parameters():
-            parameter.grad.mul_(min(1.0, 3.0 / (parameter.grad.norm().item() + 1e-6)))
+            # Without asking a GPU for each norm.
+            factor = 3.0 / (parameter.grad.norm() + 1e-6)
+            parameter.grad.mul_(factor.clamp(max=1.0) if on_gpu else min(1.0, factor.item()))
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 0.004)
             center.mul_(0.9).add_(taught.mean(0, keepdim=True), alpha=0.1)
+        if on_gpu:
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
     return min(seconds)
 
@@ -111,9 +128,8 @@ def ours(example, arguments, threads):
     """Seconds of the fastest step and MiB of memory that an example of this project prints."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     command = [target / "debug/examples" / example, *map(str, arguments)]
-    out = subprocess.run(
-        command, env=os.environ | {"RAYON_NUM_THREADS": str(threads)}, capture_output=True, text=True, check=True
-    )
+    environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     figure = lambda pattern: float(re.search(pattern, out.stdout)[1])
     return figure(r"fastest ([0-9.]+) s"), figure(r"peak memory ([0-9]+) MiB")
 
@@ -125,23 +141,56 @@ def asked(about):
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
     typed = parser.parse_args()
     torch.set_num_threads(typed.threads)
     return typed
 
 
+class GpuMemory:
+    """The most MiB of GPU memory that came into use while it is entered, asked of the driver five times a second."""
+
+    def __enter__(self):
+        self.before, self.over = self.used(), threading.Event()
+        self.most = self.before
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def used(self):
+        command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    def watch(self):
+        while not self.over.wait(0.2):
+            self.most = max(self.most, self.used())
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
+
+
 def main():
     typed = asked(__doc__)
-    pairs = []
+    on_gpu = typed.device == "cuda"
+    pairs, peaks = [], [0, 0]
     for _ in range(typed.turns):
-        seconds, peak = ours("step", [typed.which, typed.steps], typed.threads)
-        pair = (turn(SIZES[typed.which], typed.steps), seconds)
+        arguments = [typed.which, typed.steps, typed.device, typed.precision]
+        with GpuMemory() if on_gpu else nullcontext() as watched:
+            seconds, peak = ours("step", arguments, typed.threads)
+        pair = (turn(SIZES[typed.which], typed.steps, typed.device, typed.precision), seconds)
         pairs.append(pair)
+        theirs = torch.cuda.max_memory_reserved() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        peaks = [max(peaks[0], theirs >> 20), max(peaks[1], watched.most - watched.before if on_gpu else peak)]
+        if on_gpu:
+            # What PyTorch keeps for itself between steps is not ours.
+            torch.cuda.empty_cache()
         print(f"torch {torch.__version__} {pair[0]:.4f} s   ours {pair[1]:.4f} s   ratio {pair[1] / pair[0]:.2f}")
     fastest = [min(column) for column in zip(*pairs)]
-    theirs = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     print(f"{typed.which}, {typed.threads} threads: ratio of the fastest steps {fastest[1] / fastest[0]:.2f}")
-    print(f"peak memory: torch {theirs} MiB with its library, ours {peak:.0f} MiB")
+    whose = "of the GPU" if on_gpu else "with its library"
+    print(f"peak memory: torch {peaks[0]} MiB {whose}, ours {peaks[1]:.0f} MiB")
 
 
 if __name__ == "__main__":

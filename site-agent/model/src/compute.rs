@@ -11,11 +11,13 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use common::plan::{Centering, ModelPlan};
 use common::{NamedTensors, Task};
 
+use crate::ModelError;
 use crate::dino;
 use crate::fused::Fused;
 use crate::heads::{self, Shown};
 use crate::names::BACKBONE;
 use crate::parameters::{Parameters, host, tensor};
+use crate::precision::Precision;
 use crate::vit::{self, Images};
 
 /// Student and teacher, lent for a step: where the device's memory is the host's they are used as they lie there, without a
@@ -28,6 +30,7 @@ pub(crate) struct Networks<'a> {
 /// What one step needs beside them.
 pub(crate) struct StepInput<'a> {
     pub(crate) plan: &'a ModelPlan,
+    pub(crate) precision: Precision,
     pub(crate) centering: Centering,
     pub(crate) center: &'a [f32],
     pub(crate) batch: usize,
@@ -67,6 +70,7 @@ pub(crate) struct StepOutput {
 pub(crate) struct TaskInput<'a> {
     pub(crate) plan: &'a ModelPlan,
     pub(crate) task: &'a Task,
+    pub(crate) precision: Precision,
     pub(crate) weights: &'a NamedTensors,
     pub(crate) shown: Shown<'a>,
     pub(crate) drop_path: Vec<[Vec<f32>; 2]>,
@@ -86,6 +90,8 @@ pub(crate) type Loss<'a> = &'a (dyn Fn(&[f32]) -> (f64, Vec<f32>) + Sync);
 
 /// A device that computes steps and features.
 pub(crate) trait Compute: Send {
+    /// Refuses a precision that this device does not know.
+    fn knows(&self, precision: Precision) -> Result<(), ModelError>;
     /// A step of these networks, which are as they were afterwards.
     fn step(&self, networks: Networks<'_>, input: &StepInput<'_>) -> StepOutput;
     /// A step of a task's training.
@@ -190,7 +196,7 @@ where
 
         // The teacher runs on the inner backend: it has no graph.
         let teacher_logits = {
-            let teacher = self.lent::<B::InnerBackend>(networks.teacher);
+            let teacher = self.lent::<B::InnerBackend>(networks.teacher).in_precision(input.precision);
             let logits = dino::project(&teacher, vit::cls_features(plan, &teacher, BACKBONE, global, &[]));
             self.returned(networks.teacher, teacher);
             logits
@@ -200,7 +206,7 @@ where
             Centering::SinkhornKnopp => dino::balance(teacher_logits.clone(), input.teacher_temperature),
         };
 
-        let student = self.lent::<B>(networks.student).trained(input.trained);
+        let student = self.lent::<B>(networks.student).in_precision(input.precision).trained(input.trained);
         let of_global = vit::cls_features(plan, &student, BACKBONE, global, &input.drop_path[0]);
         let features = if input.locals == 0 {
             of_global.clone()
@@ -235,7 +241,8 @@ where
     }
 
     fn finetuned(&self, input: &TaskInput<'_>, loss: Loss<'_>) -> TaskOutput {
-        let weights = Parameters::<B>::new(input.weights, &self.device).trained(input.trained);
+        let weights = Parameters::<B>::new(input.weights, &self.device);
+        let weights = weights.in_precision(input.precision).trained(input.trained);
         let logits = heads::logits(input.plan, input.task, &weights, input.shown, &input.drop_path);
         let (loss, gradient) = loss(&host(logits.clone().inner()));
         // A sum whose gradient in the logits is the loss's own.
@@ -267,6 +274,15 @@ where
     B::InnerBackend: Fused,
     B::Device: Send + Sync,
 {
+    fn knows(&self, precision: Precision) -> Result<(), ModelError> {
+        if B::supports_dtype(&self.device, precision.of_products().into()) {
+            return Ok(());
+        }
+        Err(ModelError::Device(format!(
+            "this device does not compute in {precision}: use precision = \"f32\", or a GPU that does (NVIDIA's since Ampere)"
+        )))
+    }
+
     fn step(&self, networks: Networks<'_>, input: &StepInput<'_>) -> StepOutput {
         self.alone(|| self.stepped(networks, input))
     }

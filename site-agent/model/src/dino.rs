@@ -16,6 +16,7 @@ pub(crate) fn project<B: Fused>(weights: &Parameters<B>, x: Tensor<B, 2>) -> Ten
     // Weight normalization (Salimans and Kingma 2016): direction v, length g.
     let v = weights.matrix("head.last_layer.weight_v");
     let length = (v.clone() * v.clone()).sum_dim(1).sqrt();
+    // In single precision whatever the others are in: a low temperature multiplies what rounding does to a logit.
     x.matmul((v / length * weights.matrix("head.last_layer.weight_g")).transpose())
 }
 

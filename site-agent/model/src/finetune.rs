@@ -13,7 +13,7 @@ use crate::names::{self, BACKBONE};
 use crate::optimizer::{self, AdamW, Moments};
 use crate::trainer::drop_path;
 use crate::vit::Images;
-use crate::{ModelError, checkpoint, losses};
+use crate::{ModelError, Precision, checkpoint, losses};
 
 /// Images of a step or of a question, normalized, on the host.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +43,7 @@ pub enum Answers {
 pub struct Finetuner {
     plan: ModelPlan,
     device: Box<dyn Compute>,
+    precision: Precision,
     weights: NamedTensors,
     moments: Moments,
     steps: u64,
@@ -84,7 +85,23 @@ impl Finetuner {
     ) -> Result<Self, ModelError> {
         Self::signature(plan, tasks)?.require(&weights.signature())?;
         let device = device.open()?;
-        Ok(Self { plan: plan.clone(), device, weights, moments: Moments::new(), steps: 0, frozen, held: None })
+        Ok(Self {
+            plan: plan.clone(),
+            device,
+            precision: Precision::F32,
+            weights,
+            moments: Moments::new(),
+            steps: 0,
+            frozen,
+            held: None,
+        })
+    }
+
+    /// The same, which multiplies in this precision while it trains. What it answers is in single precision.
+    pub fn in_precision(mut self, precision: Precision) -> Result<Self, ModelError> {
+        self.device.knows(precision)?;
+        self.precision = precision;
+        Ok(self)
     }
 
     /// The same, held to where a round started by a proximal term of this weight (FedProx, Li et al. 2020); 0 holds nothing.
@@ -151,6 +168,7 @@ impl Finetuner {
             &TaskInput {
                 plan: &self.plan,
                 task,
+                precision: self.precision,
                 weights: &self.weights,
                 shown,
                 drop_path: drop_path(&mut ChaCha8Rng::seed_from_u64(seed), &self.plan, images.count),
@@ -279,10 +297,17 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_task_learns_what_it_is_shown() {
+    fn each_kind_of_task_learns_what_it_is_shown_in_either_precision() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            each_kind_learns(precision);
+        }
+    }
+
+    fn each_kind_learns(precision: Precision) {
+        let finetuner = |task: &Task| finetuner(task, false).in_precision(precision).unwrap();
         let (images, masks, places, halves) = squares(8, 1);
         let segmentation = task("segmentation", "\"masks\"", &["square"], "dice");
-        let mut network = finetuner(&segmentation, false);
+        let mut network = finetuner(&segmentation);
         (0..60).for_each(|seed| {
             network.step(&segmentation, &images, &Answers::Masks(masks.clone()), seed).unwrap();
         });
@@ -292,7 +317,7 @@ mod tests {
         assert!(wrong < 8, "{wrong} pixels");
 
         let localisation = task("localisation", "\"landmarks\"", &["middle", "nowhere"], "distance");
-        let mut network = finetuner(&localisation, false);
+        let mut network = finetuner(&localisation);
         let answers = Answers::Places(places.iter().flat_map(|place| [Some(*place), None]).collect());
         (0..60).for_each(|seed| {
             network.step(&localisation, &images, &answers, seed).unwrap();
@@ -304,7 +329,7 @@ mod tests {
         }
 
         let classification = task("classification", "\"view\"", &["left", "right"], "accuracy");
-        let mut network = finetuner(&classification, false);
+        let mut network = finetuner(&classification);
         (0..60).for_each(|seed| {
             network.step(&classification, &images, &Answers::Classes(halves.clone()), seed).unwrap();
         });
@@ -313,7 +338,7 @@ mod tests {
 
         let (images, _, _, halves) = squares(12, 3);
         let detection = task("detection", r#"{ "column": "side" }"#, &["left", "right"], "auc");
-        let mut network = finetuner(&detection, false);
+        let mut network = finetuner(&detection);
         let halves: Vec<usize> = halves.into_iter().step_by(3).collect();
         (0..60).for_each(|seed| {
             network.step(&detection, &images, &Answers::Classes(halves.clone()), seed).unwrap();

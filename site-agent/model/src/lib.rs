@@ -1,8 +1,8 @@
 //! ViT and DINO in the published architecture, the training engine, and what is measured of features.
 //!
 //! burn lives here alone, and behind [`DeviceChoice`] its backends do too: nothing public is generic over one. Weights
-//! and AdamW's moments live on the host as named f32 tensors; a device gets a copy for each step, and gives back
-//! gradients. This crate knows no DICOM, no file and no network.
+//! and AdamW's moments live on the host as named f32 tensors, whatever [`Precision`] a step multiplies in; a device gets a
+//! copy for each step, and gives back gradients. This crate knows no DICOM, no file and no network.
 
 pub mod checkpoint;
 mod compute;
@@ -25,6 +25,7 @@ mod parameters;
 #[cfg(test)]
 mod parity;
 mod position;
+mod precision;
 pub mod schedule;
 pub mod trainer;
 mod vit;
@@ -35,6 +36,7 @@ pub use features::Backbone;
 pub use finetune::{Answers, Finetuner, TaskImages, outputs};
 pub use init::{backbone_signature, initial_weights, signature, travelling};
 pub use names::BACKBONE;
+pub use precision::Precision;
 pub use trainer::{CropBatch, StepReport, Trainer};
 
 /// Why a model cannot be built, trained or read.
@@ -43,6 +45,9 @@ pub enum ModelError {
     /// A device that this program or machine does not have.
     #[error("{0}")]
     Device(String),
+    /// A precision that there is not.
+    #[error("precision {0:?} is not known: use f32 or bf16")]
+    Precision(String),
     /// Tensors that are not those of the plan's network.
     #[error("these are not the weights of the plan's network: {0}")]
     Weights(#[from] common::weights::WeightsError),

@@ -7,10 +7,13 @@ use burn::tensor::{Tensor, TensorData};
 use common::NamedTensors;
 use rayon::prelude::*;
 
+use crate::precision::Precision;
+
 /// Flat leaf tensors by name; the shape is given where one is used.
 pub(crate) struct Parameters<B: Backend> {
     tensors: BTreeMap<String, (Tensor<B, 1>, Vec<usize>)>,
     device: B::Device,
+    precision: Precision,
 }
 
 impl<B: Backend> Parameters<B> {
@@ -23,7 +26,8 @@ impl<B: Backend> Parameters<B> {
             let count = values.len();
             (name.to_owned(), (Tensor::from_data(TensorData::new(values, [count]), device), tensor.shape.clone()))
         };
-        Self { tensors: named.into_iter().zip(copies).map(flat).collect(), device: device.clone() }
+        let tensors = named.into_iter().zip(copies).map(flat).collect();
+        Self { tensors, device: device.clone(), precision: Precision::F32 }
     }
 
     /// `weights` themselves on `device`.
@@ -32,7 +36,13 @@ impl<B: Backend> Parameters<B> {
             let count = values.len();
             (name, (Tensor::from_data(TensorData::new(values, [count]), device), shape))
         });
-        Self { tensors: tensors.collect(), device: device.clone() }
+        Self { tensors: tensors.collect(), device: device.clone(), precision: Precision::F32 }
+    }
+
+    /// The same weights, multiplied in this precision.
+    pub(crate) fn in_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
     }
 
     /// The weights again, without a copy where nothing else holds them.
@@ -54,6 +64,11 @@ impl<B: Backend> Parameters<B> {
         let (tensor, shape) = &self.tensors[name];
         let columns = shape[1..].iter().product::<usize>();
         tensor.clone().reshape([shape[0], columns])
+    }
+
+    /// The same as an operand of products: rounded, where they are in less than single precision.
+    pub(crate) fn operand(&self, name: &str) -> Tensor<B, 2> {
+        self.matrix(name).cast(self.precision.of_products())
     }
 
     /// The tensor of that name as one row: `[1, values]`.

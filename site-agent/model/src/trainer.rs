@@ -16,7 +16,7 @@ use crate::meters;
 use crate::names::{self, CENTER, STUDENT, TEACHER};
 use crate::optimizer::{self, Moments};
 use crate::schedule::Schedule;
-use crate::{ModelError, checkpoint, init};
+use crate::{ModelError, Precision, checkpoint, init};
 
 /// A batch of crops, normalized, on the host; each `[batch, channels, side, side]`, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +65,7 @@ pub struct Trainer {
     moments: Moments,
     steps: u64,
     micro_batch: usize,
+    precision: Precision,
     /// The student that the round started from, if the plan holds sites to it.
     start: Option<NamedTensors>,
 }
@@ -87,6 +88,7 @@ impl Trainer {
             moments: Moments::new(),
             steps: 0,
             micro_batch: 0,
+            precision: Precision::F32,
             start: None,
         })
     }
@@ -126,6 +128,13 @@ impl Trainer {
             return Err(ModelError::MicroBatch { images, batch: training.batch_size });
         }
         self.micro_batch = images;
+        Ok(self)
+    }
+
+    /// Multiplies in this precision. Weights, gradients, moments, teacher and center stay in single precision.
+    pub fn in_precision(mut self, precision: Precision) -> Result<Self, ModelError> {
+        self.device.knows(precision)?;
+        self.precision = precision;
         Ok(self)
     }
 
@@ -210,6 +219,7 @@ impl Trainer {
             };
             let input = StepInput {
                 plan: &self.plan.model,
+                precision: self.precision,
                 centering: training.centering,
                 center: &self.center,
                 batch: count,

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use crate::fused::{Fused, Heads};
 use crate::parameters::{Parameters, tensor};
 use crate::position;
+use crate::precision::single;
 
 /// Added to a variance in LayerNorm.
 pub(crate) const NORM_EPS: f64 = 1e-6;
@@ -87,7 +88,7 @@ pub(crate) fn cls_attention<B: Fused>(
     }
     let prefix = format!("{prefix}blocks.{last}.");
     let (count, heads, width) = (images.count, plan.heads, plan.dim / plan.heads);
-    let packed = normed_linear(weights, &prefix, ["norm1", "attn.qkv"], x)
+    let packed = single(normed_linear(weights, &prefix, ["norm1", "attn.qkv"], x))
         .reshape([count, tokens, 3, heads, width])
         .permute([2, 0, 3, 1, 4]); // [3, count, heads, tokens, width]
     let part = |index: usize| packed.clone().narrow(0, index, 1).reshape([count, heads, tokens, width]);
@@ -144,7 +145,7 @@ fn cut(images: &[f32], [channels, side, patch]: [usize; 3]) -> Vec<f32> {
     patches
 }
 
-/// One block: `[count * tokens, dim]` to the same.
+/// One block: `[count * tokens, dim]` to the same, in single precision. What lies between two products is as they give it.
 fn transform<B: Fused>(
     plan: &ModelPlan,
     weights: &Parameters<B>,
@@ -158,7 +159,7 @@ fn transform<B: Fused>(
     let attended = linear(weights, &format!("{prefix}attn.proj"), mixed);
     let x = x + kept(attended, count, drop_path.map(|kept| &kept[0]));
     let hidden = normed_linear(weights, prefix, ["norm2", "mlp.fc1"], x.clone());
-    let out = B::affine_of_gelu(hidden, layer(weights, &format!("{prefix}mlp.fc2")));
+    let out = single(B::affine_of_gelu(hidden, layer(weights, &format!("{prefix}mlp.fc2"))));
     x + kept(out, count, drop_path.map(|kept| &kept[1]))
 }
 
@@ -170,14 +171,15 @@ fn kept<B: Backend>(branch: Tensor<B, 2>, count: usize, factors: Option<&Vec<f32
     (branch.reshape([count, rows / count, dim]) * factors).reshape([rows, dim])
 }
 
+/// A linear layer, its result in single precision.
 pub(crate) fn linear<B: Fused>(weights: &Parameters<B>, name: &str, x: Tensor<B, 2>) -> Tensor<B, 2> {
     let [weight, bias] = layer(weights, name);
-    B::affine(x, weight, bias)
+    single(B::affine(x, weight, bias))
 }
 
 /// Weight and bias of a linear layer.
 fn layer<B: Fused>(weights: &Parameters<B>, name: &str) -> [Tensor<B, 2>; 2] {
-    [weights.matrix(&format!("{name}.weight")), weights.row(&format!("{name}.bias"))]
+    [weights.operand(&format!("{name}.weight")), weights.row(&format!("{name}.bias"))]
 }
 
 /// Weight and bias of a norm.
@@ -185,7 +187,7 @@ fn of_norm<B: Fused>(weights: &Parameters<B>, name: &str) -> [Tensor<B, 2>; 2] {
     ["weight", "bias"].map(|part| weights.row(&format!("{name}.{part}")))
 }
 
-/// A block's linear layer behind its norm.
+/// A block's linear layer behind its norm, its result as products give it.
 fn normed_linear<B: Fused>(
     weights: &Parameters<B>,
     prefix: &str,

@@ -459,6 +459,7 @@ impl Agent {
             cache,
             held_out: self.config.held_out,
             device: self.config.device.clone(),
+            precision: self.config.precision,
             micro_batch: self.config.micro_batch,
             labels,
             min_subjects: self.config.policy.min_subjects.max(SUBJECTS_ROUNDED_TO),

@@ -159,7 +159,9 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
     let own = || home.finetuned().join(format!("{}-{arm}-{}", told.task.name, told.seed));
     let folder = FinetunedFolder::at(args.out.clone().unwrap_or_else(own));
     let steps = told.task.training.steps as u64;
-    let finetuning = Finetuning { told: &told, cache: &cache, examples: &examples, cohort: &cohort, device: &device };
+    let precision = config.precision;
+    let finetuning =
+        Finetuning { told: &told, cache: &cache, examples: &examples, cohort: &cohort, device: &device, precision };
     let metric = told.task.best.metric;
     folder.begin(&told)?;
     folder.write_learnt(&Learnt::from(&cohort, &cache, config.held_out))?;

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use common::PlanDraft;
-use model::DeviceChoice;
+use model::{DeviceChoice, Precision};
 use serde::Serialize;
 
 use crate::config::Config;
@@ -52,6 +52,9 @@ struct Cli {
     /// Compute here instead of on the settings' device: cpu, cuda or cuda:<n>.
     #[arg(long, global = true)]
     device: Option<String>,
+    /// Multiply in this instead of the settings' precision while training: f32 or bf16.
+    #[arg(long, global = true)]
+    precision: Option<String>,
     /// Write the log as JSON lines.
     #[arg(long, global = true)]
     log_json: bool,
@@ -176,18 +179,20 @@ pub fn command() -> clap::Command {
 
 fn act(cli: Cli) -> anyhow::Result<()> {
     let home = Home::at(&cli.state);
-    // Read here, so that a mistyped device is refused before anything starts.
+    // Read here, so that a mistyped word is refused before anything starts.
     let device = cli.device.map(|device| device.parse::<DeviceChoice>()).transpose()?;
-    let config = Config::read(&home.config()).map(|config| match &device {
-        Some(device) => Config { device: device.to_string(), ..config },
-        None => config,
+    let precision = cli.precision.map(|precision| precision.parse::<Precision>()).transpose()?;
+    let config = Config::read(&home.config()).map(|config| Config {
+        device: device.as_ref().map_or(config.device, ToString::to_string),
+        precision: precision.unwrap_or(config.precision),
+        ..config
     });
     if let Verb::Doctor(args) = &cli.verb {
         // The one verb that must work with settings that do not.
         return doctor::doctor(&home, config, args);
     }
     if let Verb::TryDevice = &cli.verb {
-        return Ok(trainer::try_device(&device.unwrap_or(DeviceChoice::Cpu))?);
+        return Ok(trainer::try_device(&device.unwrap_or(DeviceChoice::Cpu), precision.unwrap_or_default())?);
     }
     let config = config?;
     match cli.verb {

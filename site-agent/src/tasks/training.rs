@@ -7,7 +7,7 @@ use common::Task;
 use common::ids::DigestBuilder;
 use common::task::TaskKind;
 use data::{FrameCache, SubjectKey};
-use model::{DeviceChoice, Finetuner};
+use model::{DeviceChoice, Finetuner, Precision};
 
 use super::folder::{Finetuned, FinetunedFolder, Look};
 use super::{Asked, Batches, Cohort, Example, Examples, TasksError, measure};
@@ -25,6 +25,8 @@ pub struct Finetuning<'a> {
     pub cohort: &'a Cohort,
     /// Where to compute.
     pub device: &'a DeviceChoice,
+    /// In what a step multiplies.
+    pub precision: Precision,
 }
 
 /// Longest time that a kill takes with it: looks may be many minutes apart.
@@ -49,7 +51,7 @@ pub fn finetune(
     backbone: &common::NamedTensors,
     progress: &mut dyn FnMut(&Look),
 ) -> Result<Course, TasksError> {
-    let Finetuning { told, cache, examples, cohort, device } = *finetuning;
+    let Finetuning { told, cache, examples, cohort, device, precision } = *finetuning;
     folder.begin(told)?;
     let (task, plan) = (&told.task, &told.model);
     let tasks = std::slice::from_ref(task);
@@ -65,7 +67,8 @@ pub fn finetune(
             let weights = Finetuner::first_weights(plan, tasks, backbone, told.seed)?;
             Finetuner::new(plan, tasks, device, weights, told.frozen)?
         }
-    };
+    }
+    .in_precision(precision)?;
     // A look is written before its checkpoint: after a crash between them it is looked at again, with the same bits.
     looks.retain(|look| look.step <= network.step_count());
     let (began, first) = (Instant::now(), network.step_count());

@@ -62,7 +62,7 @@ pub(super) fn train(
             network.going_on(job.first_step, kept.as_deref())?
         }
     };
-    network = network.held_to(&base, job.plan.training.proximal);
+    network = network.held_to(&base, job.plan.training.proximal).in_precision(job.precision)?;
     let steps = job.plan.training.steps_per_round as u64;
     let done = network.step_count().saturating_sub(job.first_step).min(steps);
     let mut progress = Progress::from_step(folder, done)?;

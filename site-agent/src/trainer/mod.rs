@@ -21,7 +21,7 @@ use std::path::Path;
 use common::plan::FinetuningPlan;
 use common::seed::SeedScope;
 use common::{Digest, NamedTensors, PlanDraft};
-use model::{DeviceChoice, Finetuner, import};
+use model::{DeviceChoice, Finetuner, Precision, import};
 
 use crate::durable::{self, DiskError};
 use crate::job::{Job, JobError, JobFolder};
@@ -29,7 +29,7 @@ use crate::tasks::TasksError;
 use stopping::Stop;
 
 /// Takes one step of a tiny network on a device: whether a trainer would start there at all.
-pub fn try_device(device: &DeviceChoice) -> Result<(), TrainerError> {
+pub fn try_device(device: &DeviceChoice, precision: Precision) -> Result<(), TrainerError> {
     const TINY: &str = include_str!("tiny.toml");
     // Ours, and held to by a test.
     let plan: PlanDraft = toml::from_str(TINY).expect("the tiny plan is one");
@@ -41,7 +41,7 @@ pub fn try_device(device: &DeviceChoice) -> Result<(), TrainerError> {
     let local = (0..plan.crops.local_count).map(|_| crop(local_side)).collect();
     let crops = model::CropBatch { batch, channels, global_side, local_side, global, local };
     let first = model::initial_weights(&plan.model, 1);
-    model::Trainer::new(&plan, device, &first)?.step(&crops, 0, 0)?;
+    model::Trainer::new(&plan, device, &first)?.in_precision(precision)?.step(&crops, 0, 0)?;
     Ok(())
 }
 

@@ -37,6 +37,7 @@ pub(super) fn train(folder: &JobFolder, job: &Job, stop: &Stop) -> Result<JobRes
         },
     }
     .in_micro_batches(job.micro_batch)?
+    .in_precision(job.precision)?
     .held_to(&base);
     let done = trainer.step_count().saturating_sub(job.first_step).min(steps);
     if done > 0 {

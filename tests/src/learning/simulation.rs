@@ -182,6 +182,7 @@ fn train_round(
             cache: hospitals::cache(&setting.images, site),
             held_out: setting.held_out,
             device: "cpu".to_owned(),
+            precision: model::Precision::F32,
             micro_batch: 0,
             labels: None,
             min_subjects: 5,

@@ -1,11 +1,15 @@
 //! The same mathematics from burn's own operations: what a device without kernels of ours computes, and what ours are
 //! held to.
+//!
+//! Weights say in what a product is: its other operand is brought to their type, and the result has it. Sums over rows, and
+//! all that is no product, are in single precision.
 
 use burn::tensor::Tensor;
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::backend::Backend;
 
 use super::{Heads, Pairs, Pixels, Unfolding};
+use crate::precision::{single, type_of};
 use crate::vit::NORM_EPS;
 
 pub(super) fn norm<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 2>, bias: Tensor<B, 2>) -> [Tensor<B, 2>; 2] {
@@ -32,18 +36,29 @@ pub(super) fn norm_backward<B: Backend>(
 }
 
 pub(super) fn affine<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 2>, bias: Tensor<B, 2>) -> Tensor<B, 2> {
-    x.matmul(weight.transpose()) + bias
+    product(x, weight, bias)
+}
+
+fn product<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 2>, bias: Tensor<B, 2>) -> Tensor<B, 2> {
+    let operands = type_of(&weight);
+    x.cast(operands).matmul(weight.transpose()) + bias.cast(operands)
+}
+
+pub(super) fn affine_backward_input<B: Backend>(gradient: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 2> {
+    gradient.cast(type_of(&weight)).matmul(weight)
 }
 
 pub(super) fn affine_backward_weight<B: Backend>(gradient: Tensor<B, 2>, x: Tensor<B, 2>) -> [Tensor<B, 2>; 2] {
-    [gradient.clone().transpose().matmul(x), gradient.sum_dim(0)]
+    let x = x.cast(type_of(&gradient));
+    [gradient.clone().transpose().matmul(x), single(gradient).sum_dim(0)]
 }
 
 /// The 3 x 3 pixels around each, zeros outside of the image: `[pixels, 9 * channels]`.
 fn around<B: Backend>(x: Tensor<B, 2>, Pixels { count, height, width }: Pixels) -> Tensor<B, 2> {
     let [rows, channels] = x.dims();
-    let device = x.device();
-    let zeros = |height: usize, width: usize| Tensor::<B, 4>::zeros([count, height, width, channels], &device);
+    let (device, values) = (x.device(), x.dtype());
+    let zeros =
+        |height: usize, width: usize| Tensor::<B, 4>::zeros([count, height, width, channels], (&device, values));
     let x = Tensor::cat(vec![zeros(1, width), x.reshape([count, height, width, channels]), zeros(1, width)], 1);
     let x = Tensor::cat(vec![zeros(height + 2, 1), x, zeros(height + 2, 1)], 2);
     let tap = |tap: usize| x.clone().slice([0..count, tap / 3..tap / 3 + height, tap % 3..tap % 3 + width]);
@@ -56,7 +71,7 @@ pub(super) fn convolve<B: Backend>(
     bias: Tensor<B, 2>,
     pixels: Pixels,
 ) -> Tensor<B, 2> {
-    around(x, pixels).matmul(weight.transpose()) + bias
+    product(around(x, pixels), weight, bias)
 }
 
 pub(super) fn convolve_backward_input<B: Backend>(
@@ -67,7 +82,7 @@ pub(super) fn convolve_backward_input<B: Backend>(
     // What a pixel gave to its neighbors comes back from them: the kernel turned by half a circle.
     let [outputs, columns] = weight.dims();
     let turned = weight.reshape([outputs, 9, columns / 9]).flip([1]).permute([2, 1, 0]);
-    around(gradient, pixels).matmul(turned.reshape([columns / 9, 9 * outputs]).transpose())
+    around(gradient.cast(type_of(&turned)), pixels).matmul(turned.reshape([columns / 9, 9 * outputs]).transpose())
 }
 
 pub(super) fn convolve_backward_weight<B: Backend>(
@@ -75,7 +90,7 @@ pub(super) fn convolve_backward_weight<B: Backend>(
     x: Tensor<B, 2>,
     pixels: Pixels,
 ) -> [Tensor<B, 2>; 2] {
-    [gradient.clone().transpose().matmul(around(x, pixels)), gradient.sum_dim(0)]
+    affine_backward_weight(gradient, around(x, pixels))
 }
 
 /// Images outermost, pixels in the middle: `[count, pixels of one, channels]`.
@@ -160,10 +175,11 @@ pub(super) fn attention<B: Backend>(packed: Tensor<B, 2>, heads: Heads) -> [Tens
     let [rows, columns] = packed.dims();
     let [query, key, value] = parts(packed, heads);
     let [count, of, tokens, width] = query.dims();
-    let scores = (query * scale(width)).matmul(key.transpose());
+    let operands = type_of(&query);
+    let scores = single(query.matmul(key.transpose())) * scale(width);
     let most = scores.clone().max_dim(3);
     let log_sums = (scores.clone() - most.clone()).exp().sum_dim(3).log() + most;
-    let mixed = (scores - log_sums.clone()).exp().matmul(value);
+    let mixed = (scores - log_sums.clone()).exp().cast(operands).matmul(value);
     let mixed = mixed.permute([0, 2, 1, 3]).reshape([rows, columns / 3]);
     [mixed, log_sums.reshape([count * of, tokens])]
 }
@@ -180,11 +196,13 @@ pub(super) fn attention_backward<B: Backend>(
     let [count, of, tokens, width] = query.dims();
     let split = |flat: Tensor<B, 2>| flat.reshape([count, tokens, of, width]).permute([0, 2, 1, 3]);
     let (gradient, mixed) = (split(gradient), split(mixed));
-    let scores = (query.clone() * scale(width)).matmul(key.clone().transpose());
+    let operands = type_of(&query);
+    let scores = single(query.clone().matmul(key.clone().transpose())) * scale(width);
     let weights = (scores - log_sums.reshape([count, of, tokens, 1])).exp();
-    let of_value = weights.clone().transpose().matmul(gradient.clone());
-    let along = (gradient.clone() * mixed).sum_dim(3);
-    let of_scores = weights * (gradient.matmul(value.transpose()) - along) * scale(width);
+    let of_value = weights.clone().cast(operands).transpose().matmul(gradient.clone());
+    let along = (single(gradient.clone()) * single(mixed)).sum_dim(3);
+    let of_scores = weights * (single(gradient.matmul(value.transpose())) - along) * scale(width);
+    let of_scores = of_scores.cast(operands);
     let of_query = of_scores.clone().matmul(key);
     let of_key = of_scores.transpose().matmul(query);
     let back = |part: Tensor<B, 4>| part.permute([0, 2, 1, 3]).reshape([count, tokens, 1, columns / 3]);

@@ -1,11 +1,13 @@
 //! The CPU's tensors as slices, for the kernels beside this file.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{FloatDType, Tensor, TensorData};
 use burn_flex::{Flex, FlexTensor};
 
+use crate::precision::type_of;
+
 use super::{
-    Heads, Kernels, Pairs, Pixels, Unfolding, attention, bare, convolution, cross_entropy, gelu, linear, norm, spatial,
-    unfolding, wrap,
+    Heads, Kernels, Pairs, Pixels, Unfolding, attention, bare, convolution, cross_entropy, decomposed, gelu, linear,
+    norm, spatial, unfolding, wrap,
 };
 
 /// A tensor whose values lie in order.
@@ -22,7 +24,7 @@ impl Values {
     }
 
     fn slice(&self) -> &[f32] {
-        // Every tensor of the CPU is f32, and was made contiguous above.
+        // Whatever a kernel reads is f32, and was made contiguous above.
         let values = self.0.as_slice().unwrap_or_default();
         &values[..self.0.layout().num_elements()]
     }
@@ -30,6 +32,11 @@ impl Values {
 
 fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<Flex, D> {
     wrap(FlexTensor::from_data(TensorData::new(values, shape)))
+}
+
+/// Whether products with this are in less than single precision: the kernels are for that alone, and burn computes the rest.
+fn is_rounded(operand: &Tensor<Flex, 2>) -> bool {
+    type_of(operand) != FloatDType::F32
 }
 
 impl Kernels for Flex {
@@ -52,18 +59,27 @@ impl Kernels for Flex {
     }
 
     fn affine_forward(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        if is_rounded(&weight) {
+            return decomposed::affine(x, weight, bias);
+        }
         let shape = [x.dims()[0], weight.dims()[0]];
         let [x, weight, bias] = [x, weight, bias].map(Values::of);
         tensor(linear::forward(x.slice(), weight.slice(), bias.slice()), shape)
     }
 
     fn affine_backward_input(gradient: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        if is_rounded(&weight) {
+            return decomposed::affine_backward_input(gradient, weight);
+        }
         let ([rows, _], [_, inputs]) = (gradient.dims(), weight.dims());
         let [gradient, weight] = [gradient, weight].map(Values::of);
         tensor(linear::backward_input(gradient.slice(), weight.slice(), inputs), [rows, inputs])
     }
 
     fn affine_backward_weight(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>) -> [Tensor<Self, 2>; 2] {
+        if is_rounded(&gradient) {
+            return decomposed::affine_backward_weight(gradient, x);
+        }
         let ([_, outputs], [_, inputs]) = (gradient.dims(), x.dims());
         let [gradient, x] = [gradient, x].map(Values::of);
         let [of_weight, of_bias] = linear::backward_weight(gradient.slice(), x.slice(), outputs);
@@ -76,12 +92,18 @@ impl Kernels for Flex {
         bias: Tensor<Self, 2>,
         pixels: Pixels,
     ) -> Tensor<Self, 2> {
+        if is_rounded(&weight) {
+            return decomposed::convolve(x, weight, bias, pixels);
+        }
         let shape = [x.dims()[0], weight.dims()[0]];
         let [x, weight, bias] = [x, weight, bias].map(Values::of);
         tensor(convolution::forward(x.slice(), weight.slice(), bias.slice(), pixels), shape)
     }
 
     fn convolve_backward_input(gradient: Tensor<Self, 2>, weight: Tensor<Self, 2>, pixels: Pixels) -> Tensor<Self, 2> {
+        if is_rounded(&weight) {
+            return decomposed::convolve_backward_input(gradient, weight, pixels);
+        }
         let ([rows, _], [outputs, columns]) = (gradient.dims(), weight.dims());
         let [gradient, weight] = [gradient, weight].map(Values::of);
         let of_x = convolution::backward_input(gradient.slice(), weight.slice(), outputs, pixels);
@@ -89,6 +111,9 @@ impl Kernels for Flex {
     }
 
     fn convolve_backward_weight(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>, pixels: Pixels) -> [Tensor<Self, 2>; 2] {
+        if is_rounded(&gradient) {
+            return decomposed::convolve_backward_weight(gradient, x, pixels);
+        }
         let ([_, outputs], [_, inputs]) = (gradient.dims(), x.dims());
         let [gradient, x] = [gradient, x].map(Values::of);
         let [of_weight, of_bias] = convolution::backward_weight(gradient.slice(), x.slice(), outputs, pixels);
@@ -142,6 +167,9 @@ impl Kernels for Flex {
     }
 
     fn attention_forward(packed: Tensor<Self, 2>, heads: Heads) -> [Tensor<Self, 2>; 2] {
+        if is_rounded(&packed) {
+            return decomposed::attention(packed, heads);
+        }
         let [rows, columns] = packed.dims();
         let (mixed, log_sums) = attention::forward(Values::of(packed).slice(), columns, heads);
         let tokens = rows / heads.count;
@@ -155,6 +183,9 @@ impl Kernels for Flex {
         log_sums: Tensor<Self, 2>,
         heads: Heads,
     ) -> Tensor<Self, 2> {
+        if is_rounded(&packed) {
+            return decomposed::attention_backward(gradient, packed, mixed, log_sums, heads);
+        }
         let shape = packed.dims();
         let [gradient, packed, mixed, log_sums] = [gradient, packed, mixed, log_sums].map(Values::of);
         let (gradient, packed) = (gradient.slice(), packed.slice());

@@ -3,12 +3,14 @@
 
 use std::fmt::Debug;
 
-use burn::tensor::Tensor;
+use burn::tensor::{FloatDType, Tensor, TensorMetadata};
 use burn_autodiff::Autodiff;
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
+
+use crate::precision::single;
 
 use super::{Fused, Heads, Kernels, Pairs, Pixels, Primitive, Unfolding, bare, wrap};
 
@@ -24,20 +26,24 @@ trait Operation<B: Kernels, const N: usize>: Debug + Send + 'static {
     fn backward(self, gradient: Primitive<B>, kept: Self::Kept, wanted: [bool; N]) -> [Option<Primitive<B>>; N];
 }
 
-/// An operation as burn's graph holds it.
+/// An operation as burn's graph holds it, and of what type its inputs were: their gradients are of the same.
 #[derive(Debug)]
-struct Node<O>(O);
+struct Node<O, const N: usize> {
+    operation: O,
+    types: [FloatDType; N],
+}
 
-impl<B: Kernels, O: Operation<B, N>, const N: usize> Backward<B, N> for Node<O> {
+impl<B: Kernels, O: Operation<B, N>, const N: usize> Backward<B, N> for Node<O, N> {
     type State = O::Kept;
 
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
         let gradient = grads.consume::<B>(&ops.node);
         let wanted = ops.parents.each_ref().map(Option::is_some);
-        let gradients = self.0.backward(gradient, ops.state, wanted);
-        for (parent, gradient) in ops.parents.iter().zip(gradients) {
+        let gradients = self.operation.backward(gradient, ops.state, wanted);
+        for ((parent, gradient), input) in ops.parents.iter().zip(gradients).zip(self.types) {
             if let Some((parent, gradient)) = parent.as_ref().zip(gradient) {
-                grads.register::<B>(parent.id, gradient);
+                let gradient = wrap::<B, 2>(gradient).cast(input);
+                grads.register::<B>(parent.id, bare(gradient));
             }
         }
     }
@@ -49,8 +55,9 @@ fn tracked<B: Kernels, C: CheckpointStrategy, O: Operation<B, N>, const N: usize
     inputs: [Primitive<Autodiff<B, C>>; N],
 ) -> Tensor<Autodiff<B, C>, D> {
     let nodes = inputs.each_ref().map(|input| input.node.clone());
+    let types = inputs.each_ref().map(|input| input.primitive.dtype().into());
     let (result, kept) = operation.forward(inputs.map(|input| input.primitive));
-    wrap(match Node(operation).prepare::<C>(nodes).compute_bound().stateful() {
+    wrap(match (Node { operation, types }).prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(prep) => prep.finish(kept, result),
         OpsKind::UnTracked(prep) => prep.finish(result),
     })
@@ -157,7 +164,7 @@ impl<B: Kernels> Operation<B, 5> for AffineOfNorm {
         });
         let [of_weight, of_bias] = of_layer.map_or([None, None], |both| both.map(Some));
         let of_inner = wanted[..3].contains(&true).then(|| {
-            let of_normed = B::affine_backward_input(wrap(gradient), wrap(weight));
+            let of_normed = single(B::affine_backward_input(wrap(gradient), wrap(weight)));
             let [of_norm, _] = norm;
             B::norm_backward(of_normed, wrap(x), wrap(of_norm), wrap(moments))
         });
@@ -177,16 +184,19 @@ impl<B: Kernels> Operation<B, 3> for AffineOfGelu {
     type Kept = [Primitive<B>; 2];
 
     fn forward(&self, [x, weight, bias]: [Primitive<B>; 3]) -> (Primitive<B>, Self::Kept) {
-        let active = B::exact_gelu_forward(wrap(x.clone()));
+        let active = B::exact_gelu_forward(single(wrap(x.clone())));
         (bare(B::affine_forward(active, wrap(weight.clone()), wrap(bias))), [x, weight])
     }
 
     fn backward(self, gradient: Primitive<B>, kept: Self::Kept, wanted: [bool; 3]) -> [Option<Primitive<B>>; 3] {
         let ([x, weight], gradient) = (kept.map(wrap), wrap::<B, 2>(gradient));
         let of_layer = (wanted[1] || wanted[2])
-            .then(|| B::affine_backward_weight(gradient.clone(), B::exact_gelu_forward(x.clone())));
+            .then(|| B::affine_backward_weight(gradient.clone(), B::exact_gelu_forward(single(x.clone()))));
         let [of_weight, of_bias] = of_layer.map_or([None, None], |both| both.map(Some));
-        let of_x = wanted[0].then(|| B::exact_gelu_backward(B::affine_backward_input(gradient, weight), x));
+        let of_x = wanted[0].then(|| {
+            let of_active = single(B::affine_backward_input(gradient, weight));
+            B::exact_gelu_backward(of_active, single(x))
+        });
         [of_x, of_weight, of_bias].map(|gradient| gradient.map(bare))
     }
 }

@@ -5,7 +5,7 @@
 //! Each has its own backward. On the CPU they are loops over slices, written so that the compiler makes vector
 //! instructions of them (`norm`, `linear`, `gelu`, `attention`, `cross_entropy`, `convolution`, `spatial`,
 //! `unfolding`); any other device gets the same mathematics from
-//! burn's own operations (`decomposed`).
+//! burn's own operations (`decomposed`), which also know products in bfloat16, on the CPU as well.
 //!
 //! ```text
 //! Fused                  what the network calls: with a graph or without
@@ -30,6 +30,8 @@ mod vector;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorPrimitive};
+
+use crate::precision::single;
 
 /// How the heads of an attention lie in its packed input, `[count * tokens, 3 * dim]`: rows of query, key and value, each of
 /// `heads` parts.
@@ -75,7 +77,8 @@ pub(crate) struct Pairs {
 pub(crate) trait Fused: Backend {
     /// LayerNorm of rows `[rows, dim]`; `weight` and `bias` are `[1, dim]`.
     fn norm(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2>;
-    /// A linear layer of rows `[rows, inputs]`; `weight` is `[outputs, inputs]`, `bias` `[1, outputs]`.
+    /// A linear layer of rows `[rows, inputs]`; `weight` is `[outputs, inputs]`, `bias` `[1, outputs]`. The product is in the
+    /// type of `weight`, and so is the result.
     fn affine(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2>;
     /// A linear layer of normalized rows, `affine(norm(x))`: what lies between is not kept for the backward, but made again.
     fn affine_of_norm(x: Tensor<Self, 2>, norm: [Tensor<Self, 2>; 2], layer: [Tensor<Self, 2>; 2]) -> Tensor<Self, 2>;
@@ -122,7 +125,7 @@ pub(crate) trait Kernels: Backend {
     }
     /// The gradient of the input.
     fn affine_backward_input(gradient: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        gradient.matmul(weight)
+        decomposed::affine_backward_input(gradient, weight)
     }
     /// The gradients of weight and bias.
     fn affine_backward_weight(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>) -> [Tensor<Self, 2>; 2] {
@@ -217,7 +220,7 @@ macro_rules! without_a_graph {
                 Self::affine_forward(Self::norm(x, of_norm, bias_of_norm), weight, bias)
             }
             fn affine_of_gelu(x: Tensor<Self, 2>, [weight, bias]: [Tensor<Self, 2>; 2]) -> Tensor<Self, 2> {
-                Self::affine_forward(Self::exact_gelu_forward(x), weight, bias)
+                Self::affine_forward(Self::exact_gelu_forward(single(x)), weight, bias)
             }
             fn convolve(
                 x: Tensor<Self, 2>,

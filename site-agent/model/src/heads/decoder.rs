@@ -11,6 +11,7 @@ use common::plan::ModelPlan;
 use crate::ModelError;
 use crate::fused::{Fused, Pixels, Unfolding};
 use crate::parameters::{Parameters, tensor};
+use crate::precision::single;
 use crate::vit::{self, Images, linear};
 
 /// Doublings from patches to pixels.
@@ -87,8 +88,8 @@ pub(super) fn logits<B: Fused>(
         let grid = Pixels { count, height: side, width: side };
         let convolved = |part: &str, x: Tensor<B, 2>| {
             let (layer, name) = (format!("{head}{}", name(part)), name(part));
-            let (weight, bias) = (weights.matrix(&format!("{layer}.weight")), weights.row(&format!("{layer}.bias")));
-            active(&name, B::convolve(x, weight, bias, grid), side)
+            let (weight, bias) = (weights.operand(&format!("{layer}.weight")), weights.row(&format!("{layer}.bias")));
+            active(&name, single(B::convolve(x, weight, bias, grid)), side)
         };
         x = convolved("convolutions.1", convolved("convolutions.0", Tensor::cat(joined, 1)));
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use common::check::Check;
 use common::machine::bytes;
+use model::Precision;
 
 /// Room in the state folder, against what a run needs.
 pub(in crate::doctor) fn disk(free: Option<u64>, need: u64) -> Check {
@@ -38,10 +39,22 @@ pub(in crate::doctor) fn memory(free: Option<u64>, need: u64) -> Check {
     }
 }
 
-/// The device that the settings name, whether this build can use a GPU, and the version of the NVIDIA driver.
-pub(in crate::doctor) fn gpu(device: &str, is_built_for_cuda: bool, driver: Option<&str>) -> Check {
+/// The device and the precision that the settings name, whether this build can use a GPU, and the version of the NVIDIA driver.
+pub(in crate::doctor) fn gpu(
+    device: &str,
+    precision: Precision,
+    is_built_for_cuda: bool,
+    driver: Option<&str>,
+) -> Check {
     let has = driver.map_or("no NVIDIA driver is loaded".to_owned(), |version| format!("NVIDIA driver {version}"));
     match (device.starts_with("cuda"), is_built_for_cuda, driver) {
+        (false, ..) if precision != Precision::F32 => Check::warning(
+            "GPU",
+            format!(
+                "not used (device = \"{device}\"), but precision = \"{precision}\", which makes the CPU slower; {has}"
+            ),
+            "set `precision = \"f32\"` for training on the CPU",
+        ),
         (false, _, None) => Check::ok("GPU", format!("not used (device = \"{device}\"); {has}")),
         (false, _, Some(_)) => {
             let remedy = "with `device = \"cuda\"` and a build for CUDA it would train there";
@@ -59,7 +72,7 @@ pub(in crate::doctor) fn gpu(device: &str, is_built_for_cuda: bool, driver: Opti
             let remedy = "install NVIDIA's driver, and in a container pass the GPU in (`--gpus all`)";
             Check::failure("GPU", format!("device = \"{device}\", but {has}"), remedy)
         }
-        (true, true, Some(_)) => Check::ok("GPU", format!("device = \"{device}\"; {has}")),
+        (true, true, Some(_)) => Check::ok("GPU", format!("device = \"{device}\", precision = \"{precision}\"; {has}")),
     }
 }
 

@@ -22,6 +22,7 @@ mod tests {
     use common::check::Outcome::{self, Failure, NotYet, Ok as Fine, Warning};
     use common::policy::SitePolicy;
     use data::SpotCheck;
+    use model::Precision;
 
     use super::network::ENDS_SOON;
     use super::*;
@@ -140,11 +141,13 @@ mod tests {
             (memory(None, 1), Warning, "not known"),
             (memory(Some(1), 2), Warning, "needs about"),
             (memory(Some(2), 2), Fine, ""),
-            (gpu("cpu", false, None), Fine, "not used"),
-            (gpu("cpu", false, Some("550.1")), Fine, "550.1"),
-            (gpu("cuda:0", false, Some("550.1")), Failure, "built for the CPU"),
-            (gpu("cuda:0", true, None), Failure, "no NVIDIA driver"),
-            (gpu("cuda:0", true, Some("550.1")), Fine, "driver 550.1"),
+            (gpu("cpu", Precision::F32, false, None), Fine, "not used"),
+            (gpu("cpu", Precision::F32, false, Some("550.1")), Fine, "550.1"),
+            (gpu("cpu", Precision::Bf16, false, None), Warning, "makes the CPU slower"),
+            (gpu("cuda:0", Precision::Bf16, true, Some("550.1")), Fine, "\"bf16\"; NVIDIA driver"),
+            (gpu("cuda:0", Precision::F32, false, Some("550.1")), Failure, "built for the CPU"),
+            (gpu("cuda:0", Precision::F32, true, None), Failure, "no NVIDIA driver"),
+            (gpu("cuda:0", Precision::F32, true, Some("550.1")), Fine, "driver 550.1"),
             (trainer("cpu", Ok(ms(1234))), Fine, "1.2 s"),
             (trainer("cpu", Err("out of memory")), Failure, "does not start"),
             (sources(0, &[]), NotYet, ""),
