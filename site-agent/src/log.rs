@@ -14,7 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry};
 
 /// The fields that may be logged. None holds anything of an image, a subject or a file of theirs.
-pub const FIELDS: [&str; 34] = [
+pub const FIELDS: [&str; 36] = [
     // The constant text.
     "message",
     // Names and digests that the federation gave: of a site, a run, a plan, a model, a task, a person's signature.
@@ -36,10 +36,12 @@ pub const FIELDS: [&str; 34] = [
     "of",
     "round",
     "step",
+    "trained_s",
     "training",
     "until",
     "validation",
     "value",
+    "waited_s",
     // Words of a closed list, of a setting, or of this program: a reason, a rule, an error that is typed where it arises and says of
     // files below an image folder no more than how many, a column's name.
     "because",

@@ -63,9 +63,12 @@ pub(crate) fn type_of<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> Floa
     tensor.dtype().into()
 }
 
-/// A tensor in single precision: itself, where it is.
+/// A tensor in single precision: itself, where it is not in less.
 pub(crate) fn single<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Tensor<B, D> {
-    tensor.cast(FloatDType::F32)
+    match type_of(&tensor) {
+        FloatDType::BF16 => tensor.cast(FloatDType::F32),
+        _ => tensor,
+    }
 }
 
 #[cfg(test)]

@@ -170,11 +170,14 @@ impl Trainer {
     pub(crate) fn apply(&mut self, output: &StepOutput, now: &Schedule) {
         let training = &self.plan.training;
         let (gradients, clip) = (&output.gradients, training.clip_gradient);
+        let (student, teacher) = (&mut self.student, &mut self.teacher);
         match training.optimizer {
-            Optimizer::AdamW => optimizer::step(&mut self.student, &mut self.moments, gradients, now, clip),
-            Optimizer::Sgd => optimizer::descend(&mut self.student, gradients, now, clip),
+            Optimizer::AdamW => optimizer::step(student, teacher, &mut self.moments, gradients, now, clip),
+            Optimizer::Sgd => {
+                optimizer::descend(student, gradients, now, clip);
+                optimizer::follow(teacher, student, now.teacher_momentum);
+            }
         }
-        optimizer::follow(&mut self.teacher, &self.student, now.teacher_momentum);
         optimizer::follow_center(&mut self.center, &output.teacher_logits, training.center_momentum);
     }
 

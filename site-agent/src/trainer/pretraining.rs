@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{Meters, NamedTensors};
 use data::{CropMaker, FrameCache, FrameRef, Sampler, Split};
@@ -51,9 +51,13 @@ pub(super) fn train(folder: &JobFolder, job: &Job, stop: &Stop) -> Result<JobRes
         let (used, again) = mpsc::channel();
         let crops = crops_ahead(scope, job, &cache, &sampler, &maker, done..steps, again);
         let (began, mut kept) = (Instant::now(), done);
+        let mut waited = Duration::ZERO;
         for step in done..steps {
             stop.after(step, kept, folder, &mut progress, || trainer.checkpoint())?;
+            let asked = Instant::now();
             let batch = crops.recv().map_err(|_| TrainerError::Crops)?;
+            // The first one is waited for: nothing has been computed meanwhile.
+            waited += if step > done { asked.elapsed() } else { Duration::ZERO };
             let clock = job.first_step + step;
             let report = trainer.step(&batch, clock, seeds(job).seed(clock, "drop-path"))?;
             // After the last batch there is nobody who would use its memory again.
@@ -72,6 +76,8 @@ pub(super) fn train(folder: &JobFolder, job: &Job, stop: &Stop) -> Result<JobRes
                 kept = taken;
             }
         }
+        let (trained_s, waited_s) = (began.elapsed().as_secs_f64(), waited.as_secs_f64());
+        tracing::info!(trained_s, waited_s, "trained; after the first step it waited for crops this long");
         Ok::<_, TrainerError>(())
     })?;
 

@@ -207,7 +207,6 @@ impl Kernels for Flex {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decomposed;
     use super::*;
 
     fn values(seed: usize, count: usize) -> Vec<f32> {
@@ -218,11 +217,18 @@ mod tests {
         tensor(values(seed, rows * columns), [rows, columns])
     }
 
+    /// What the decomposed form computes, in double precision: what a kernel is held to.
+    fn double<const D: usize>(tensor: Tensor<Flex, D>) -> Tensor<Flex, D> {
+        tensor.cast(FloatDType::F64)
+    }
+
     fn close<const D: usize>(what: &str, found: Tensor<Flex, D>, expected: Tensor<Flex, D>) {
         assert_eq!(found.dims(), expected.dims(), "{what}");
-        let (found, expected) = (Values::of(found), Values::of(expected));
-        let most = expected.slice().iter().fold(1e-3_f32, |most, value| most.max(value.abs()));
-        for (found, expected) in found.slice().iter().zip(expected.slice()) {
+        assert_eq!(type_of(&expected), FloatDType::F64, "{what}: no reference in double precision");
+        let (found, expected) = (Values::of(found), expected.into_data().into_vec::<f64>().expect("double precision"));
+        let most = expected.iter().fold(1e-3_f64, |most, value| most.max(value.abs()));
+        for (found, expected) in found.slice().iter().zip(expected) {
+            let found = f64::from(*found);
             assert!((found - expected).abs() <= 2e-6 * most.max(1.0) + 2e-6 * most, "{what}: {found} {expected}");
         }
     }
@@ -232,12 +238,13 @@ mod tests {
         for (rows, dim) in [(1, 5), (300, 48)] {
             let (x, weight, bias) = (random(1, rows, dim), random(2, 1, dim), random(3, 1, dim));
             let [y, moments] = Flex::norm_forward(x.clone(), weight.clone(), bias.clone());
-            let [expected, expected_moments] = decomposed::norm(x.clone(), weight.clone(), bias);
+            let [expected, expected_moments] =
+                decomposed::norm(double(x.clone()), double(weight.clone()), double(bias));
             close("norm", y, expected);
             close("moments", moments.clone(), expected_moments);
             let gradient = random(4, rows, dim);
             let found = Flex::norm_backward(gradient.clone(), x.clone(), weight.clone(), moments.clone());
-            let expected = decomposed::norm_backward(gradient, x, weight, moments);
+            let expected = decomposed::norm_backward(double(gradient), double(x), double(weight), double(moments));
             for (found, expected) in found.into_iter().zip(expected) {
                 close("gradient of norm", found, expected);
             }
@@ -252,11 +259,12 @@ mod tests {
             let scale = 1.0 / (inputs as f64).sqrt();
             let (weight, gradient) = (weight * scale, random(4, rows, outputs) * scale);
             let y = Flex::affine_forward(x.clone(), weight.clone(), bias.clone());
-            close("linear", y, decomposed::affine(x.clone(), weight.clone(), bias));
+            close("linear", y, decomposed::affine(double(x.clone()), double(weight.clone()), double(bias)));
             let of_x = Flex::affine_backward_input(gradient.clone(), weight.clone());
-            close("gradient of a linear layer's input", of_x, gradient.clone().matmul(weight));
+            let expected = decomposed::affine_backward_input(double(gradient.clone()), double(weight));
+            close("gradient of a linear layer's input", of_x, expected);
             let [found, found_bias] = Flex::affine_backward_weight(gradient.clone(), x.clone());
-            let [expected, expected_bias] = decomposed::affine_backward_weight(gradient, x);
+            let [expected, expected_bias] = decomposed::affine_backward_weight(double(gradient), double(x));
             close("gradient of its weight", found / rows as f64, expected / rows as f64);
             close("gradient of its bias", found_bias / rows as f64, expected_bias / rows as f64);
         }
@@ -274,12 +282,16 @@ mod tests {
             let (x, weight, bias) = (random(1, rows, inputs), random(2, outputs, 9 * inputs), random(3, 1, outputs));
             let (weight, gradient) = (weight * 0.1, random(4, rows, outputs) * 0.1);
             let y = Flex::convolve_forward(x.clone(), weight.clone(), bias.clone(), pixels);
-            close("convolution", y, decomposed::convolve(x.clone(), weight.clone(), bias, pixels));
+            close(
+                "convolution",
+                y,
+                decomposed::convolve(double(x.clone()), double(weight.clone()), double(bias), pixels),
+            );
             let of_x = Flex::convolve_backward_input(gradient.clone(), weight.clone(), pixels);
-            let expected = decomposed::convolve_backward_input(gradient.clone(), weight, pixels);
+            let expected = decomposed::convolve_backward_input(double(gradient.clone()), double(weight), pixels);
             close("gradient of a convolution's input", of_x, expected);
             let [found, found_bias] = Flex::convolve_backward_weight(gradient.clone(), x.clone(), pixels);
-            let [expected, expected_bias] = decomposed::convolve_backward_weight(gradient, x, pixels);
+            let [expected, expected_bias] = decomposed::convolve_backward_weight(double(gradient), double(x), pixels);
             close("gradient of its weight", found / rows as f64, expected / rows as f64);
             close("gradient of its bias", found_bias / rows as f64, expected_bias / rows as f64);
         }
@@ -290,12 +302,14 @@ mod tests {
         let pixels = Pixels { count: 3, height: 9, width: 11 };
         let (x, weight, bias) = (random(1, 297, 10), random(2, 1, 10), random(3, 1, 10));
         let [y, moments] = Flex::instance_norm_forward(x.clone(), weight.clone(), bias.clone(), pixels);
-        let [expected, expected_moments] = decomposed::instance_norm(x.clone(), weight.clone(), bias, pixels);
+        let [expected, expected_moments] =
+            decomposed::instance_norm(double(x.clone()), double(weight.clone()), double(bias), pixels);
         close("instance norm", y, expected);
         close("moments", moments.clone(), expected_moments);
         let gradient = random(4, 297, 10);
         let found = Flex::instance_norm_backward(gradient.clone(), x.clone(), weight.clone(), moments.clone(), pixels);
-        let expected = decomposed::instance_norm_backward(gradient, x, weight, moments, pixels);
+        let expected =
+            decomposed::instance_norm_backward(double(gradient), double(x), double(weight), double(moments), pixels);
         for (found, expected) in found.into_iter().zip(expected) {
             close("gradient of instance norm", found / 30.0, expected / 30.0);
         }
@@ -306,19 +320,19 @@ mod tests {
         let how = Unfolding { pixels: Pixels { count: 2, height: 3, width: 5 }, fold: 4 };
         let x = random(1, 30, 16 * 7);
         let y = Flex::unfold_forward(x.clone(), how);
-        close("unfolding", y.clone(), decomposed::unfold(x.clone(), how));
-        close("its way back", Flex::unfold_backward(y.clone(), how), x);
-        close("its way back", Flex::unfold_backward(y.clone(), how), decomposed::unfold_backward(y, how));
+        close("unfolding", y.clone(), decomposed::unfold(double(x.clone()), how));
+        close("its way back", Flex::unfold_backward(y.clone(), how), double(x));
+        close("its way back", Flex::unfold_backward(y.clone(), how), decomposed::unfold_backward(double(y), how));
     }
 
     #[test]
     fn gelu_and_its_gradient_are_those_of_the_decomposed_form() {
         let (x, gradient) = (random(5, 7, 333) * 3.0, random(6, 7, 333));
-        close("gelu", Flex::exact_gelu_forward(x.clone()), decomposed::gelu(x.clone()));
+        close("gelu", Flex::exact_gelu_forward(x.clone()), decomposed::gelu(double(x.clone())));
         close(
             "gradient of gelu",
             Flex::exact_gelu_backward(gradient.clone(), x.clone()),
-            decomposed::gelu_backward(gradient, x),
+            decomposed::gelu_backward(double(gradient), double(x)),
         );
     }
 
@@ -329,7 +343,7 @@ mod tests {
             let (rows, dim) = (heads.count * tokens, heads.heads * 8);
             let packed = random(7, rows, 3 * dim);
             let [mixed, log_sums] = Flex::attention_forward(packed.clone(), heads);
-            let [expected, expected_sums] = decomposed::attention(packed.clone(), heads);
+            let [expected, expected_sums] = decomposed::attention(double(packed.clone()), heads);
             close("attention", mixed.clone(), expected);
             close("log-sum-exp", log_sums.clone(), expected_sums);
             let gradient = random(8, rows, dim);
@@ -338,7 +352,13 @@ mod tests {
             close(
                 "gradient of attention",
                 found,
-                decomposed::attention_backward(gradient, packed, mixed, log_sums, heads),
+                decomposed::attention_backward(
+                    double(gradient),
+                    double(packed),
+                    double(mixed),
+                    double(log_sums),
+                    heads,
+                ),
             );
         }
     }
@@ -349,9 +369,9 @@ mod tests {
         let learnt = random(9, 12, 37);
         let taught = burn::tensor::activation::softmax(random(10, 6, 37), 1);
         let loss = Flex::cross_entropy_forward(learnt.clone(), taught.clone(), pairs);
-        close("loss", loss, decomposed::cross_entropy(learnt.clone(), taught.clone(), pairs));
+        close("loss", loss, decomposed::cross_entropy(double(learnt.clone()), double(taught.clone()), pairs));
         let found = Flex::cross_entropy_backward(learnt.clone(), taught.clone(), pairs);
-        close("gradient of the loss", found, decomposed::cross_entropy_backward(learnt, taught, pairs));
+        close("gradient of the loss", found, decomposed::cross_entropy_backward(double(learnt), double(taught), pairs));
     }
 
     #[test]
