@@ -60,15 +60,56 @@ fn cuda(_: usize) -> Result<Box<dyn Compute>, ModelError> {
 
 #[cfg(feature = "cuda")]
 fn cuda(index: usize) -> Result<Box<dyn Compute>, ModelError> {
-    // burn's CUDA backend panics without a driver, so look for one before touching it.
-    let device = std::path::PathBuf::from(format!("/dev/nvidia{index}"));
-    if !device.exists() {
+    use burn::tensor::Tensor;
+
+    // Which GPU has which file, a container decides; but no driver is without the first, or on WSL the second of these.
+    let of_driver = ["/dev/nvidiactl", "/dev/dxg"];
+    if !of_driver.iter().any(|file| std::path::Path::new(file).exists()) {
         return Err(ModelError::Device(format!(
-            "there is no {}: install the NVIDIA driver, give this process access to the GPU, or use device = \"cpu\"",
-            device.display()
+            "there is no {}: install the NVIDIA driver, give this process access to the GPU (in a container `--gpus all`), or \
+             use device = \"cpu\"",
+            of_driver[0]
         )));
     }
-    Ok(Box::new(On::<Autodiff<burn_cuda::Cuda>>::new(burn_cuda::CudaDevice::new(index), Host::Caller)))
+    let device = burn_cuda::CudaDevice::new(index);
+    // What is missing for a first product, burn tells by a panic: the driver's library, the GPU of this number, NVRTC, headers.
+    let first = panics_told(|| {
+        let one = Tensor::<burn_cuda::Cuda, 2>::ones([1, 1], &burn_cuda::CudaDevice::new(index));
+        crate::parameters::host(one.clone().matmul(one))
+    });
+    let why = match first {
+        Ok(product) if product == [1.0] => {
+            return Ok(Box::new(On::<Autodiff<burn_cuda::Cuda>>::new(device, Host::Caller)));
+        }
+        Ok(product) => format!("1 times 1 is {product:?} there"),
+        Err(why) => why,
+    };
+    Err(ModelError::Device(format!(
+        "cuda:{index} cannot compute ({why}): it needs NVIDIA's driver, NVRTC and CUDA's headers (CUDA_PATH, or /usr/local/cuda); \
+         install CUDA 12.8 or later, name a GPU that `nvidia-smi -L` lists, or use device = \"cpu\""
+    )))
+}
+
+/// Does `work`, or says what the first panic was, on whichever thread: burn works on threads of its own, and whoever waits for
+/// one that panicked only knows that it is gone. Nothing else panics meanwhile that should be heard: a device is opened before
+/// there is work for it.
+#[cfg(feature = "cuda")]
+fn panics_told<T>(work: impl FnOnce() -> T + std::panic::UnwindSafe) -> Result<T, String> {
+    use std::panic;
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    /// Characters of a panic that are told: the rest is a list of what was searched.
+    const TOLD: usize = 120;
+    let told = Arc::new(Mutex::new(None));
+    let (before, heard) = (panic::take_hook(), Arc::clone(&told));
+    panic::set_hook(Box::new(move |panicked| {
+        let said = panicked.payload_as_str().unwrap_or("it did not say why").split_whitespace();
+        let said = said.collect::<Vec<_>>().join(" ").chars().take(TOLD).collect::<String>();
+        heard.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(said);
+    }));
+    let done = panic::catch_unwind(work);
+    panic::set_hook(before);
+    done.map_err(|_| told.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default())
 }
 
 #[cfg(test)]
