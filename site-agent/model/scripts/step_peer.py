@@ -30,7 +30,7 @@ from torch import nn
 
 ROOT = Path(__file__).resolve().parents[3]
 SIZES = {
-    "demo": dict(image=48, local=24, locals=2, dim=64, depth=3, heads=4, batch=32, head=(128, 64, 256)),
+    "demo": dict(image=48, local=24, locals=2, dim=64, depth=3, heads=4, batch=32, head=(128, 64, 64)),
     "small": dict(image=224, local=96, locals=4, dim=384, depth=12, heads=6, batch=2, head=(2048, 256, 4096)),
     "published": dict(image=224, local=96, locals=8, dim=384, depth=12, heads=6, batch=16, head=(2048, 256, 65536)),
 }
@@ -145,6 +145,8 @@ def asked(about):
     parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
     typed = parser.parse_args()
     torch.set_num_threads(typed.threads)
+    # As our products of single precision are on a GPU.
+    torch.backends.cuda.matmul.allow_tf32 = True
     return typed
 
 
@@ -186,7 +188,11 @@ def main():
         if on_gpu:
             # What PyTorch keeps for itself between steps is not ours.
             torch.cuda.empty_cache()
-        print(f"torch {torch.__version__} {pair[0]:.4f} s   ours {pair[1]:.4f} s   ratio {pair[1] / pair[0]:.2f}")
+        rates = [SIZES[typed.which]["batch"] / seconds for seconds in pair]
+        print(
+            f"torch {torch.__version__} {pair[0]:.4f} s, {rates[0]:.1f} images/s   "
+            f"ours {pair[1]:.4f} s, {rates[1]:.1f} images/s   ratio {pair[1] / pair[0]:.2f}"
+        )
     fastest = [min(column) for column in zip(*pairs)]
     print(f"{typed.which}, {typed.threads} threads: ratio of the fastest steps {fastest[1] / fastest[0]:.2f}")
     whose = "of the GPU" if on_gpu else "with its library"

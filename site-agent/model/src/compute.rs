@@ -1,8 +1,9 @@
 //! One step's mathematics on a device: weights and crops in, loss and gradients out. It keeps nothing between steps.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,13 @@ use common::plan::{Centering, ModelPlan};
 use common::{NamedTensors, Task};
 
 use crate::ModelError;
+use crate::device::panics_told;
 use crate::dino;
 use crate::fused::Fused;
 use crate::heads::{self, Shown};
 use crate::names::BACKBONE;
 use crate::parameters::{Parameters, host, tensor};
-use crate::precision::Precision;
+use crate::precision::{Precision, single};
 use crate::vit::{self, Images};
 
 /// Student and teacher, lent for a step: where the device's memory is the host's they are used as they lie there, without a
@@ -108,13 +110,19 @@ pub(crate) trait Compute: Send {
 /// build and walk theirs beside each other, a whole contribution to a gradient is lost now and then.
 static ONE_GRAPH: Mutex<()> = Mutex::new(());
 
+/// Nobody else's graph until it is dropped.
+pub(crate) fn one_graph() -> MutexGuard<'static, ()> {
+    // Nothing is kept between steps, so a step that panicked has left nothing behind.
+    ONE_GRAPH.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Who does the host's part of the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Host {
     /// One of the threads that share it: what they do beside each other begins without waking the others first.
     Threads,
     /// Whoever asks: a GPU's runtime knows its callers by their threads.
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "of GPUs alone"))]
+    #[cfg_attr(not(any(test, feature = "cuda")), expect(dead_code, reason = "of GPUs alone"))]
     Caller,
 }
 
@@ -184,8 +192,7 @@ where
     /// Works with the graph of this process. The caller waits for it, and none of the shared threads: one that waits may be
     /// given other work meanwhile, and would wait for itself.
     fn alone<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        // Nothing is kept between steps, so a step that panicked has left nothing behind.
-        let _alone = ONE_GRAPH.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = one_graph();
         self.apart(work)
     }
 
@@ -275,11 +282,19 @@ where
     B::Device: Send + Sync,
 {
     fn knows(&self, precision: Precision) -> Result<(), ModelError> {
-        if B::supports_dtype(&self.device, precision.of_products().into()) {
-            return Ok(());
-        }
+        let one = || Tensor::<B::InnerBackend, 2>::ones([1, 1], &self.device).cast(precision.of_products());
+        let why = match (B::supports_dtype(&self.device, precision.of_products().into()), self.host) {
+            (false, _) => "it does not know the type".to_owned(),
+            (true, Host::Threads) => return Ok(()),
+            // A device may know a type and yet not compile a product of it.
+            (true, Host::Caller) => match panics_told(AssertUnwindSafe(|| host(single(one().matmul(one()))))) {
+                Ok(product) if product == [1.0] => return Ok(()),
+                Ok(product) => format!("1 times 1 is {product:?} there"),
+                Err(why) => why,
+            },
+        };
         Err(ModelError::Device(format!(
-            "this device does not compute in {precision}: use precision = \"f32\", or a GPU that does (NVIDIA's since Ampere)"
+            "this device does not compute in {precision} ({why}): use precision = \"f32\", or a GPU that does (NVIDIA's since Ampere)"
         )))
     }
 

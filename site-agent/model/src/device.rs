@@ -40,6 +40,15 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
+#[cfg(test)]
+/// Does what a device without kernels of ours does, on the CPU: every operation from burn's own, worked by the caller.
+pub(crate) fn as_on_a_device<T>(work: impl FnOnce(Box<dyn Compute>) -> T) -> T {
+    crate::fused::BURNS.set(true);
+    let done = work(Box::new(On::<Autodiff<Flex>>::new(Default::default(), Host::Caller)));
+    crate::fused::BURNS.set(false);
+    done
+}
+
 impl DeviceChoice {
     /// The device, if this program was built for it and this machine has it.
     pub(crate) fn open(&self) -> Result<Box<dyn Compute>, ModelError> {
@@ -93,8 +102,7 @@ fn cuda(index: usize) -> Result<Box<dyn Compute>, ModelError> {
 /// Does `work`, or says what the first panic was, on whichever thread: burn works on threads of its own, and whoever waits for
 /// one that panicked only knows that it is gone. Nothing else panics meanwhile that should be heard: a device is opened before
 /// there is work for it.
-#[cfg(feature = "cuda")]
-fn panics_told<T>(work: impl FnOnce() -> T + std::panic::UnwindSafe) -> Result<T, String> {
+pub(crate) fn panics_told<T>(work: impl FnOnce() -> T + std::panic::UnwindSafe) -> Result<T, String> {
     use std::panic;
     use std::sync::{Arc, Mutex, PoisonError};
 
@@ -124,6 +132,16 @@ mod tests {
             assert_eq!(written.parse::<DeviceChoice>().unwrap(), meant);
         }
         assert!("gpu".parse::<DeviceChoice>().unwrap_err().to_string().contains("use cpu, cuda or cuda:<n>"));
+    }
+
+    #[test]
+    fn the_first_panic_is_told_whoever_panicked() {
+        let of_another = panics_told(|| {
+            let lost = std::thread::spawn(|| panic!("there is no   library {}", 7)).join();
+            lost.expect("RecvError");
+        });
+        assert_eq!(of_another, Err("there is no library 7".to_owned()));
+        assert_eq!(panics_told(|| 7), Ok(7));
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(crate) fn project<B: Fused>(weights: &Parameters<B>, x: Tensor<B, 2>) -> Ten
     // Weight normalization (Salimans and Kingma 2016): direction v, length g.
     let v = weights.matrix("head.last_layer.weight_v");
     let length = (v.clone() * v.clone()).sum_dim(1).sqrt();
-    // In single precision whatever the others are in: a low temperature multiplies what rounding does to a logit.
+    // Operands in single precision whatever the others are in: a low temperature multiplies what rounding does to a logit.
     x.matmul((v / length * weights.matrix("head.last_layer.weight_g")).transpose())
 }
 
@@ -82,6 +82,7 @@ pub(crate) fn koleo<B: Backend>(features: Tensor<B, 2>) -> Tensor<B, 1> {
 
 #[cfg(test)]
 mod tests {
+    use burn_autodiff::Autodiff;
     use burn_flex::Flex;
 
     use super::*;
@@ -139,6 +140,43 @@ mod tests {
         for k in 0..K {
             let taught: f32 = found.chunks_exact(K).map(|row| row[k]).sum();
             assert!((taught - ROWS as f32 / K as f32).abs() < 0.1, "prototype {k}: {taught}");
+        }
+    }
+    /// KoLeo by its definition, in double precision: `-1/n sum log(min distance + 1e-8)` of unit rows (DINOv2's `KoLeoLoss`).
+    fn spread(features: &[f32], dim: usize) -> f64 {
+        let unit = |row: &[f32]| {
+            let norm = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+            row.iter().map(|value| f64::from(*value) / norm).collect::<Vec<_>>()
+        };
+        let rows: Vec<Vec<f64>> = features.chunks_exact(dim).map(unit).collect();
+        let apart = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+        let nearest = |row: usize| {
+            let others = (0..rows.len()).filter(|other| *other != row);
+            others.map(|other| apart(&rows[row], &rows[other])).fold(f64::INFINITY, f64::min)
+        };
+        -(0..rows.len()).map(|row| (nearest(row) + 1e-8).ln()).sum::<f64>() / rows.len() as f64
+    }
+
+    #[test]
+    fn koleo_is_that_of_its_definition_and_its_gradient_the_slope() {
+        const DIM: usize = 5;
+        let features: Vec<f32> = (0..7 * DIM).map(|i| ((i * 7919) % 97) as f32 / 48.0 - 1.0).collect();
+        let _alone = crate::compute::one_graph();
+        let leaf = tensor::<Autodiff<Flex>, 2>(features.clone(), [7, DIM], &Default::default()).require_grad();
+        let loss = koleo(leaf.clone());
+        let found = f64::from(host(loss.clone().inner())[0]);
+        assert!((found - spread(&features, DIM)).abs() < 1e-5, "{found} {}", spread(&features, DIM));
+        let gradients = host(leaf.grad(&loss.backward()).unwrap());
+        for place in 0..features.len() {
+            // A half of a thousandth each way: no row gets another nearest neighbor.
+            let moved = |by: f32| {
+                let mut features = features.clone();
+                features[place] += by;
+                spread(&features, DIM)
+            };
+            let slope = (moved(5e-4) - moved(-5e-4)) / 1e-3;
+            let found = f64::from(gradients[place]);
+            assert!((found - slope).abs() < 1e-3 * (1.0 + slope.abs()), "at {place}: {found} {slope}");
         }
     }
 }

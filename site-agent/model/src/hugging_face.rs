@@ -99,3 +99,79 @@ pub(crate) fn config(plan: &ModelPlan) -> String {
     });
     format!("{config:#}\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::init;
+
+    #[test]
+    fn names_and_configuration_are_those_of_their_vit_model() {
+        let plan = ModelPlan { image_size: 16, dim: 16, depth: 1, heads: 2, ..ModelPlan::default() };
+        let published = init::initial_weights(&plan, 1).under("teacher.backbone.");
+        let theirs = renamed(&published);
+        // As `ViTModel(ViTConfig(num_hidden_layers=1), add_pooling_layer=False).state_dict()` lists them.
+        let mut expected = vec![
+            "embeddings.cls_token".to_owned(),
+            "embeddings.patch_embeddings.projection.bias".to_owned(),
+            "embeddings.patch_embeddings.projection.weight".to_owned(),
+            "embeddings.position_embeddings".to_owned(),
+            "layernorm.bias".to_owned(),
+            "layernorm.weight".to_owned(),
+        ];
+        for layer in [
+            "attention.attention.key",
+            "attention.attention.query",
+            "attention.attention.value",
+            "attention.output.dense",
+            "intermediate.dense",
+            "layernorm_after",
+            "layernorm_before",
+            "output.dense",
+        ] {
+            expected.extend(["bias", "weight"].map(|kind| format!("encoder.layer.0.{layer}.{kind}")));
+        }
+        expected.sort();
+        let mut found: Vec<String> = theirs.iter().map(|(name, _)| name.to_owned()).collect();
+        found.sort();
+        assert_eq!(found, expected);
+        // Theirs normalizes before attention by `layernorm_before`, and before the perceptron by `layernorm_after`.
+        let mut marked = published.clone();
+        let pairs = [
+            ("blocks.0.norm1.weight", "encoder.layer.0.layernorm_before.weight"),
+            ("blocks.0.norm2.weight", "encoder.layer.0.layernorm_after.weight"),
+            ("blocks.0.mlp.fc1.bias", "encoder.layer.0.intermediate.dense.bias"),
+            ("blocks.0.mlp.fc2.bias", "encoder.layer.0.output.dense.bias"),
+            ("blocks.0.attn.proj.bias", "encoder.layer.0.attention.output.dense.bias"),
+        ];
+        for (mark, (ours, _)) in pairs.iter().enumerate() {
+            let of = marked.iter_mut().find(|(name, _)| name == ours).expect("a tensor of that name");
+            of.1.fill(mark as f32 + 7.0);
+        }
+        let theirs = renamed(&marked);
+        for (mark, (_, name)) in pairs.iter().enumerate() {
+            assert_eq!(theirs.get(name).unwrap().values[0], mark as f32 + 7.0, "{name}");
+        }
+        // The packed rows are query, key and value, in this order.
+        let packed = &published.get("blocks.0.attn.qkv.weight").unwrap().values;
+        for (part, values) in ["query", "key", "value"].iter().zip(packed.chunks_exact(packed.len() / 3)) {
+            let name = format!("encoder.layer.0.attention.attention.{part}.weight");
+            assert_eq!(renamed(&published).get(&name).unwrap().values, values, "{name}");
+        }
+        let config: serde_json::Value = serde_json::from_str(&config(&plan)).unwrap();
+        for (key, value) in [
+            ("layer_norm_eps", serde_json::json!(1e-6)),
+            ("hidden_size", 16.into()),
+            ("intermediate_size", 64.into()),
+            ("num_attention_heads", 2.into()),
+            ("num_hidden_layers", 1.into()),
+            ("image_size", 16.into()),
+            ("patch_size", 8.into()),
+            ("num_channels", 1.into()),
+            ("qkv_bias", true.into()),
+            ("hidden_act", "gelu".into()),
+        ] {
+            assert_eq!(config[key], value, "{key}");
+        }
+    }
+}

@@ -4,6 +4,7 @@ use common::plan::{HeadPlan, Init, ModelPlan};
 use common::{NamedTensors, PlanDraft};
 use safetensors::{Dtype, SafeTensors};
 
+use crate::device::as_on_a_device;
 use crate::schedule::Schedule;
 use crate::trainer::{CropBatch, Trainer};
 use crate::{DeviceChoice, optimizer};
@@ -112,12 +113,21 @@ fn close_weights(what: &str, found: &NamedTensors, golden: &Golden<'_>) {
 
 #[test]
 fn five_steps_of_the_published_code_are_replayed() {
+    replayed(|trainer| trainer);
+}
+
+#[test]
+fn a_device_without_kernels_of_ours_replays_them_as_well() {
+    as_on_a_device(|device| replayed(|trainer| trainer.on(device)));
+}
+
+fn replayed(on: impl FnOnce(Trainer) -> Trainer) {
     let golden = Golden(SafeTensors::deserialize(GOLDEN).unwrap());
     let student = golden.under("student.0.");
     let mut center = NamedTensors::new();
     center.insert("center", vec![1, 96], vec![0.0; 96]);
     let first = student.clone().prefixed("student.").joined(student.prefixed("teacher.")).joined(center);
-    let mut trainer = Trainer::new(&plan(), &DeviceChoice::Cpu, &first).unwrap();
+    let mut trainer = on(Trainer::new(&plan(), &DeviceChoice::Cpu, &first).unwrap());
 
     let [losses, rates, decays, momenta] = ["loss", "lr", "wd", "momentum"].map(|name| golden.values(name));
     for step in 0..5 {

@@ -1,8 +1,10 @@
 //! In what numbers a training step multiplies, chosen at run time.
 //!
 //! With [`Precision::Bf16`] the operands and results of matrix products are bfloat16, as with PyTorch's autocast: linear
-//! layers, attention and convolutions. All else stays in single precision: the residual stream, norms, softmax and losses,
-//! every sum over rows; and the weights that a step starts from, their gradients, AdamW's moments, teacher and center. A
+//! layers, attention and convolutions, forward and backward, each rounded once a product (scores of attention and gradients
+//! of weights as well). All else stays in single precision: the residual stream, norms, softmax, the last layer of DINO's head
+//! and losses, sums of biases' gradients; and the weights that a step starts from, what gradients are added up in, AdamW's moments,
+//! teacher and center. A
 //! change too small for bfloat16 adds up in the weights nevertheless. There is no loss scaling: bfloat16 has the range of
 //! single precision (Kalamkar et al. 2019).
 //!
@@ -21,7 +23,8 @@ use crate::ModelError;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// Single precision throughout: what the published numbers are held to.
+    /// Single precision throughout: what the published numbers are held to. A GPU with tensor cores multiplies such operands in
+    /// TF32, with 11 bits that count, and adds up in single precision.
     #[default]
     F32,
     /// Products in bfloat16 with sums and weights in single precision.
@@ -80,7 +83,8 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::compute::StepOutput;
+    use crate::compute::{StepOutput, one_graph};
+    use crate::device::as_on_a_device;
     use crate::fused::{Fused, Heads, Pixels};
     use crate::schedule::Schedule;
     use crate::trainer::tests::{crops, plan};
@@ -112,6 +116,7 @@ mod tests {
         leaves: &[Tensor<Graph, 2>],
         of: &dyn Fn(Vec<Tensor<Graph, 2>>) -> Tensor<Graph, 2>,
     ) -> Vec<Vec<f32>> {
+        let _alone = one_graph();
         let host = |tensor: Tensor<Flex, 2>| tensor.into_data().into_vec::<f32>().expect("single precision");
         let mut inputs = leaves.to_vec();
         inputs[1] = inputs[1].clone().cast(precision.of_products());
@@ -191,6 +196,26 @@ mod tests {
             assert!(0.0 < apart && apart < bound, "at {temperature}: {apart:e} apart");
             let loss = (found.loss - expected.loss).abs() / expected.loss;
             assert!(0.0 < loss && loss < bound, "at {temperature}: {loss:e} apart");
+        }
+    }
+
+    #[test]
+    fn a_device_without_kernels_of_ours_has_the_same_gradients_in_either_precision() {
+        let now = Schedule { teacher_temperature: 1.0, ..Schedule::at(&plan(), 5) };
+        let all = |output: StepOutput| output.gradients.into_values().flatten().collect::<Vec<_>>();
+        for (precision, bound) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.015)] {
+            let on_cpu = trainer(precision).compute(&crops(1), &now, 3).unwrap();
+            let on_device = as_on_a_device(|device| {
+                Trainer::new(&plan(), &DeviceChoice::Cpu, &init::initial_weights(&plan().model, 1))
+                    .unwrap()
+                    .on(device)
+                    .in_precision(precision)
+                    .unwrap()
+                    .compute(&crops(1), &now, 3)
+                    .unwrap()
+            });
+            let apart = apart(&all(on_device), &all(on_cpu));
+            assert!(apart < bound, "{precision}: {apart:e} apart");
         }
     }
 

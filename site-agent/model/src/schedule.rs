@@ -89,4 +89,35 @@ mod tests {
             close(warm(0.04, 0.07, 2, epoch), value);
         }
     }
+    #[test]
+    fn a_plans_values_go_where_the_published_code_puts_them() {
+        // Ten epochs of five steps, two of warm-up and one with a frozen last layer; 512 images are two times the published unit.
+        let plan: PlanDraft = serde_json::from_value(serde_json::json!({
+            "run": "test",
+            "training": {
+                "steps_per_round": 25, "epoch_steps": 5, "batch_size": 512, "learning_rate": 2.5e-4, "min_learning_rate": 1e-6,
+                "warmup_epochs": 2, "weight_decay": [0.04, 0.4], "teacher_momentum": [0.996, 1.0],
+                "teacher_temperature": [0.04, 0.07], "teacher_temperature_warmup_epochs": 2, "freeze_last_layer_epochs": 1
+            },
+            "rounds": { "count": 2, "sites": ["a"], "quorum": 1, "deadline_s": 1 }
+        }))
+        .unwrap();
+        for (step, rate, decay, momentum, temperature, frozen) in [
+            (1, 5.555_555_56e-5, 0.040_355_19, 0.996_003_95, 0.04, true),
+            (4, 2.222_222_22e-4, 0.045_655_03, 0.996_062_83, 0.04, true),
+            (10, 5e-4, 0.074_376_94, 0.996_381_97, 0.07, false),
+            (49, 1.769_125_23e-6, 0.399_644_81, 0.999_996_05, 0.07, false),
+        ] {
+            let now = Schedule::at(&plan, step);
+            for (what, found, published) in [
+                ("learning rate", now.learning_rate, rate),
+                ("weight decay", now.weight_decay, decay),
+                ("momentum", now.teacher_momentum, momentum),
+                ("temperature", now.teacher_temperature, temperature),
+            ] {
+                assert!((found - published).abs() < 1e-8, "{what} of step {step}: {found} {published}");
+            }
+            assert_eq!(now.last_layer_frozen, frozen, "step {step}");
+        }
+    }
 }

@@ -93,6 +93,13 @@ impl Trainer {
         })
     }
 
+    /// The same on another device.
+    #[cfg(test)]
+    pub(crate) fn on(mut self, device: Box<dyn Compute>) -> Self {
+        self.device = device;
+        self
+    }
+
     /// Training from a round's model, with what [`Trainer::kept`] gave after the site's last round.
     pub fn with_kept(
         plan: &PlanDraft,
@@ -323,6 +330,8 @@ pub(crate) fn drop_path(rng: &mut ChaCha8Rng, model: &ModelPlan, samples: usize)
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
     use common::plan::{CropPlan, HeadPlan, Init, ModelPlan};
     use rand::seq::SliceRandom;
 
@@ -456,36 +465,52 @@ pub(crate) mod tests {
 
     #[test]
     fn the_mean_teacher_and_center_are_the_averages_of_the_mean_students_path() {
-        // Both are linear in what they follow, so that to average them each round is exact.
+        // Both are linear in what they follow, so that to average them each round is exact. Steps are large, and the teacher quick:
+        // what is compared is how far it went.
+        let plan = plan();
+        let now = |step: u64| Schedule { learning_rate: 5e-3, teacher_momentum: 0.8, ..Schedule::at(&plan, step) };
         let mut sites = [new(), new()];
-        let name = "backbone.blocks.1.mlp.fc1.weight";
-        let of = |weights: &NamedTensors| weights.get(name).unwrap().values.clone();
-        let mut teacher: Vec<f64> = of(&sites[0].teacher).into_iter().map(f64::from).collect();
+        let start = sites[0].teacher.clone();
+        let widened = |values: &[f32]| values.iter().map(|value| f64::from(*value)).collect::<Vec<_>>();
+        let mut teacher: BTreeMap<String, Vec<f64>> =
+            start.iter().map(|(name, tensor)| (name.to_owned(), widened(&tensor.values))).collect();
         let mut center = vec![0.0; sites[0].center.len()];
         for step in 0..6 {
-            let now = Schedule::at(&plan(), step);
+            let now = now(step);
             let mut logits = Vec::new();
             for (place, site) in sites.iter_mut().enumerate() {
                 let output = site.compute(&crops(step * 2 + place as u64), &now, step).unwrap();
                 site.apply(&output, &now);
                 logits.push(output.teacher_logits);
             }
-            let student = mean([&of(&sites[0].student), &of(&sites[1].student)]);
             let kept = now.teacher_momentum;
-            teacher
-                .iter_mut()
-                .zip(student)
-                .for_each(|(teacher, student)| *teacher = *teacher * kept + student * (1.0 - kept));
-            let (both, kept) = (mean([&logits[0], &logits[1]]), plan().training.center_momentum);
+            for (name, teacher) in &mut teacher {
+                let of = |site: &Trainer| site.student.get(name).unwrap().values.clone();
+                let student = mean([&of(&sites[0]), &of(&sites[1])]);
+                teacher
+                    .iter_mut()
+                    .zip(student)
+                    .for_each(|(teacher, to)| *teacher = *teacher * kept + to * (1.0 - kept));
+            }
+            let (both, kept) = (mean([&logits[0], &logits[1]]), plan.training.center_momentum);
             let rows = both.len() / center.len();
             for (class, center) in center.iter_mut().enumerate() {
                 let mean = both.iter().skip(class).step_by(both.len() / rows).sum::<f64>() / rows as f64;
                 *center = *center * kept + mean * (1.0 - kept);
             }
         }
-        let found: Vec<f32> =
-            mean([&of(&sites[0].teacher), &of(&sites[1].teacher)]).iter().map(|x| *x as f32).collect();
-        assert_close("teacher", &found, &teacher);
+        for (name, expected) in &teacher {
+            let of = |weights: &NamedTensors| weights.get(name).unwrap().values.clone();
+            let found = mean([&of(&sites[0].teacher), &of(&sites[1].teacher)]);
+            let from = widened(&of(&start));
+            let went = |to: &[f64]| to.iter().zip(&from).map(|(to, from)| to - from).collect::<Vec<_>>();
+            let (found, expected) = (went(&found), went(expected));
+            let most = expected.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
+            let apart = found.iter().zip(&expected).fold(0.0, |most: f64, (a, b)| most.max((a - b).abs()));
+            // A last layer's length stays 1.
+            assert!(most > 1e-3 || name.ends_with("weight_g"), "{name} went nowhere: {most:e}");
+            assert!(apart <= 1e-6 + 1e-4 * most, "{name}: {apart:e} of {most:e}");
+        }
         let found: Vec<f32> = mean([&sites[0].center, &sites[1].center]).iter().map(|x| *x as f32).collect();
         assert_close("center", &found, &center);
     }
@@ -540,11 +565,30 @@ pub(crate) mod tests {
     #[test]
     fn stochastic_depth_keeps_the_mean_and_never_drops_in_the_first_block() {
         let mut rng = ChaCha8Rng::seed_from_u64(4);
-        let kept = drop_path(&mut rng, &plan().model, 20_000);
-        assert!(kept[0].iter().flatten().all(|&factor| factor == 1.0));
-        let mean = kept[1][0].iter().map(|&factor| f64::from(factor)).sum::<f64>() / 20_000.0;
-        let dropped = kept[1][0].iter().filter(|factor| **factor == 0.0).count() as f64 / 20_000.0;
-        assert!((mean - 1.0).abs() < 0.02 && (dropped - 0.2).abs() < 0.02, "{mean} {dropped}");
+        let model = ModelPlan { depth: 5, drop_path: 0.4, ..plan().model };
+        let kept = drop_path(&mut rng, &model, 20_000);
+        let of = |values: &[f32], what: &dyn Fn(f64) -> f64| {
+            values.iter().map(|value| what(f64::from(*value))).sum::<f64>() / values.len() as f64
+        };
+        for (block, branches) in kept.iter().enumerate() {
+            // From 0 in the first block to all of it in the last one, as far apart everywhere.
+            let rate = 0.1 * block as f64;
+            for factors in branches {
+                let dropped = of(factors, &|factor| f64::from(u8::from(factor == 0.0)));
+                assert!((dropped - rate).abs() < 0.015, "block {block} dropped {dropped}");
+                assert!((of(factors, &|factor| factor) - 1.0).abs() < 0.03, "block {block} changes the mean");
+                assert!(
+                    factors
+                        .iter()
+                        .all(|factor| *factor == 0.0 || (f64::from(*factor) - 1.0 / (1.0 - rate)).abs() < 1e-6)
+                );
+            }
+            // The two branches of a sample are dropped each by its own draw.
+            let [attention, perceptron] = branches;
+            let both =
+                attention.iter().zip(perceptron).filter(|(a, b)| **a == 0.0 && **b == 0.0).count() as f64 / 20_000.0;
+            assert!((both - rate * rate).abs() < 0.015, "block {block} dropped both of {both}");
+        }
     }
 
     #[test]

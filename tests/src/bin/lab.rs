@@ -79,7 +79,13 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     }
     run_arms(cli, images)?;
     let experiment = results::read(&cli.out, &cli.seeds, &cli.arms)?;
-    println!("\n{}\n{}\n{}", experiment.table(), experiment.verdicts(), experiment.alarms(&draft));
+    println!(
+        "\n{}\n{}\n{}\n{}",
+        experiment.table(),
+        experiment.verdicts(),
+        experiment.health(),
+        experiment.alarms(&draft)
+    );
     experiment.write(&cli.out, &draft)?;
     println!("written to {}", cli.out.join("results.md").display());
     Ok(())

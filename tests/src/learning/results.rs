@@ -132,6 +132,28 @@ impl Experiment {
         text
     }
 
+    /// Whether an arm stayed clear of collapse all the way: the highest mean entropy of the teacher's output in any round, by
+    /// seed, and RankMe at each measure, averaged over seeds.
+    pub fn health(&self) -> String {
+        let mut text =
+            String::from("| arm | highest entropy of a round, by seed | RankMe, measure by measure |\n|---|---|---|\n");
+        for (arm, courses) in &self.courses {
+            let highest = courses.values().filter_map(|course| {
+                let of_rounds =
+                    course.rounds.iter().map(|sites| mean(sites.values().map(|site| site.meters.teacher_entropy)));
+                of_rounds.reduce(f64::max).map(|highest| format!("{highest:.2}"))
+            });
+            let measures = courses.values().map(|course| course.points.len()).max().unwrap_or(0);
+            let ranks = (0..measures).map(|place| {
+                let of_seeds = courses.values().filter_map(|course| course.points.get(place));
+                format!("{:.0}", mean(of_seeds.map(rank_me)))
+            });
+            let (highest, ranks) = (highest.collect::<Vec<_>>(), ranks.collect::<Vec<_>>());
+            put(&mut text, format_args!("| {arm} | {} | {} |", highest.join(", "), ranks.join(", ")));
+        }
+        text
+    }
+
     /// What was asked of the recipe and of the federation, seed by seed, and whether it is so.
     pub fn verdicts(&self) -> String {
         let federated = Arm::Federated(Way::Plan);
@@ -247,13 +269,14 @@ impl Experiment {
             self.courses.keys().filter(|arm| matches!(arm, Arm::Federated(Way::Steps(_)))).cloned().collect();
         steps.insert(0, federated);
         let mut text = format!(
-            "{} steps a site, {} a round, batches of {}; images asked at each site: {}\n\n{}\n{}\n",
+            "{} steps a site, {} a round, batches of {}; images asked at each site: {}\n\n{}\n{}\n{}\n",
             plan.total_steps(),
             plan.training.steps_per_round,
             plan.training.batch_size,
             self.images().iter().map(|(site, count)| format!("{site} {count}")).collect::<Vec<_>>().join(", "),
             self.table(),
-            self.verdicts()
+            self.verdicts(),
+            self.health()
         );
         put(&mut text, format_args!("{}\n", self.alarms(plan)));
         for (file, title, arms) in [

@@ -34,13 +34,26 @@ fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<Flex, D
     wrap(FlexTensor::from_data(TensorData::new(values, shape)))
 }
 
-/// Whether products with this are in less than single precision: the kernels are for that alone, and burn computes the rest.
-fn is_rounded(operand: &Tensor<Flex, 2>) -> bool {
+/// Whether burn computes with this: the kernels are for single precision alone.
+fn is_burns(operand: &Tensor<Flex, 2>) -> bool {
+    #[cfg(test)]
+    if BURNS.get() {
+        return true;
+    }
     type_of(operand) != FloatDType::F32
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Set where this thread is to compute as a device without kernels of ours does.
+    pub(crate) static BURNS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 impl Kernels for Flex {
     fn norm_forward(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> [Tensor<Self, 2>; 2] {
+        if is_burns(&x) {
+            return decomposed::norm(x, weight, bias);
+        }
         let shape = x.dims();
         let (y, moments) = norm::forward(Values::of(x).slice(), Values::of(weight).slice(), Values::of(bias).slice());
         [tensor(y, shape), tensor(moments, [shape[0], 2])]
@@ -52,6 +65,9 @@ impl Kernels for Flex {
         weight: Tensor<Self, 2>,
         moments: Tensor<Self, 2>,
     ) -> [Tensor<Self, 2>; 3] {
+        if is_burns(&x) {
+            return decomposed::norm_backward(gradient, x, weight, moments);
+        }
         let shape = x.dims();
         let [gradient, x, weight, moments] = [gradient, x, weight, moments].map(Values::of);
         let [of_x, of_weight, of_bias] = norm::backward(gradient.slice(), x.slice(), weight.slice(), moments.slice());
@@ -59,7 +75,7 @@ impl Kernels for Flex {
     }
 
     fn affine_forward(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        if is_rounded(&weight) {
+        if is_burns(&weight) {
             return decomposed::affine(x, weight, bias);
         }
         let shape = [x.dims()[0], weight.dims()[0]];
@@ -68,7 +84,7 @@ impl Kernels for Flex {
     }
 
     fn affine_backward_input(gradient: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        if is_rounded(&weight) {
+        if is_burns(&weight) {
             return decomposed::affine_backward_input(gradient, weight);
         }
         let ([rows, _], [_, inputs]) = (gradient.dims(), weight.dims());
@@ -77,7 +93,7 @@ impl Kernels for Flex {
     }
 
     fn affine_backward_weight(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>) -> [Tensor<Self, 2>; 2] {
-        if is_rounded(&gradient) {
+        if is_burns(&gradient) {
             return decomposed::affine_backward_weight(gradient, x);
         }
         let ([_, outputs], [_, inputs]) = (gradient.dims(), x.dims());
@@ -92,7 +108,7 @@ impl Kernels for Flex {
         bias: Tensor<Self, 2>,
         pixels: Pixels,
     ) -> Tensor<Self, 2> {
-        if is_rounded(&weight) {
+        if is_burns(&weight) {
             return decomposed::convolve(x, weight, bias, pixels);
         }
         let shape = [x.dims()[0], weight.dims()[0]];
@@ -101,7 +117,7 @@ impl Kernels for Flex {
     }
 
     fn convolve_backward_input(gradient: Tensor<Self, 2>, weight: Tensor<Self, 2>, pixels: Pixels) -> Tensor<Self, 2> {
-        if is_rounded(&weight) {
+        if is_burns(&weight) {
             return decomposed::convolve_backward_input(gradient, weight, pixels);
         }
         let ([rows, _], [outputs, columns]) = (gradient.dims(), weight.dims());
@@ -111,7 +127,7 @@ impl Kernels for Flex {
     }
 
     fn convolve_backward_weight(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>, pixels: Pixels) -> [Tensor<Self, 2>; 2] {
-        if is_rounded(&gradient) {
+        if is_burns(&gradient) {
             return decomposed::convolve_backward_weight(gradient, x, pixels);
         }
         let ([_, outputs], [_, inputs]) = (gradient.dims(), x.dims());
@@ -126,6 +142,9 @@ impl Kernels for Flex {
         bias: Tensor<Self, 2>,
         pixels: Pixels,
     ) -> [Tensor<Self, 2>; 2] {
+        if is_burns(&x) {
+            return decomposed::instance_norm(x, weight, bias, pixels);
+        }
         let shape = x.dims();
         let [x, weight, bias] = [x, weight, bias].map(Values::of);
         let (y, moments) = spatial::forward(x.slice(), weight.slice(), bias.slice(), pixels);
@@ -139,6 +158,9 @@ impl Kernels for Flex {
         moments: Tensor<Self, 2>,
         pixels: Pixels,
     ) -> [Tensor<Self, 2>; 3] {
+        if is_burns(&x) {
+            return decomposed::instance_norm_backward(gradient, x, weight, moments, pixels);
+        }
         let shape = x.dims();
         let [gradient, x, weight, moments] = [gradient, x, weight, moments].map(Values::of);
         let [of_x, of_weight, of_bias] =
@@ -147,27 +169,39 @@ impl Kernels for Flex {
     }
 
     fn unfold_forward(x: Tensor<Self, 2>, how: Unfolding) -> Tensor<Self, 2> {
+        if is_burns(&x) {
+            return decomposed::unfold(x, how);
+        }
         let ([rows, values], squares) = (x.dims(), how.fold * how.fold);
         tensor(unfolding::forward(Values::of(x).slice(), how), [rows * squares, values / squares])
     }
 
     fn unfold_backward(gradient: Tensor<Self, 2>, how: Unfolding) -> Tensor<Self, 2> {
+        if is_burns(&gradient) {
+            return decomposed::unfold_backward(gradient, how);
+        }
         let ([rows, channels], squares) = (gradient.dims(), how.fold * how.fold);
         tensor(unfolding::backward(Values::of(gradient).slice(), how), [rows / squares, channels * squares])
     }
 
     fn exact_gelu_forward(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        if is_burns(&x) {
+            return decomposed::gelu(x);
+        }
         let shape = x.dims();
         tensor(gelu::forward(Values::of(x).slice()), shape)
     }
 
     fn exact_gelu_backward(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        if is_burns(&x) {
+            return decomposed::gelu_backward(gradient, x);
+        }
         let shape = x.dims();
         tensor(gelu::backward(Values::of(gradient).slice(), Values::of(x).slice()), shape)
     }
 
     fn attention_forward(packed: Tensor<Self, 2>, heads: Heads) -> [Tensor<Self, 2>; 2] {
-        if is_rounded(&packed) {
+        if is_burns(&packed) {
             return decomposed::attention(packed, heads);
         }
         let [rows, columns] = packed.dims();
@@ -183,7 +217,7 @@ impl Kernels for Flex {
         log_sums: Tensor<Self, 2>,
         heads: Heads,
     ) -> Tensor<Self, 2> {
-        if is_rounded(&packed) {
+        if is_burns(&packed) {
             return decomposed::attention_backward(gradient, packed, mixed, log_sums, heads);
         }
         let shape = packed.dims();
@@ -193,12 +227,18 @@ impl Kernels for Flex {
     }
 
     fn cross_entropy_forward(learnt: Tensor<Self, 2>, taught: Tensor<Self, 2>, pairs: Pairs) -> Tensor<Self, 1> {
+        if is_burns(&learnt) {
+            return decomposed::cross_entropy(learnt, taught, pairs);
+        }
         let [_, k] = learnt.dims();
         let loss = cross_entropy::forward(Values::of(learnt).slice(), Values::of(taught).slice(), k, pairs);
         tensor(vec![loss], [1])
     }
 
     fn cross_entropy_backward(learnt: Tensor<Self, 2>, taught: Tensor<Self, 2>, pairs: Pairs) -> Tensor<Self, 2> {
+        if is_burns(&learnt) {
+            return decomposed::cross_entropy_backward(learnt, taught, pairs);
+        }
         let shape = learnt.dims();
         let gradient = cross_entropy::backward(Values::of(learnt).slice(), Values::of(taught).slice(), shape[1], pairs);
         tensor(gradient, shape)
@@ -394,8 +434,9 @@ mod tests {
 
         let (x, weight, bias, toward) = (values(1, 60), values(2, 12), values(3, 12), values(4, 60));
         let (_, moments) = norm::forward(&x, &weight, &bias);
-        let [of_x, of_weight, _] = norm::backward(&toward, &x, &weight, &moments);
+        let [of_x, of_weight, of_bias] = norm::backward(&toward, &x, &weight, &moments);
         check("norm", &x, &of_x, &|x| dot(&norm::forward(x, &weight, &bias).0, &toward));
+        check("norm's bias", &bias, &of_bias, &|bias| dot(&norm::forward(&x, &weight, bias).0, &toward));
         check("norm's weight", &weight, &of_weight, &|weight| dot(&norm::forward(&x, weight, &bias).0, &toward));
 
         let (weight, toward4) = (values(8, 4 * 12), values(9, 5 * 4));
@@ -417,10 +458,11 @@ mod tests {
         let pixels = Pixels { count: 2, height: 3, width: 5 };
         let (weight, bias) = (values(12, 2), values(13, 2));
         let (_, moments) = spatial::forward(&x, &weight, &bias, pixels);
-        let [of_x, of_weight, _] = spatial::backward(&toward, &x, &weight, &moments, pixels);
+        let [of_x, of_weight, of_bias] = spatial::backward(&toward, &x, &weight, &moments, pixels);
         check("instance norm", &x, &of_x, &|x| dot(&spatial::forward(x, &weight, &bias, pixels).0, &toward));
-        let of = |weight: &[f32]| dot(&spatial::forward(&x, weight, &bias, pixels).0, &toward);
-        check("instance norm's weight", &weight, &of_weight, &|weight| of(weight));
+        let of = |weight: &[f32], bias: &[f32]| dot(&spatial::forward(&x, weight, bias, pixels).0, &toward);
+        check("instance norm's weight", &weight, &of_weight, &|weight| of(weight, &bias));
+        check("instance norm's bias", &bias, &of_bias, &|bias| of(&weight, bias));
 
         check("gelu", &x, &gelu::backward(&toward, &x), &|x| dot(&gelu::forward(x), &toward));
 
@@ -431,7 +473,15 @@ mod tests {
         check("attention", &packed, &gradient, &|packed| dot(&attention::forward(packed, 24, heads).0, &toward));
 
         let pairs = Pairs { batch: 2, temperature: 0.5 };
-        let (learnt, taught) = (values(7, 6 * 9), vec![1.0 / 9.0; 4 * 9]);
+        let learnt = values(7, 6 * 9);
+        // A teacher that says something else of each image and crop.
+        let taught: Vec<f32> = values(14, 4 * 9)
+            .chunks_exact(9)
+            .flat_map(|row| {
+                let sum: f32 = row.iter().map(|value| value.exp()).sum();
+                row.iter().map(move |value| value.exp() / sum).collect::<Vec<_>>()
+            })
+            .collect();
         let gradient = cross_entropy::backward(&learnt, &taught, 9, pairs);
         check("loss", &learnt, &gradient, &|learnt| f64::from(cross_entropy::forward(learnt, &taught, 9, pairs)));
     }

@@ -33,6 +33,9 @@ use burn::tensor::{Tensor, TensorPrimitive};
 
 use crate::precision::single;
 
+#[cfg(test)]
+pub(crate) use flex::BURNS;
+
 /// How the heads of an attention lie in its packed input, `[count * tokens, 3 * dim]`: rows of query, key and value, each of
 /// `heads` parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
