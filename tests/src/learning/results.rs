@@ -61,6 +61,9 @@ fn site_probe(point: &Point) -> f64 {
     point.measures.site_probe
 }
 
+/// How much better than at first a site may be told by features, as a fraction of frames.
+const TELLS_SITES: f64 = 0.1;
+
 fn rank_me(point: &Point) -> f64 {
     point.measures.rank_me
 }
@@ -223,7 +226,31 @@ impl Experiment {
             }
         }
         let listed: String = false_alarms.iter().map(|alarm| format!("- {alarm}\n")).collect();
-        format!("{clean} clean rounds of three sites, {} false alarms\n\n{listed}{injected}", false_alarms.len())
+        let told = self.shortcuts();
+        format!("{clean} clean rounds of three sites, {} false alarms\n\n{listed}{injected}{told}", false_alarms.len())
+    }
+
+    /// Where training made sites easier to tell apart than the network that it began as: its features are about scanners then.
+    /// An alarm of the laboratory alone: nobody else sees features of several sites side by side.
+    fn shortcuts(&self) -> String {
+        let mut text = String::new();
+        for (arm, courses) in &self.courses {
+            for (seed, course) in courses {
+                let Some((first, later)) = course.points.split_first() else { continue };
+                let worse = later.iter().find(|point| site_probe(point) > site_probe(first) + TELLS_SITES);
+                if let Some(point) = worse {
+                    let (found, began) = (site_probe(point) * 100.0, site_probe(first) * 100.0);
+                    put(
+                        &mut text,
+                        format_args!(
+                            "- {arm}, seed {seed}, round {}: features tell sites apart: site probe {found:.1} %, {began:.1} % at first",
+                            point.round
+                        ),
+                    );
+                }
+            }
+        }
+        text
     }
 
     /// Mean accuracy over all sites against steps, a line an arm.
@@ -316,6 +343,23 @@ mod tests {
         let consortium = ["a", "b", "c", "d"].map(|site| (site.to_owned(), all)).into();
         let measures = Measures { consortium, ..Measures::default() };
         Course { finished: true, points: vec![Point { round: 0, steps: 0, measures }], rounds: Vec::new() }
+    }
+
+    #[test]
+    fn features_that_come_to_tell_sites_apart_are_named_and_others_are_not() {
+        let point = |round: u32, site_probe: f64| Point {
+            round,
+            steps: 30 * u64::from(round),
+            measures: Measures { site_probe, ..Measures::default() },
+        };
+        let told = |probes: [f64; 3]| {
+            let points = (0..).zip(probes).map(|(round, probe)| point(round, probe)).collect();
+            let course = Course { finished: true, points, rounds: Vec::new() };
+            Experiment { courses: [(Arm::Federated(Way::Plan), [(7, course)].into())].into() }.shortcuts()
+        };
+        assert_eq!(told([0.6, 0.69, 0.5]), "");
+        let text = told([0.6, 0.65, 0.72]);
+        assert!(text.contains("federated, seed 7, round 2") && text.contains("72.0 %, 60.0 % at first"), "{text}");
     }
 
     #[test]
