@@ -117,7 +117,13 @@ pub(crate) fn panics_told<T>(work: impl FnOnce() -> T + std::panic::UnwindSafe) 
     }));
     let done = panic::catch_unwind(work);
     panic::set_hook(before);
-    done.map_err(|_| told.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default())
+    // A panic that is only passed on is no hook's: then there is its payload.
+    let passed_on = |panicked: Box<dyn std::any::Any + Send>| match panicked.downcast::<String>() {
+        Ok(said) => *said,
+        Err(panicked) => panicked.downcast_ref::<&str>().map_or("it did not say why", |said| said).to_owned(),
+    };
+    let first = told.lock().unwrap_or_else(PoisonError::into_inner).take();
+    done.map_err(|panicked| first.unwrap_or_else(|| passed_on(panicked)))
 }
 
 #[cfg(test)]
@@ -141,6 +147,8 @@ mod tests {
             lost.expect("RecvError");
         });
         assert_eq!(of_another, Err("there is no library 7".to_owned()));
+        let passed_on = panics_told(|| std::panic::resume_unwind(Box::new("as it was")));
+        assert_eq!(passed_on, Err::<(), _>("as it was".to_owned()));
         assert_eq!(panics_told(|| 7), Ok(7));
     }
 

@@ -8,10 +8,10 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::compute::{Compute, TaskInput};
 use crate::device::DeviceChoice;
+use crate::drop_path::drop_path;
 use crate::heads::{self, Shown};
 use crate::names::{self, BACKBONE};
 use crate::optimizer::{self, AdamW, Moments};
-use crate::trainer::drop_path;
 use crate::vit::Images;
 use crate::{ModelError, Precision, checkpoint, losses};
 

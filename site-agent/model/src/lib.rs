@@ -4,10 +4,12 @@
 //! and AdamW's moments live on the host as named f32 tensors, whatever [`Precision`] a step multiplies in; a device gets a
 //! copy for each step, and gives back gradients. This crate knows no DICOM, no file and no network.
 
+mod batch;
 pub mod checkpoint;
 mod compute;
 pub mod device;
 mod dino;
+mod drop_path;
 pub mod export;
 pub mod features;
 mod finetune;
@@ -31,13 +33,14 @@ pub mod trainer;
 mod vit;
 pub mod weights_file;
 
+pub use batch::CropBatch;
 pub use device::DeviceChoice;
 pub use features::Backbone;
 pub use finetune::{Answers, Finetuner, TaskImages, outputs};
 pub use init::{backbone_signature, initial_weights, signature, travelling};
 pub use names::BACKBONE;
 pub use precision::Precision;
-pub use trainer::{CropBatch, StepReport, Trainer};
+pub use trainer::{StepReport, Trainer};
 
 /// Why a model cannot be built, trained or read.
 #[derive(Debug, thiserror::Error)]

@@ -6,8 +6,8 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::device::as_on_a_device;
 use crate::schedule::Schedule;
-use crate::trainer::{CropBatch, Trainer};
-use crate::{DeviceChoice, optimizer};
+use crate::trainer::Trainer;
+use crate::{CropBatch, DeviceChoice, optimizer};
 
 const GOLDEN: &[u8] = include_bytes!("../tests/fixtures/dino_golden_c1.safetensors");
 

@@ -3,44 +3,20 @@
 //! The order is the published code's: teacher on the global crops, student on all, loss with the old center, clip, AdamW,
 //! the teacher's moving average, then the center from the raw logits.
 
-use std::ops::Range;
-
-use common::plan::{Centering, Exchange, ModelPlan, Optimizer};
+use common::plan::{Centering, Exchange, Optimizer};
 use common::{NamedTensors, PlanDraft};
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::batch::{CropBatch, accumulated, of_part};
 use crate::compute::{Compute, Networks, StepInput, StepOutput};
 use crate::device::DeviceChoice;
+use crate::drop_path::drop_path;
 use crate::meters;
 use crate::names::{self, CENTER, STUDENT, TEACHER};
 use crate::optimizer::{self, Moments};
 use crate::schedule::Schedule;
 use crate::{ModelError, Precision, checkpoint, init};
-
-/// A batch of crops, normalized, on the host; each `[batch, channels, side, side]`, row-major.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CropBatch {
-    /// Images.
-    pub batch: usize,
-    /// Channels.
-    pub channels: usize,
-    /// Side of a global crop.
-    pub global_side: usize,
-    /// Side of a local crop.
-    pub local_side: usize,
-    /// The two global crops.
-    pub global: [Vec<f32>; 2],
-    /// The local crops.
-    pub local: Vec<Vec<f32>>,
-}
-
-impl CropBatch {
-    /// The values of each crop: the global ones, then the local ones.
-    pub fn into_values(self) -> Vec<Vec<f32>> {
-        self.global.into_iter().chain(self.local).collect()
-    }
-}
 
 /// How a step went.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -190,16 +166,7 @@ impl Trainer {
 
     pub(crate) fn compute(&mut self, crops: &CropBatch, now: &Schedule, seed: u64) -> Result<StepOutput, ModelError> {
         let CropBatch { batch, channels, global_side, local_side, global, local } = crops;
-        for (what, side, values) in global
-            .iter()
-            .map(|crop| ("a global crop", global_side, crop))
-            .chain(local.iter().map(|crop| ("a local crop", local_side, crop)))
-        {
-            let expected = batch * channels * side * side;
-            if values.len() != expected {
-                return Err(ModelError::Crops { what, expected, found: values.len() });
-            }
-        }
+        crops.checked()?;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let drop_path = [2, local.len()].map(|crops| drop_path(&mut rng, &self.plan.model, crops * batch));
         let training = &self.plan.training;
@@ -288,51 +255,12 @@ fn center_of(weights: &NamedTensors) -> Vec<f32> {
     weights.get(CENTER).expect("a run's weights have a center").values.clone()
 }
 
-/// The values of some images of a crop, `[batch, width]`.
-fn of_part<'a>(crop: &'a [f32], batch: usize, width: usize, part: &Range<usize>) -> &'a [f32] {
-    debug_assert_eq!(crop.len(), batch * width);
-    &crop[part.start * width..part.end * width]
-}
-
-/// The step of a batch from those of its parts, each with its fraction of the images: the loss is a mean over images, and so
-/// is its gradient.
-fn accumulated(parts: impl Iterator<Item = (f64, StepOutput)>) -> StepOutput {
-    let mut whole = StepOutput::default();
-    for (fraction, part) in parts {
-        if fraction == 1.0 {
-            return part;
-        }
-        whole.loss += fraction * part.loss;
-        for (name, gradient) in part.gradients {
-            let sums = whole.gradients.entry(name).or_insert_with(|| vec![0.0; gradient.len()]);
-            sums.iter_mut().zip(&gradient).for_each(|(sum, value)| *sum += fraction as f32 * value);
-        }
-        whole.teacher_logits.extend(part.teacher_logits);
-        whole.taught.extend(part.taught);
-        #[cfg(test)]
-        whole.student_logits.extend(part.student_logits);
-    }
-    whole
-}
-
-/// What stochastic depth keeps: the rate rises linearly over the blocks, and a kept sample is divided by its probability.
-pub(crate) fn drop_path(rng: &mut ChaCha8Rng, model: &ModelPlan, samples: usize) -> Vec<[Vec<f32>; 2]> {
-    if model.drop_path == 0.0 {
-        return Vec::new();
-    }
-    let rate = |block: usize| model.drop_path * block as f64 / (model.depth - 1).max(1) as f64;
-    let mut branch = |rate: f64| -> Vec<f32> {
-        let keep = 1.0 - rate;
-        (0..samples).map(|_| if rng.random::<f64>() < keep { (1.0 / keep) as f32 } else { 0.0 }).collect()
-    };
-    (0..model.depth).map(|block| [branch(rate(block)), branch(rate(block))]).collect()
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use common::plan::{CropPlan, HeadPlan, Init, ModelPlan};
+    use rand::RngExt;
     use rand::seq::SliceRandom;
 
     use super::*;
@@ -560,35 +488,6 @@ pub(crate) mod tests {
         let report = trainer.step(&crops(0), 0, 0).unwrap();
         let ln_k = 24.0_f64.ln();
         assert!((report.loss - ln_k).abs() < 1e-5 && (report.teacher_entropy - ln_k).abs() < 1e-5, "{report:?}");
-    }
-
-    #[test]
-    fn stochastic_depth_keeps_the_mean_and_never_drops_in_the_first_block() {
-        let mut rng = ChaCha8Rng::seed_from_u64(4);
-        let model = ModelPlan { depth: 5, drop_path: 0.4, ..plan().model };
-        let kept = drop_path(&mut rng, &model, 20_000);
-        let of = |values: &[f32], what: &dyn Fn(f64) -> f64| {
-            values.iter().map(|value| what(f64::from(*value))).sum::<f64>() / values.len() as f64
-        };
-        for (block, branches) in kept.iter().enumerate() {
-            // From 0 in the first block to all of it in the last one, as far apart everywhere.
-            let rate = 0.1 * block as f64;
-            for factors in branches {
-                let dropped = of(factors, &|factor| f64::from(u8::from(factor == 0.0)));
-                assert!((dropped - rate).abs() < 0.015, "block {block} dropped {dropped}");
-                assert!((of(factors, &|factor| factor) - 1.0).abs() < 0.03, "block {block} changes the mean");
-                assert!(
-                    factors
-                        .iter()
-                        .all(|factor| *factor == 0.0 || (f64::from(*factor) - 1.0 / (1.0 - rate)).abs() < 1e-6)
-                );
-            }
-            // The two branches of a sample are dropped each by its own draw.
-            let [attention, perceptron] = branches;
-            let both =
-                attention.iter().zip(perceptron).filter(|(a, b)| **a == 0.0 && **b == 0.0).count() as f64 / 20_000.0;
-            assert!((both - rate * rate).abs() < 0.015, "block {block} dropped both of {both}");
-        }
     }
 
     #[test]

@@ -192,7 +192,7 @@ fn act(cli: Cli) -> anyhow::Result<()> {
         return doctor::doctor(&home, config, args);
     }
     if let Verb::TryDevice = &cli.verb {
-        return Ok(trainer::try_device(&device.unwrap_or(DeviceChoice::Cpu), precision.unwrap_or_default())?);
+        return Ok(trainer::try_device(&device.unwrap_or(DeviceChoice::Cpu), precision.unwrap_or(Precision::F32))?);
     }
     let config = config?;
     match cli.verb {
