@@ -59,6 +59,9 @@ fn build() -> Result<Programs, ProgramError> {
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
+    if cfg!(feature = "cuda") {
+        command.args(["--features", "tests/cuda"]);
+    }
     let start = |source| ProgramError::Start { program: "cargo".to_owned(), source };
     let output = command.output().map_err(start)?;
     if !output.status.success() {

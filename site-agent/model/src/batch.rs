@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::ModelError;
-use crate::compute::StepOutput;
+use crate::training::StepOutput;
 
 /// A batch of crops, normalized, on the host; each `[batch, channels, side, side]`, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,10 +61,16 @@ pub(crate) fn accumulated(parts: impl Iterator<Item = (f64, StepOutput)>) -> Ste
             let sums = whole.gradients.entry(name).or_insert_with(|| vec![0.0; gradient.len()]);
             sums.iter_mut().zip(&gradient).for_each(|(sum, value)| *sum += fraction as f32 * value);
         }
-        whole.teacher_logits.extend(part.teacher_logits);
-        whole.taught.extend(part.taught);
+        whole.entropy += fraction * part.entropy;
+        for (whole, part) in [(&mut whole.mean_logits, part.mean_logits), (&mut whole.mean_taught, part.mean_taught)] {
+            whole.resize(part.len(), 0.0);
+            whole.iter_mut().zip(part).for_each(|(sum, value)| *sum += fraction * value);
+        }
         #[cfg(test)]
-        whole.student_logits.extend(part.student_logits);
+        {
+            whole.teacher_logits.extend(part.teacher_logits);
+            whole.student_logits.extend(part.student_logits);
+        }
     }
     whole
 }

@@ -8,28 +8,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
-use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::backend::AutodiffBackend;
 use common::plan::{Centering, ModelPlan};
 use common::{NamedTensors, Task};
 
 use crate::ModelError;
 use crate::device::panics_told;
 use crate::dino;
-use crate::fused::Fused;
+use crate::fused::{Fused, Kernels};
 use crate::heads::{self, Shown};
 use crate::names::BACKBONE;
 use crate::parameters::{Parameters, host, tensor};
 use crate::precision::{Precision, single};
+use crate::training::{OnDevice, OnHost, State, Training};
 use crate::vit::{self, Images};
 
-/// Student and teacher, lent for a step: where the device's memory is the host's they are used as they lie there, without a
-/// copy.
-pub(crate) struct Networks<'a> {
-    pub(crate) student: &'a mut NamedTensors,
-    pub(crate) teacher: &'a mut NamedTensors,
-}
-
-/// What one step needs beside them.
+/// What one step needs beside the networks.
 pub(crate) struct StepInput<'a> {
     pub(crate) plan: &'a ModelPlan,
     pub(crate) precision: Precision,
@@ -52,20 +46,19 @@ pub(crate) struct StepInput<'a> {
     pub(crate) trained: &'a (dyn Fn(&str) -> bool + Sync),
 }
 
-/// What one step gives.
-#[derive(Default)]
-pub(crate) struct StepOutput {
+/// What one step computes on a device, where its values lie.
+pub(crate) struct Computed<B: AutodiffBackend> {
     /// The DINO loss, without regularisers.
     pub(crate) loss: f64,
-    /// Gradients by name of the student's tensor.
-    pub(crate) gradients: BTreeMap<String, Vec<f32>>,
+    /// Those of the student's tensors.
+    pub(crate) gradients: B::Gradients,
     /// The teacher's raw logits, `[2 * batch, K]`.
-    pub(crate) teacher_logits: Vec<f32>,
+    pub(crate) teacher_logits: Tensor<B::InnerBackend, 2>,
     /// The teacher's centered and sharpened output, `[2 * batch, K]`.
-    pub(crate) taught: Vec<f32>,
+    pub(crate) taught: Tensor<B::InnerBackend, 2>,
     /// The student's raw logits, `[crops * batch, K]`.
     #[cfg(test)]
-    pub(crate) student_logits: Vec<f32>,
+    pub(crate) student_logits: Tensor<B::InnerBackend, 2>,
 }
 
 /// What a step of a task's training needs.
@@ -94,8 +87,8 @@ pub(crate) type Loss<'a> = &'a (dyn Fn(&[f32]) -> (f64, Vec<f32>) + Sync);
 pub(crate) trait Compute: Send {
     /// Refuses a precision that this device does not know.
     fn knows(&self, precision: Precision) -> Result<(), ModelError>;
-    /// A step of these networks, which are as they were afterwards.
-    fn step(&self, networks: Networks<'_>, input: &StepInput<'_>) -> StepOutput;
+    /// The state of a training, where this device keeps it between steps.
+    fn training(self: Box<Self>, state: State) -> Box<dyn Training>;
     /// A step of a task's training.
     fn finetune(&self, input: &TaskInput<'_>, loss: Loss<'_>) -> TaskOutput;
     /// What a task's network says, row-major.
@@ -119,9 +112,10 @@ pub(crate) fn one_graph() -> MutexGuard<'static, ()> {
 /// Who does the host's part of the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Host {
-    /// One of the threads that share it: what they do beside each other begins without waking the others first.
+    /// One of the threads that share it: what they do beside each other begins without waking the others first. Its memory is the
+    /// device's, and a training's state stays there.
     Threads,
-    /// Whoever asks: a GPU's runtime knows its callers by their threads.
+    /// Whoever asks: a GPU's runtime knows its callers by their threads. A training's state stays in the GPU's memory.
     #[cfg_attr(not(any(test, feature = "cuda")), expect(dead_code, reason = "of GPUs alone"))]
     Caller,
 }
@@ -168,13 +162,13 @@ impl Drop for Raised<'_> {
 
 /// A burn backend on one device.
 pub(crate) struct On<B: AutodiffBackend> {
-    device: B::Device,
+    pub(crate) device: B::Device,
     host: Host,
 }
 
 impl<B: AutodiffBackend + Fused> On<B>
 where
-    B::InnerBackend: Fused,
+    B::InnerBackend: Fused + Kernels,
     B::Device: Send + Sync,
 {
     pub(crate) fn new(device: B::Device, host: Host) -> Self {
@@ -191,40 +185,42 @@ where
 
     /// Works with the graph of this process. The caller waits for it, and none of the shared threads: one that waits may be
     /// given other work meanwhile, and would wait for itself.
-    fn alone<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+    pub(crate) fn alone<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         let _alone = one_graph();
         self.apart(work)
     }
 
-    fn stepped(&self, networks: Networks<'_>, input: &StepInput<'_>) -> StepOutput {
+    /// What the teacher says of the global crops, raw: `[2 * batch, K]`. It runs on the inner backend, without a graph.
+    pub(crate) fn teach(teacher: &Parameters<B::InnerBackend>, input: &StepInput<'_>) -> Tensor<B::InnerBackend, 2> {
+        let global = Images { values: input.global, count: 2 * input.batch, side: input.global_side };
+        dino::project(teacher, vit::cls_features(input.plan, teacher, BACKBONE, global, &[]))
+    }
+
+    /// The student's loss under what the teacher said, and its gradients.
+    pub(crate) fn learn(
+        student: &Parameters<B>,
+        teacher_logits: Tensor<B::InnerBackend, 2>,
+        input: &StepInput<'_>,
+    ) -> Computed<B> {
         let StepInput { plan, batch, .. } = *input;
         let global = Images { values: input.global, count: 2 * batch, side: input.global_side };
         let local = Images { values: input.local, count: input.locals * batch, side: input.local_side };
-
-        // The teacher runs on the inner backend: it has no graph.
-        let teacher_logits = {
-            let teacher = self.lent::<B::InnerBackend>(networks.teacher).in_precision(input.precision);
-            let logits = dino::project(&teacher, vit::cls_features(plan, &teacher, BACKBONE, global, &[]));
-            self.returned(networks.teacher, teacher);
-            logits
-        };
         let taught = match input.centering {
             Centering::Center => dino::sharpen(teacher_logits.clone(), input.center, input.teacher_temperature),
             Centering::SinkhornKnopp => dino::balance(teacher_logits.clone(), input.teacher_temperature),
         };
 
-        let student = self.lent::<B>(networks.student).in_precision(input.precision).trained(input.trained);
-        let of_global = vit::cls_features(plan, &student, BACKBONE, global, &input.drop_path[0]);
+        let of_global = vit::cls_features(plan, student, BACKBONE, global, &input.drop_path[0]);
         let features = if input.locals == 0 {
             of_global.clone()
         } else {
-            let of_local = vit::cls_features(plan, &student, BACKBONE, local, &input.drop_path[1]);
+            let of_local = vit::cls_features(plan, student, BACKBONE, local, &input.drop_path[1]);
             Tensor::cat(vec![of_global.clone(), of_local], 0)
         };
-        let learnt = dino::project(&student, features);
+        let learnt = dino::project(student, features);
         let loss =
             dino::cross_crop_loss(Tensor::from_inner(taught.clone()), learnt.clone(), batch, input.student_temperature);
-        let value = host(loss.clone().inner()).first().map_or(f64::NAN, |&loss| f64::from(loss));
+        let told = loss.clone().inner();
         let mut total = loss;
         if input.koleo > 0.0 {
             let dim = plan.dim;
@@ -233,17 +229,16 @@ where
             let [first, second] = spread;
             total = total + (first + second) * (input.koleo / 2.0);
         }
-        let gradients = student.gradients(&total.backward());
-        #[cfg(test)]
-        let student_logits = host(learnt.inner());
-        self.returned(networks.student, student);
-        StepOutput {
-            loss: value,
+        let gradients = total.backward();
+        // Asked for last: a GPU has all its work by then.
+        let loss = host(told).first().map_or(f64::NAN, |&loss| f64::from(loss));
+        Computed {
+            loss,
             gradients,
-            teacher_logits: host(teacher_logits),
-            taught: host(taught),
+            teacher_logits,
+            taught,
             #[cfg(test)]
-            student_logits,
+            student_logits: learnt.inner(),
         }
     }
 
@@ -257,28 +252,14 @@ where
         TaskOutput { loss, gradients: weights.gradients(&(logits * toward).sum().backward()) }
     }
 
-    /// A network on the device, to be returned.
-    fn lent<On: Backend<Device = B::Device>>(&self, network: &mut NamedTensors) -> Parameters<On> {
-        match self.host {
-            Host::Threads => Parameters::of(std::mem::take(network), &self.device),
-            Host::Caller => Parameters::new(network, &self.device),
-        }
-    }
-
-    fn returned<On: Backend>(&self, network: &mut NamedTensors, lent: Parameters<On>) {
-        if self.host == Host::Threads {
-            *network = lent.back();
-        }
-    }
-
     fn bare(&self, weights: &NamedTensors) -> Parameters<B::InnerBackend> {
         Parameters::new(weights, &self.device)
     }
 }
 
-impl<B: AutodiffBackend + Fused> Compute for On<B>
+impl<B: AutodiffBackend + Fused + 'static> Compute for On<B>
 where
-    B::InnerBackend: Fused,
+    B::InnerBackend: Fused + Kernels,
     B::Device: Send + Sync,
 {
     fn knows(&self, precision: Precision) -> Result<(), ModelError> {
@@ -298,8 +279,11 @@ where
         )))
     }
 
-    fn step(&self, networks: Networks<'_>, input: &StepInput<'_>) -> StepOutput {
-        self.alone(|| self.stepped(networks, input))
+    fn training(self: Box<Self>, state: State) -> Box<dyn Training> {
+        match self.host {
+            Host::Threads => Box::new(OnHost::new(*self, state)),
+            Host::Caller => Box::new(OnDevice::new(*self, state)),
+        }
     }
 
     fn finetune(&self, input: &TaskInput<'_>, loss: Loss<'_>) -> TaskOutput {

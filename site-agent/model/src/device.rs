@@ -1,6 +1,8 @@
 //! Where to compute, chosen at run time: the CPU always, an NVIDIA GPU in a build with the feature `cuda`.
 
 use std::fmt;
+#[cfg(any(test, feature = "cuda"))]
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use burn_autodiff::Autodiff;
@@ -73,13 +75,15 @@ fn cuda(index: usize) -> Result<Box<dyn Compute>, ModelError> {
 
     // Which GPU has which file, a container decides; but no driver is without the first, or on WSL the second of these.
     let of_driver = ["/dev/nvidiactl", "/dev/dxg"];
-    if !of_driver.iter().any(|file| std::path::Path::new(file).exists()) {
+    if !of_driver.iter().any(|file| Path::new(file).exists()) {
         return Err(ModelError::Device(format!(
             "there is no {}: install the NVIDIA driver, give this process access to the GPU (in a container `--gpus all`), or \
              use device = \"cpu\"",
             of_driver[0]
         )));
     }
+    headers(std::env::var_os("CUDA_PATH").map(PathBuf::from), |path| path.exists()).map_err(ModelError::Device)?;
+    crate::compiled::keep();
     let device = burn_cuda::CudaDevice::new(index);
     // What is missing for a first product, burn tells by a panic: the driver's library, the GPU of this number, NVRTC, headers.
     let first = panics_told(|| {
@@ -99,6 +103,22 @@ fn cuda(index: usize) -> Result<Box<dyn Compute>, ModelError> {
     )))
 }
 
+/// Refuses a machine without CUDA's headers where burn looks for them: it would only say that a kernel was not compiled.
+#[cfg(any(test, feature = "cuda"))]
+fn headers(cuda_path: Option<PathBuf>, exists: impl Fn(&Path) -> bool) -> Result<(), String> {
+    let usual = ["/usr/local/cuda", "/opt/cuda", "/usr"].map(PathBuf::from);
+    let all = cuda_path.map_or(usual.to_vec(), |path| vec![path]);
+    let header = |cuda: &PathBuf| cuda.join("include/cuda_runtime.h");
+    if all.iter().any(|cuda| exists(&header(cuda))) {
+        return Ok(());
+    }
+    Err(format!(
+        "there is no {}: install CUDA's headers, 12.8 or later, set CUDA_PATH to the folder whose include/ has them, or use \
+         device = \"cpu\"",
+        header(&all[0]).display()
+    ))
+}
+
 /// Does `work`, or says what the first panic was, on whichever thread: burn works on threads of its own, and whoever waits for
 /// one that panicked only knows that it is gone. Nothing else panics meanwhile that should be heard: a device is opened before
 /// there is work for it.
@@ -107,7 +127,7 @@ pub(crate) fn panics_told<T>(work: impl FnOnce() -> T + std::panic::UnwindSafe) 
     use std::sync::{Arc, Mutex, PoisonError};
 
     /// Characters of a panic that are told: the rest is a list of what was searched.
-    const TOLD: usize = 120;
+    const TOLD: usize = 300;
     let told = Arc::new(Mutex::new(None));
     let (before, heard) = (panic::take_hook(), Arc::clone(&told));
     panic::set_hook(Box::new(move |panicked| {
@@ -138,6 +158,19 @@ mod tests {
             assert_eq!(written.parse::<DeviceChoice>().unwrap(), meant);
         }
         assert!("gpu".parse::<DeviceChoice>().unwrap_err().to_string().contains("use cpu, cuda or cuda:<n>"));
+    }
+
+    #[test]
+    fn missing_headers_of_cuda_are_named_with_where_they_were_looked_for() {
+        let only = |there: &'static str| move |path: &Path| path == Path::new(there);
+        let named = |path: &str| Some(PathBuf::from(path));
+        assert_eq!(headers(None, only("/opt/cuda/include/cuda_runtime.h")), Ok(()));
+        assert_eq!(headers(named("/cuda"), only("/cuda/include/cuda_runtime.h")), Ok(()));
+        // A folder that is named is the only one.
+        let error = headers(named("/cuda"), only("/usr/local/cuda/include/cuda_runtime.h")).unwrap_err();
+        assert!(error.contains("/cuda/include/cuda_runtime.h") && error.contains("CUDA_PATH"), "{error}");
+        let error = headers(None, |_| false).unwrap_err();
+        assert!(error.contains("/usr/local/cuda/include/cuda_runtime.h"), "{error}");
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! DINO (Caron et al. 2021, Algorithm 1, with multi-crop): head, cross-crop loss, and what the teacher says.
 
 use burn::tensor::Tensor;
-use burn::tensor::activation::softmax;
 use burn::tensor::backend::Backend;
 
-use crate::fused::{Fused, Pairs};
+use crate::fused::{Fused, Kernels, Pairs};
 use crate::parameters::{Parameters, host, tensor};
 use crate::vit::linear;
 
@@ -27,9 +26,9 @@ fn unit<B: Backend>(x: Tensor<B, 2>, eps: f64) -> Tensor<B, 2> {
 }
 
 /// What the teacher says of the two global crops: centered and sharpened, `[2 * batch, K]`.
-pub(crate) fn sharpen<B: Backend>(logits: Tensor<B, 2>, center: &[f32], temperature: f64) -> Tensor<B, 2> {
+pub(crate) fn sharpen<B: Kernels>(logits: Tensor<B, 2>, center: &[f32], temperature: f64) -> Tensor<B, 2> {
     let center = tensor::<B, 2>(center.to_vec(), [1, center.len()], &logits.device());
-    softmax((logits - center) / temperature, 1)
+    B::sharpen(logits, center, temperature)
 }
 
 /// What the teacher says, balanced over the batch instead: after three iterations every prototype is taught about as often

@@ -6,6 +6,8 @@
 
 mod batch;
 pub mod checkpoint;
+#[cfg(feature = "cuda")]
+mod compiled;
 mod compute;
 pub mod device;
 mod dino;
@@ -30,6 +32,7 @@ mod position;
 mod precision;
 pub mod schedule;
 pub mod trainer;
+mod training;
 mod vit;
 pub mod weights_file;
 

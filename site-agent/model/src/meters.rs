@@ -1,13 +1,26 @@
 //! What shows a collapse before an accuracy does: entropies of the teacher's output, and RankMe of features.
 
-/// Mean entropy of the rows of `[rows, k]` probabilities, and the entropy of their mean, in nats.
-pub fn entropies(probabilities: &[f32], k: usize) -> (f64, f64) {
-    let entropy = |row: &[f64]| -row.iter().filter(|p| **p > 0.0).map(|p| p * p.ln()).sum::<f64>();
-    let rows: Vec<Vec<f64>> =
-        probabilities.chunks_exact(k).map(|row| row.iter().map(|&p| f64::from(p)).collect()).collect();
+/// The mean of the rows of `[rows, k]`.
+pub(crate) fn mean_row(values: &[f32], k: usize) -> Vec<f64> {
+    let mut mean = vec![0.0_f64; k];
+    for row in values.chunks_exact(k) {
+        mean.iter_mut().zip(row).for_each(|(mean, &value)| *mean += f64::from(value));
+    }
+    let rows = (values.len() / k).max(1) as f64;
+    mean.iter_mut().for_each(|mean| *mean /= rows);
+    mean
+}
+
+/// The mean entropy of the rows of `[rows, k]` probabilities, in nats.
+pub(crate) fn mean_entropy(probabilities: &[f32], k: usize) -> f64 {
+    let rows = probabilities.chunks_exact(k);
     let count = rows.len().max(1) as f64;
-    let mean: Vec<f64> = (0..k).map(|class| rows.iter().map(|row| row[class]).sum::<f64>() / count).collect();
-    (rows.iter().map(|row| entropy(row)).sum::<f64>() / count, entropy(&mean))
+    rows.map(|row| entropy(row.iter().map(|&p| f64::from(p)))).sum::<f64>() / count
+}
+
+/// The entropy of probabilities, in nats.
+pub(crate) fn entropy(probabilities: impl Iterator<Item = f64>) -> f64 {
+    -probabilities.filter(|p| *p > 0.0).map(|p| p * p.ln()).sum::<f64>()
 }
 
 /// RankMe (Garrido et al. 2023): the exponential of the entropy of the normalized singular values of the features.
@@ -74,6 +87,7 @@ mod tests {
 
     #[test]
     fn a_uniform_output_has_entropy_ln_k_and_a_shared_prototype_has_none_over_the_batch() {
+        let entropies = |said: &[f32], k: usize| (mean_entropy(said, k), entropy(mean_row(said, k).into_iter()));
         let (each, batch) = entropies(&[0.25; 8], 4);
         assert!((each - 4.0_f64.ln()).abs() < 1e-9 && (batch - 4.0_f64.ln()).abs() < 1e-9);
         let (each, batch) = entropies(&[1.0, 0.0, 0.0, 1.0], 2);

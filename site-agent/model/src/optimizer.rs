@@ -10,10 +10,13 @@ use std::ops::Range;
 use common::{NamedTensors, wide};
 use rayon::prelude::*;
 
+use crate::fused::Factors;
 use crate::schedule::Schedule;
 
 const BETA1: f64 = 0.9;
-const EPS: f64 = 1e-8;
+/// Decay of the second moment in DINO's training.
+pub(crate) const BETA2: f64 = 0.999;
+pub(crate) const EPS: f64 = 1e-8;
 
 /// AdamW's state of one tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,7 +43,7 @@ pub(crate) fn descend(student: &mut NamedTensors, gradients: &BTreeMap<String, V
 }
 
 /// Matrices are decayed, and what has three axes; biases and 1-D tensors are not.
-fn is_decayed(name: &str, shape: &[usize]) -> bool {
+pub(crate) fn is_decayed(name: &str, shape: &[usize]) -> bool {
     shape.len() > 1 && !name.ends_with(".bias")
 }
 
@@ -68,7 +71,7 @@ pub(crate) fn step(
 ) {
     let (rate, weight_decay) = (now.learning_rate, now.weight_decay);
     let how =
-        |_: &str, gradient: &[f32]| AdamW { rate, weight_decay, beta2: 0.999, factor: clip_factor(gradient, clip) };
+        |_: &str, gradient: &[f32]| AdamW { rate, weight_decay, beta2: BETA2, factor: clip_factor(gradient, clip) };
     pass(student, moments, gradients, how, Some((teacher, now.teacher_momentum)));
 }
 
@@ -154,6 +157,21 @@ fn squares(values: &[f32]) -> f64 {
     sums.iter().sum()
 }
 
+/// What a step does to a tensor that takes it as the `steps`-th of its own.
+pub(crate) fn factors(how: AdamW, steps: u64, clip: f64, momentum: f64) -> Factors {
+    let AdamW { rate, weight_decay, beta2, .. } = how;
+    let steps = i32::try_from(steps).unwrap_or(i32::MAX);
+    Factors {
+        clip,
+        kept: 1.0 - rate * weight_decay,
+        step_size: rate / (1.0 - BETA1.powi(steps)),
+        second_scale: (1.0 - beta2.powi(steps)).sqrt(),
+        beta1: BETA1,
+        beta2,
+        momentum,
+    }
+}
+
 /// Values that are moved, and then followed, while they are in the cache.
 const BLOCK: usize = 4096;
 
@@ -165,14 +183,12 @@ fn update(
     how: AdamW,
     mut then: impl FnMut(Range<usize>, &[f32]),
 ) {
-    let AdamW { rate, weight_decay, beta2, factor } = how;
+    let AdamW { beta2, factor, .. } = how;
     moment.first.resize(values.len(), 0.0);
     moment.second.resize(values.len(), 0.0);
     moment.steps += 1;
-    let steps = i32::try_from(moment.steps).unwrap_or(i32::MAX);
-    let kept = (1.0 - rate * weight_decay) as f32;
-    let step_size = (rate / (1.0 - BETA1.powi(steps))) as f32;
-    let second_scale = (1.0 - beta2.powi(steps)).sqrt() as f32;
+    let Factors { kept, step_size, second_scale, .. } = factors(how, moment.steps, 0.0, 0.0);
+    let (kept, step_size, second_scale) = (kept as f32, step_size as f32, second_scale as f32);
     // Subtracted in f64: 1 - 0.999 in f32 is wrong in the fifth digit.
     let (taken1, beta2, taken2, eps) = ((1.0 - BETA1) as f32, beta2 as f32, (1.0 - beta2) as f32, EPS as f32);
     let blocks = values.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK));
@@ -209,15 +225,10 @@ fn drawn(values: &mut [f32], to: &[f32], momentum: f64) {
     );
 }
 
-/// The center follows the mean of the teacher's raw logits (`[rows, K]`).
-pub(crate) fn follow_center(center: &mut [f32], logits: &[f32], momentum: f64) {
-    let rows = logits.len() / center.len();
-    let mut mean = vec![0.0_f64; center.len()];
-    for row in logits.chunks_exact(center.len()) {
-        mean.iter_mut().zip(row).for_each(|(mean, &logit)| *mean += f64::from(logit));
-    }
+/// The center follows the mean of the teacher's raw logits, `[K]`.
+pub(crate) fn follow_center(center: &mut [f32], mean: &[f64], momentum: f64) {
     for (center, mean) in center.iter_mut().zip(mean) {
-        *center = (f64::from(*center) * momentum + mean / rows as f64 * (1.0 - momentum)) as f32;
+        *center = (f64::from(*center) * momentum + mean * (1.0 - momentum)) as f32;
     }
 }
 

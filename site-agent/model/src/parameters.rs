@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use crate::precision::Precision;
 
 /// Flat leaf tensors by name; the shape is given where one is used.
+#[derive(Clone)]
 pub(crate) struct Parameters<B: Backend> {
     tensors: BTreeMap<String, (Tensor<B, 1>, Vec<usize>)>,
     device: B::Device,
@@ -49,6 +50,35 @@ impl<B: Backend> Parameters<B> {
     pub(crate) fn back(self) -> NamedTensors {
         let back = |(name, (tensor, shape))| (name, common::Tensor { shape, values: host(tensor) });
         self.tensors.into_iter().map(back).collect()
+    }
+
+    /// The same tensors with a graph from them on.
+    pub(crate) fn tracked<G: AutodiffBackend<InnerBackend = B> + Backend<Device = B::Device>>(&self) -> Parameters<G> {
+        let tracked = |(name, (tensor, shape)): (&String, &(Tensor<B, 1>, Vec<usize>))| {
+            (name.clone(), (Tensor::from_inner(tensor.clone()), shape.clone()))
+        };
+        let tensors = self.tensors.iter().map(tracked).collect();
+        Parameters { tensors, device: self.device.clone(), precision: self.precision }
+    }
+
+    /// Names and shapes.
+    pub(crate) fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        self.tensors.iter().map(|(name, (_, shape))| (name.clone(), shape.clone())).collect()
+    }
+
+    /// A tensor's values in a row.
+    pub(crate) fn flat(&self, name: &str) -> Option<Tensor<B, 1>> {
+        Some(self.tensors.get(name)?.0.clone())
+    }
+
+    /// Takes a tensor's values out, with its shape.
+    pub(crate) fn take(&mut self, name: &str) -> Option<(Tensor<B, 1>, Vec<usize>)> {
+        self.tensors.remove(name)
+    }
+
+    /// Puts a tensor's values in.
+    pub(crate) fn put(&mut self, name: &str, values: Tensor<B, 1>, shape: Vec<usize>) {
+        self.tensors.insert(name.to_owned(), (values, shape));
     }
 
     /// The device.
@@ -93,6 +123,14 @@ impl<B: AutodiffBackend> Parameters<B> {
     pub(crate) fn gradients(&self, gradients: &B::Gradients) -> BTreeMap<String, Vec<f32>> {
         let of =
             |(name, (tensor, _)): (&String, &(Tensor<B, 1>, _))| Some((name.clone(), host(tensor.grad(gradients)?)));
+        self.tensors.iter().filter_map(of).collect()
+    }
+}
+
+impl<B: AutodiffBackend> Parameters<B> {
+    /// The gradient of each tensor that has one, on the device.
+    pub(crate) fn gradients_there(&self, gradients: &B::Gradients) -> BTreeMap<String, Tensor<B::InnerBackend, 1>> {
+        let of = |(name, (tensor, _)): (&String, &(Tensor<B, 1>, _))| Some((name.clone(), tensor.grad(gradients)?));
         self.tensors.iter().filter_map(of).collect()
     }
 }

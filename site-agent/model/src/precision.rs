@@ -83,11 +83,12 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::compute::{StepOutput, one_graph};
+    use crate::compute::one_graph;
     use crate::device::as_on_a_device;
     use crate::fused::{Fused, Heads, Pixels};
     use crate::schedule::Schedule;
     use crate::trainer::tests::{crops, plan};
+    use crate::training::StepOutput;
     use crate::{DeviceChoice, Trainer, init};
 
     type Graph = Autodiff<Flex>;

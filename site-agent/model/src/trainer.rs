@@ -3,19 +3,20 @@
 //! The order is the published code's: teacher on the global crops, student on all, loss with the old center, clip, AdamW,
 //! the teacher's moving average, then the center from the raw logits.
 
-use common::plan::{Centering, Exchange, Optimizer};
+use common::plan::{Centering, Exchange};
 use common::{NamedTensors, PlanDraft};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::batch::{CropBatch, accumulated, of_part};
-use crate::compute::{Compute, Networks, StepInput, StepOutput};
+use crate::compute::StepInput;
 use crate::device::DeviceChoice;
 use crate::drop_path::drop_path;
 use crate::meters;
 use crate::names::{self, CENTER, STUDENT, TEACHER};
 use crate::optimizer::{self, Moments};
 use crate::schedule::Schedule;
+use crate::training::{State, StepOutput, Training};
 use crate::{ModelError, Precision, checkpoint, init};
 
 /// How a step went.
@@ -34,45 +35,44 @@ pub struct StepReport {
 /// One site's training.
 pub struct Trainer {
     plan: PlanDraft,
-    device: Box<dyn Compute>,
-    student: NamedTensors,
-    teacher: NamedTensors,
+    training: Box<dyn Training>,
     center: Vec<f32>,
-    moments: Moments,
     steps: u64,
     micro_batch: usize,
     precision: Precision,
-    /// The student that the round started from, if the plan holds sites to it.
-    start: Option<NamedTensors>,
 }
 
 impl Trainer {
     /// Training from a round's model, with nothing kept from a round before.
     pub fn new(plan: &PlanDraft, device: &DeviceChoice, weights: &NamedTensors) -> Result<Self, ModelError> {
         init::signature(&plan.model, plan.aggregation.exchange)?.require(&weights.signature())?;
-        Self::from_all(plan, device, &init::completed(weights, &plan.model, NamedTensors::new()))
+        Self::from_all(plan, device, &init::completed(weights, &plan.model, NamedTensors::new()), Moments::new())
     }
 
-    fn from_all(plan: &PlanDraft, device: &DeviceChoice, weights: &NamedTensors) -> Result<Self, ModelError> {
+    fn from_all(
+        plan: &PlanDraft,
+        device: &DeviceChoice,
+        weights: &NamedTensors,
+        moments: Moments,
+    ) -> Result<Self, ModelError> {
         init::signature(&plan.model, Exchange::All)?.require(&weights.signature())?;
+        let [student, teacher] = [STUDENT, TEACHER].map(|network| weights.under(network));
+        let moments = checkpoint::checked(moments, &student)?;
         Ok(Self {
             plan: plan.clone(),
-            device: device.open()?,
-            student: weights.under(STUDENT),
-            teacher: weights.under(TEACHER),
+            training: device.open()?.training(State { student, teacher, moments }),
             center: center_of(weights),
-            moments: Moments::new(),
             steps: 0,
             micro_batch: 0,
             precision: Precision::F32,
-            start: None,
         })
     }
 
     /// The same on another device.
     #[cfg(test)]
-    pub(crate) fn on(mut self, device: Box<dyn Compute>) -> Self {
-        self.device = device;
+    pub(crate) fn on(mut self, device: Box<dyn crate::compute::Compute>) -> Self {
+        let ([student, teacher], moments) = (self.training.networks(), self.training.moments());
+        self.training = device.training(State { student, teacher, moments });
         self
     }
 
@@ -86,16 +86,13 @@ impl Trainer {
         let exchange = plan.aggregation.exchange;
         init::signature(&plan.model, exchange)?.require(&weights.signature())?;
         let (stayed, moments) = checkpoint::read_kept(kept)?;
-        let mut trainer = Self::from_all(plan, device, &init::completed(weights, &plan.model, stayed))?;
-        trainer.moments = checkpoint::checked(moments, &trainer.student)?;
-        Ok(trainer)
+        Self::from_all(plan, device, &init::completed(weights, &plan.model, stayed), moments)
     }
 
     /// Training from a checkpoint.
     pub fn resume(plan: &PlanDraft, device: &DeviceChoice, file: &[u8]) -> Result<Self, ModelError> {
         let (weights, moments, steps) = checkpoint::read(file)?;
-        let mut trainer = Self::from_all(plan, device, &weights)?;
-        trainer.moments = checkpoint::checked(moments, &trainer.student)?;
+        let mut trainer = Self::from_all(plan, device, &weights, moments)?;
         trainer.steps = steps;
         Ok(trainer)
     }
@@ -116,14 +113,16 @@ impl Trainer {
 
     /// Multiplies in this precision. Weights, gradients, moments, teacher and center stay in single precision.
     pub fn in_precision(mut self, precision: Precision) -> Result<Self, ModelError> {
-        self.device.knows(precision)?;
+        self.training.knows(precision)?;
         self.precision = precision;
         Ok(self)
     }
 
     /// Holds the student to the model that the round started from, by the plan's proximal term.
     pub fn held_to(mut self, start: &NamedTensors) -> Self {
-        self.start = (self.plan.training.proximal > 0.0).then(|| start.under(STUDENT));
+        if self.plan.training.proximal > 0.0 {
+            self.training.hold(&start.under(STUDENT), self.plan.training.proximal);
+        }
         self
     }
 
@@ -135,33 +134,21 @@ impl Trainer {
     /// Takes the step `step` of the global clock. `seed` draws what stochastic depth drops.
     pub fn step(&mut self, crops: &CropBatch, step: u64, seed: u64) -> Result<StepReport, ModelError> {
         let now = Schedule::at(&self.plan, step);
-        let mut output = self.compute(crops, &now, seed)?;
-        if let Some(start) = &self.start {
-            optimizer::pull(&mut output.gradients, &self.student, start, self.plan.training.proximal);
-        }
+        let output = self.compute(crops, &now, seed)?;
         let loss = output.loss;
         if !loss.is_finite() {
             return Err(ModelError::Diverged { step, loss });
         }
         self.apply(&output, &now);
         self.steps = step + 1;
-        let (teacher_entropy, batch_entropy) = meters::entropies(&output.taught, self.center.len());
-        Ok(StepReport { loss, teacher_entropy, batch_entropy, schedule: now })
+        let batch_entropy = meters::entropy(output.mean_taught.iter().copied());
+        Ok(StepReport { loss, teacher_entropy: output.entropy, batch_entropy, schedule: now })
     }
 
     /// Moves the student, then the teacher, then the center.
     pub(crate) fn apply(&mut self, output: &StepOutput, now: &Schedule) {
-        let training = &self.plan.training;
-        let (gradients, clip) = (&output.gradients, training.clip_gradient);
-        let (student, teacher) = (&mut self.student, &mut self.teacher);
-        match training.optimizer {
-            Optimizer::AdamW => optimizer::step(student, teacher, &mut self.moments, gradients, now, clip),
-            Optimizer::Sgd => {
-                optimizer::descend(student, gradients, now, clip);
-                optimizer::follow(teacher, student, now.teacher_momentum);
-            }
-        }
-        optimizer::follow_center(&mut self.center, &output.teacher_logits, training.center_momentum);
+        self.training.apply(output, &self.plan.training, now);
+        optimizer::follow_center(&mut self.center, &output.mean_logits, self.plan.training.center_momentum);
     }
 
     pub(crate) fn compute(&mut self, crops: &CropBatch, now: &Schedule, seed: u64) -> Result<StepOutput, ModelError> {
@@ -177,7 +164,7 @@ impl Trainer {
         };
         let at_once = if self.micro_batch == 0 { *batch } else { self.micro_batch };
         let parts = (0..*batch).step_by(at_once).map(|from| from..batch.min(&(from + at_once)).to_owned());
-        let (student, teacher) = (&mut self.student, &mut self.teacher);
+        let state = &mut self.training;
         let outputs = parts.map(|part| {
             let count = part.len();
             let pixels = |crops: &[Vec<f32>], side: usize| -> Vec<f32> {
@@ -211,8 +198,8 @@ impl Trainer {
                 drop_path: [kept(2, &drop_path[0]), kept(local.len(), &drop_path[1])],
                 trained: &trained,
             };
-            let output = self.device.step(Networks { student, teacher }, &input);
-            (count as f64 / *batch as f64, output)
+            let fraction = count as f64 / *batch as f64;
+            (fraction, state.learn(&input, fraction, part.start == 0))
         });
         Ok(accumulated(outputs))
     }
@@ -221,7 +208,7 @@ impl Trainer {
     pub fn replace(&mut self, travelled: &NamedTensors) -> Result<(), ModelError> {
         init::signature(&self.plan.model, self.plan.aggregation.exchange)?.require(&travelled.signature())?;
         let all = self.weights().joined(travelled.clone());
-        (self.student, self.teacher) = (all.under(STUDENT), all.under(TEACHER));
+        self.training.put([STUDENT, TEACHER].map(|network| all.under(network)));
         self.center = center_of(&all);
         Ok(())
     }
@@ -230,12 +217,13 @@ impl Trainer {
     pub fn weights(&self) -> NamedTensors {
         let mut center = NamedTensors::new();
         center.insert(CENTER, vec![1, self.center.len()], self.center.clone());
-        self.student.clone().prefixed(STUDENT).joined(self.teacher.clone().prefixed(TEACHER)).joined(center)
+        let [student, teacher] = self.training.networks();
+        student.prefixed(STUDENT).joined(teacher.prefixed(TEACHER)).joined(center)
     }
 
     /// Everything a killed trainer needs to go on to the same bits.
     pub fn checkpoint(&self) -> Vec<u8> {
-        checkpoint::write(&self.weights(), &self.moments, self.steps)
+        checkpoint::write(&self.weights(), &self.training.moments(), self.steps)
     }
 
     /// What the site's next round starts with beside the merged model: AdamW's moments, and the weights that the plan does
@@ -243,7 +231,7 @@ impl Trainer {
     pub fn kept(&self) -> Vec<u8> {
         let exchange = self.plan.aggregation.exchange;
         let stayed = self.weights().filtered(|name| !names::travels(exchange, name));
-        checkpoint::write_kept(stayed, &self.moments)
+        checkpoint::write_kept(stayed, &self.training.moments())
     }
 }
 
@@ -259,11 +247,12 @@ fn center_of(weights: &NamedTensors) -> Vec<f32> {
 pub(crate) mod tests {
     use std::collections::BTreeMap;
 
-    use common::plan::{CropPlan, HeadPlan, Init, ModelPlan};
+    use common::plan::{CropPlan, HeadPlan, Init, ModelPlan, Optimizer};
     use rand::RngExt;
     use rand::seq::SliceRandom;
 
     use super::*;
+    use crate::device::as_on_a_device;
 
     pub(crate) fn plan() -> PlanDraft {
         let mut plan: PlanDraft = serde_json::from_value(serde_json::json!({
@@ -313,6 +302,45 @@ pub(crate) mod tests {
             assert_eq!(resumed.step_count(), killed_at);
             let resumed = trained(killed_at, resumed, 8);
             assert_eq!(resumed.checkpoint(), unbroken.checkpoint(), "killed at {killed_at}");
+        }
+    }
+
+    #[test]
+    fn a_training_kept_on_a_device_goes_on_from_its_checkpoint_to_the_same_bits() {
+        let resumed = |file: &[u8]| Trainer::resume(&plan(), &DeviceChoice::Cpu, file).unwrap();
+        let start = new().checkpoint();
+        let unbroken = as_on_a_device(|device| trained(0, resumed(&start).on(device), 8).checkpoint());
+        let killed = as_on_a_device(|device| trained(0, resumed(&start).on(device), 3).checkpoint());
+        assert_eq!(as_on_a_device(|device| trained(3, resumed(&killed).on(device), 8).checkpoint()), unbroken);
+    }
+
+    #[test]
+    fn a_training_kept_on_a_device_moves_as_the_hosts_does() {
+        let held = |optimizer: Optimizer| {
+            let mut plan = plan();
+            // A proximal term, the last layer frozen for the first steps, and images three at a time.
+            plan.training.proximal = 0.1;
+            plan.training.optimizer = optimizer;
+            let first = init::initial_weights(&plan.model, 1);
+            let held = Trainer::new(&plan, &DeviceChoice::Cpu, &first).unwrap().in_micro_batches(3).unwrap();
+            (held, first)
+        };
+        for optimizer in [Optimizer::AdamW, Optimizer::Sgd] {
+            let (on_host, first) = held(optimizer);
+            let expected = trained(0, on_host.held_to(&first), 6).weights();
+            let found = as_on_a_device(|device| trained(0, held(optimizer).0.on(device).held_to(&first), 6).weights());
+            assert_eq!(found.signature(), expected.signature());
+            for (name, expected) in expected.iter() {
+                let before: Vec<f64> = first.get(name).unwrap().values.iter().map(|x| f64::from(*x)).collect();
+                let went =
+                    |values: &[f32]| values.iter().zip(&before).map(|(a, b)| f64::from(*a) - b).collect::<Vec<_>>();
+                let (found, expected) = (went(&found.get(name).unwrap().values), went(&expected.values));
+                let length = |values: &[f64]| values.iter().map(|value| value * value).sum::<f64>().sqrt();
+                let apart: Vec<f64> = found.iter().zip(&expected).map(|(found, expected)| found - expected).collect();
+                // AdamW's first steps turn what rounding leaves of a gradient that is 0 into whole steps: those of keys' biases.
+                let bound = if name.ends_with("qkv.bias") { 2.0 } else { 2e-2 };
+                assert!(length(&apart) <= bound * length(&expected) + 1e-9, "{optimizer:?}, {name}");
+            }
         }
     }
 
@@ -398,7 +426,7 @@ pub(crate) mod tests {
         let plan = plan();
         let now = |step: u64| Schedule { learning_rate: 5e-3, teacher_momentum: 0.8, ..Schedule::at(&plan, step) };
         let mut sites = [new(), new()];
-        let start = sites[0].teacher.clone();
+        let [_, start] = sites[0].training.networks();
         let widened = |values: &[f32]| values.iter().map(|value| f64::from(*value)).collect::<Vec<_>>();
         let mut teacher: BTreeMap<String, Vec<f64>> =
             start.iter().map(|(name, tensor)| (name.to_owned(), widened(&tensor.values))).collect();
@@ -412,9 +440,9 @@ pub(crate) mod tests {
                 logits.push(output.teacher_logits);
             }
             let kept = now.teacher_momentum;
+            let [one, other] = sites.each_ref().map(|site| site.training.networks());
             for (name, teacher) in &mut teacher {
-                let of = |site: &Trainer| site.student.get(name).unwrap().values.clone();
-                let student = mean([&of(&sites[0]), &of(&sites[1])]);
+                let student = mean([&one, &other].map(|[student, _]| student.get(name).unwrap().values.as_slice()));
                 teacher
                     .iter_mut()
                     .zip(student)
@@ -427,9 +455,10 @@ pub(crate) mod tests {
                 *center = *center * kept + mean * (1.0 - kept);
             }
         }
+        let [[_, one], [_, other]] = sites.each_ref().map(|site| site.training.networks());
         for (name, expected) in &teacher {
             let of = |weights: &NamedTensors| weights.get(name).unwrap().values.clone();
-            let found = mean([&of(&sites[0].teacher), &of(&sites[1].teacher)]);
+            let found = mean([&of(&one), &of(&other)]);
             let from = widened(&of(&start));
             let went = |to: &[f64]| to.iter().zip(&from).map(|(to, from)| to - from).collect::<Vec<_>>();
             let (found, expected) = (went(&found), went(expected));

@@ -156,19 +156,14 @@ fn transform<B: Fused>(
 ) -> Tensor<B, 2> {
     let packed = normed_linear(weights, prefix, ["norm1", "attn.qkv"], x.clone());
     let mixed = B::attend(packed, Heads { count, heads: plan.heads });
-    let attended = linear(weights, &format!("{prefix}attn.proj"), mixed);
-    let x = x + kept(attended, count, drop_path.map(|kept| &kept[0]));
+    let [weight, bias] = layer(weights, &format!("{prefix}attn.proj"));
+    // Stochastic depth (Huang et al. 2016): a branch is dropped for a sample, or divided by the probability to keep it.
+    let factors =
+        |branch: usize| drop_path.map(|kept| tensor::<B, 2>(kept[branch].clone(), [count, 1], weights.device()));
+    let x = B::add_branch(x, B::affine(mixed, weight, bias), factors(0));
     let hidden = normed_linear(weights, prefix, ["norm2", "mlp.fc1"], x.clone());
-    let out = single(B::affine_of_gelu(hidden, layer(weights, &format!("{prefix}mlp.fc2"))));
-    x + kept(out, count, drop_path.map(|kept| &kept[1]))
-}
-
-/// Stochastic depth (Huang et al. 2016): a branch is dropped for a sample, or divided by the probability to keep it.
-fn kept<B: Backend>(branch: Tensor<B, 2>, count: usize, factors: Option<&Vec<f32>>) -> Tensor<B, 2> {
-    let Some(factors) = factors else { return branch };
-    let [rows, dim] = branch.dims();
-    let factors = tensor::<B, 3>(factors.clone(), [count, 1, 1], &branch.device());
-    (branch.reshape([count, rows / count, dim]) * factors).reshape([rows, dim])
+    let out = B::affine_of_gelu(hidden, layer(weights, &format!("{prefix}mlp.fc2")));
+    B::add_branch(x, out, factors(1))
 }
 
 /// A linear layer, its result in single precision.

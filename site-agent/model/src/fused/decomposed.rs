@@ -4,11 +4,12 @@
 //! Weights say in what a product is: its other operand is brought to their type, and the result has it. Sums over rows, and
 //! all that is no product, are in single precision.
 
-use burn::tensor::Tensor;
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::backend::Backend;
+use burn::tensor::{FloatDType, Tensor};
 
-use super::{Heads, Pairs, Pixels, Unfolding};
+use super::{Factors, Heads, Held, Pairs, Pixels, Unfolding};
+use crate::optimizer::EPS;
 use crate::precision::{single, type_of};
 use crate::vit::NORM_EPS;
 
@@ -159,6 +160,32 @@ pub(super) fn gelu_backward<B: Backend>(gradient: Tensor<B, 2>, x: Tensor<B, 2>)
     gradient * (below + x * density)
 }
 
+/// `[rows, dim]` by image: `[images, tokens, dim]`, to be multiplied with `[images, 1, 1]`.
+fn by_factor<B: Backend>(x: Tensor<B, 2>, factors: Tensor<B, 2>) -> Tensor<B, 2> {
+    let ([rows, dim], [count, _]) = (x.dims(), factors.dims());
+    (x.reshape([count, rows / count, dim]) * factors.reshape([count, 1, 1])).reshape([rows, dim])
+}
+
+pub(super) fn branch<B: Backend>(x: Tensor<B, 2>, branch: Tensor<B, 2>, factors: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
+    let branch = single(branch);
+    x + match factors {
+        Some(factors) => by_factor(branch, factors),
+        None => branch,
+    }
+}
+
+pub(super) fn branch_backward<B: Backend>(
+    gradient: Tensor<B, 2>,
+    factors: Option<Tensor<B, 2>>,
+    into: FloatDType,
+) -> Tensor<B, 2> {
+    let of_branch = match factors {
+        Some(factors) => by_factor(gradient, factors),
+        None => gradient,
+    };
+    of_branch.cast(into)
+}
+
 /// Query, key and value, each `[count, heads, tokens, width]`.
 fn parts<B: Backend>(packed: Tensor<B, 2>, Heads { count, heads }: Heads) -> [Tensor<B, 4>; 3] {
     let [rows, columns] = packed.dims();
@@ -239,4 +266,34 @@ pub(super) fn cross_entropy_backward<B: Backend>(
     let terms = terms(learnt.dims()[0], pairs.batch);
     let mass = wanted.clone().sum_dim(1);
     (softmax(learnt / pairs.temperature, 1) * mass - wanted) / (pairs.temperature * terms)
+}
+
+pub(super) fn sharpen<B: Backend>(logits: Tensor<B, 2>, center: Tensor<B, 2>, temperature: f64) -> Tensor<B, 2> {
+    softmax((logits - center) / temperature, 1)
+}
+
+pub(super) fn entropy<B: Backend>(probabilities: Tensor<B, 2>) -> Tensor<B, 2> {
+    // What is nothing adds nothing: its logarithm is taken of the smallest number instead.
+    let logs = probabilities.clone().clamp_min(f64::from(f32::MIN_POSITIVE)).log();
+    (probabilities * logs).sum_dim(1).neg()
+}
+
+pub(super) fn adamw<B: Backend>(held: Held<B>, gradient: Tensor<B, 1>, how: &Factors) -> Held<B> {
+    let gradient = clipped(gradient, how.clip);
+    let first = held.first.clone() + (gradient.clone() - held.first) * (1.0 - how.beta1);
+    let second = held.second * how.beta2 + gradient.clone() * gradient * (1.0 - how.beta2);
+    let root = second.clone().sqrt() / how.second_scale + EPS;
+    let values = held.values * how.kept - first.clone() / root * how.step_size;
+    let teacher = held.teacher * how.momentum + values.clone() * (1.0 - how.momentum);
+    Held { values, first, second, teacher }
+}
+
+/// A gradient that is held to a length; 0: any.
+pub(crate) fn clipped<B: Backend>(gradient: Tensor<B, 1>, clip: f64) -> Tensor<B, 1> {
+    if clip == 0.0 {
+        return gradient;
+    }
+    let length = (gradient.clone() * gradient.clone()).sum().sqrt();
+    let factor = ((length + 1e-6).recip() * clip).clamp_max(1.0);
+    gradient * factor
 }

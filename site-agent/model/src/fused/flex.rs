@@ -3,7 +3,7 @@
 use burn::tensor::{FloatDType, Tensor, TensorData};
 use burn_flex::{Flex, FlexTensor};
 
-use crate::precision::type_of;
+use crate::precision::{single, type_of};
 
 use super::{
     Heads, Kernels, Pairs, Pixels, Unfolding, attention, bare, convolution, cross_entropy, decomposed, gelu, linear,
@@ -65,6 +65,7 @@ impl Kernels for Flex {
         weight: Tensor<Self, 2>,
         moments: Tensor<Self, 2>,
     ) -> [Tensor<Self, 2>; 3] {
+        let gradient = single(gradient);
         if is_burns(&x) {
             return decomposed::norm_backward(gradient, x, weight, moments);
         }

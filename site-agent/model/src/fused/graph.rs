@@ -10,7 +10,7 @@ use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 
-use crate::precision::single;
+use crate::precision::type_of;
 
 use super::{Fused, Heads, Kernels, Pairs, Pixels, Primitive, Unfolding, bare, wrap};
 
@@ -151,7 +151,7 @@ impl<B: Kernels> Operation<B, 5> for AffineOfNorm {
     fn forward(&self, inputs: [Primitive<B>; 5]) -> (Primitive<B>, Self::Kept) {
         let [x, of_norm, bias_of_norm, weight, bias] = inputs;
         let norm = [of_norm, bias_of_norm];
-        let [normed, moments] = normed::<B>(&x, &norm);
+        let [normed, moments] = normed::<B>(&x, &norm, weight.dtype().into());
         let result = B::affine_forward(normed, wrap(weight.clone()), wrap(bias));
         (bare(result), AroundNorm { x, norm, moments: bare(moments), weight })
     }
@@ -159,12 +159,12 @@ impl<B: Kernels> Operation<B, 5> for AffineOfNorm {
     fn backward(self, gradient: Primitive<B>, kept: Self::Kept, wanted: [bool; 5]) -> [Option<Primitive<B>>; 5] {
         let AroundNorm { x, norm, moments, weight } = kept;
         let of_layer = (wanted[3] || wanted[4]).then(|| {
-            let [normed, _] = normed::<B>(&x, &norm);
+            let [normed, _] = normed::<B>(&x, &norm, weight.dtype().into());
             B::affine_backward_weight(wrap(gradient.clone()), normed)
         });
         let [of_weight, of_bias] = of_layer.map_or([None, None], |both| both.map(Some));
         let of_inner = wanted[..3].contains(&true).then(|| {
-            let of_normed = single(B::affine_backward_input(wrap(gradient), wrap(weight)));
+            let of_normed = B::affine_backward_input(wrap(gradient), wrap(weight));
             let [of_norm, _] = norm;
             B::norm_backward(of_normed, wrap(x), wrap(of_norm), wrap(moments))
         });
@@ -173,8 +173,8 @@ impl<B: Kernels> Operation<B, 5> for AffineOfNorm {
     }
 }
 
-fn normed<B: Kernels>(x: &Primitive<B>, [weight, bias]: &[Primitive<B>; 2]) -> [Tensor<B, 2>; 2] {
-    B::norm_forward(wrap(x.clone()), wrap(weight.clone()), wrap(bias.clone()))
+fn normed<B: Kernels>(x: &Primitive<B>, norm: &[Primitive<B>; 2], into: FloatDType) -> [Tensor<B, 2>; 2] {
+    B::norm_into(wrap(x.clone()), norm.clone().map(wrap), into)
 }
 
 #[derive(Debug)]
@@ -184,19 +184,16 @@ impl<B: Kernels> Operation<B, 3> for AffineOfGelu {
     type Kept = [Primitive<B>; 2];
 
     fn forward(&self, [x, weight, bias]: [Primitive<B>; 3]) -> (Primitive<B>, Self::Kept) {
-        let active = B::exact_gelu_forward(single(wrap(x.clone())));
+        let active = B::gelu_into(wrap(x.clone()), weight.dtype().into());
         (bare(B::affine_forward(active, wrap(weight.clone()), wrap(bias))), [x, weight])
     }
 
     fn backward(self, gradient: Primitive<B>, kept: Self::Kept, wanted: [bool; 3]) -> [Option<Primitive<B>>; 3] {
         let ([x, weight], gradient) = (kept.map(wrap), wrap::<B, 2>(gradient));
         let of_layer = (wanted[1] || wanted[2])
-            .then(|| B::affine_backward_weight(gradient.clone(), B::exact_gelu_forward(single(x.clone()))));
+            .then(|| B::affine_backward_weight(gradient.clone(), B::gelu_into(x.clone(), type_of(&weight))));
         let [of_weight, of_bias] = of_layer.map_or([None, None], |both| both.map(Some));
-        let of_x = wanted[0].then(|| {
-            let of_active = single(B::affine_backward_input(gradient, weight));
-            B::exact_gelu_backward(of_active, single(x))
-        });
+        let of_x = wanted[0].then(|| B::gelu_backward_into(B::affine_backward_input(gradient, weight), x));
         [of_x, of_weight, of_bias].map(|gradient| gradient.map(bare))
     }
 }
@@ -213,6 +210,27 @@ impl<B: Kernels> Operation<B, 1> for Gelu {
 
     fn backward(self, gradient: Primitive<B>, x: Self::Kept, _: [bool; 1]) -> [Option<Primitive<B>>; 1] {
         [Some(bare(B::exact_gelu_backward(wrap(gradient), wrap(x))))]
+    }
+}
+
+/// The factors ask for no gradient: they are part of the operation.
+#[derive(Debug)]
+struct Branch<B: Kernels> {
+    factors: Option<Primitive<B>>,
+}
+
+impl<B: Kernels> Operation<B, 2> for Branch<B> {
+    type Kept = FloatDType;
+
+    fn forward(&self, [x, branch]: [Primitive<B>; 2]) -> (Primitive<B>, Self::Kept) {
+        let of_branch = branch.dtype().into();
+        (bare(B::branch_forward(wrap(x), wrap(branch), self.factors.clone().map(wrap))), of_branch)
+    }
+
+    fn backward(self, gradient: Primitive<B>, of_branch: Self::Kept, wanted: [bool; 2]) -> [Option<Primitive<B>>; 2] {
+        let back = || bare(B::branch_backward(wrap(gradient.clone()), self.factors.map(wrap), of_branch));
+        let of_branch = wanted[1].then(back);
+        [Some(gradient), of_branch]
     }
 }
 
@@ -300,6 +318,11 @@ impl<B: Kernels, C: CheckpointStrategy> Fused for Autodiff<B, C> {
 
     fn exact_gelu(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
         tracked(Gelu, [bare(x)])
+    }
+
+    fn add_branch(x: Tensor<Self, 2>, branch: Tensor<Self, 2>, factors: Option<Tensor<Self, 2>>) -> Tensor<Self, 2> {
+        let factors = factors.map(|factors| bare(factors).primitive);
+        tracked(Branch::<B> { factors }, [bare(x), bare(branch)])
     }
 
     fn attend(packed: Tensor<Self, 2>, heads: Heads) -> Tensor<Self, 2> {

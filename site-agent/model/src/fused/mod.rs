@@ -16,6 +16,8 @@
 mod attention;
 mod convolution;
 mod cross_entropy;
+#[cfg(feature = "cuda")]
+mod cube;
 mod decomposed;
 mod flex;
 mod fresh;
@@ -29,10 +31,11 @@ mod unfolding;
 mod vector;
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn::tensor::{FloatDType, Tensor, TensorPrimitive};
 
-use crate::precision::single;
+use crate::precision::{single, type_of};
 
+pub(crate) use decomposed::clipped;
 #[cfg(test)]
 pub(crate) use flex::BURNS;
 
@@ -102,6 +105,8 @@ pub(crate) trait Fused: Backend {
     fn unfold(x: Tensor<Self, 2>, how: Unfolding) -> Tensor<Self, 2>;
     /// The exact GELU.
     fn exact_gelu(x: Tensor<Self, 2>) -> Tensor<Self, 2>;
+    /// `x + factor * branch`, with a factor for each of the images that the rows are of; none: 1. The branch may be in any type.
+    fn add_branch(x: Tensor<Self, 2>, branch: Tensor<Self, 2>, factors: Option<Tensor<Self, 2>>) -> Tensor<Self, 2>;
     /// Scaled dot-product attention of a packed `[count * tokens, 3 * dim]`: `[count * tokens, dim]`.
     fn attend(packed: Tensor<Self, 2>, heads: Heads) -> Tensor<Self, 2>;
     /// The cross-crop loss of the student's logits `[crops * batch, K]` under the teacher's `[2 * batch, K]`.
@@ -115,13 +120,19 @@ pub(crate) trait Kernels: Backend {
     fn norm_forward(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> [Tensor<Self, 2>; 2] {
         decomposed::norm(x, weight, bias)
     }
+    /// The same with the result in another type.
+    fn norm_into(x: Tensor<Self, 2>, [weight, bias]: [Tensor<Self, 2>; 2], into: FloatDType) -> [Tensor<Self, 2>; 2] {
+        let [result, moments] = Self::norm_forward(x, weight, bias);
+        [result.cast(into), moments]
+    }
+    /// The gradients, in single precision whatever that of the result is in.
     fn norm_backward(
         gradient: Tensor<Self, 2>,
         x: Tensor<Self, 2>,
         weight: Tensor<Self, 2>,
         moments: Tensor<Self, 2>,
     ) -> [Tensor<Self, 2>; 3] {
-        decomposed::norm_backward(gradient, x, weight, moments)
+        decomposed::norm_backward(single(gradient), x, weight, moments)
     }
     fn affine_forward(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> Tensor<Self, 2> {
         decomposed::affine(x, weight, bias)
@@ -181,6 +192,31 @@ pub(crate) trait Kernels: Backend {
     fn exact_gelu_backward(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>) -> Tensor<Self, 2> {
         decomposed::gelu_backward(gradient, x)
     }
+    /// GELU of values in any type, its result in another, computed in single precision.
+    fn gelu_into(x: Tensor<Self, 2>, into: FloatDType) -> Tensor<Self, 2> {
+        Self::exact_gelu_forward(single(x)).cast(into)
+    }
+    /// Its gradient for values in any type, in theirs.
+    fn gelu_backward_into(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let into = type_of(&x);
+        Self::exact_gelu_backward(single(gradient), single(x)).cast(into)
+    }
+    /// `x + factor * branch` in single precision, with a factor `[images, 1]` for the rows of each image; none: 1.
+    fn branch_forward(
+        x: Tensor<Self, 2>,
+        branch: Tensor<Self, 2>,
+        factors: Option<Tensor<Self, 2>>,
+    ) -> Tensor<Self, 2> {
+        decomposed::branch(x, branch, factors)
+    }
+    /// The gradient of the branch, in the type `into`.
+    fn branch_backward(
+        gradient: Tensor<Self, 2>,
+        factors: Option<Tensor<Self, 2>>,
+        into: FloatDType,
+    ) -> Tensor<Self, 2> {
+        decomposed::branch_backward(gradient, factors, into)
+    }
     /// The result, and the log-sum-exp of each row of scores, `[count * heads, tokens]`. The scores are not kept.
     fn attention_forward(packed: Tensor<Self, 2>, heads: Heads) -> [Tensor<Self, 2>; 2] {
         decomposed::attention(packed, heads)
@@ -201,6 +237,51 @@ pub(crate) trait Kernels: Backend {
     fn cross_entropy_backward(learnt: Tensor<Self, 2>, taught: Tensor<Self, 2>, pairs: Pairs) -> Tensor<Self, 2> {
         decomposed::cross_entropy_backward(learnt, taught, pairs)
     }
+    /// What a teacher says: its logits `[rows, K]` without the center `[1, K]`, over a temperature, as probabilities.
+    fn sharpen(logits: Tensor<Self, 2>, center: Tensor<Self, 2>, temperature: f64) -> Tensor<Self, 2> {
+        decomposed::sharpen(logits, center, temperature)
+    }
+    /// The entropy of each row of probabilities, `[rows, 1]`, in nats.
+    fn entropy(probabilities: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        decomposed::entropy(probabilities)
+    }
+    /// The sum of each column, `[1, columns]`.
+    fn sum_rows(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        single(x).sum_dim(0)
+    }
+    /// A step of AdamW, and the teacher's after it. Where there are kernels of ours, in the place of the values given: nothing
+    /// else may hold them.
+    fn adamw(held: Held<Self>, gradient: Tensor<Self, 1>, how: &Factors) -> Held<Self> {
+        decomposed::adamw(held, gradient, how)
+    }
+}
+
+/// A tensor, AdamW's moments of it, and the teacher's.
+#[derive(Clone, Debug)]
+pub(crate) struct Held<B: Backend> {
+    pub(crate) values: Tensor<B, 1>,
+    pub(crate) first: Tensor<B, 1>,
+    pub(crate) second: Tensor<B, 1>,
+    pub(crate) teacher: Tensor<B, 1>,
+}
+
+/// What a step of AdamW does to a tensor, and how its teacher follows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Factors {
+    /// The longest that the gradient may be; 0: any.
+    pub(crate) clip: f64,
+    /// What is left of a value by decay.
+    pub(crate) kept: f64,
+    /// The rate, corrected by the first moment's.
+    pub(crate) step_size: f64,
+    /// What the second moment's root is divided by.
+    pub(crate) second_scale: f64,
+    /// Decay of the first moment.
+    pub(crate) beta1: f64,
+    /// Decay of the second.
+    pub(crate) beta2: f64,
+    /// What is left of the teacher's value.
+    pub(crate) momentum: f64,
 }
 
 /// Without a graph nothing is kept.
@@ -219,11 +300,13 @@ macro_rules! without_a_graph {
                 norm: [Tensor<Self, 2>; 2],
                 layer: [Tensor<Self, 2>; 2],
             ) -> Tensor<Self, 2> {
-                let ([weight, bias], [of_norm, bias_of_norm]) = (layer, norm);
-                Self::affine_forward(Self::norm(x, of_norm, bias_of_norm), weight, bias)
+                let [weight, bias] = layer;
+                let [normed, _] = Self::norm_into(x, norm, type_of(&weight));
+                Self::affine_forward(normed, weight, bias)
             }
             fn affine_of_gelu(x: Tensor<Self, 2>, [weight, bias]: [Tensor<Self, 2>; 2]) -> Tensor<Self, 2> {
-                Self::affine_forward(Self::exact_gelu_forward(single(x)), weight, bias)
+                let active = Self::gelu_into(x, type_of(&weight));
+                Self::affine_forward(active, weight, bias)
             }
             fn convolve(
                 x: Tensor<Self, 2>,
@@ -248,6 +331,13 @@ macro_rules! without_a_graph {
             fn exact_gelu(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
                 Self::exact_gelu_forward(x)
             }
+            fn add_branch(
+                x: Tensor<Self, 2>,
+                branch: Tensor<Self, 2>,
+                factors: Option<Tensor<Self, 2>>,
+            ) -> Tensor<Self, 2> {
+                Self::branch_forward(x, branch, factors)
+            }
             fn attend(packed: Tensor<Self, 2>, heads: Heads) -> Tensor<Self, 2> {
                 let [mixed, _] = Self::attention_forward(packed, heads);
                 mixed
@@ -262,8 +352,6 @@ macro_rules! without_a_graph {
 without_a_graph!(burn_flex::Flex);
 #[cfg(feature = "cuda")]
 without_a_graph!(burn_cuda::Cuda);
-#[cfg(feature = "cuda")]
-impl Kernels for burn_cuda::Cuda {}
 
 type Primitive<B> = burn::tensor::ops::FloatTensor<B>;
 
