@@ -46,12 +46,15 @@ pub(crate) struct StepInput<'a> {
     pub(crate) trained: &'a (dyn Fn(&str) -> bool + Sync),
 }
 
+/// Tensors by name, each in a row.
+pub(crate) type Named<B> = BTreeMap<String, Tensor<B, 1>>;
+
 /// What one step computes on a device, where its values lie.
 pub(crate) struct Computed<B: AutodiffBackend> {
     /// The DINO loss, without regularisers.
     pub(crate) loss: f64,
-    /// Those of the student's tensors.
-    pub(crate) gradients: B::Gradients,
+    /// Those of the student's tensors that have one.
+    pub(crate) gradients: Named<B::InnerBackend>,
     /// The teacher's raw logits, `[2 * batch, K]`.
     pub(crate) teacher_logits: Tensor<B::InnerBackend, 2>,
     /// The teacher's centered and sharpened output, `[2 * batch, K]`.
@@ -229,7 +232,7 @@ where
             let [first, second] = spread;
             total = total + (first + second) * (input.koleo / 2.0);
         }
-        let gradients = total.backward();
+        let gradients = student.gradients(total.backward());
         // Asked for last: a GPU has all its work by then.
         let loss = host(told).first().map_or(f64::NAN, |&loss| f64::from(loss));
         Computed {
@@ -249,7 +252,8 @@ where
         let (loss, gradient) = loss(&host(logits.clone().inner()));
         // A sum whose gradient in the logits is the loss's own.
         let toward = tensor::<B, 2>(gradient, logits.dims(), &self.device);
-        TaskOutput { loss, gradients: weights.gradients(&(logits * toward).sum().backward()) }
+        let gradients = weights.gradients((logits * toward).sum().backward());
+        TaskOutput { loss, gradients: gradients.into_iter().map(|(name, gradient)| (name, host(gradient))).collect() }
     }
 
     fn bare(&self, weights: &NamedTensors) -> Parameters<B::InnerBackend> {

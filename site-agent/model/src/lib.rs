@@ -1,8 +1,9 @@
 //! ViT and DINO in the published architecture, the training engine, and what is measured of features.
 //!
 //! burn lives here alone, and behind [`DeviceChoice`] its backends do too: nothing public is generic over one. Weights
-//! and AdamW's moments live on the host as named f32 tensors, whatever [`Precision`] a step multiplies in; a device gets a
-//! copy for each step, and gives back gradients. This crate knows no DICOM, no file and no network.
+//! and AdamW's moments are named f32 tensors, whatever [`Precision`] a step multiplies in; between the steps of a training they
+//! stay where it computes, in a GPU's memory or the host's. This crate knows no DICOM and no network, and no file but the
+//! kernels that were compiled for a GPU.
 
 mod batch;
 pub mod checkpoint;

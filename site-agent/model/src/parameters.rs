@@ -7,6 +7,7 @@ use burn::tensor::{Tensor, TensorData};
 use common::NamedTensors;
 use rayon::prelude::*;
 
+use crate::compute::Named;
 use crate::precision::Precision;
 
 /// Flat leaf tensors by name; the shape is given where one is used.
@@ -119,18 +120,9 @@ impl<B: AutodiffBackend> Parameters<B> {
         self
     }
 
-    /// The gradient of each tensor that has one, on the host.
-    pub(crate) fn gradients(&self, gradients: &B::Gradients) -> BTreeMap<String, Vec<f32>> {
-        let of =
-            |(name, (tensor, _)): (&String, &(Tensor<B, 1>, _))| Some((name.clone(), host(tensor.grad(gradients)?)));
-        self.tensors.iter().filter_map(of).collect()
-    }
-}
-
-impl<B: AutodiffBackend> Parameters<B> {
-    /// The gradient of each tensor that has one, on the device.
-    pub(crate) fn gradients_there(&self, gradients: &B::Gradients) -> BTreeMap<String, Tensor<B::InnerBackend, 1>> {
-        let of = |(name, (tensor, _)): (&String, &(Tensor<B, 1>, _))| Some((name.clone(), tensor.grad(gradients)?));
+    /// The gradient of each tensor that has one, and nothing else that was kept for them.
+    pub(crate) fn gradients(&self, gradients: B::Gradients) -> Named<B::InnerBackend> {
+        let of = |(name, (tensor, _)): (&String, &(Tensor<B, 1>, _))| Some((name.clone(), tensor.grad(&gradients)?));
         self.tensors.iter().filter_map(of).collect()
     }
 }

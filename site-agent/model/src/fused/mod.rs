@@ -1,11 +1,10 @@
-//! The operations that an automatic derivative would take apart: LayerNorm, linear layer, GELU, attention, DINO's
-//! cross-entropy, and the convolution, norm and unfolding of
-//! task heads.
+//! The operations that an automatic derivative would take apart: LayerNorm, linear layer, GELU, the residual branch,
+//! attention, DINO's cross-entropy, and the convolution, norm and unfolding of task heads.
 //!
 //! Each has its own backward. On the CPU they are loops over slices, written so that the compiler makes vector
 //! instructions of them (`norm`, `linear`, `gelu`, `attention`, `cross_entropy`, `convolution`, `spatial`,
-//! `unfolding`); any other device gets the same mathematics from
-//! burn's own operations (`decomposed`), which also know products in bfloat16, on the CPU as well.
+//! `unfolding`), on a GPU kernels (`cube`). Whatever has none of ours, and products in bfloat16 on the CPU, are the same
+//! mathematics from burn's own operations (`decomposed`), which all kernels are held to.
 //!
 //! ```text
 //! Fused                  what the network calls: with a graph or without

@@ -9,7 +9,7 @@ use common::NamedTensors;
 use common::plan::{Optimizer, TrainingPlan};
 
 use super::{State, StepOutput, Training};
-use crate::compute::{Compute, Computed, On, StepInput};
+use crate::compute::{Compute, Computed, Named, On, StepInput};
 use crate::fused::{Fused, Held, Kernels, clipped};
 use crate::optimizer::{self, AdamW, Moment, Moments};
 use crate::parameters::{Parameters, host};
@@ -22,8 +22,6 @@ struct HeldMoment<B: Backend> {
     first: Tensor<B, 1>,
     second: Tensor<B, 1>,
 }
-
-type Named<B> = BTreeMap<String, Tensor<B, 1>>;
 
 /// A training in the device's memory.
 pub(crate) struct OnDevice<B: AutodiffBackend> {
@@ -120,19 +118,17 @@ where
     }
 
     fn learn(&mut self, input: &StepInput<'_>, fraction: f64, first: bool) -> StepOutput {
-        let (computed, gradients) = self.on.alone(|| {
+        let computed = self.on.alone(|| {
             let logits = On::<B>::teach(&self.teacher.clone().in_precision(input.precision), input);
             let student = self.student.tracked::<B>().in_precision(input.precision).trained(input.trained);
-            let computed = On::learn(&student, logits, input);
-            let gradients = student.gradients_there(&computed.gradients);
-            (computed, gradients)
+            On::learn(&student, logits, input)
         });
         #[cfg(test)]
-        let told = gradients.iter().map(|(name, gradient)| (name.clone(), host(gradient.clone()))).collect();
+        let told = computed.gradients.iter().map(|(name, gradient)| (name.clone(), host(gradient.clone()))).collect();
         if first {
             self.gradients.clear();
         }
-        self.accumulate(gradients, fraction);
+        self.accumulate(computed.gradients, fraction);
         let Computed { loss, teacher_logits, taught, .. } = computed;
         let [rows, _] = taught.dims();
         let mean = |sum: Tensor<B::InnerBackend, 2>| {

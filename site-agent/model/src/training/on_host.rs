@@ -51,7 +51,7 @@ where
             let lent = Parameters::<B>::of(mem::take(student), &on.device).in_precision(input.precision);
             let lent = lent.trained(input.trained);
             let computed = On::learn(&lent, logits, input);
-            let gradients = lent.gradients(&computed.gradients);
+            let gradients = computed.gradients.into_iter().map(|(name, gradient)| (name, host(gradient))).collect();
             #[cfg(test)]
             let student_logits = host(computed.student_logits);
             *student = lent.back();

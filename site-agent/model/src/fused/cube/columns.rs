@@ -71,12 +71,8 @@ fn sums<E: Float, N: Size>(
         }
     }
     let sum = together::<N>(sum);
-    if UNIT_POS_Y == 0 {
-        if place.column < width {
-            if place.first < rows as usize {
-                sums[place.chunk * width + place.column] = sum;
-            }
-        }
+    if UNIT_POS_Y == 0 && place.column < width && place.first < rows as usize {
+        sums[place.chunk * width + place.column] = sum;
     }
 }
 

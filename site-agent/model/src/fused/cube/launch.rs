@@ -40,7 +40,7 @@ pub(super) fn dims<R: CubeRuntime>(tensor: &CubeTensor<R>) -> [usize; 2] {
 /// The widest vector of at most 16 bytes that a row is made of, of values of these types.
 pub(super) fn vector_size(width: usize, dtypes: &[DType]) -> usize {
     let largest = dtypes.iter().map(|dtype| 16 / dtype.size()).min().unwrap_or(1);
-    [8, 4, 2].into_iter().find(|size| *size <= largest && width % size == 0).unwrap_or(1)
+    [8, 4, 2].into_iter().find(|size| *size <= largest && width.is_multiple_of(*size)).unwrap_or(1)
 }
 
 /// So many cubes, numbered by `CUBE_POS`: some more may start, which have nothing to do.
@@ -113,7 +113,8 @@ pub(super) fn cube_most(of_plane: f32, shared: &mut SharedMemory<f32>) -> f32 {
     }
     sync_cube();
     let mut most = shared[0];
-    for place in 1..CUBE_DIM / PLANE_DIM {
+    let planes = CUBE_DIM / PLANE_DIM;
+    for place in 1..planes {
         most = max(most, shared[place as usize]);
     }
     sync_cube();

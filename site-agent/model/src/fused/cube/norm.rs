@@ -117,13 +117,9 @@ fn backward_columns<G: Float, N: Size>(
     }
     let weights = columns::together::<N>(weights);
     let biases = columns::together::<N>(biases);
-    if UNIT_POS_Y == 0 {
-        if place.column < width {
-            if place.first < rows as usize {
-                of_weight[place.chunk * width + place.column] = weights;
-                of_bias[place.chunk * width + place.column] = biases;
-            }
-        }
+    if UNIT_POS_Y == 0 && place.column < width && place.first < rows as usize {
+        of_weight[place.chunk * width + place.column] = weights;
+        of_bias[place.chunk * width + place.column] = biases;
     }
 }
 
