@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use certs::CertsError;
 use certs::authority::Authority;
-use proto::MESSAGE_BYTES;
 use proto::wire::coordination_server::CoordinationServer;
 use proto::wire::enrolment_server::EnrolmentServer;
 use proto::wire::federation_server::FederationServer;
+use proto::{FRAME_BYTES, MESSAGE_BYTES};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{interval, sleep, timeout};
@@ -81,10 +81,8 @@ pub enum ServeError {
 
 /// Bytes of a call and of a connection that may be on their way, unread. Memory grows with the sites by this and by the
 /// chunk at hand; a chunk is answered before the next is sent, so more would not be faster.
-const STREAM_WINDOW: u32 = 128 << 10;
+const STREAM_WINDOW: u32 = 2 * FRAME_BYTES;
 const CONNECTION_WINDOW: u32 = 2 * STREAM_WINDOW;
-/// Bytes of a frame that a site may send: as many as TLS takes in at once.
-const FRAME: u32 = 64 << 10;
 /// Calls of one connection at a time; an agent needs two.
 const CALLS: u32 = 16;
 /// Calls of one connection that are taken back before they are looked at: one more ends it.
@@ -215,7 +213,7 @@ impl Serving {
         let server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(FRAME)
+            .max_frame_size(FRAME_BYTES)
             .max_concurrent_streams(CALLS)
             .http2_max_pending_accept_reset_streams(Some(RESETS))
             .http2_keepalive_interval(Some(KEEP_ALIVE))

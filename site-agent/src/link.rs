@@ -21,7 +21,7 @@ use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use proto::convert::{Announced, ModelScores, digest_bytes};
 use proto::wire::federation_client::FederationClient;
-use proto::{CHUNK_BYTES, MESSAGE_BYTES, Malformed, wire};
+use proto::{CHUNK_BYTES, FRAME_BYTES, MESSAGE_BYTES, Malformed, wire};
 use rustls::ClientConfig;
 use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -211,6 +211,7 @@ pub(crate) fn channel(address: &str, tls: Arc<ClientConfig>, route: Route) -> Re
     let endpoint = Endpoint::try_from(format!("http://{address}"))
         .map_err(|_| LinkError::Unreachable(format!("{address:?} is not an address: host:port is expected")))?
         .timeout(ANSWER_WITHIN)
+        .max_frame_size(FRAME_BYTES)
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20));
     let address = address.to_owned();

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use proto::convert::{Announced, digest_bytes};
 use proto::wire::enrolment_client::EnrolmentClient;
 use proto::wire::federation_client::FederationClient;
-use proto::{CHUNK_BYTES, MESSAGE_BYTES, wire};
+use proto::{CHUNK_BYTES, FRAME_BYTES, MESSAGE_BYTES, wire};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -220,7 +220,8 @@ fn channel(address: SocketAddr, tls: Arc<ClientConfig>, wire: Wire) -> Channel {
             Ok::<_, io::Error>(TokioIo::new(connected))
         }
     };
-    Endpoint::from_static("http://aggregator").connect_with_connector_lazy(tower::service_fn(connect))
+    let endpoint = Endpoint::from_static("http://aggregator").max_frame_size(FRAME_BYTES);
+    endpoint.connect_with_connector_lazy(tower::service_fn(connect))
 }
 
 /// A connection whose bytes are counted.

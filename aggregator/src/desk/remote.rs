@@ -19,7 +19,7 @@ use proto::convert::{digest_bytes, signature_bytes, site, untold};
 use proto::wire::coordination_client::CoordinationClient;
 use proto::wire::enrolment_client::EnrolmentClient;
 use proto::wire::{self, start_run_part};
-use proto::{CHUNK_BYTES, MESSAGE_BYTES, Malformed};
+use proto::{CHUNK_BYTES, FRAME_BYTES, MESSAGE_BYTES, Malformed};
 use tokio::runtime::Runtime;
 use tokio_rustls::rustls::ClientConfig;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -316,6 +316,7 @@ fn channel(address: &str, tls: Arc<ClientConfig>) -> Result<Channel> {
     // The scheme is only tonic's wish: the stream that the connector returns is TLS already.
     let endpoint = Endpoint::try_from(format!("http://{address}"))
         .map_err(|_| RemoteError::Unreachable(format!("{address:?} is not an address: host:port is expected")))?
+        .max_frame_size(FRAME_BYTES)
         .http2_keep_alive_interval(ANSWER_WITHIN / 3)
         .keep_alive_timeout(ANSWER_WITHIN / 3);
     let address = address.to_owned();

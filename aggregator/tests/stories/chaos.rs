@@ -29,6 +29,36 @@ struct Line {
     /// Counts at which the connection is cut, the nearest last.
     cuts: Vec<u64>,
     cut: usize,
+    records: Records,
+}
+
+/// The TLS records (RFC 8446, 5.1) of a direction that one connection passed through.
+#[derive(Debug, Default)]
+struct Records {
+    /// What has come of a record's head: its type, a version, and its length in two bytes.
+    head: Vec<u8>,
+    /// Bytes that are still to come of the record.
+    left: usize,
+    lengths: Vec<usize>,
+}
+
+impl Records {
+    fn see(&mut self, mut bytes: &[u8]) {
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.left > 0 {
+                let here = self.left.min(bytes.len());
+                (self.left, bytes) = (self.left - here, &bytes[here..]);
+                continue;
+            }
+            self.head.push(*first);
+            bytes = rest;
+            if let [_, _, _, high, low] = self.head[..] {
+                self.left = usize::from(high) << 8 | usize::from(low);
+                self.lengths.push(self.left);
+                self.head.clear();
+            }
+        }
+    }
 }
 
 impl Line {
@@ -82,7 +112,11 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: &Mutex<Line
     let mut bytes = vec![0; 16 << 10];
     loop {
         let read = from.read(&mut bytes).await?;
-        let (taken, is_cut) = line.lock().unwrap().takes(read);
+        let (taken, is_cut) = {
+            let mut line = line.lock().unwrap();
+            line.records.see(&bytes[..read]);
+            line.takes(read)
+        };
         to.write_all(&bytes[..taken]).await?;
         if read == 0 || is_cut {
             return Ok(());
@@ -203,6 +237,26 @@ async fn an_upload_that_is_cut_twenty_times_sends_one_chunk_again_for_each_and_c
             assert!((last - first.values[place] - delta.values[place]).abs() < 1e-6, "value {place}");
         }
     }
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_comes_in_whole_tls_records_of_which_none_is_for_a_frames_head() {
+    let mut house = House::new();
+    house.start();
+    house.start_run(&["a"], 1);
+    let proxy = Proxy::before(house.address).await;
+    let mut site = house.site_by_way_of("a", proxy.address).await;
+    let work = site.work(1).await;
+    let before = proxy.down.lock().unwrap().records.lengths.len();
+    let model = site.download(work.base, 0).await.unwrap();
+    assert_eq!(Digest::of(&model), work.base);
+    let lengths = proxy.down.lock().unwrap().records.lengths.split_off(before);
+    // A head of HTTP/2 is 9 bytes, and TLS 1.3 adds 17 to what it seals. A few messages are as short, and end a call.
+    let (heads, whole) = (lengths.iter().filter(|length| **length <= 9 + 17).count(), model.len() / (16 << 10));
+    println!("{} bytes in {} records, {heads} of them as short as a frame's head", model.len(), lengths.len());
+    assert!(whole > 100, "{whole} records are too few to tell");
+    assert!(heads <= 5 && lengths.len() <= whole + whole / 4, "{heads} of {} records hold a head alone", lengths.len());
     house.stop().await;
 }
 

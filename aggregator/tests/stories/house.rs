@@ -29,7 +29,7 @@ use hyper_util::rt::TokioIo;
 use proto::convert::{Announced, digest_bytes};
 use proto::wire::enrolment_client::EnrolmentClient;
 use proto::wire::federation_client::FederationClient;
-use proto::{CHUNK_BYTES, MESSAGE_BYTES, wire};
+use proto::{CHUNK_BYTES, FRAME_BYTES, MESSAGE_BYTES, wire};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio_rustls::rustls::ClientConfig;
@@ -269,7 +269,8 @@ pub(crate) fn channel(address: SocketAddr, tls: Arc<ClientConfig>) -> Channel {
         let (address, tls) = (address.to_string(), Arc::clone(&tls));
         async move { certs::connect::connect(&address, tls).await.map(TokioIo::new) }
     };
-    Endpoint::from_static("http://aggregator").connect_with_connector_lazy(tower::service_fn(connect))
+    let endpoint = Endpoint::from_static("http://aggregator").max_frame_size(FRAME_BYTES);
+    endpoint.connect_with_connector_lazy(tower::service_fn(connect))
 }
 
 /// What carries calls, whoever signs them.

@@ -334,3 +334,21 @@ fn the_servers_state_outlives_the_update_that_it_has_the_bytes_of_and_no_older_o
     }
     assert_eq!(bench.run().state, RunPhase::Finished);
 }
+
+#[test]
+fn a_run_that_ends_leaves_the_files_of_its_updates_to_be_closed_where_no_call_waits() {
+    let bench = Bench::with_run(500, 3, 1, 1);
+    // Files below this folder that have no name any more, and whose room is not given back.
+    let gone = || {
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let named = open.filter_map(|file| Some(std::fs::read_link(file.path()).ok()?.to_str()?.to_owned()));
+        let below = bench.path().display().to_string();
+        named.filter(|name| name.starts_with(&below) && name.ends_with(" (deleted)")).count()
+    };
+    all_report(&bench);
+    assert_eq!(gone(), 0);
+    bench.merge();
+    assert_eq!((bench.run().state, gone()), (RunPhase::Finished, 3));
+    bench.federation().close_removed();
+    assert_eq!(gone(), 0);
+}
