@@ -59,9 +59,9 @@ fn a_site_that_multiplies_in_bfloat16_takes_part_beside_one_in_single_precision(
     assert_near(&trained(&prepared, "precision = 'bf16'", |_| ()), &expected);
 }
 
-/// `cargo test --features tests/cuda --package tests --test precision -- --ignored`
+/// `cargo test --features tests/cuda --package tests --test precision`, on a machine with an NVIDIA GPU.
+#[cfg(feature = "cuda")]
 #[test]
-#[ignore = "needs an NVIDIA GPU"]
 fn a_site_on_a_gpu_takes_part_beside_one_on_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
     let prepared = prepared(folder.path());

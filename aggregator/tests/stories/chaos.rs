@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use aggregator::clock::wall;
 use aggregator::status;
 use aggregator::store::Store;
-use common::{Digest, Directive, NamedTensors, RoundNumber, UpdateManifest};
+use common::{Assignment, Digest, Directive, NamedTensors, RoundNumber, UpdateManifest};
 use proto::convert::digest_bytes;
 use proto::wire;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -186,14 +186,20 @@ async fn upload(
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_is_cut_twenty_times_sends_one_chunk_again_for_each_and_counts_once() {
+/// A run of one site that reaches the aggregator through a proxy, and what the site is to do.
+async fn behind_a_proxy() -> (House, Proxy, Site, Assignment) {
     let mut house = House::new();
     house.start();
     house.start_run(&["a"], 1);
     let proxy = Proxy::before(house.address).await;
     let mut site = house.site_by_way_of("a", proxy.address).await;
     let work = site.work(1).await;
+    (house, proxy, site, work)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_cut_twenty_times_sends_one_chunk_again_for_each_and_counts_once() {
+    let (mut house, proxy, mut site, work) = behind_a_proxy().await;
     let delta = weights(VALUES, |place| (place % 1000) as f32 / 1000.0);
     let (manifest, bytes) = (site.manifest(&work, &delta), delta.to_safetensors());
     let before = proxy.up.lock().unwrap().passed;
@@ -242,12 +248,7 @@ async fn an_upload_that_is_cut_twenty_times_sends_one_chunk_again_for_each_and_c
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_comes_in_whole_tls_records_of_which_none_is_for_a_frames_head() {
-    let mut house = House::new();
-    house.start();
-    house.start_run(&["a"], 1);
-    let proxy = Proxy::before(house.address).await;
-    let mut site = house.site_by_way_of("a", proxy.address).await;
-    let work = site.work(1).await;
+    let (mut house, proxy, mut site, work) = behind_a_proxy().await;
     let before = proxy.down.lock().unwrap().records.lengths.len();
     let model = site.download(work.base, 0).await.unwrap();
     assert_eq!(Digest::of(&model), work.base);

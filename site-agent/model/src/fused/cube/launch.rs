@@ -27,7 +27,12 @@ pub(super) fn empty<R: CubeRuntime>(
 }
 
 /// A tensor as a kernel's argument.
+///
+/// # Panics
+/// If it holds more values than kernels count: they would come to the first ones again.
 pub(super) fn array<R: CubeRuntime>(tensor: &CubeTensor<R>) -> ArrayArg<R> {
+    let values: usize = tensor.meta.shape().iter().product();
+    assert!(u32::try_from(values).is_ok(), "a tensor of {values} values on a GPU, at most 2^32 - 1: set micro_batch");
     tensor.clone().binding().into_array_arg()
 }
 

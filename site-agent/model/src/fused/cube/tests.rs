@@ -1,8 +1,11 @@
-//! Each kernel on a GPU against the decomposed form on the CPU in double precision, and a training there against the CPU's.
+//! Each kernel on a GPU against the decomposed form on the CPU in double precision, and a training there against the CPU's. Whoever
+//! asks for the feature `cuda` in a test asks for these: without a GPU they fail, and say what is missing.
 //!
 //! ```text
-//! cargo test --features model/cuda --package model --lib -- --ignored gpu
+//! cargo test --features model/cuda --package model --lib -- gpu
 //! ```
+
+use std::sync::OnceLock;
 
 use burn::tensor::TensorData;
 use burn_cuda::{Cuda, CudaDevice};
@@ -21,11 +24,19 @@ const SINGLE: f64 = 5e-6;
 /// What a product of tensor cores rounds its operands by: 11 bits count in TF32, 8 in bfloat16.
 const OF_PRODUCTS: [(FloatDType, f64); 2] = [(FloatDType::F32, 1e-3), (FloatDType::BF16, 8e-3)];
 
+/// The GPU, or why there is none.
+fn gpu() -> CudaDevice {
+    static WHY_NOT: OnceLock<Option<String>> = OnceLock::new();
+    let why_not = WHY_NOT.get_or_init(|| DeviceChoice::Cuda(0).open().err().map(|error| error.to_string()));
+    assert_eq!(*why_not, None);
+    CudaDevice::new(0)
+}
+
 /// Values from -1 to 1, on the GPU in a type, and the same in double precision on the CPU.
 fn both(seed: usize, [rows, columns]: [usize; 2], of: FloatDType) -> (Tensor<Cuda, 2>, Tensor<Flex, 2>) {
     let value = |i: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.0 - 1.0;
     let data = TensorData::new((0..rows * columns).map(value).collect::<Vec<_>>(), [rows, columns]);
-    let there = Tensor::<Cuda, 2>::from_data(data.clone(), &CudaDevice::new(0)).cast(of);
+    let there = Tensor::<Cuda, 2>::from_data(data.clone(), &gpu()).cast(of);
     let here = Tensor::<Flex, 2>::from_data(data, &Default::default()).cast(of).cast(FloatDType::F64);
     (there, here)
 }
@@ -45,7 +56,6 @@ fn close<const D: usize>(what: &str, found: Tensor<Cuda, D>, expected: Tensor<Fl
 }
 
 #[test]
-#[ignore = "needs an NVIDIA GPU"]
 fn norms_of_a_gpu_are_those_of_the_decomposed_form() {
     for (rows, dim) in [(37, 24), (1300, 384), (70, 18)] {
         let single = FloatDType::F32;
@@ -66,7 +76,6 @@ fn norms_of_a_gpu_are_those_of_the_decomposed_form() {
 }
 
 #[test]
-#[ignore = "needs an NVIDIA GPU"]
 fn linear_layers_of_a_gpu_are_those_of_the_decomposed_form() {
     for (of, bound) in OF_PRODUCTS {
         for (rows, inputs, outputs) in [(37, 24, 40), (4096, 384, 1152), (1570, 64, 64)] {
@@ -90,7 +99,6 @@ fn linear_layers_of_a_gpu_are_those_of_the_decomposed_form() {
 }
 
 #[test]
-#[ignore = "needs an NVIDIA GPU"]
 fn attention_of_a_gpu_is_that_of_the_decomposed_form() {
     for (of, bound) in OF_PRODUCTS {
         for (count, heads, tokens, width) in [(3, 2, 21, 8), (4, 6, 145, 64), (2, 6, 785, 64)] {
@@ -109,7 +117,6 @@ fn attention_of_a_gpu_is_that_of_the_decomposed_form() {
 }
 
 #[test]
-#[ignore = "needs an NVIDIA GPU"]
 fn gelu_and_branches_of_a_gpu_are_those_of_the_decomposed_form() {
     for (of, bound) in [(FloatDType::F32, SINGLE), (FloatDType::BF16, 4e-3)] {
         let (x, gradient) = (both(1, [130, 48], of), both(2, [130, 48], of));
@@ -132,7 +139,6 @@ fn by_image(x: Tensor<Flex, 2>, factors: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
 }
 
 #[test]
-#[ignore = "needs an NVIDIA GPU"]
 fn losses_of_a_gpu_are_those_of_the_decomposed_form() {
     for (batch, crops, k) in [(4, 5, 96), (3, 10, 65_536), (2, 4, 1001)] {
         let single = FloatDType::F32;
@@ -156,7 +162,6 @@ fn losses_of_a_gpu_are_those_of_the_decomposed_form() {
 }
 
 #[test]
-#[ignore = "needs an NVIDIA GPU"]
 fn adamw_of_a_gpu_is_that_of_the_decomposed_form() {
     let how =
         Factors { clip: 0.5, kept: 0.99, step_size: 0.01, second_scale: 0.3, beta1: 0.9, beta2: 0.999, momentum: 0.9 };
@@ -182,7 +187,6 @@ fn trainer(device: &DeviceChoice, precision: Precision) -> Trainer {
 }
 
 #[test]
-#[ignore = "needs an NVIDIA GPU"]
 fn a_step_on_a_gpu_has_the_loss_and_gradients_of_the_cpus() {
     let now = Schedule { teacher_temperature: 1.0, ..Schedule::at(&plan(), 5) };
     let all = |output: &StepOutput| output.gradients.values().flatten().copied().collect::<Vec<_>>();
@@ -199,7 +203,6 @@ fn a_step_on_a_gpu_has_the_loss_and_gradients_of_the_cpus() {
 }
 
 #[test]
-#[ignore = "needs an NVIDIA GPU"]
 fn a_training_killed_on_a_gpu_goes_on_to_the_same_bits() {
     let trained = |mut trainer: Trainer, steps: std::ops::Range<u64>| {
         for step in steps {
