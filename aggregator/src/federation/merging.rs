@@ -13,7 +13,7 @@ use crate::aggregation::{Contribution, Damage, Merge, MergeError, Merged, Partia
 use crate::layout::Layout;
 use crate::round::Outcome;
 use crate::run::{Attempt, Run, RunEvent};
-use crate::store::{Details, RoundState, StoreError, durable};
+use crate::store::{Details, RoundRecord, RoundState, StoreError, durable};
 
 /// Why a merge did not become a model.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +133,12 @@ impl Federation {
             io::ErrorKind::NotFound => MergeError::Base(Damage::Gone(job.attempt.base)),
             _ => MergeError::Io { what: "the round's first model".to_owned(), source },
         })?;
-        let states = self.states_before(job)?;
+        let rounds = self.store.rounds(&job.run)?;
+        // Sites have fetched this round's model. The next is written to the memory that the one before it gives back.
+        if let Some(before) = rounds.iter().rev().find(|record| record.attempt.base != job.attempt.base) {
+            self.blobs.let_go_of_memory(before.attempt.base);
+        }
+        let states = self.states_before(&rounds)?;
         let part = |what: &str| format!("{}.{}.{what}", job.run, job.attempt.round);
         let name = part("model");
         let (mut out, path) = self.blobs.begin_file(&name).map_err(told("making the next model's file"))?;
@@ -170,8 +175,7 @@ impl Federation {
     }
 
     /// The states of the server's optimizer after the run's last merged round; none before its first.
-    fn states_before(&self, job: &Job) -> Result<Vec<ServerState>, NotMerged> {
-        let rounds = self.store.rounds(&job.run)?;
+    fn states_before(&self, rounds: &[RoundRecord]) -> Result<Vec<ServerState>, NotMerged> {
         let last = rounds.iter().rev().find_map(|record| match &record.state {
             RoundState::Closed(_, merged) => Some(&merged.states),
             _ => None,

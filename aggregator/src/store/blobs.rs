@@ -77,6 +77,15 @@ impl Blobs {
         [folder, &self.folder(), &self.tmp()].into_iter().try_for_each(durable::sync_folder)
     }
 
+    /// Tells the system that it need not keep a blob in memory any longer: it is read seldom from now on, and then from the disk.
+    /// Where the system does not take the hint, nothing is lost.
+    pub fn let_go_of_memory(&self, digest: Digest) {
+        #[cfg(target_os = "linux")]
+        if let Ok(file) = self.open_blob(digest) {
+            let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        }
+    }
+
     /// Removes a blob that nothing names any more, durably: once that is written down, nobody looks for it again, and one
     /// that a power cut brought back would stay for ever. One that is not here is as good.
     ///
@@ -196,6 +205,8 @@ mod tests {
         assert_eq!(blobs.length(digest), Some(7));
         assert_eq!(blobs.length(Digest::of(b"other")), None);
         assert_eq!(fs::read_dir(state.path().join("tmp")).unwrap().count(), 0);
+        blobs.let_go_of_memory(digest);
+        assert_eq!(fs::read(blobs.path(digest)).unwrap(), b"weights");
         let removed = blobs.remove(digest).unwrap();
         assert!(removed.is_some() && !blobs.path(digest).exists());
         assert!(blobs.remove(digest).unwrap().is_none());
