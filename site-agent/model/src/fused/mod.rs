@@ -15,7 +15,7 @@
 mod attention;
 mod convolution;
 mod cross_entropy;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "kernels")]
 mod cube;
 mod decomposed;
 mod flex;
@@ -351,6 +351,8 @@ macro_rules! without_a_graph {
 without_a_graph!(burn_flex::Flex);
 #[cfg(feature = "cuda")]
 without_a_graph!(burn_cuda::Cuda);
+#[cfg(all(test, feature = "software-gpu"))]
+without_a_graph!(burn_wgpu::Wgpu);
 
 type Primitive<B> = burn::tensor::ops::FloatTensor<B>;
 

@@ -18,29 +18,36 @@ mod tests;
 
 use burn::tensor::{FloatDType, Tensor};
 use burn_cubecl::tensor::CubeTensor;
-use burn_cubecl::{CubeBackend, CubeRuntime};
+use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime};
 
 use super::decomposed::{self, terms};
 use super::{Factors, Heads, Held, Kernels, Pairs, bare, wrap};
 use crate::precision::type_of;
 use crate::vit::NORM_EPS;
 
-type Cube<R> = CubeBackend<R, f32, i32, u8>;
+/// Booleans are what the runtime has for them.
+type Cube<R, B> = CubeBackend<R, f32, i32, B>;
 
-fn bares<R: CubeRuntime, const N: usize>(tensors: [Tensor<Cube<R>, 2>; N]) -> [CubeTensor<R>; N] {
+fn bares<R: CubeRuntime, B: BoolElement, const N: usize>(tensors: [Tensor<Cube<R, B>, 2>; N]) -> [CubeTensor<R>; N] {
     tensors.map(bare)
 }
 
-fn split<R: CubeRuntime>(packed: &Tensor<Cube<R>, 2>, Heads { count, heads }: Heads) -> attention::Split {
+fn split<R: CubeRuntime, B: BoolElement>(
+    packed: &Tensor<Cube<R, B>, 2>,
+    Heads { count, heads }: Heads,
+) -> attention::Split {
     let [rows, columns] = packed.dims();
     attention::Split { count, heads, tokens: rows / count, width: columns / 3 / heads }
 }
 
-fn loss_of<R: CubeRuntime>(learnt: &Tensor<Cube<R>, 2>, Pairs { batch, temperature }: Pairs) -> loss::Terms {
+fn loss_of<R: CubeRuntime, B: BoolElement>(
+    learnt: &Tensor<Cube<R, B>, 2>,
+    Pairs { batch, temperature }: Pairs,
+) -> loss::Terms {
     loss::Terms { batch, temperature, terms: terms(learnt.dims()[0], batch) }
 }
 
-impl<R: CubeRuntime> Kernels for Cube<R> {
+impl<R: CubeRuntime, B: BoolElement> Kernels for Cube<R, B> {
     fn norm_forward(x: Tensor<Self, 2>, weight: Tensor<Self, 2>, bias: Tensor<Self, 2>) -> [Tensor<Self, 2>; 2] {
         Self::norm_into(x, [weight, bias], FloatDType::F32)
     }
