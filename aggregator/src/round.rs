@@ -118,7 +118,9 @@ pub enum LeftOut {
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NeverSeen => f.write_str("never joined: not connected, or its plan not approved"),
+            Self::NeverSeen => {
+                f.write_str("never joined: not connected, its plan not approved, or at work for another run")
+            }
             Self::NotInTime => f.write_str("did not report in time"),
             Self::Declined(reason) => write!(f, "declined: {reason}"),
             Self::Revoked => f.write_str("its certificate was revoked"),

@@ -65,18 +65,32 @@ fn word(phase: &Phase) -> Option<Word> {
     }
 }
 
-/// What a site is to do. Work at hand is finished before other work begins; a site that has done its part in every open
-/// round stays with the first of them.
+/// What a site is to do. Work at hand is finished before other work begins. Otherwise runs queue in the order of their start: while
+/// a round of one is open or being merged, the site is with that one and a later run waits, for the next round would have to wait
+/// for the site. But a site that declined, or was revoked, has no part in a round, and goes on to the next run.
 fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration) -> Directive {
     let invited: Vec<&LiveRun> = live.runs.iter().filter(|run| run.invites(site)).collect();
-    let paused = invited.iter().find(|run| run.paused && !run.run.is_over());
     let word = |run: &LiveRun| run.open().and_then(|(_, round)| round.roll()?.get(site).copied());
-    let shut_out = invited.iter().find(|run| word(run) == Some(Word::Revoked));
-    let open = |run: &&&LiveRun| !run.paused && run.open().is_some() && word(run) != Some(Word::Revoked);
-    let awaited = |run: &&&LiveRun| open(run) && !matches!(word(run), Some(Word::Reported(_) | Word::Lost));
-    let current = invited.iter().filter(|run| Some(run.id()) == at_work).find(awaited);
-    if let Some(run) = current.or_else(|| invited.iter().find(awaited)).or_else(|| invited.iter().find(open)) {
-        return train(run, now).unwrap_or_else(|| wait("the round is about to change"));
+    let trains = |run: &LiveRun| train(run, now).unwrap_or_else(|| wait("the round is about to change"));
+    let is_at_hand = |run: &LiveRun| Some(run.id()) == at_work && word(run) == Some(Word::Joined) && !run.paused;
+    if let Some(run) = invited.iter().find(|run| is_at_hand(run)) {
+        return trains(run);
+    }
+    let (mut declined, mut shut_out, mut paused, mut unsigned) = (None, None, None, None);
+    for &run in &invited {
+        match (&run.run, word(run)) {
+            (Run::Finished { .. } | Run::Failed { .. }, _) => {}
+            _ if run.paused => _ = paused.get_or_insert(run),
+            (Run::Awaiting { .. }, _) => _ = unsigned.get_or_insert(run),
+            (Run::Merging(..), _) => return wait(&format!("a round of run {} is being merged", run.id())),
+            (Run::Open(..), Some(Word::Declined(_))) => _ = declined.get_or_insert(run),
+            (Run::Open(..), Some(Word::Revoked)) => _ = shut_out.get_or_insert(run),
+            // One that has done its part stays, and rests.
+            (Run::Open(..), None | Some(Word::Joined | Word::Reported(_) | Word::Lost)) => return trains(run),
+        }
+    }
+    if let Some(run) = declined {
+        return trains(run);
     }
     if let Some(run) = shut_out {
         return wait(&format!(
@@ -87,10 +101,7 @@ fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration)
     if let Some(run) = paused {
         return wait(&format!("run {} is paused by the coordinator", run.id()));
     }
-    if let Some(run) = invited.iter().find(|run| matches!(run.run, Run::Merging(..))) {
-        return wait(&format!("a round of run {} is being merged", run.id()));
-    }
-    if let Some(run) = invited.iter().find(|run| matches!(run.run, Run::Awaiting { .. })) {
+    if let Some(run) = unsigned {
         return wait(&format!("run {} awaits signatures of coordinators under its plan", run.id()));
     }
     match invited.last().map(|live| (live, &live.run)) {

@@ -120,26 +120,6 @@ fn a_decline_is_named_and_nobody_waits_for_who_declined() {
     assert!(matches!(directive, Directive::Finished { model, .. } if model == run.model));
 }
 
-#[test]
-fn a_site_finishes_the_work_at_hand_before_it_begins_other_work() {
-    let bench = Bench::empty();
-    bench.start_run(plan_draft("first", &["a", "b"], 2, 1, 1), 20);
-    bench.start_run(plan_draft("second", &["a"], 1, 1, 1), 20);
-    let at_work = |run: &str| {
-        let work = Some((run.parse().unwrap(), RoundNumber(1)));
-        let progress = Progress { work, phase: Phase::Training, ..Progress::idle() };
-        match bench.federation().report(&site_id("a"), &progress).unwrap() {
-            Directive::Train(work) => work.run.to_string(),
-            other => panic!("{other:?}"),
-        }
-    };
-    assert_eq!(at_work("second"), "second");
-    assert_eq!(at_work("first"), "first");
-    assert_eq!(at_work("unknown"), "first");
-    let stranger = bench.federation().report(&site_id("z"), &Progress::idle()).unwrap();
-    assert!(matches!(stranger, Directive::Wait { because } if because.contains("no run invites")));
-}
-
 /// A run of two rounds of three sites with a grace, whose first round c ended last, after 50 seconds; in the second, a and b
 /// have reported after a second.
 fn second_round(grace_s: u64) -> Bench {

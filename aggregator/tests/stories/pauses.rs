@@ -66,17 +66,6 @@ fn a_round_that_all_report_in_a_pause_is_merged_and_the_next_one_waits() {
 }
 
 #[test]
-fn while_a_run_is_paused_its_sites_work_on_the_next_one_in_the_queue() {
-    let bench = Bench::with_run(100, 2, 1, 1);
-    let mut second = plan_draft("second", &["a", "b", "c"], 2, 1, 1);
-    second.seed = 2;
-    bench.start_run(second, 100);
-    asks(&bench, &paused(true));
-    let Directive::Train(assignment) = bench.joins("a") else { panic!("a has nothing to do") };
-    assert_eq!(assignment.run.as_str(), "second");
-}
-
-#[test]
 fn an_aborted_run_frees_its_sites_at_once_and_says_why_also_when_no_server_was_running() {
     for restart in [false, true] {
         let mut bench = Bench::with_run(100, 2, 2, 1);
