@@ -166,6 +166,20 @@ pub enum Event<'a> {
         /// Whose signatures counted.
         signed_by: &'a [PersonId],
     },
+    /// A model that a run goes on from was found damaged: it is handed out to nobody, and its round's time stands still.
+    ModelDamaged {
+        /// The run.
+        run: &'a RunId,
+        /// The model.
+        model: Digest,
+    },
+    /// It is what it was again: made from the updates that it came of, or restored.
+    ModelMended {
+        /// The run.
+        run: &'a RunId,
+        /// The model.
+        model: Digest,
+    },
     /// A run was started.
     RunStarted {
         /// The run.
@@ -400,12 +414,12 @@ mod tests {
 
     /// Whoever reads a ledger of years ago reads these words: an event may get further fields, and none of these another meaning.
     #[test]
-    fn refusals_and_changes_of_the_authority_are_written_in_these_words() {
+    fn refusals_changes_of_the_authority_and_damage_are_written_in_these_words() {
         let (site, person): (Holder, Holder) = ("aalst".parse().unwrap(), "coordinator/alice".parse().unwrap());
         let [one, other] = [Digest([0x11; 32]), Digest([0x22; 32])];
         let (ones, others) = ("11".repeat(32), "22".repeat(32));
         let (by, by_alice) = (Actor::StateFolder, Actor::Person(person.person().unwrap().clone()));
-        let shut_out = [site.clone(), person.clone()];
+        let (shut_out, run) = ([site.clone(), person.clone()], "pretrain".parse().unwrap());
         let table = [
             (
                 Event::EnrolmentRefused {
@@ -442,6 +456,14 @@ mod tests {
                 format!(
                     r#"{{"kind":"authority-switched","before":"{ones}","authority":"{others}","shut_out":["aalst","coordinator/alice"],"by":"the state folder"}}"#
                 ),
+            ),
+            (
+                Event::ModelDamaged { run: &run, model: one },
+                format!(r#"{{"kind":"model-damaged","run":"pretrain","model":"{ones}"}}"#),
+            ),
+            (
+                Event::ModelMended { run: &run, model: other },
+                format!(r#"{{"kind":"model-mended","run":"pretrain","model":"{others}"}}"#),
             ),
         ];
         for (event, written) in table {

@@ -142,7 +142,7 @@ impl Wire for SiteCalls {
         let caller = self.caller(&request)?;
         let wire::DownloadRequest { blob, offset } = request.into_inner();
         let digest = convert::digest("DownloadRequest", "blob", &blob).map_err(unclear)?;
-        let blob = self.ask(move |federation| federation.blob(&caller, digest)).await?;
+        let blob = self.ask(move |federation| federation.blob(&caller, digest, offset)).await?;
         if offset > blob.bytes {
             return Err(refused(Refusal::Offset { expected: blob.bytes, found: offset }));
         }

@@ -1,6 +1,7 @@
 //! Names that are parsed once and then trusted: federation, site, person, run, round, digest.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -154,6 +155,17 @@ impl DigestBuilder {
     /// The digest of all bytes taken in so far.
     pub fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
+    }
+}
+
+impl io::Write for DigestBuilder {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -150,7 +150,9 @@ pub enum MergeError {
         source: io::Error,
     },
     /// The model that the round starts from no longer has the bytes that were stored.
-    #[error("the round's first model is damaged: {0}; restore that blob from a backup, and the merge goes on")]
+    #[error(
+        "the round's first model is damaged: {0}; unless it can be made again, restore that blob from a backup, and the merge goes on"
+    )]
     Base(Damage),
     /// A state of the server's optimizer no longer has the bytes that were stored.
     #[error("the server optimizer's state is damaged: {0}; restore that blob from a backup, and the merge goes on")]

@@ -25,8 +25,18 @@ pub(super) struct Read {
     latest: Stamp,
     /// Members that do not know the next CA, if there is one.
     waiting: Result<Option<Vec<String>>, String>,
-    /// Blobs that runs go on from, with their lengths.
-    needed: Vec<(RunId, Digest, u64)>,
+    /// Blobs that runs go on from.
+    needed: Vec<Needed>,
+}
+
+/// A blob that a run goes on from.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Needed {
+    run: RunId,
+    digest: Digest,
+    bytes: u64,
+    /// Held to its digest; an update is so when it is merged.
+    is_model: bool,
 }
 
 /// The database, every row of it held to its seal, and the ledger to its chain.
@@ -105,7 +115,7 @@ pub(super) fn checks(state: &Path, config: &Config, read: Result<&Read, &StoreEr
         verdicts::sites(&sites, of(true).count() - sites.len()),
         verdicts::persons(&persons, of(false).count() - persons.len()),
         verdicts::connections(sites.len() + persons.len(), config.max_connections),
-        match missing(&Blobs::at(state), needed) {
+        match lost(&Blobs::at(state), needed) {
             Ok(lost) => verdicts::blobs(&lost),
             Err(error) => verdicts::no_blobs(&error.to_string()),
         },
@@ -116,29 +126,32 @@ pub(super) fn checks(state: &Path, config: &Config, read: Result<&Read, &StoreEr
     ]
 }
 
-/// The model that each running round starts from, and its stored updates.
-fn needed(store: &SqliteStore, status: &Status) -> Result<Vec<(RunId, Digest, u64)>, StoreError> {
+/// The model that each running round starts from, and its stored updates; the last model of a run that is finished.
+fn needed(store: &SqliteStore, status: &Status) -> Result<Vec<Needed>, StoreError> {
     let mut needed = Vec::new();
-    for run in status.runs.iter().filter(|run| run.state == RunPhase::Running) {
-        let mut of_run = vec![(run.model, run.model_bytes)];
-        if let Some(open) = &run.open {
-            of_run.push((open.base, run.model_bytes));
-            let updates = store.updates(&run.run, open.round)?;
-            of_run.extend(updates.values().map(|update| (update.manifest.blob, update.manifest.bytes)));
+    for of_run in status.runs.iter().filter(|run| matches!(run.state, RunPhase::Running | RunPhase::Finished)) {
+        let need = |digest, bytes, is_model| Needed { run: of_run.run.clone(), digest, bytes, is_model };
+        needed.push(need(of_run.model, of_run.model_bytes, true));
+        if let Some(open) = &of_run.open {
+            needed.push(need(open.base, of_run.model_bytes, true));
+            let updates = store.updates(&of_run.run, open.round)?;
+            needed.extend(updates.values().map(|update| need(update.manifest.blob, update.manifest.bytes, false)));
         }
-        needed.extend(of_run.into_iter().map(|(digest, bytes)| (run.run.clone(), digest, bytes)));
     }
     needed.sort();
     needed.dedup();
     Ok(needed)
 }
 
-/// Those that are not there, or are too short.
-fn missing(blobs: &Blobs, needed: &[(RunId, Digest, u64)]) -> std::io::Result<Vec<(RunId, Digest)>> {
+/// Those that are not there, have another length, or are models with other bytes.
+fn lost(blobs: &Blobs, needed: &[Needed]) -> std::io::Result<Vec<(RunId, Digest)>> {
     // A federation without a run has no folder of them yet.
     if !needed.is_empty() {
         blobs.look()?;
     }
-    let is_lost = |(_, digest, bytes): &&(RunId, Digest, u64)| blobs.length(*digest) != Some(*bytes);
-    Ok(needed.iter().filter(is_lost).map(|(run, digest, _)| (run.clone(), *digest)).collect())
+    let is_lost = |blob: &&Needed| {
+        blobs.length(blob.digest) != Some(blob.bytes)
+            || (blob.is_model && blobs.what_is_wrong_with(blob.digest).is_some())
+    };
+    Ok(needed.iter().filter(is_lost).map(|blob| (blob.run.clone(), blob.digest)).collect())
 }

@@ -59,7 +59,7 @@ mod tests {
         let bytes: Vec<u8> = (0..300_000_u32).map(|place| (place % 251) as u8).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();
-        let blob = Blob { digest: Digest::of(&bytes), file, bytes: bytes.len() as u64 };
+        let blob = Blob { digest: Digest::of(&bytes), file, bytes: bytes.len() as u64, version: 0 };
         for (from, length) in [(0, 1), (0, MESSAGE), (1, 2 * MESSAGE), (MESSAGE, MESSAGE + 1), (299_999, 1), (7, 0)] {
             let mut expected = Vec::new();
             for (place, data) in bytes[from..from + length].chunks(MESSAGE).enumerate() {

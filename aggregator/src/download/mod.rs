@@ -43,8 +43,8 @@ impl Downloads {
     }
 }
 
-/// Which piece: of what file, from where on.
-type Place = (Digest, u64);
+/// Which piece: of what file and which version of it, from where on.
+type Place = (Digest, u64, u64);
 
 /// What was read of late, the oldest first. It is gone with the last download.
 #[derive(Debug, Default)]
@@ -99,7 +99,7 @@ impl Download {
         }
         // Pieces are the same to whoever reads them; a download that goes on from within one has the rest of it for itself.
         let end = bytes.min((from / PIECE as u64 + 1) * PIECE as u64);
-        let (place, is_whole) = ((self.blob.digest, from), from.is_multiple_of(PIECE as u64));
+        let (place, is_whole) = ((self.blob.digest, self.blob.version, from), from.is_multiple_of(PIECE as u64));
         self.read = end;
         self.next = Some(match self.pieces.get(place) {
             Some(piece) => Next::Here(piece),
@@ -172,7 +172,7 @@ mod tests {
         let mut file: File = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();
         let digest = Digest::of(&bytes);
-        (bytes, Blob { digest, file, bytes: length as u64 + more })
+        (bytes, Blob { digest, file, bytes: length as u64 + more, version: 0 })
     }
 
     /// All that a download sends: the bytes, from an offset on, and the status after them.
@@ -230,6 +230,7 @@ mod tests {
             found.is_empty() && status.code() == Code::Unavailable
         };
         assert!(refused(blob(0, length as u64).1, PIECE).await, "of another file nothing is here");
+        assert!(refused(Blob { version: 1, ..gone() }, PIECE).await, "of a file that was damaged nothing is given");
         assert!(refused(gone(), 0).await, "nobody had it read");
         assert!(refused(gone(), PIECE + 7).await, "the rest of a piece is nobody else's");
         drop((first, second));
@@ -239,7 +240,7 @@ mod tests {
     #[test]
     fn what_is_kept_for_others_stays_within_its_memory_and_is_what_was_read_last() {
         let pieces = Pieces::default();
-        let place = |piece: usize| (Digest::of(b"model"), (piece * PIECE) as u64);
+        let place = |piece: usize| (Digest::of(b"model"), 0, (piece * PIECE) as u64);
         (0..1000).for_each(|piece| pieces.keep(place(piece), Bytes::from_static(b"piece")));
         (0..1000).for_each(|_| pieces.keep(place(999), Bytes::from_static(b"piece")));
         let kept: Vec<_> = (0..1000).filter(|piece| pieces.get(place(*piece)).is_some()).collect();

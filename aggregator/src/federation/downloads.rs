@@ -17,6 +17,8 @@ pub struct Blob {
     pub file: File,
     /// Its length.
     pub bytes: u64,
+    /// Another number where it may have other bytes than before: it was damaged, and is not any more.
+    pub version: u64,
 }
 
 /// A plan as a site gets it.
@@ -41,14 +43,23 @@ impl Federation {
         Ok(Handout { canonical, signatures: self.handed_out(&run).map_err(refusal)? })
     }
 
-    /// The model that a run which invites the site is at: the open round's start, or the last model.
-    pub fn blob(&self, site: &SiteId, blob: Digest) -> Result<Blob, Refusal> {
+    /// The model that a run which invites the site is at, the open round's start or the last model, to be sent from an offset on.
+    pub fn blob(&self, site: &SiteId, blob: Digest, offset: u64) -> Result<Blob, Refusal> {
         let named = self.live().runs.iter().any(|run| run.invites(site) && run.run.model() == blob);
         if !named {
             return Err(Refusal::UnknownBlob(blob));
         }
-        let opened =
-            self.blobs.open_blob(blob).and_then(|file| Ok(Blob { digest: blob, bytes: file.metadata()?.len(), file }));
+        if offset == 0 {
+            self.fetches(site, blob);
+        }
+        if self.is_damaged(blob) {
+            return Err(Refusal::Unavailable);
+        }
+        let version = self.times_mended();
+        let opened = self
+            .blobs
+            .open_blob(blob)
+            .and_then(|file| Ok(Blob { digest: blob, bytes: file.metadata()?.len(), file, version }));
         opened.map_err(|error| io_refusal("opening a model", &error))
     }
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use common::plan::{Plan, ShareBy};
 use common::share::{Share, shares};
-use common::{Digest, Encoding, RunId, SiteId, TaskName, UpdateManifest};
+use common::{Digest, Encoding, RoundNumber, RunId, SiteId, TaskName, UpdateManifest};
 
-use super::{Federation, Undecided};
+use super::{Federation, LiveRun, Undecided};
 use crate::aggregation::{Contribution, Damage, Merge, MergeError, Merged, Partial, ServerState, merge, state_count};
 use crate::layout::Layout;
 use crate::round::Outcome;
@@ -17,7 +17,7 @@ use crate::store::{Details, RoundRecord, RoundState, StoreError, durable};
 
 /// Why a merge did not become a model.
 #[derive(Debug, thiserror::Error)]
-enum NotMerged {
+pub(super) enum NotMerged {
     #[error(transparent)]
     Merge(#[from] MergeError),
     #[error(transparent)]
@@ -26,12 +26,20 @@ enum NotMerged {
     Undecided(#[from] Undecided),
 }
 
-struct Job {
+pub(super) struct Job {
     run: RunId,
     plan: Plan,
     layout: Arc<Layout>,
     attempt: Attempt,
     outcome: Outcome,
+}
+
+impl Job {
+    /// The merge of these reports of a run.
+    pub(super) fn of(live: &LiveRun, attempt: Attempt, outcome: Outcome) -> Self {
+        let (plan, layout) = (live.record.plan.clone(), Arc::clone(&live.layout));
+        Self { run: live.id().clone(), plan, layout, attempt, outcome }
+    }
 }
 
 /// The shares of a round: over all its sites, and for each head over the sites that sent it.
@@ -78,18 +86,18 @@ impl Federation {
     ///
     /// The same reports give the same model, so it does not matter how often a crash interrupts this.
     pub fn merge_frozen(&self) -> bool {
+        let mut all_well = self.settle_doubts();
         let jobs: Vec<Job> = self
             .live()
             .runs
             .iter()
             .filter_map(|live| {
                 let Run::Merging(attempt, outcome) = &live.run else { return None };
-                let (plan, layout) = (live.record.plan.clone(), Arc::clone(&live.layout));
-                Some(Job { run: live.id().clone(), plan, layout, attempt: *attempt, outcome: outcome.clone() })
+                Some(Job::of(live, *attempt, outcome.clone()))
             })
             .collect();
-        let mut all_well = true;
-        for job in jobs {
+        // What it says of a run's trouble stands.
+        for job in jobs.into_iter().filter(|job| !self.is_damaged(job.attempt.base)) {
             let merged = match self.merged(&job) {
                 Ok(merged) => self.publish(&job, &merged),
                 Err(NotMerged::Merge(MergeError::Update { site, damage })) => self.leave_out(&job, site, damage),
@@ -99,6 +107,9 @@ impl Federation {
                 all_well = false;
                 // If it is room that it lacks, there it is.
                 self.remove_spares();
+                if matches!(error, NotMerged::Merge(MergeError::Base(_))) {
+                    self.doubt(job.attempt.base);
+                }
                 tracing::error!(run = %job.run, round = %job.attempt.round, %error, "the round could not be merged; it is tried again");
                 self.note_trouble(&job.run, Some(&format!("round {} cannot be merged: {error}", job.attempt.round)));
             }
@@ -106,7 +117,7 @@ impl Federation {
         all_well
     }
 
-    fn merged(&self, job: &Job) -> Result<Merged, NotMerged> {
+    pub(super) fn merged(&self, job: &Job) -> Result<Merged, NotMerged> {
         let updates = self.store.updates(&job.run, job.attempt.round)?;
         let counted = updates.into_iter().filter(|(site, _)| job.outcome.reports.contains_key(site));
         let manifests: BTreeMap<SiteId, UpdateManifest> =
@@ -133,12 +144,14 @@ impl Federation {
             io::ErrorKind::NotFound => MergeError::Base(Damage::Gone(job.attempt.base)),
             _ => MergeError::Io { what: "the round's first model".to_owned(), source },
         })?;
-        let rounds = self.store.rounds(&job.run)?;
+        let mut rounds = self.store.rounds(&job.run)?;
+        // Of later ones there are some if a model is made again.
+        rounds.retain(|record| record.attempt.round <= job.attempt.round);
         // Sites have fetched this round's model. The next is written to the memory that the one before it gives back.
         if let Some(before) = rounds.iter().rev().find(|record| record.attempt.base != job.attempt.base) {
             self.blobs.let_go_of_memory(before.attempt.base);
         }
-        let states = self.states_before(&rounds)?;
+        let states = self.states_before(&rounds, job.attempt.round)?;
         let part = |what: &str| format!("{}.{}.{what}", job.run, job.attempt.round);
         let name = part("model");
         let (mut out, path) = self.blobs.begin_file(&name).map_err(told("making the next model's file"))?;
@@ -174,12 +187,13 @@ impl Federation {
         Ok(merged)
     }
 
-    /// The states of the server's optimizer after the run's last merged round; none before its first.
-    fn states_before(&self, rounds: &[RoundRecord]) -> Result<Vec<ServerState>, NotMerged> {
-        let last = rounds.iter().rev().find_map(|record| match &record.state {
-            RoundState::Closed(_, merged) => Some(&merged.states),
-            _ => None,
-        });
+    /// The states of the server's optimizer after the last round that was merged before this one; none before a run's first.
+    fn states_before(&self, rounds: &[RoundRecord], open: RoundNumber) -> Result<Vec<ServerState>, NotMerged> {
+        let last =
+            rounds.iter().rev().filter(|record| record.attempt.round < open).find_map(|record| match &record.state {
+                RoundState::Closed(_, merged) => Some(&merged.states),
+                _ => None,
+            });
         let open = |&digest: &Digest| match self.blobs.open_blob(digest) {
             Ok(file) => Ok(ServerState { file, digest }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -209,7 +223,7 @@ impl Federation {
         live.run(run).map_or(Ok(()), |run| self.decide(run, event, details))
     }
 
-    fn note_trouble(&self, run: &RunId, trouble: Option<&str>) {
+    pub(super) fn note_trouble(&self, run: &RunId, trouble: Option<&str>) {
         if let Err(error) = self.store.note_trouble(run, trouble) {
             tracing::warn!(%run, %error, "the run's trouble could not be noted");
         }

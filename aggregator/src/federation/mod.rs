@@ -27,6 +27,7 @@ use crate::store::{
     Blobs, Details, MemberRecord, RunRecord, SqliteStore, StateLock, Store, StoreError, UpdateKey, Wish,
 };
 use course::grace_of;
+use mending::Doubts;
 use uploads::Upload;
 
 mod acceptance;
@@ -34,6 +35,7 @@ mod admission;
 mod course;
 mod downloads;
 mod enrolment;
+mod mending;
 mod merging;
 mod received;
 mod reports;
@@ -78,6 +80,8 @@ pub struct Federation {
     spares: Mutex<Vec<Digest>>,
     /// Checksums of stored updates whose digest was taken as they came, in this process's life.
     checked: Mutex<BTreeMap<Digest, Checksum>>,
+    /// Models that may be damaged.
+    doubts: Mutex<Doubts>,
     frozen: Notify,
     /// The federation's name, which every statement holds.
     name: FederationName,
@@ -187,11 +191,13 @@ impl Federation {
             closing: Mutex::default(),
             spares: Mutex::default(),
             checked: Mutex::default(),
+            doubts: Mutex::default(),
             frozen: Notify::new(),
             _lock: lock,
         };
         federation.refresh()?;
         federation.resume_uploads()?;
+        federation.doubt_all();
         Ok(federation)
     }
 
@@ -396,7 +402,7 @@ impl Federation {
         NOTED_EVERY
     }
 
-    /// Completes when a round's set was frozen since the last time: there is something to merge.
+    /// Completes when a round's set was frozen since the last time, or a model fell into doubt: there is something to merge.
     pub async fn something_to_merge(&self) {
         self.frozen.notified().await;
     }

@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use common::Digest;
+use common::ids::DigestBuilder;
 
 use super::durable;
 
@@ -75,6 +76,17 @@ impl Blobs {
         fs::rename(finished, &path)?;
         // The outer folder always: one that is there may have been made just before a power cut, or by another program.
         [folder, &self.folder(), &self.tmp()].into_iter().try_for_each(durable::sync_folder)
+    }
+
+    /// What is wrong with a blob, if anything: its bytes are read and held to its digest.
+    pub fn what_is_wrong_with(&self, blob: Digest) -> Option<String> {
+        let mut digest = DigestBuilder::default();
+        match self.open_blob(blob).and_then(|mut file| io::copy(&mut file, &mut digest)) {
+            Ok(_) if digest.clone().finish() == blob => None,
+            Ok(_) => Some(format!("it has digest {} now", digest.finish())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some("its file is gone".to_owned()),
+            Err(error) => Some(format!("it cannot be read: {error}")),
+        }
     }
 
     /// Tells the system that it need not keep a blob in memory any longer: it is read seldom from now on, and then from the disk.

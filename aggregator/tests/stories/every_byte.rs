@@ -6,10 +6,11 @@
 //! | where the byte is | what happens |
 //! |---|---|
 //! | an acknowledged update | the merge leaves the site out as damaged; the others are merged, if they are a quorum |
-//! | the model that a round starts from, the server's state | the merge stops and names it; restored, it goes on |
+//! | the model that a round starts from | handed out to nobody, made again from the updates that it came of; a run's first one is named until it is restored, and the round's time stands still |
+//! | the server's state | the merge stops and names it; restored, it goes on |
 //! | an upload in progress | `corrupt`: nothing is acknowledged, the upload starts over |
 //! | a stored update that is sent again | `corrupt`, and the file is removed: sent once more, the update is sound |
-//! | a model that a site fetches | it is sent as it is; the site holds it to its digest |
+//! | a model that a site fetches | the site holds it to its digest and fetches it again, and then the aggregator does so too |
 //! | a model that the coordinator exports | the export fails and writes no file |
 //! | a row of the database | an error that names the row; a run that is damaged is left aside |
 //! | the rest of the database file | SQLite's own check, when it is opened; or nobody reads it |

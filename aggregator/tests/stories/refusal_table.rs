@@ -261,10 +261,10 @@ const CASES: &[Case] = &[
         s.bench.federation().plan(&site_id("d"), s.good.plan).unwrap_err()
     }),
     ("a blob that is not there", "unknown-blob", "no blob", |s| {
-        s.bench.federation().blob(&site_id("a"), other()).unwrap_err()
+        s.bench.federation().blob(&site_id("a"), other(), 0).unwrap_err()
     }),
     ("the model for who is not invited", "unknown-blob", "no blob", |s| {
-        s.bench.federation().blob(&site_id("d"), s.good.base).unwrap_err()
+        s.bench.federation().blob(&site_id("d"), s.good.base, 0).unwrap_err()
     }),
     ("a head of nobody in a run that pretrains", "update", "no head cine", |s| {
         s.announces(|m| m.heads = [(task(), 0)].into())

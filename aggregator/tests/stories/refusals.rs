@@ -64,10 +64,10 @@ fn models_and_plans_are_for_the_sites_of_their_run_alone() {
     assert_eq!(federation.plan(&site_id("a"), ours.digest()).unwrap().canonical, ours.canonical_bytes());
     let unknown = Refusal::UnknownBlob(theirs.digest());
     assert_eq!(federation.plan(&site_id("a"), theirs.digest()), Err(unknown));
-    assert_eq!(federation.blob(&site_id("c"), theirs.first_model).unwrap().bytes, 4 * 30 + theirs_header(&theirs));
+    assert_eq!(federation.blob(&site_id("c"), theirs.first_model, 0).unwrap().bytes, 4 * 30 + theirs_header(&theirs));
     let unknown = Refusal::UnknownBlob(theirs.first_model);
-    assert_eq!(federation.blob(&site_id("a"), theirs.first_model).unwrap_err(), unknown);
-    assert!(federation.blob(&site_id("a"), Digest::of(b"?")).is_err());
+    assert_eq!(federation.blob(&site_id("a"), theirs.first_model, 0).unwrap_err(), unknown);
+    assert!(federation.blob(&site_id("a"), Digest::of(b"?"), 0).is_err());
 }
 
 fn theirs_header(plan: &common::Plan) -> u64 {

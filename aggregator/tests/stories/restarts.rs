@@ -7,7 +7,7 @@ use aggregator::federation::{Federation, OpenError};
 use aggregator::status::{OpenState, RunPhase};
 use aggregator::store::{RoundState, Store};
 use common::plan::Strategy;
-use common::{Decline, Digest, Directive, NamedTensors, Phase, UpdateManifest};
+use common::{Decline, Digest, Directive, NamedTensors, Phase, Refusal, UpdateManifest};
 
 use crate::bench::{Bench, plan_draft, run_id, site_id, weights};
 
@@ -183,6 +183,67 @@ fn a_damaged_first_model_stops_the_merge_by_name_until_it_is_restored() {
     flip_a_bit(&path);
     bench.merge();
     assert_eq!((bench.run().state, bench.run().because), (RunPhase::Finished, None));
+}
+
+#[test]
+fn a_model_that_the_disk_changed_is_made_again_from_the_updates_it_came_of_and_no_site_is_blamed() {
+    for restarted in [false, true] {
+        let mut bench = Bench::with_run(500, 2, 2, 1);
+        all_report(&bench);
+        bench.merge();
+        let model = bench.run().model;
+        let path = aggregator::store::Blobs::open(&bench.path()).unwrap().path(model);
+        let sound = std::fs::read(&path).unwrap();
+        ["a", "b", "c"].into_iter().for_each(|site| drop(bench.joins(site)));
+        let fetch = |bench: &Bench| bench.federation().blob(&site_id("a"), model, 0);
+        fetch(&bench).unwrap();
+        flip_a_bit(&path);
+        match restarted {
+            true => bench.restart(),
+            // What arrived was not what it is called.
+            false => drop(fetch(&bench)),
+        }
+        bench.merge();
+        assert!(std::fs::read(&path).unwrap() == sound);
+        assert!(fetch(&bench).unwrap().version > 0);
+        assert_eq!(bench.run().because, None);
+        let told: Vec<_> = bench.store().ledger(0, 1000).unwrap();
+        assert!(["model-damaged", "model-mended"].into_iter().all(|kind| told.iter().any(|line| line.contains(kind))));
+        all_report(&bench);
+        bench.merge();
+        assert_eq!(bench.run().state, RunPhase::Finished);
+    }
+}
+
+#[test]
+fn while_a_round_has_a_damaged_model_that_cannot_be_made_again_its_time_stands_still_and_nobody_is_sent_it() {
+    let bench = Bench::with_run(500, 2, 1, 1);
+    let model = bench.run().first_model;
+    let path = aggregator::store::Blobs::open(&bench.path()).unwrap().path(model);
+    ["a", "b", "c"].into_iter().for_each(|site| drop(bench.joins(site)));
+    bench.clock.pass(Duration::from_secs(20));
+    let fetch = |site: &str| bench.federation().blob(&site_id(site), model, 0);
+    drop((fetch("a").unwrap(), flip_a_bit(&path), fetch("a")));
+    assert!(!bench.federation().merge_frozen());
+    assert!(matches!(fetch("b"), Err(Refusal::Unavailable)));
+    let because = bench.run().because.unwrap();
+    assert!(because.contains("first model is damaged") && because.contains("backup"), "{because}");
+    for _ in 0..3 {
+        bench.clock.pass(Duration::from_secs(1000));
+        bench.federation().tick();
+        assert!(!bench.federation().merge_frozen());
+    }
+    flip_a_bit(&path);
+    bench.merge();
+    assert_eq!((bench.run().because, fetch("b").unwrap().digest), (None, model));
+    bench.clock.pass(Duration::from_secs(39));
+    bench.federation().tick();
+    bench.reports("a", &weights(500, |_| 0.5)).unwrap();
+    bench.reports("b", &weights(500, |_| 0.25)).unwrap();
+    bench.clock.pass(Duration::from_secs(1));
+    bench.federation().tick();
+    bench.merge();
+    assert_eq!((bench.run().state, bench.run().rounds[0].sites.len()), (RunPhase::Finished, 2));
 }
 
 #[test]

@@ -123,8 +123,9 @@ pub(in crate::doctor) fn blobs(missing: &[(RunId, Digest)]) -> Check {
     match missing {
         [] => Check::ok("blobs", "what running rounds need is there"),
         _ => {
-            let remedy = "restore the folder blobs/ from a backup; an update that is lost for good ends its round at the deadline";
-            Check::failure("blobs", format!("missing or cut short: {}", list()), remedy)
+            let remedy = "restore the folder blobs/ from a backup; an update that is lost for good ends its round at the deadline, and a model \
+                          is made again while the server runs, if the updates that it came of are kept";
+            Check::failure("blobs", format!("missing, cut short or changed: {}", list()), remedy)
         }
     }
 }

@@ -1,0 +1,155 @@
+//! Models that the disk changed: noticed, handed out to nobody, and made again from the updates that they came of.
+//!
+//! The same updates give the same model, to the bit, so that a model which went bad is there again as long as the updates of the
+//! round before are kept. What cannot be made again, a run's first model and what a rule with a state of its own made, waits for a
+//! backup; no time of a round passes meanwhile.
+
+use std::collections::BTreeSet;
+use std::sync::{MutexGuard, PoisonError};
+
+use common::{Digest, RunId, SiteId};
+
+use super::merging::Job;
+use super::{Federation, LiveRun};
+use crate::ledger::Event;
+use crate::store::RoundState;
+
+/// Models that may not be what they are called.
+#[derive(Debug, Default)]
+pub(super) struct Doubts {
+    /// To be held to their digests.
+    asked: BTreeSet<Digest>,
+    /// Known to be damaged.
+    damaged: BTreeSet<Digest>,
+    /// Times that a damaged model was sound again.
+    mended: u64,
+    /// Who has begun to fetch which model.
+    fetched: BTreeSet<(SiteId, Digest)>,
+}
+
+impl Federation {
+    /// A site begins to fetch a model. If it did before, what it got was not what it is called, or it lost it.
+    pub(super) fn fetches(&self, site: &SiteId, model: Digest) {
+        if !self.doubts().fetched.insert((site.clone(), model)) {
+            self.doubt(model);
+        }
+    }
+
+    /// Has a model held to its digest, soon.
+    pub(super) fn doubt(&self, model: Digest) {
+        self.doubts().asked.insert(model);
+        self.frozen.notify_one();
+    }
+
+    /// Has the models that runs go on from held to their digests, soon.
+    pub(super) fn doubt_all(&self) {
+        let models: Vec<_> =
+            self.live().runs.iter().filter(|run| !run.run.is_over()).map(|run| run.run.model()).collect();
+        models.into_iter().for_each(|model| self.doubt(model));
+    }
+
+    /// Times that a damaged model was sound again: what was read of one before is not what is there now.
+    pub(super) fn times_mended(&self) -> u64 {
+        self.doubts().mended
+    }
+
+    pub(super) fn is_damaged(&self, model: Digest) -> bool {
+        self.doubts().damaged.contains(&model)
+    }
+
+    /// Holds the models that are in doubt to their digests, and makes again what can be; says whether all are sound.
+    pub(super) fn settle_doubts(&self) -> bool {
+        let in_doubt: BTreeSet<_> = {
+            let mut doubts = self.doubts();
+            std::mem::take(&mut doubts.asked).into_iter().chain(doubts.damaged.iter().copied()).collect()
+        };
+        let mut all_sound = true;
+        for model in in_doubt {
+            let starts_from = |run: &&LiveRun| !run.run.is_over() && run.run.model() == model;
+            let runs: Vec<_> = self.live().runs.iter().filter(starts_from).map(|run| run.id().clone()).collect();
+            let wrong = (!runs.is_empty()).then(|| self.blobs.what_is_wrong_with(model)).flatten();
+            let Some(wrong) = wrong else {
+                self.sound(model, &runs);
+                continue;
+            };
+            self.damaged(model, &runs, &wrong);
+            match runs.iter().try_for_each(|run| self.make_again(run, model)) {
+                Ok(()) => self.sound(model, &runs),
+                Err(why_not) => {
+                    all_sound = false;
+                    let trouble = format!(
+                        "the round's first model is damaged: {wrong}. It cannot be made again ({why_not}): restore blob {model} \
+                         from a backup, and the run goes on; no time of its round passes meanwhile"
+                    );
+                    runs.iter().for_each(|run| self.note_trouble(run, Some(&trouble)));
+                }
+            }
+        }
+        self.forget_old_fetches();
+        all_sound
+    }
+
+    fn damaged(&self, model: Digest, runs: &[RunId], wrong: &str) {
+        if self.doubts().damaged.insert(model) {
+            tracing::error!(%model, wrong, "a model is damaged: see to the disk");
+            runs.iter().for_each(|run| self.enter(&Event::ModelDamaged { run, model }));
+        }
+        let now = self.clock.elapsed();
+        for run in &mut self.live().runs {
+            if let Some(end) = run.deadline.take_if(|_| runs.contains(run.record.plan.run())) {
+                run.held = Some(end.saturating_sub(now));
+            }
+        }
+    }
+
+    fn sound(&self, model: Digest, runs: &[RunId]) {
+        {
+            let mut doubts = self.doubts();
+            if !doubts.damaged.remove(&model) {
+                return;
+            }
+            doubts.mended += 1;
+        }
+        tracing::warn!(%model, "the damaged model is sound again");
+        for run in runs {
+            self.enter(&Event::ModelMended { run, model });
+            self.note_trouble(run, None);
+        }
+        let now = self.clock.elapsed();
+        for run in self.live().runs.iter_mut().filter(|run| !run.paused && runs.contains(run.id())) {
+            run.deadline = run.held.take().map(|held| now + held).or(run.deadline);
+        }
+    }
+
+    /// Merges again the round that a model came of.
+    fn make_again(&self, run: &RunId, model: Digest) -> Result<(), String> {
+        let rounds = self.store.rounds(run).map_err(|error| error.to_string())?;
+        let came_of = rounds.into_iter().rev().find_map(|record| match record.state {
+            RoundState::Closed(outcome, merged) if merged.model == model => Some((record.attempt, outcome)),
+            _ => None,
+        });
+        let (attempt, outcome) = came_of.ok_or("it is the run's first model")?;
+        let job = self.live().run(run).map(|live| Job::of(live, attempt, outcome)).ok_or("the run is gone")?;
+        let merged = self.merged(&job).map_err(|error| error.to_string())?;
+        match merged.model == model {
+            true => Ok(()),
+            false => Err(format!("from what is kept came {}", merged.model)),
+        }
+    }
+
+    fn enter(&self, event: &Event<'_>) {
+        if let Err(error) = self.store.enter(event, self.clock.wall()) {
+            tracing::error!(%error, "what became of a model could not be entered in the ledger");
+        }
+    }
+
+    /// Only of models that are handed out: others would add up.
+    fn forget_old_fetches(&self) {
+        let current: BTreeSet<_> = self.live().runs.iter().map(|run| run.run.model()).collect();
+        self.doubts().fetched.retain(|(_, model)| current.contains(model));
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, Doubts> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
