@@ -42,6 +42,17 @@ pub enum ConnectError {
         /// What is wrong with its certificate.
         why: String,
     },
+    /// The aggregator's certificate does not count at the time that this machine's clock tells.
+    #[error(
+        "{address} cannot be trusted at the time of this machine's clock: {why}; set the clock, best by NTP, and if it is right have the \
+         coordinator start the aggregator again: it renews its certificate then"
+    )]
+    Clock {
+        /// Where.
+        address: String,
+        /// From when on the certificate counts, or until when.
+        why: String,
+    },
     /// Whoever answers speaks an older HTTP.
     #[error(
         "{address} does not speak HTTP/2: a proxy that opens TLS on the way must let HTTP/2 and its trailers through (gRPC), or \
@@ -181,6 +192,12 @@ fn told(address: &str, error: &io::Error) -> ConnectError {
                     .to_owned(),
             }
         }
+        Some(error @ Error::InvalidCertificate(
+            CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. }
+            | CertificateError::Expired
+            | CertificateError::ExpiredContext { .. },
+        )) => ConnectError::Clock { address, why: error.to_string() },
         Some(error) => ConnectError::NotTheAggregator { address, why: error.to_string() },
         None => ConnectError::Unreachable { address, why: error.to_string() },
     }

@@ -107,6 +107,13 @@ async fn a_certificate_of_another_authority_or_past_its_life_is_refused_and_the_
 }
 
 #[tokio::test]
+async fn an_aggregator_whose_certificate_does_not_count_now_is_no_impostor_and_clocks_are_named() {
+    let old = House::new("cmr", LONG_AGO).await;
+    let told = connect(&old.address.to_string(), old.site("aalst", LONG_AGO)).await.unwrap_err();
+    assert!(matches!(told, ConnectError::Clock { .. }) && told.to_string().contains("set the clock"), "{told}");
+}
+
+#[tokio::test]
 async fn a_site_that_enrols_accepts_only_the_authority_that_its_invitation_pins() {
     let house = House::new("cmr", now()).await;
     let wrong = tls::enrolment_config(&house.federation, Digest::of(b"another")).unwrap();

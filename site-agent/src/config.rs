@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use common::Digest;
 use common::policy::SitePolicy;
+use common::privacy::SUBJECTS_ROUNDED_TO;
 use model::{DeviceChoice, Precision};
 use serde::{Deserialize, Serialize};
 
@@ -169,6 +170,12 @@ impl Config {
                 config.policy.max_delta_norm > 0.0,
                 "a number above 0",
             ),
+            (
+                "policy.min_subjects",
+                f64::from(config.policy.min_subjects),
+                config.policy.min_subjects >= SUBJECTS_ROUNDED_TO,
+                "5 or more: a count of fewer would tell of persons",
+            ),
             ("policy.min_noise_multiplier", noise, (0.0..=1000.0).contains(&noise), "0 to 1000"),
             ("policy.max_upload_mb_s", up, up >= SLOWEST_MB_S, "0.01 or more; leave it out for no cap"),
             ("policy.max_download_mb_s", down, down >= SLOWEST_MB_S, "0.01 or more; leave it out for no cap"),
@@ -300,6 +307,9 @@ mod tests {
         assert!(Config::read(&path).unwrap_err().to_string().contains("use cpu, cuda or cuda:<n>"));
         std::fs::write(&path, "[policy]\nhours = \"8 to 6\"").unwrap();
         assert!(Config::read(&path).unwrap_err().to_string().contains("20:00-06:00 +02:00"));
+        std::fs::write(&path, "[policy]\nmin_subjects = 4").unwrap();
+        let told = Config::read(&path).unwrap_err().to_string();
+        assert!(told.contains("policy.min_subjects") && told.contains("5 or more"), "{told}");
         std::fs::write(&path, "[policy]\nmax_upload_mb_s = 0.0").unwrap();
         assert!(Config::read(&path).unwrap_err().to_string().contains("policy.max_upload_mb_s is 0, but must be 0.01"));
         std::fs::write(&path, "held_out = 1.5").unwrap();

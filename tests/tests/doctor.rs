@@ -110,6 +110,11 @@ fn the_doctors_find_what_is_well_what_is_not_and_what_cannot_be_looked_at_yet_an
     ] {
         assert!(checks[name].1.contains(part), "{part:?} is missing from {name}: {checks:#?}");
     }
+    // Whatever the agent has written of its images and rounds is its user's alone.
+    for path in ["images", "jobs", "plans"].into_iter().flat_map(|part| below(&state.join(part))) {
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode & 0o077, 0, "{} has mode {mode:o}", path.display());
+    }
     let sent = programs::texts(&bundle).unwrap();
     let mut words = vec!["CANARY".to_owned(), "PHANTOM".to_owned(), root.display().to_string()];
     words.extend(below(&images).iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()));

@@ -106,7 +106,7 @@ impl Federation {
                 }
                 RunAction::ArmDeadline(Attempt { round, attempt, .. }) => {
                     let allowed = deadline_of(&live.record);
-                    tracing::info!(%run, %round, attempt, seconds = allowed.as_secs(), "quorum has joined; the deadline runs");
+                    tracing::info!(%run, %round, attempt, seconds = allowed.as_secs(), "the deadline runs: a quorum has joined, or too few are left that could");
                     let allowed = allowed + grace_of(&live.record);
                     match live.paused {
                         true => live.held = Some(allowed),

@@ -130,13 +130,13 @@ fn borne(faulty: usize, rounds: &RoundPlan) -> Bounded {
 
 fn model(model: &ModelPlan) -> Bounded {
     for (key, value) in [
-        ("model.depth", model.depth),
         ("model.dim", model.dim),
         ("model.head.hidden", model.head.hidden),
         ("model.head.bottleneck", model.head.bottleneck),
     ] {
         count(key, value)?;
     }
+    within("model.depth", model.depth, (1..=1024).contains(&model.depth), "between 1 and 1024 blocks")?;
     let k = model.head.prototypes;
     within("model.head.prototypes", k, (2..=1 << 18).contains(&k), "2 to 262144")?;
     let channels = model.in_channels;
@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn what_would_overflow_wait_for_ever_or_draw_from_nothing_is_refused_by_name() {
         type Change = fn(&mut PlanDraft);
-        let cases: [(Change, &str); 14] = [
+        let cases: [(Change, &str); 15] = [
             (
                 |plan| plan.aggregation.strategy = Strategy::Krum { faulty: 1 },
                 "rounds.quorum is 2, but must be at least 5 for 1 faulty sites: n >= 2 f + 3",
@@ -363,6 +363,7 @@ mod tests {
             (|plan| plan.training.teacher_temperature_warmup_epochs = 1 << 21, "teacher_temperature_warmup_epochs"),
             (|plan| plan.training.freeze_last_layer_epochs = 1 << 21, "training.freeze_last_layer_epochs"),
             (|plan| plan.crops.blur_sigma = [2.0, 0.1], "crops.blur_sigma is [2, 0.1]"),
+            (|plan| plan.model.depth = 100_000, "model.depth is 100000, but must be between 1 and 1024"),
             (|plan| plan.model.dim = 6 << 17, "make model.dim, model.depth"),
             (|plan| plan.model.mlp_ratio = 1e300, "make model.dim, model.depth"),
             (|plan| plan.images.frame_size = 1 << 20, "images.frame_size is 1048576"),

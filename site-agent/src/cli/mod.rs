@@ -24,11 +24,13 @@ use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use common::PlanDraft;
 use model::{DeviceChoice, Precision};
+use rustix::fs::Mode;
 use serde::Serialize;
 
 use crate::config::Config;
@@ -137,10 +139,16 @@ pub const DOCTOR_FAILED: u8 = 5;
 /// is full, 4 no usable labels, 5 a check of the doctor's failed, 6 too few subjects for the policy, 7 stopped as asked.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // What is written from here on, by programs that are started as well, only this user may read: pixels, names of files, masks.
+    rustix::process::umask(Mode::from_raw_mode(0o077));
     if let Verb::IntakeWorker = cli.verb {
         return data::worker_main();
     }
     log::begin(cli.log_json);
+    if SystemTime::UNIX_EPOCH.elapsed().is_err() {
+        eprintln!("error: this machine's clock stands before 1970: set it, best by NTP");
+        return ExitCode::FAILURE;
+    }
     match act(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -48,6 +48,7 @@ pub(super) fn permissions(home: &Home, config: &Config) -> Vec<Check> {
                 ("secret.key", mode(&images::secret_path(home))),
             ],
         ),
+        verdicts::private(mode(home.root()), mode(&home.images())),
         verdicts::journal(Journal::open(&home.journal()).err().map(|error| error.to_string()).as_deref()),
         verdicts::ledger(Ledger::at(home.ledger()).verify(|_, _| {}).map(|head| head.entries).map_err(told)),
     ]

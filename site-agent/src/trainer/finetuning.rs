@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use common::plan::FinetuningPlan;
+use common::privacy::SUBJECTS_ROUNDED_TO;
 use common::task::LabelSource;
 use common::{Meters, NamedTensors, Task, TaskName};
 use data::{FrameCache, Labels, SubjectKey};
@@ -170,9 +171,12 @@ fn site_tasks(
         let least = job.min_subjects as usize;
         match Cohort::new(cache, &examples.all, job.held_out, FewShot::All, &examples.classes, least) {
             Ok(cohort) => own.push(SiteTask { task, examples, cohort }),
-            Err(error @ CohortError::TooFew { .. }) => {
-                tracing::warn!(task = %name, %error, "this site does not take part in the task");
-                without.push(format!("{name}: {error}"));
+            Err(CohortError::TooFew { what, found, subjects, .. }) => {
+                tracing::warn!(task = %name, found, least, "too few subjects {what}: this site does not take part in the task");
+                without.push(format!(
+                    "{name}: {found} of {subjects} labelled subjects {what}, but at least {least} must (`policy.min_subjects`, never below \
+                     {SUBJECTS_ROUNDED_TO}): label or index more"
+                ));
             }
             Err(error) => return Err(unusable(error.into())),
         }

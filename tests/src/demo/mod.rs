@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::federation::Federation;
 use crate::phantom::{self, SiteSpec};
+use crate::programs::Programs;
 use report::{Contribution, Report, RoundReport, Row, SiteReport};
 
 /// What to run, and where.
@@ -87,18 +88,35 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             out.display()
         );
     }
-    fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
+    if options.resume && !begun {
+        bail!("{} holds no demo to go on with: run `cargo demo` without --resume", out.display());
+    }
     let plan = out.join("plan.toml");
     let seed_file = out.join("seed");
+    let text = match (begun, &options.plan) {
+        (true, _) => fs::read_to_string(&plan)?,
+        (false, Some(plan)) => fs::read_to_string(plan).with_context(|| format!("reading {}", plan.display()))?,
+        (false, None) => PLAN.to_owned(),
+    };
+    let draft: common::PlanDraft = toml::from_str(&text).context("in the demo's plan")?;
+    draft.check()?;
+    let trained: Vec<&str> =
+        HOSPITALS.iter().filter(|hospital| hospital.trains).map(|hospital| hospital.site).collect();
+    if let Some(other) = draft.rounds.sites.iter().find(|site| !trained.contains(&site.as_str())) {
+        bail!(
+            "the plan invites {other}, but the demo's hospitals are {}: name these in rounds.sites",
+            trained.join(", ")
+        );
+    }
+    fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
     if !begun {
-        let text = options.plan.as_ref().map_or(Ok(PLAN.to_owned()), fs::read_to_string)?;
         fs::write(&seed_file, options.seed.to_string())?;
         fs::write(&plan, text)?;
     }
     let seed =
         fs::read_to_string(&seed_file).context("reading the seed that the demo was begun with")?.trim().parse()?;
-    let draft: common::PlanDraft = toml::from_str(&fs::read_to_string(&plan)?).context("in the demo's plan")?;
-    draft.check()?;
+    println!("building the programs that are not built yet: minutes the first time");
+    Programs::build()?;
 
     heading("1/6", "images: a phantom heart at four hospitals, as DICOM files");
     let images = make_images(out, seed)?;

@@ -8,7 +8,7 @@ mod site;
 pub(super) use images::{caches, labels, no_sample, sample, sources, unread_sources};
 pub(super) use machine::{disk, gpu, memory, trainer};
 pub(super) use network::{Inspection, bandwidth, certificate, chain, clock, link, proxy, reach, resolution};
-pub(super) use site::{approvals, enrolment, journal, keys, ledger, policy, settings, standing, unread_plans};
+pub(super) use site::{approvals, enrolment, journal, keys, ledger, policy, private, settings, standing, unread_plans};
 
 const DAY_S: i64 = 86_400;
 
@@ -84,6 +84,10 @@ mod tests {
             (keys(true, &[("site.key", Some(0o600)), ("secret.key", Some(0o640))]), Failure, "secret.key has mode 640"),
             (keys(true, &[("site.key", Some(0o600)), ("secret.key", None)]), Fine, "site.key with mode 600"),
             (keys(true, &[("signing.key", None), ("site.key", Some(0o600))]), Failure, "signing.key is not there"),
+            (private(Some(0o755), None), NotYet, "no images"),
+            (private(Some(0o755), Some(0o700)), Fine, "nobody else"),
+            (private(Some(0o700), Some(0o755)), Fine, "nobody else"),
+            (private(Some(0o755), Some(0o755)), Failure, "mode 755"),
             (ledger(Ok(7)), Fine, "7 entries"),
             (ledger(Err("entry 3".into())), Failure, "does not hold"),
             (unread_plans("x"), Failure, "cannot be read"),

@@ -105,6 +105,24 @@ pub(in crate::doctor) fn keys(is_enrolled: bool, modes: &[(&'static str, Option<
     }
 }
 
+/// The modes of the state folder and of the folder of images in it, if there is one: pixels and names of files are there.
+pub(in crate::doctor) fn private(state: Option<u32>, images: Option<u32>) -> Check {
+    let Some((state, images)) = state.zip(images) else {
+        return Check::not_yet("private files", "there are none: no images were read");
+    };
+    if state & 0o011 == 0 || images & 0o055 == 0 {
+        return Check::ok("private files", "nobody else on this machine may look into images/");
+    }
+    let found = format!(
+        "others may look into images/ (mode {images:o}, in a folder of mode {state:o}): frames and names of files"
+    );
+    Check::failure(
+        "private files",
+        found,
+        "`chmod -R go= ` the state folder; the agent itself writes for its own user alone",
+    )
+}
+
 /// Plans that wait for a person, and approved ones that the policy does not permit, by their short digests.
 pub(in crate::doctor) fn approvals(known: usize, waiting: &[String], refused: usize) -> Check {
     match (waiting, refused) {
