@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use common::score::{self, MeasuredOn};
-use common::{Digest, SiteId};
+use common::{Digest, Meters, SiteId};
 
 use crate::status::{
     ModelScores, OpenRound, OpenState, RoundStatus, RunPhase, RunStatus, SignedBy, SiteProgress, Status, TaskStatus,
@@ -172,18 +172,22 @@ fn site_progress(progress: &SiteProgress) -> String {
 }
 
 fn ended_round(text: &mut String, round: &RoundStatus, pretrains: bool) {
-    match (&round.meters, round.model) {
-        (Some(meters), Some(model)) => {
-            let norm = round.delta_norm.unwrap_or_default();
-            let (number, model) = (round.round.to_string(), Digest::short(&model));
-            let meter = |value: f64, digits: usize| match pretrains {
-                true => format!("{value:>7.digits$}"),
-                false => format!("{:>7}", "-"),
-            };
-            let (entropy, rank_me) = (meter(meters.teacher_entropy, 3), meter(meters.rank_me, 1));
-            line(text, format_args!("  {number:>5}  {:>7.3}  {entropy}  {rank_me}  {norm:>8.3}  {model}", meters.loss));
-        }
-        _ => line(text, format_args!("  {:>5}  abandoned (attempt {})", round.round.to_string(), round.attempt)),
+    let number = round.round.to_string();
+    if round.merged {
+        // A column that is not told to who asks is as empty as one that a run of tasks does not have.
+        let shown = |value: Option<f64>, width: usize, digits: usize| {
+            value.map_or_else(|| format!("{:>width$}", "-"), |value| format!("{value:>width$.digits$}"))
+        };
+        let meter = |of: fn(&Meters) -> f64| round.meters.as_ref().map(of);
+        let of_dino = |of: fn(&Meters) -> f64| meter(of).filter(|_| pretrains);
+        let loss = shown(meter(|meters| meters.loss), 7, 3);
+        let entropy = shown(of_dino(|meters| meters.teacher_entropy), 7, 3);
+        let rank_me = shown(of_dino(|meters| meters.rank_me), 7, 1);
+        let norm = shown(round.delta_norm, 8, 3);
+        let model = round.model.as_ref().map_or_else(|| "-".to_owned(), Digest::short);
+        line(text, format_args!("  {number:>5}  {loss}  {entropy}  {rank_me}  {norm}  {model}"));
+    } else {
+        line(text, format_args!("  {number:>5}  abandoned (attempt {})", round.attempt));
     }
     for part in &round.sites {
         let share = part.share.map_or(String::new(), |share| format!("share {share:.2}  "));
@@ -221,5 +225,51 @@ fn time(milliseconds: u64) -> String {
         seconds @ ..120 => format!("{seconds} s"),
         seconds @ ..7200 => format!("{} min", seconds / 60),
         seconds => format!("{} h", seconds / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn digest() -> Digest {
+        Digest::of(b"model")
+    }
+
+    /// A run of five rounds, of which one was merged and one abandoned.
+    fn told_of() -> Status {
+        let meters = json!({ "loss": 5.25, "teacher_entropy": 1.5, "batch_entropy": 3.0, "rank_me": 12.0 });
+        let round = |number: u32, merged: bool| {
+            json!({
+                "round": number, "attempt": 1, "merged": merged, "base": digest(), "model": merged.then(digest),
+                "took_ms": 600_000, "delta_norm": merged.then_some(0.5), "meters": merged.then(|| meters.clone()),
+                "sites": [], "left_out": [],
+            })
+        };
+        let run = json!({
+            "run": "pretrain", "plan": digest(), "state": "running", "because": null, "first_model": digest(),
+            "model": digest(), "model_bytes": 7, "rounds_planned": 5, "quorum": 1, "started_at": 0, "open": null,
+            "sites": { "aalst": null }, "rounds": [round(1, true), round(2, false)],
+        });
+        let status = json!({ "federation": "cmr", "address": "localhost:1", "sites": [], "runs": [run] });
+        serde_json::from_value(status).unwrap()
+    }
+
+    /// The line of a round.
+    fn of_round(text: &str, number: u32) -> String {
+        let begins = |line: &&str| line.trim_start().starts_with(&format!("{number}  "));
+        text.lines().find(begins).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_merged_round_is_told_as_one_to_who_may_not_see_its_meters() {
+        let model = digest().short();
+        let all = status(&told_of());
+        assert_eq!(of_round(&all, 1), format!("1 5.250 1.500 12.0 0.500 {model}"));
+        let own = status(&told_of().seen_by_site(&"aalst".parse().unwrap()));
+        assert_eq!(of_round(&own, 1), format!("1 - - - - {model}"));
+        assert_eq!(of_round(&own, 2), "2 abandoned (attempt 1)");
     }
 }
