@@ -61,6 +61,12 @@ fn rename(from: &Path, to: &Path) -> Result<(), CertsError> {
     fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(told)
 }
 
+/// The authority of the folder, if it is another one than this, or has another one beside it; its leaves live as long.
+pub fn changed(state: &Path, authority: &Authority) -> Result<Option<Authority>, CertsError> {
+    let found = load(state, authority.federation())?;
+    Ok((found.anchors() != authority.anchors()).then(|| found.with_leaves_of(authority.leaf_s())))
+}
+
 /// Whether the authority of the folder is another one than this, or has another one beside it.
 pub fn has_changed(state: &Path, authority: &Authority) -> bool {
     load(state, authority.federation()).is_ok_and(|found| found.anchors() != authority.anchors())

@@ -161,13 +161,11 @@ impl Serving {
 
     /// Whether the operator's commands changed the authority; takes the one there is now.
     fn takes_another(&self, authority: &mut Arc<Authority>) -> bool {
-        if !authority::has_changed(&self.state, authority) {
-            return false;
-        }
-        match authority::load(&self.state, authority.federation()) {
-            Ok(found) => {
+        match authority::changed(&self.state, authority) {
+            Ok(None) => false,
+            Ok(Some(found)) => {
                 tracing::info!("the federation's CA changes");
-                *authority = Arc::new(found.with_leaves_of(authority.leaf_s()));
+                *authority = Arc::new(found);
                 true
             }
             Err(error) => {
@@ -209,7 +207,7 @@ impl Serving {
         });
         let calls = SiteCalls::new(Arc::clone(&self.federation), Arc::clone(authority));
         let enrolment = EnrolmentCalls::new(Arc::clone(&self.federation), Arc::clone(authority));
-        let persons = PersonCalls::new(Arc::clone(&self.federation), Arc::clone(authority), &self.names);
+        let persons = PersonCalls::new(Arc::clone(&self.federation), Arc::clone(authority), &self.names, &self.state);
         let server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

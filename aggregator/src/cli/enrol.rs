@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::acting::Acting;
 use super::{Failure, Json, print, print_json};
-use crate::desk::remote::{self, Remote};
+use crate::desk::remote::{self, Remote, Renewed};
 
 /// With which invitation.
 #[derive(Debug, Args)]
@@ -38,12 +38,23 @@ pub(super) fn enrol(Enrol { invitation, json }: Enrol, acting: &Acting) -> Resul
 
 pub(super) fn renew(json: &Json, acting: &Acting) -> Result<(), Failure> {
     let mut remote = Remote::open(own_folder(acting)?)?;
-    remote.renew()?;
+    let Renewed { next_authority, unused } = remote.renew()?;
     let (person, until) = (remote.enrolled().person.clone(), remote.validity()?);
-    match json.json {
-        true => print_json(&serde_json::json!({ "person": person, "not_after_s": until.not_after_s })),
-        false => print(&format!("the certificate of {} is renewed, until {}\n", person.told(), until.end_text())),
+    if json.json {
+        return print_json(&serde_json::json!({
+            "person": person, "not_after_s": until.not_after_s, "next_authority": next_authority, "used": unused.is_none()
+        }));
     }
+    let mut told = format!("the certificate of {} is renewed, until {}\n", person.told(), until.end_text());
+    if next_authority {
+        told += "it is of the CA that takes the place of the federation's, which is known here now\n";
+    }
+    if let Some(why) = unused {
+        told += &format!(
+            "it counts when it is first used, and could not be just now ({why}): `aggregator status --as` your folder\n"
+        );
+    }
+    print(&told)
 }
 
 fn own_folder(acting: &Acting) -> Result<&Path, Failure> {

@@ -1,6 +1,7 @@
 //! The calls of persons: who asks, whether that is permitted, question, answer. It decides nothing but what the table of
 //! permissions says.
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::first_model::FirstModel;
 use super::{Asking, DeskError, Wanted};
+use crate::authority;
 use crate::clock::wall;
 use crate::door::TurnedAway;
 use crate::federation::Federation;
@@ -36,14 +38,16 @@ pub struct PersonCalls {
     authority: Arc<Authority>,
     /// Host names and addresses in the server's certificate.
     names: Arc<[String]>,
+    /// The state folder, for a CA that was made just now.
+    state: Arc<Path>,
 }
 
 type Parts = Pin<Box<dyn Stream<Item = Result<wire::Part, Status>> + Send>>;
 
 impl PersonCalls {
     /// Calls on this federation, into which this authority lets people, at a server of these names.
-    pub fn new(federation: Arc<Federation>, authority: Arc<Authority>, names: &[String]) -> Self {
-        Self { federation, authority, names: names.into() }
+    pub fn new(federation: Arc<Federation>, authority: Arc<Authority>, names: &[String], state: &Path) -> Self {
+        Self { federation, authority, names: names.into(), state: state.into() }
     }
 
     /// Who calls, if the certificate still counts.
@@ -123,6 +127,8 @@ impl Coordination for PersonCalls {
         let only = self.seeing(&request, Deed::ReadStatus)?;
         let text = self
             .ask(move |federation| {
+                // Of a certificate that is new, so that whoever renews it is known to have it when the answer is there.
+                federation.note_used().map_err(DeskError::from)?;
                 let status = status::read(federation.store(), wall()).map_err(DeskError::from)?;
                 let status = only.map_or_else(|| status.clone(), |site| status.clone().seen_by_site(&site));
                 serde_json::to_vec(&status).map_err(|error| {
@@ -261,11 +267,19 @@ impl Coordination for PersonCalls {
         let (person, serial) = self.caller(&request)?;
         let holder = Holder::Person(person);
         permit(Deed::RenewPerson, Some(&holder), own_site(&holder)).map_err(refused)?;
-        let (authority, csr_pem) = (Arc::clone(&self.authority), request.into_inner().csr_pem);
-        let issued = self.ask(move |federation| federation.renew(&authority, &holder, &serial, &csr_pem)).await?;
+        let (authority, state) = (Arc::clone(&self.authority), Arc::clone(&self.state));
+        let csr_pem = request.into_inner().csr_pem;
+        let (issued, authority_pem) = self
+            .ask(move |federation| {
+                // Whoever types `renew` when the next CA has just been made is not told to type it again.
+                let changed = authority::changed(&state, &authority).map_err(DeskError::from)?;
+                let authority = changed.as_ref().unwrap_or(&authority);
+                Ok((federation.renew(authority, &holder, &serial, &csr_pem)?, authority.anchors_pem()))
+            })
+            .await?;
         Ok(Response::new(wire::RenewPersonReply {
             certificate_pem: issued.certificate_pem,
-            authority_pem: self.authority.anchors_pem(),
+            authority_pem,
             signing_certificate_pem: convert::untold(issued.signing_certificate),
         }))
     }

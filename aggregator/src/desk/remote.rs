@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use certs::proxy::{self, Environment, Proxy, ProxyUrlError, Route};
@@ -36,6 +36,22 @@ use crate::store::Revoked;
 
 /// Longest wait for an answer; of a model that is sent, after its last byte.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// Longest wait until a new certificate is let in, and the pause between two tries.
+const KNOWN_WITHIN: Duration = Duration::from_secs(5);
+const KNOWN_AGAIN: Duration = Duration::from_millis(100);
+
+/// What a certificate in PEM begins with.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
+
+/// What came with a new certificate.
+#[derive(Debug)]
+pub struct Renewed {
+    /// Whether a CA that takes the place of the federation's is known here now.
+    pub next_authority: bool,
+    /// Why the certificate could not be used yet: it counts with the next call that gets through.
+    pub unused: Option<RemoteError>,
+}
 
 /// Why a call of a person's did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -146,7 +162,7 @@ impl Remote {
         let mut remote = Self { folder, enrolled, runtime, client };
         if validity.is_renewed_at(now_s) {
             match remote.renew() {
-                Ok(()) => tracing::info!(until = remote.folder.validity()?.end_text(), "the certificate is renewed"),
+                Ok(_) => tracing::info!(until = remote.folder.validity()?.end_text(), "the certificate is renewed"),
                 Err(error @ RemoteError::Refused { .. }) => return Err(error),
                 // A third of its life is left for that.
                 Err(error) => {
@@ -167,8 +183,9 @@ impl Remote {
         Ok(self.folder.validity()?)
     }
 
-    /// Takes a certificate for a new key in the place of the one in use.
-    pub fn renew(&mut self) -> Result<()> {
+    /// Takes a certificate for a new key in the place of the one in use, and uses it: the aggregator counts it, and the CAs that
+    /// came with it, from then on.
+    pub fn renew(&mut self) -> Result<Renewed> {
         let key = self.folder.credentials().next()?;
         let request = wire::RenewRequest { csr_pem: key.csr_pem()? };
         let renewed = self.runtime.block_on(self.client.renew_person(request))?.into_inner();
@@ -176,7 +193,20 @@ impl Remote {
         tls::site_config(&self.enrolled.federation, &renewed.certificate_pem, &renewed.authority_pem, &key)?;
         self.folder.credentials().replace(&renewed.certificate_pem, &renewed.authority_pem)?;
         self.client = self.runtime.block_on(async { client(&self.folder, &self.enrolled) })?;
-        Ok(())
+        let next_authority = renewed.authority_pem.matches(CERTIFICATE).count() > 1;
+        Ok(Renewed { next_authority, unused: self.is_known().err() })
+    }
+
+    /// Makes a call with a certificate that is new. A server that has just heard of the next CA lets in whom that vouches for a
+    /// second later.
+    fn is_known(&mut self) -> Result<()> {
+        let end = Instant::now() + KNOWN_WITHIN;
+        loop {
+            match self.status() {
+                Err(RemoteError::Unreachable(_)) if Instant::now() < end => std::thread::sleep(KNOWN_AGAIN),
+                answer => return answer.map(drop),
+            }
+        }
     }
 
     /// How the federation stands, as far as this person may see it.

@@ -265,6 +265,14 @@ impl Federation {
         Ok(())
     }
 
+    /// Writes down at once which newer certificates were presented. Whoever is told so reads it there.
+    pub fn note_used(&self) -> Result<(), StoreError> {
+        // Whoever holds this may be about to write down what it has taken.
+        drop(self.live());
+        let is_noted = self.used.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if is_noted { Ok(()) } else { self.refresh() }
+    }
+
     /// Somebody was turned away: the ledger tells of it with the next refresh, if [`Door`] says so.
     pub fn turned_away(&self, turned_away: TurnedAway) {
         self.door().hears(turned_away, self.clock.wall());
