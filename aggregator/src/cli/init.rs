@@ -1,7 +1,7 @@
 //! `aggregator init`: makes a federation.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::Write;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -25,9 +25,9 @@ pub(super) struct Init {
     /// Where sites reach the aggregator; it stands in invitations and in the server's certificate.
     #[arg(long, value_name = "HOST:PORT")]
     address: String,
-    /// Where the aggregator listens; `serve --listen` overrides it.
-    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:4433")]
-    listen: SocketAddr,
+    /// Where the aggregator listens, 0.0.0.0:4433 if it is not said; `serve --listen` overrides it.
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<SocketAddr>,
     #[command(flatten)]
     state: State,
     #[command(flatten)]
@@ -103,20 +103,32 @@ fn require_own(mode: u32, folder: &Path) -> Result<(), Failure> {
     Err(Failure::refused(format!("{folder} has mode {mode:o}, so others may write there: `chmod go-w {folder}` first")))
 }
 
-/// Writes the settings, or keeps those that are there; says so.
-fn settings(folder: &Path, listen: SocketAddr) -> Result<String, Failure> {
+/// Writes the settings, or keeps those that are there and say the same; says so.
+fn settings(folder: &Path, listen: Option<SocketAddr>) -> Result<String, Failure> {
     let path = Config::path(folder);
-    match OpenOptions::new().write(true).create_new(true).open(&path) {
-        Ok(mut file) => {
-            let written = file.write_all(example_listening_on(listen).as_bytes());
-            written.map_err(|error| Failure::failed(path.display(), error)).map(|()| String::new())
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            Config::read(&path)?;
-            Ok(format!("\n{} was there already and is kept: its `listen` counts", path.display()))
-        }
-        Err(error) => Err(Failure::failed(path.display(), error)),
+    let failed = |error: io::Error| Failure::failed(path.display(), error);
+    if !path.try_exists().map_err(failed)? {
+        let text = example_listening_on(listen.unwrap_or_else(|| Config::default().listen));
+        return write_whole(&path, text.as_bytes()).map_err(failed).map(|()| String::new());
     }
+    let (path, kept) = (path.display(), Config::read(&path)?.listen);
+    match listen.filter(|asked| *asked != kept) {
+        None => Ok(format!("\n{path} was there already and is kept: the aggregator listens on {kept}")),
+        Some(asked) => Err(Failure::refused(format!(
+            "{path} is there already, and by it the aggregator listens on {kept}, not on {asked}: write `listen = \"{asked}\"` there, \
+             or remove that file, or leave out --listen"
+        ))),
+    }
+}
+
+/// Writes a file that is there whole, and durable, or not at all: half of the settings would be other settings.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let beside = path.with_added_extension("part");
+    let written = File::create(&beside)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&beside, path))
+        .and_then(|()| File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all());
+    written.inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
 #[cfg(test)]
@@ -145,9 +157,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = Config::path(folder.path());
         fs::write(&path, "max_connections = 7").unwrap();
-        let kept = settings(folder.path(), "127.0.0.1:7".parse().unwrap()).unwrap();
-        assert!(kept.contains("is kept"), "{kept}");
+        let kept = settings(folder.path(), None).unwrap();
+        assert!(kept.contains("is kept: the aggregator listens on 0.0.0.0:4433"), "{kept}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "max_connections = 7");
+    }
+
+    #[test]
+    fn settings_that_are_there_and_listen_elsewhere_than_is_asked_are_refused_with_both_addresses() {
+        let folder = tempfile::tempdir().unwrap();
+        let asked = "127.0.0.1:7".parse().unwrap();
+        // What a full disk left of the settings, before they were written beside.
+        fs::write(Config::path(folder.path()), "").unwrap();
+        let refused = settings(folder.path(), Some(asked)).unwrap_err().to_string();
+        assert!(refused.contains("listens on 0.0.0.0:4433, not on 127.0.0.1:7"), "{refused}");
+        assert!(refused.contains("write `listen = \"127.0.0.1:7\"` there"), "{refused}");
+        fs::write(Config::path(folder.path()), "listen = \"127.0.0.1:7\"").unwrap();
+        assert!(settings(folder.path(), Some(asked)).unwrap().contains("is kept"));
     }
 
     #[test]

@@ -129,6 +129,24 @@ fn a_federation_is_made_once_and_keys_are_for_the_operator_alone() {
 }
 
 #[test]
+fn an_init_that_had_no_room_for_its_settings_leaves_none_and_is_typed_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("fed").display().to_string();
+    let init =
+        ["init", "--federation", "typed", "--address", "127.0.0.1:4433", "--listen", "127.0.0.1:4400", "--state"];
+    // No file may have a byte: the system says no to the first one, as a full disk does.
+    let mut full = Command::new("sh");
+    full.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$@\"", "sh", PROGRAM]).args(init).arg(&state);
+    let output = full.output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && told.contains("aggregator.toml"), "{told}");
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 0, "nothing is left there");
+    assert!(Command::new(PROGRAM).args(init).arg(&state).output().unwrap().status.success());
+    let settings = fs::read_to_string(Path::new(&state).join("aggregator.toml")).unwrap();
+    assert!(settings.contains("listen = \"127.0.0.1:4400\""), "{settings}");
+}
+
+#[test]
 fn an_invitation_pins_the_authority_and_names_an_address_that_the_certificate_has() {
     let desk = Desk::new();
     let invited = desk.json(&["invite", "aalst", "--json"]);
