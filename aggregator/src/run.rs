@@ -104,12 +104,15 @@ pub enum RunEvent {
         /// Whose.
         site: SiteId,
     },
-    /// The coordinator ends the run.
+    /// The coordinator ends the run: [`ABORTED`], and then its words.
     Aborted {
         /// What to tell people.
         because: String,
     },
 }
+
+/// What the reason begins with for which a run ended that the coordinator ended.
+pub const ABORTED: &str = "aborted by the coordinator: ";
 
 /// What is to be done, in this order.
 #[derive(Clone, Debug, PartialEq)]

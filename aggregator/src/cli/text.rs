@@ -5,6 +5,7 @@ use std::fmt::Write;
 use common::score::{self, MeasuredOn};
 use common::{Digest, Meters, SiteId};
 
+use crate::run::ABORTED;
 use crate::status::{
     ModelScores, OpenRound, OpenState, RoundStatus, RunPhase, RunStatus, SignedBy, SiteProgress, Status, TaskStatus,
 };
@@ -36,7 +37,11 @@ pub(super) fn status(status: &Status) -> String {
 pub(super) fn runs(status: &Status) -> String {
     let mut text = String::new();
     for run in &status.runs {
-        line(&mut text, format_args!("{}  {}  plan {}{}", run.run, standing(run), run.plan, signed_by(run)));
+        let because = match (run.state, &run.because) {
+            (RunPhase::Failed, Some(because)) => format!(": {}", because.strip_prefix(ABORTED).unwrap_or(because)),
+            _ => String::new(),
+        };
+        line(&mut text, format_args!("{}  {}{because}  plan {}{}", run.run, standing(run), run.plan, signed_by(run)));
     }
     if text.is_empty() { "no run\n".to_owned() } else { text }
 }
@@ -118,6 +123,9 @@ fn standing(run: &RunStatus) -> String {
         RunPhase::Running if run.paused => format!("PAUSED, {of} done: `aggregator run resume {}`", run.run),
         RunPhase::Running => format!("running, {of} done"),
         RunPhase::Finished => format!("finished, {of}"),
+        RunPhase::Failed if run.because.as_ref().is_some_and(|because| because.starts_with(ABORTED)) => {
+            format!("aborted, {of}")
+        }
         RunPhase::Failed => format!("FAILED, {of}"),
     }
 }
@@ -261,6 +269,20 @@ mod tests {
     fn of_round(text: &str, number: u32) -> String {
         let begins = |line: &&str| line.trim_start().starts_with(&format!("{number}  "));
         text.lines().find(begins).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_run_that_ended_before_its_last_round_is_listed_with_the_reason_and_as_aborted_if_a_person_ended_it() {
+        let listed = |because: &str| {
+            let mut told = told_of();
+            told.runs[0] =
+                RunStatus { state: RunPhase::Failed, because: Some(because.to_owned()), ..told.runs[0].clone() };
+            runs(&told)
+        };
+        let aborted = listed("aborted by the coordinator: a mistake");
+        assert!(aborted.contains("pretrain  aborted, 1 of 5 rounds: a mistake  plan "), "{aborted}");
+        let failed = listed("round 2 was abandoned");
+        assert!(failed.contains("pretrain  FAILED, 1 of 5 rounds: round 2 was abandoned  plan "), "{failed}");
     }
 
     #[test]

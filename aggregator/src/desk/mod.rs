@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::authority;
 use crate::clock::Stamp;
 use crate::ledger::{Actor, Event};
+use crate::run::ABORTED;
 use crate::store::{FederationRecord, Revoked, RunRecord, RunState, Store, StoreError, Wish};
 
 pub mod calls;
@@ -48,9 +49,25 @@ pub enum DeskError {
     /// No such run.
     #[error("there is no run {0}: `aggregator run list`")]
     NoRun(RunId),
-    /// A run that has ended.
-    #[error("run {0} is over")]
-    Over(RunId),
+    /// A run that has ended, or is about to.
+    #[error("run {run} is over: {how}")]
+    Over {
+        /// The run.
+        run: RunId,
+        /// How it ended.
+        how: String,
+    },
+    /// Nothing stands still that could go on.
+    #[error("run {run} is not paused: {state}")]
+    NotPaused {
+        /// The run.
+        run: RunId,
+        /// How it stands.
+        state: &'static str,
+    },
+    /// It stands still already.
+    #[error("run {0} is paused already: `aggregator run resume {0}` lets it go on")]
+    Paused(RunId),
     /// A reason that is none, or too long.
     #[error("--because has {0} bytes, but must have 1 to {REASON}")]
     Reason(usize),
@@ -213,13 +230,20 @@ pub enum Wanted {
 
 /// Writes down what is asked of a run that goes on; a running server heeds it within a second, another one when it starts.
 pub fn ask(store: &dyn Store, run: &RunId, wanted: &Wanted, asking: &Asking) -> Result<(), DeskError> {
-    match record(store, run)?.state {
-        RunState::Running | RunState::Awaiting => {}
-        RunState::Finished | RunState::Failed { .. } => return Err(DeskError::Over(run.clone())),
-    }
     // Nothing asked yet is nothing asked.
     let before = store.wishes()?.remove(run).unwrap_or_default();
+    let over = |how: String| Err(DeskError::Over { run: run.clone(), how });
+    let state = match (record(store, run)?.state, &before.abort) {
+        (RunState::Finished, _) => return over("all its rounds are merged".to_owned()),
+        (RunState::Failed { because }, _) => return over(because),
+        // A server has not heeded it yet.
+        (RunState::Running | RunState::Awaiting, Some(because)) => return over(format!("{ABORTED}{because}")),
+        (RunState::Running, None) => "it is running",
+        (RunState::Awaiting, None) => "it awaits signatures",
+    };
     let wish = match wanted {
+        Wanted::Pause if before.paused => return Err(DeskError::Paused(run.clone())),
+        Wanted::Resume if !before.paused => return Err(DeskError::NotPaused { run: run.clone(), state }),
         Wanted::Pause => Wish { paused: true, ..before },
         Wanted::Resume => Wish { paused: false, ..before },
         Wanted::Abort(because) => {

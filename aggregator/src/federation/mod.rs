@@ -21,7 +21,7 @@ use crate::door::{Door, TurnedAway};
 use crate::forecast;
 use crate::layout::Layout;
 use crate::round::{Heard, Round, Word};
-use crate::run::{Attempt, Run, RunEvent, RunRules};
+use crate::run::{ABORTED, Attempt, Run, RunEvent, RunRules};
 use crate::store::lock::LockError;
 use crate::store::{
     Blobs, Details, MemberRecord, RunRecord, SqliteStore, StateLock, Store, StoreError, UpdateKey, Wish,
@@ -331,7 +331,7 @@ impl Federation {
             self.pause(live, wish.paused);
         }
         if let Some(because) = wish.abort.as_ref().filter(|_| !live.run.is_over()) {
-            let aborted = RunEvent::Aborted { because: format!("aborted by the coordinator: {because}") };
+            let aborted = RunEvent::Aborted { because: format!("{ABORTED}{because}") };
             if let Err(error) = self.decide(live, aborted, Details::None) {
                 tracing::error!(run = %live.id(), %error, "the run could not be aborted; it is tried again");
             }

@@ -107,6 +107,9 @@ impl Desk {
 const PLAN: &str = "run = \"typed\"\n[training]\nsteps_per_round = 1\nepoch_steps = 1\nbatch_size = 2\n[rounds]\ncount = 1\n\
                     sites = [\"a\"]\nquorum = 1\ndeadline_s = 60\n";
 
+/// Values of its first model.
+const MODEL: usize = 20;
+
 #[test]
 fn a_federation_is_made_once_and_keys_are_for_the_operator_alone() {
     use std::os::unix::fs::PermissionsExt;
@@ -174,7 +177,7 @@ fn a_leaked_invitation_is_taken_back_and_a_new_one_replaces_it() {
 #[test]
 fn what_is_no_plan_or_no_model_starts_no_run_and_is_told_by_name() {
     let desk = Desk::new();
-    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(20));
+    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(MODEL));
     let missing = desk.path("missing").display().to_string();
     let start = |plan: &str, model: &str| desk.refused(&["run", "start", plan, "--first-model", model]);
     assert!(matches!(start(&missing, &model), (3, told) if told.contains("missing")));
@@ -183,7 +186,7 @@ fn what_is_no_plan_or_no_model_starts_no_run_and_is_told_by_name() {
     let with = |change: &str| desk.write_plan(&PLAN.replace("batch_size = 2", change));
     assert!(matches!(start(&with("batch_size = 1"), &model), (3, told) if told.contains("batch_size is 1")));
     assert!(matches!(start(&with("batch_size = 2\ntypo = 3"), &model), (3, told) if told.contains("typo")));
-    let mut broken = weights(20, |_| 0.5);
+    let mut broken = weights(MODEL, |_| 0.5);
     broken.insert("center", vec![3], vec![0.0, f32::NAN, 0.0]);
     fs::write(desk.path("nan"), broken.to_safetensors()).unwrap();
     let nan = desk.path("nan").display().to_string();
@@ -198,9 +201,34 @@ fn what_is_no_plan_or_no_model_starts_no_run_and_is_told_by_name() {
 }
 
 #[test]
+fn what_is_asked_of_a_run_that_does_not_stand_so_is_refused_with_its_state_and_not_in_the_ledger() {
+    let desk = Desk::new();
+    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(MODEL));
+    desk.json(&["run", "start", &plan, "--first-model", &model, "--json"]);
+    let asked = |words: &[&str], told: &str| {
+        let (code, said) = desk.refused(&[&["run"], words].concat());
+        assert!(code == 3 && said.contains(told), "{words:?}: {code}: {said}");
+    };
+    let does = |words: &[&str]| assert!(desk.types(&[&["run"], words].concat()).status.success(), "{words:?}");
+    asked(&["resume", "typed"], "run typed is not paused: it is running");
+    does(&["pause", "typed"]);
+    asked(&["pause", "typed"], "run typed is paused already");
+    does(&["resume", "typed"]);
+    does(&["abort", "typed", "--because", "a mistake"]);
+    // No server has heeded that yet.
+    for verb in ["resume", "pause"] {
+        asked(&[verb, "typed"], "run typed is over: aborted by the coordinator: a mistake");
+    }
+    asked(&["abort", "typed", "--because", "again"], "is over");
+    let entries = desk.json(&["ledger", "show", "--json"]);
+    let entered = entries.as_array().unwrap().iter().filter(|entry| entry["event"]["kind"] == "asked").count();
+    assert_eq!(entered, 3, "{entries}");
+}
+
+#[test]
 fn a_model_whose_file_is_gone_is_told_by_its_own_path() {
     let desk = Desk::new();
-    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(20));
+    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(MODEL));
     let started = desk.json(&["run", "start", &plan, "--first-model", &model, "--json"]);
     let digest = started["first_model"].as_str().unwrap();
     fs::remove_file(desk.path("fed/blobs").join(&digest[..2]).join(digest)).unwrap();
@@ -212,7 +240,7 @@ fn a_model_whose_file_is_gone_is_told_by_its_own_path() {
 #[test]
 fn a_model_whose_file_was_changed_by_the_disk_is_not_exported() {
     let desk = Desk::new();
-    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(20));
+    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(MODEL));
     let started = desk.json(&["run", "start", &plan, "--first-model", &model, "--json"]);
     let digest = started["first_model"].as_str().unwrap();
     let path = desk.path("fed/blobs").join(&digest[..2]).join(digest);
@@ -230,7 +258,7 @@ fn a_running_server_keeps_the_folder_and_sees_what_is_typed_beside_it() {
     let desk = Desk::new();
     let mut server = desk.serve();
     assert!(matches!(desk.refused(&["serve"]), (4, told) if told.contains("another aggregator")));
-    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(20));
+    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(MODEL));
     desk.json(&["run", "start", &plan, "--first-model", &model, "--json"]);
     let status: Status = serde_json::from_value(desk.json(&["status", "--json"])).unwrap();
     let run = &status.runs[0];
@@ -276,7 +304,7 @@ fn words(line: &str) -> Vec<String> {
 fn every_command_of_the_runbook_does_what_it_says() {
     let desk = Desk::reachable();
     let plan = desk.write_plan(&PLAN.replace("\"typed\"", "\"pretrain-1\""));
-    let model = desk.write_model(20);
+    let model = desk.write_model(MODEL);
     desk.json(&["run", "start", &plan, "--first-model", &model, "--json"]);
     // The plan and the model of the second run, which the page starts.
     desk.write_plan(&PLAN.replace("run = \"typed\"", "run = \"pretrain-2\"\nsignatures = 2"));
@@ -422,7 +450,7 @@ fn a_plan_that_asks_for_fewer_signatures_than_the_settings_starts_nothing_here_o
     let _server = desk.serve();
     let invited = desk.json(&["invite", "--coordinator", "alice", "--json"]);
     assert!(desk.beside(&["enrol", invited["invitation"].as_str().unwrap(), "--as", "alice"]).status.success());
-    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(20));
+    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(MODEL));
     let (code, told) = desk.refused(&["run", "start", &plan, "--first-model", &model]);
     assert!(code == 3 && told.contains("asks for 0 signatures") && told.contains("`signatures = 2`"), "{told}");
     let far = desk.beside(&["run", "start", &plan, "--first-model", &model, "--as", "alice"]);
