@@ -65,6 +65,16 @@ pub enum ServeError {
         /// The system's answer.
         source: io::Error,
     },
+    /// The file of `--ready-file` cannot be written.
+    #[error(
+        "the file of --ready-file, {path}, cannot be written: {source}; its folder must be there and belong to this user"
+    )]
+    ReadyFile {
+        /// Which.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// The server's certificate cannot be made.
     #[error("the server's certificate: {0}")]
     Certificate(#[from] CertsError),

@@ -56,6 +56,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NoFederation(_)
+            | StoreError::Unreadable { .. }
             | StoreError::AlreadyThere(_)
             | StoreError::Version { .. }
             | StoreError::HalfMade { .. }

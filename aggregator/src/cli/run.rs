@@ -54,6 +54,9 @@ pub(super) struct OfRun {
 pub(super) struct Sign {
     /// The run, or the digest of its plan.
     run: String,
+    /// Not what signs: whoever types it is told so.
+    #[arg(long, value_name = "DIR", hide = true)]
+    state: Option<PathBuf>,
     #[command(flatten)]
     json: Json,
 }
@@ -150,10 +153,11 @@ fn show(OfRun { run, state }: OfRun, acting: &Acting) -> Result<(), Failure> {
     ))
 }
 
-fn sign(Sign { run, json }: Sign, acting: &Acting) -> Result<(), Failure> {
-    let Some(folder) = &acting.0 else {
+fn sign(Sign { run, state, json }: Sign, acting: &Acting) -> Result<(), Failure> {
+    let (Some(folder), None) = (&acting.0, state) else {
         return Err(Failure::Usage(
-            "a plan is signed with a coordinator's own key: name the folder that you enrolled into with --as"
+            "a plan is signed by a person, with a coordinator's own key, and not by the state folder: leave out --state, and name the \
+             folder that you enrolled into with --as"
                 .to_owned(),
         ));
     };

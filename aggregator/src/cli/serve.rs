@@ -89,12 +89,10 @@ fn interrupted() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-fn tell(address: SocketAddr, ready_file: Option<&Path>) -> std::io::Result<()> {
+fn tell(address: SocketAddr, ready_file: Option<&Path>) -> Result<(), ServeError> {
     print(&format!("listening on {address}\n")).map_err(std::io::Error::other)?;
-    if let Some(path) = ready_file {
-        let beside = path.with_added_extension("part");
-        fs::write(&beside, address.to_string())?;
-        fs::rename(&beside, path)?;
-    }
-    Ok(())
+    let Some(path) = ready_file else { return Ok(()) };
+    let beside = path.with_added_extension("part");
+    let written = fs::write(&beside, address.to_string()).and_then(|()| fs::rename(&beside, path));
+    written.map_err(|source| ServeError::ReadyFile { path: path.to_owned(), source })
 }

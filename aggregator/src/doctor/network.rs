@@ -12,7 +12,7 @@ use common::check::Check;
 use tokio::time::timeout;
 
 use super::local::{Authority, told};
-use super::verdicts;
+use super::verdicts::{self, Silent};
 use crate::clock::Stamp;
 use crate::config::Config;
 use crate::status::Status;
@@ -28,8 +28,11 @@ pub(super) async fn checks(
     now: Stamp,
 ) -> Vec<Check> {
     let listening = shown(&here(config.listen)).await;
+    // No TLS there is not yet nobody there.
+    let is_taken = listening.is_err() && within(probe::reach(&here(config.listen), &Route::Direct)).await.is_ok();
+    let silent = if is_taken { Silent::Taken } else { Silent::Free };
     let subject = authority.map(|authority| authority.shown.subject.as_str());
-    let server = verdicts::server(listening.as_deref().map_err(String::as_str), subject, now);
+    let server = verdicts::server(listening.as_deref().map_err(|why| silent(why)), subject, now);
     let (Some(status), Some(authority)) = (status, authority) else {
         let first = |name| Check::not_yet(name, "the database and the CA must be readable first");
         return vec![server, first("address"), first("handshake")];

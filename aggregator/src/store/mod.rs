@@ -43,6 +43,17 @@ pub enum StoreError {
     /// The folder holds no federation.
     #[error("{0} holds no federation: make one with `aggregator init`")]
     NoFederation(PathBuf),
+    /// Whether the folder holds one cannot be seen.
+    #[error(
+        "{folder} cannot be read: {source}; type the command as the user whose folder it is, or as a person with --as and a folder of \
+         your own"
+    )]
+    Unreadable {
+        /// The state folder.
+        folder: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// The folder holds one already.
     #[error("{0} holds a federation already: use another folder; nothing was changed")]
     AlreadyThere(PathBuf),

@@ -99,9 +99,12 @@ impl SqliteStore {
     /// Opens the store of a state folder.
     pub fn open(state: &Path) -> Result<Self> {
         let path = path(state);
-        if !path.exists() {
+        let unreadable = |source: std::io::Error| StoreError::Unreadable { folder: state.to_owned(), source };
+        if !path.try_exists().map_err(unreadable)? {
             return Err(StoreError::NoFederation(state.to_owned()));
         }
+        // Asked, and not opened: closing a file gives SQLite's locks on it back, those of the whole process.
+        rustix::fs::access(&path, rustix::fs::Access::READ_OK).map_err(|error| unreadable(error.into()))?;
         let main = connect(&path, "FULL")?;
         let found = main.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if found == 0 {

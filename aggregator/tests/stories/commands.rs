@@ -5,8 +5,10 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
 use std::time::Duration;
 
+use aggregator::config::Config;
 use aggregator::ledger::Actor;
 use aggregator::status::{RunPhase, Status};
 use aggregator::store::{SqliteStore, Store};
@@ -368,6 +370,29 @@ fn a_change_of_the_ca_is_in_the_ledger_with_both_fingerprints_and_whom_it_shut_o
 }
 
 #[test]
+fn what_keeps_a_command_from_its_work_is_named_and_not_taken_for_something_else() {
+    let desk = Desk::reachable();
+    // A folder that nobody can look into, root neither.
+    std::os::unix::fs::symlink("loop", desk.path("loop")).unwrap();
+    let looks = desk.beside(&["status", "--state", "loop"]);
+    let told = String::from_utf8(looks.stderr).unwrap();
+    assert!(looks.status.code() == Some(3) && told.contains("loop cannot be read: "), "{told}");
+    assert!(told.contains("--as") && !told.contains("aggregator init"), "{told}");
+    let serves = desk.beside(&["serve", "--state", "fed", "--ready-file", "no/folder"]);
+    let told = String::from_utf8(serves.stderr).unwrap();
+    assert!(serves.status.code() == Some(1) && told.contains("--ready-file, no/folder, cannot be written"), "{told}");
+    // A program that is no aggregator, on its port: it hangs up on everybody.
+    let settings = Config::of_state(&desk.path("fed")).unwrap();
+    let other = TcpListener::bind(settings.listen).unwrap();
+    thread::spawn(move || other.incoming().for_each(drop));
+    let looks = desk.types(&["doctor", "--json"]);
+    let found: Value = serde_json::from_slice(&looks.stdout).unwrap();
+    let checks = found["checks"].as_array().unwrap();
+    let server = checks.iter().find(|check| check["name"] == "server").unwrap();
+    assert!(server["found"].as_str().unwrap().starts_with("something that does not answer as this server"), "{server}");
+}
+
+#[test]
 fn a_command_works_in_the_state_folder_or_as_a_person_and_says_which_it_cannot() {
     let desk = Desk::reachable();
     let _server = desk.serve();
@@ -395,6 +420,8 @@ fn a_command_works_in_the_state_folder_or_as_a_person_and_says_which_it_cannot()
         (&["doctor", "--as", "alice"], 2, "on the aggregator's machine"),
         (&["authority", "show", "--as", "alice"], 2, "on the aggregator's machine"),
         (&["run", "sign", "typed"], 2, "a coordinator's own key"),
+        (&["run", "sign", "typed", "--state", "fed"], 2, "is signed by a person"),
+        (&["run", "sign", "typed", "--state", "fed", "--as", "alice"], 2, "leave out --state"),
         (&["enrol", "cmrfed1.x"], 2, "--as"),
         (&["status", "--as", "nobody"], 3, "`aggregator enrol <invitation> --as nobody`"),
         (&["enrol", "hello", "--as", "bob"], 3, "not an invitation"),

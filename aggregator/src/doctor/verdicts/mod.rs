@@ -8,7 +8,7 @@ mod network;
 pub(super) use files::{authority, blobs, database, folder, keys, ledger, next_authority, no_blobs, settings};
 pub(super) use machine::{clock, disk, memory, open_files, sync};
 pub(super) use members::{connections, persons, runs, signatures, silence, sites};
-pub(super) use network::{handshake, outside, server};
+pub(super) use network::{Silent, handshake, outside, server};
 
 const DAY_S: i64 = 86_400;
 
@@ -69,7 +69,12 @@ mod tests {
             (disk(None, 0), Warning, ""),
             (disk(Some(1 << 30), 100_000_000), Failure, "rounds need 3073.7 MB"),
             (disk(Some(1 << 40), 100_000_000), Fine, "3073.7 MB"),
-            (server(Err("refused"), Some("ca"), now), Failure, "nobody answers"),
+            (server(Err(Silent::Free("refused")), Some("ca"), now), Failure, "nobody answers"),
+            (
+                server(Err(Silent::Taken("no TLS")), Some("ca"), now),
+                Failure,
+                "something that does not answer as this server",
+            ),
             (server(Ok(&leaf("ca", 50)), Some("ca"), now), Fine, "50 days"),
             (server(Ok(&leaf("ca", -1)), Some("ca"), now), Failure, "expired"),
             (server(Ok(&leaf("other", 50)), Some("ca"), now), Failure, "no certificate of this federation"),

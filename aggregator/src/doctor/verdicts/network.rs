@@ -9,12 +9,27 @@ use super::DAY_S;
 use crate::authority::seconds;
 use crate::clock::Stamp;
 
+/// Why no certificate is shown at an address.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::doctor) enum Silent<'a> {
+    /// Nobody has the port.
+    Free(&'a str),
+    /// Something has it, and does not speak as the server does.
+    Taken(&'a str),
+}
+
 /// Who answers where this aggregator listens.
-pub(in crate::doctor) fn server(shown: Result<&[Shown], &str>, authority: Option<&str>, now: Stamp) -> Check {
+pub(in crate::doctor) fn server(shown: Result<&[Shown], Silent<'_>>, authority: Option<&str>, now: Stamp) -> Check {
     let name = "server";
     match (shown, authority) {
-        (Err(why), _) => {
+        (Err(Silent::Free(why)), _) => {
             Check::failure(name, "nobody answers on the settings' `listen`", "start it: `aggregator serve`").here(why)
+        }
+        (Err(Silent::Taken(why)), _) => {
+            let remedy = "end the program that has that port, or change `listen` in aggregator.toml; if it is this server, it hangs: \
+                          start it again";
+            Check::failure(name, "something that does not answer as this server has the port of `listen`", remedy)
+                .here(why)
         }
         (Ok([leaf, ..]), Some(authority)) if leaf.issuer == authority => {
             match (leaf.not_after_s - seconds(now)).div_euclid(DAY_S) {
