@@ -128,6 +128,20 @@ pub struct RunStatus {
     pub scores: Vec<ModelScores>,
 }
 
+impl RunStatus {
+    /// The rounds that are to come, and about how long they take in milliseconds: each as long as the merged round in the middle of
+    /// those there are. None before the first one, and while the run stands still.
+    pub fn expected_end(&self) -> Option<(u32, u64)> {
+        let merged = self.rounds.iter().filter(|round| round.merged);
+        let left = self.rounds_planned.checked_sub(u32::try_from(merged.clone().count()).ok()?)?;
+        let mut took: Vec<u64> = merged.filter_map(|round| round.took_ms).collect();
+        took.sort_unstable();
+        let middle = *took.get(took.len() / 2)?;
+        let goes_on = self.state == RunPhase::Running && !self.paused && left > 0;
+        goes_on.then(|| (left, middle.saturating_mul(left.into())))
+    }
+}
+
 /// A task of a run that finetunes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskStatus {

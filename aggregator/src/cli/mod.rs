@@ -55,7 +55,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Make a new federation: its certificate authority, the server's certificate, the settings.
+    /// Make a new federation: its certificate authority, the server's key, the settings. `serve` makes the server's certificate.
     Init(init::Init),
     /// Serve the federation until interrupted.
     Serve(serve::Serve),

@@ -56,6 +56,9 @@ fn run_status(text: &mut String, run: &RunStatus) {
     if let Some(open) = &run.open {
         open_round(text, run, open);
     }
+    if let Some((rounds, left)) = run.expected_end() {
+        line(text, format_args!("  about {} to the run's end: {rounds} rounds as long as those before", time(left)));
+    }
     if !run.rounds.is_empty() {
         let head = ["round", "loss", "entropy", "rank-me", "|delta|", "model"];
         line(
@@ -136,7 +139,7 @@ fn open_round(text: &mut String, run: &RunStatus, open: &OpenRound) {
         (OpenState::Training, Some(0)) if !open.expected_in_ms.is_empty() => {
             "training, past its deadline: who is no later than usual is waited for, if the plan has a grace".to_owned()
         }
-        (OpenState::Training, Some(left)) => format!("training, {} left", time(left)),
+        (OpenState::Training, Some(left)) => format!("training, at most {} left", time(left)),
         (OpenState::Training, None) => "training".to_owned(),
         (OpenState::Merging, _) => "merging".to_owned(),
     };
@@ -232,8 +235,14 @@ fn time(milliseconds: u64) -> String {
     match milliseconds.div_ceil(1000) {
         seconds @ ..120 => format!("{seconds} s"),
         seconds @ ..7200 => format!("{} min", seconds / 60),
-        seconds => format!("{} h", seconds / 3600),
+        seconds @ ..172_800 => format!("{} h{}", seconds / 3600, further(seconds % 3600 / 60, "min")),
+        seconds => format!("{} days{}", seconds / 86_400, further(seconds % 86_400 / 3600, "h")),
     }
+}
+
+/// The smaller unit of a duration, if there is any of it.
+fn further(count: u64, unit: &str) -> String {
+    if count == 0 { String::new() } else { format!(" {count} {unit}") }
 }
 
 #[cfg(test)]
@@ -283,6 +292,35 @@ mod tests {
         assert!(aborted.contains("pretrain  aborted, 1 of 5 rounds: a mistake  plan "), "{aborted}");
         let failed = listed("round 2 was abandoned");
         assert!(failed.contains("pretrain  FAILED, 1 of 5 rounds: round 2 was abandoned  plan "), "{failed}");
+    }
+
+    #[test]
+    fn a_duration_is_told_in_its_two_largest_units() {
+        let told = |seconds: u64| time(seconds * 1000);
+        assert_eq!([told(119), told(120), told(7199)], ["119 s", "2 min", "119 min"]);
+        assert_eq!([told(7200), told(3 * 3600 - 60), told(47 * 3600 + 60)], ["2 h", "2 h 59 min", "47 h 1 min"]);
+        assert_eq!([told(48 * 3600), told(75 * 3600)], ["2 days", "3 days 3 h"]);
+    }
+
+    #[test]
+    fn the_time_of_an_open_round_is_told_as_the_most_that_it_may_take_and_the_runs_end_by_its_merged_rounds() {
+        let mut told = told_of();
+        let open = json!({
+            "round": 2, "attempt": 2, "state": "training", "base": digest(), "time_left_ms": 300_000, "joined": [],
+            "reported": [], "declined": {},
+        });
+        told.runs[0].open = serde_json::from_value(open).unwrap();
+        let text = status(&told);
+        assert!(text.contains("round 2, attempt 2: training, at most 5 min left; 0 of 1 reported"), "{text}");
+        assert!(text.contains("  about 40 min to the run's end: 4 rounds as long as those before\n"), "{text}");
+        // By the one in the middle: an outlier, a pause for example, does not count for all that are to come.
+        for took in [720_000, 90_000_000] {
+            let round = RoundStatus { took_ms: Some(took), ..told.runs[0].rounds[0].clone() };
+            told.runs[0].rounds.push(round);
+        }
+        assert_eq!(told.runs[0].expected_end(), Some((2, 2 * 720_000)));
+        told.runs[0].paused = true;
+        assert_eq!(told.runs[0].expected_end(), None);
     }
 
     #[test]
