@@ -31,7 +31,7 @@ pub fn announced(home: &Home) -> anyhow::Result<Vec<(Digest, Plan)>> {
         let name = entry?.file_name().to_string_lossy().into_owned();
         // Not approved.json, and not who signed.
         let Some(digest) = name.strip_suffix(".json").and_then(|name| name.parse::<Digest>().ok()) else { continue };
-        known.push((digest, Plan::from_agreed_bytes(&durable::read(&home.plan(digest))?, digest)?));
+        known.push((digest, Plan::from_kept_bytes(&durable::read(&home.plan(digest))?, digest)?));
     }
     known.sort_by_key(|(digest, _)| *digest);
     Ok(known)

@@ -557,7 +557,7 @@ fn run_record(row: &Row<'_>) -> Result<RunRecord> {
     let plan_bytes: Vec<u8> = row.get("plan")?;
     let plan_digest = parsed("runs.plan_digest", &row.get::<_, String>("plan_digest")?)?;
     let plan =
-        Plan::from_agreed_bytes(&plan_bytes, plan_digest).map_err(|error| StoreError::Damaged(error.to_string()))?;
+        Plan::from_kept_bytes(&plan_bytes, plan_digest).map_err(|error| StoreError::Damaged(error.to_string()))?;
     let because: Option<String> = row.get("because")?;
     let damaged = |what: &str| StoreError::Damaged(what.to_owned());
     let state = match row.get::<_, String>("state")?.as_str() {

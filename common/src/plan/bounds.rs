@@ -1,8 +1,8 @@
 //! What every value of a plan may be. A value out of its bounds is named as it is written, with the bound.
 
 use super::{
-    CropPlan, Exchange, FinetuningPlan, ImagePlan, ModelPlan, PlanDraft, PlanError, PrivacyPlan, RoundPlan, ShareBy,
-    Strategy, TrainingPlan,
+    AggregationPlan, CropPlan, Exchange, FinetuningPlan, ImagePlan, ModelPlan, PlanDraft, PlanError, PrivacyPlan,
+    RoundPlan, ShareBy, Strategy, TrainingPlan,
 };
 use crate::encoding::Encoding;
 use crate::fixed_point::MAX_SITES;
@@ -30,6 +30,7 @@ impl PlanDraft {
         rounds(&self.rounds)?;
         privacy(&self.privacy, self.aggregation.encoding)?;
         strategy(&self.aggregation.strategy, &self.rounds)?;
+        merged_as_sent(&self.aggregation)?;
         self.finetuning.as_ref().map_or(Ok(()), |tasks| finetuning(tasks, self))?;
         if let Encoding::TopK(kept) = self.aggregation.encoding {
             let sound = (1e-4..=1.0).contains(&kept);
@@ -54,7 +55,13 @@ fn strategy(strategy: &Strategy, rounds: &RoundPlan) -> Bounded {
     match *strategy {
         Strategy::FedAvg {} | Strategy::CoordinateMedian {} | Strategy::GeometricMedian {} => Ok(()),
         Strategy::TrimmedMean { fraction } => {
-            within("aggregation.strategy.fraction", fraction, (0.0..0.5).contains(&fraction), "0 or more and below 0.5")
+            within(
+                "aggregation.strategy.fraction",
+                fraction,
+                (0.0..0.5).contains(&fraction),
+                "0 or more and below 0.5",
+            )?;
+            trimmed(fraction, rounds.quorum)
         }
         Strategy::Krum { faulty } => borne(faulty, rounds),
         Strategy::MultiKrum { faulty, keep } => {
@@ -75,6 +82,57 @@ fn strategy(strategy: &Strategy, rounds: &RoundPlan) -> Bounded {
             within("aggregation.strategy.tau", tau, (1e-9..=1.0).contains(&tau), "1e-9 to 1")
         }
     }
+}
+
+/// Of the smallest round that is merged a trimmed mean leaves out a site at either end: else it is a mean, and bears no wrong one.
+fn trimmed(fraction: f64, quorum: usize) -> Bounded {
+    let trims = |sites: usize| fraction * sites as f64 >= 1.0;
+    // Of two sites none can be left out at either end.
+    let sites = quorum.max(3);
+    let enough = (3..=MAX_SITES).find(|sites| trims(*sites));
+    let enough = enough.map_or_else(String::new, |enough| format!(", or go with one of {enough} or more"));
+    let bound = format!(
+        "{} or more with a rounds.quorum of {sites}{enough}: of {quorum} sites it leaves none out, and bears no wrong one",
+        least_fraction(sites)
+    );
+    within("aggregation.strategy.fraction", fraction, trims(quorum), &bound)
+}
+
+/// The least fraction of five digits, which do for as many sites as there can be, of which so many sites come to one.
+fn least_fraction(sites: usize) -> f64 {
+    (1e5 / sites as f64).ceil() / 1e5
+}
+
+/// A rule must make sense of what the plan has the sites send.
+fn merged_as_sent(aggregation: &AggregationPlan) -> Bounded {
+    let rule = &aggregation.strategy;
+    // What a site owes comes in one lump, and must then count as if it had come in time: for that the model has to move by
+    // a multiple of the mean. A median of values of which most are not sent is 0, though the sites hold them to be delivered;
+    // two deltas whose places are others are far apart, whoever is wrong; and who divides by the spread of what comes
+    // makes little of what comes seldom.
+    let is_linear = matches!(rule, Strategy::FedAvg {} | Strategy::FedAvgM { .. } | Strategy::Nesterov { .. });
+    let bound = "fed-avg, fed-avg-m or nesterov with encoding top-k: by the others what a site owes and sends later would not \
+                 count as much; or choose encoding int8";
+    within("aggregation.strategy", written(rule), is_linear || !aggregation.encoding.has_residual(), bound)?;
+    let takes_none = matches!(
+        rule,
+        Strategy::Krum { .. }
+            | Strategy::MultiKrum { .. }
+            | Strategy::CoordinateMedian {}
+            | Strategy::TrimmedMean { .. }
+    );
+    let sound = aggregation.share_by == ShareBy::Subjects || !takes_none;
+    let bound = format!(
+        "\"subjects\" with {}, which takes no shares: sites would tell their images for nothing",
+        written(rule)
+    );
+    within("aggregation.share_by", "examples", sound, &bound)
+}
+
+/// A rule's name, as a plan has it.
+fn written(rule: &Strategy) -> String {
+    let table = serde_json::to_value(rule).ok();
+    table.and_then(|table| table["rule"].as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 fn privacy(privacy: &PrivacyPlan, encoding: Encoding) -> Bounded {
@@ -118,7 +176,7 @@ fn finetuning(finetuning: &FinetuningPlan, plan: &PlanDraft) -> Bounded {
     let by_value = matches!(rule, Strategy::FedAvg {} | Strategy::CoordinateMedian {} | Strategy::TrimmedMean { .. });
     let bound = "fed-avg, coordinate-median or trimmed-mean in a run that finetunes: the others need every tensor from every \
                  site";
-    within("aggregation.strategy", format!("{rule:?}"), by_value, bound)
+    within("aggregation.strategy", written(rule), by_value, bound)
 }
 
 /// Krum's guarantee needs more than twice the wrong sites and two, in the smallest round that is merged.
@@ -301,6 +359,7 @@ fn within(key: &'static str, value: impl ToString, holds: bool, bound: &str) -> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::Adaptive;
     use super::super::tests::draft;
     use super::*;
 
@@ -327,6 +386,7 @@ mod tests {
             plan.check().unwrap_err().to_string()
         };
         let told = refused(|plan| plan.aggregation.strategy = Strategy::FedAvgM { learning_rate: 1.0, momentum: 0.9 });
+        assert!(told.contains("aggregation.strategy is fed-avg-m, but must be fed-avg, coordinate-median"), "{told}");
         assert!(told.contains("the others need every tensor from every site"), "{told}");
         let told = refused(|plan| plan.aggregation.exchange = Exchange::Student);
         assert!(told.contains("a finetuned network has no teacher"), "{told}");
@@ -334,6 +394,94 @@ mod tests {
         assert!(told.contains("finetuning.tasks is 2, but must be 1 to 16 tasks of different names"), "{told}");
         let told = refused(|plan| plan.finetuning.as_mut().unwrap().tasks[1].metrics.clear());
         assert!(told.contains("finetuning, task cine: task: metrics is empty"), "{told}");
+    }
+
+    #[test]
+    fn a_trimmed_mean_that_leaves_nobody_out_is_refused_with_the_least_that_would() {
+        let trimming = |fraction: f64, quorum: usize| {
+            let mut plan = draft();
+            plan.rounds.sites = (0..MAX_SITES).map(|site| format!("s{site}").parse().unwrap()).collect();
+            plan.rounds.quorum = quorum;
+            plan.aggregation.strategy = Strategy::TrimmedMean { fraction };
+            plan.check().map_err(|error| error.to_string())
+        };
+        assert_eq!(
+            trimming(0.1, 5).unwrap_err(),
+            "plan: aggregation.strategy.fraction is 0.1, but must be 0.2 or more with a rounds.quorum of 5, or go with one of 10 \
+             or more: of 5 sites it leaves none out, and bears no wrong one"
+        );
+        let told = trimming(0.49, 2).unwrap_err();
+        assert!(told.contains("0.33334 or more with a rounds.quorum of 3, or go with one of 3 or more"), "{told}");
+        let told = trimming(0.0, 5).unwrap_err();
+        assert!(told.contains("must be 0.2 or more with a rounds.quorum of 5: of 5"), "{told}");
+        for quorum in 3..=MAX_SITES {
+            trimming(least_fraction(quorum), quorum).unwrap();
+            assert!(trimming(least_fraction(quorum) - 2e-5, quorum).is_err(), "{quorum}");
+        }
+    }
+
+    fn all_rules() -> [(&'static str, Strategy); 11] {
+        let (learning_rate, momentum) = (0.7, 0.9);
+        let adaptive = Adaptive { learning_rate, beta1: 0.9, beta2: 0.99, tau: 1e-3 };
+        [
+            ("fed-avg", Strategy::FedAvg {}),
+            ("fed-avg-m", Strategy::FedAvgM { learning_rate, momentum }),
+            ("nesterov", Strategy::Nesterov { learning_rate, momentum }),
+            ("fed-adam", Strategy::FedAdam(adaptive)),
+            ("fed-yogi", Strategy::FedYogi(adaptive)),
+            ("fed-adagrad", Strategy::FedAdagrad(adaptive)),
+            ("geometric-median", Strategy::GeometricMedian {}),
+            ("coordinate-median", Strategy::CoordinateMedian {}),
+            ("trimmed-mean", Strategy::TrimmedMean { fraction: 0.2 }),
+            ("krum", Strategy::Krum { faulty: 1 }),
+            ("multi-krum", Strategy::MultiKrum { faulty: 1, keep: 2 }),
+        ]
+    }
+
+    fn by(rule: Strategy) -> PlanDraft {
+        let mut plan = draft();
+        plan.rounds.sites = ["a", "b", "c", "d", "e"].map(|site| site.parse().unwrap()).into();
+        plan.rounds.quorum = 5;
+        plan.aggregation.strategy = rule;
+        plan.check().unwrap();
+        plan
+    }
+
+    #[test]
+    fn top_k_goes_with_rules_that_move_the_model_by_a_multiple_of_the_mean_and_with_no_other() {
+        for (place, (name, rule)) in all_rules().into_iter().enumerate() {
+            let mut plan = by(rule);
+            plan.aggregation.exchange = Exchange::Student;
+            plan.aggregation.encoding = Encoding::Int8;
+            plan.check().unwrap();
+            plan.aggregation.encoding = Encoding::TopK(0.1);
+            let told = plan.check().map_err(|error| error.to_string());
+            if place < 3 {
+                told.unwrap();
+                continue;
+            }
+            let told = told.unwrap_err();
+            let expected = format!(
+                "aggregation.strategy is {name}, but must be fed-avg, fed-avg-m or nesterov with encoding top-k"
+            );
+            assert!(told.contains(&expected) && told.contains("or choose encoding int8"), "{told}");
+        }
+    }
+
+    #[test]
+    fn no_site_tells_its_images_to_a_rule_that_takes_no_shares() {
+        for (place, (name, rule)) in all_rules().into_iter().enumerate() {
+            let mut plan = by(rule);
+            plan.aggregation.share_by = ShareBy::Examples;
+            let told = plan.check().map_err(|error| error.to_string());
+            if place < 7 {
+                told.unwrap();
+                continue;
+            }
+            let expected = format!("aggregation.share_by is examples, but must be \"subjects\" with {name}");
+            let told = told.unwrap_err();
+            assert!(told.contains(&expected), "{told}");
+        }
     }
 
     #[test]

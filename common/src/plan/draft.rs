@@ -373,15 +373,15 @@ pub enum Strategy {
     CoordinateMedian {},
     /// The mean of each coordinate without its extremes (Yin et al. 2018); shares do not count.
     TrimmedMean {
-        /// Fraction of the sites left out at either end, rounded down to whole sites.
+        /// Fraction of the sites left out at either end, rounded down to whole sites: of the quorum one or more.
         fraction: f64,
     },
-    /// The one delta that is nearest to its neighbors (Blanchard et al. 2017).
+    /// The one delta that is nearest to its neighbors (Blanchard et al. 2017); shares do not count.
     Krum {
         /// Wrong sites to be borne.
         faulty: usize,
     },
-    /// The mean of the deltas that are nearest to their neighbors (Blanchard et al. 2017).
+    /// The mean of the deltas that are nearest to their neighbors (Blanchard et al. 2017); shares do not count.
     MultiKrum {
         /// Wrong sites to be borne.
         faulty: usize,

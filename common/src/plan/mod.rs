@@ -83,14 +83,20 @@ impl Plan {
 
     /// Reads a plan received from elsewhere, and holds it to the digest that was agreed.
     pub fn from_agreed_bytes(bytes: &[u8], agreed: Digest) -> Result<Self, PlanError> {
+        let plan = Self::from_kept_bytes(bytes, agreed)?;
+        plan.draft.check()?;
+        plan.check_tensors()?;
+        Ok(plan)
+    }
+
+    /// Reads a plan that was held to its bounds when it came, and is kept under its digest. Bounds that are narrower by now take
+    /// back no run, and keep nobody from reading of one that is over.
+    pub fn from_kept_bytes(bytes: &[u8], agreed: Digest) -> Result<Self, PlanError> {
         let found = Digest::of(bytes);
         if found != agreed {
             return Err(PlanError::DigestDiffers { expected: agreed, found });
         }
-        let plan: Self = serde_json::from_slice(bytes)?;
-        plan.draft.check()?;
-        plan.check_tensors()?;
-        Ok(plan)
+        Ok(serde_json::from_slice(bytes)?)
     }
 
     /// The run's id.
@@ -350,6 +356,19 @@ pub(crate) mod tests {
             .unwrap()
         };
         FinetuningPlan { frozen_backbone: false, tasks: names.iter().map(task).collect() }
+    }
+
+    #[test]
+    fn a_plan_that_is_kept_is_read_though_its_bounds_are_narrower_by_now_and_no_new_one_like_it_is_taken() {
+        let mut draft = draft();
+        draft.aggregation.strategy = Strategy::TrimmedMean { fraction: 0.1 };
+        let signature = Signature::new([("center".to_owned(), vec![1, 4])]).unwrap();
+        let plan = draft.with_first_model(signature, Digest::of(b"model"));
+        let bytes = plan.canonical_bytes();
+        assert_eq!(Plan::from_kept_bytes(&bytes, plan.digest()).unwrap(), plan);
+        let told = Plan::from_agreed_bytes(&bytes, plan.digest()).unwrap_err().to_string();
+        assert!(told.contains("aggregation.strategy.fraction is 0.1"), "{told}");
+        assert!(matches!(Plan::from_kept_bytes(&bytes, plan.first_model), Err(PlanError::DigestDiffers { .. })));
     }
 
     #[test]

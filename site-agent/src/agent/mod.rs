@@ -405,7 +405,7 @@ impl Agent {
 
     fn read_plan(&self, digest: Digest) -> Result<Plan, AgentError> {
         let bytes = durable::read(&self.home.plan(digest))?;
-        Plan::from_agreed_bytes(&bytes, digest).map_err(|error| AgentError::Refused(error.into()))
+        Plan::from_kept_bytes(&bytes, digest).map_err(|error| AgentError::Refused(error.into()))
     }
 
     /// Reads the images onto the plan's grid, beside the reports.
