@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use common::fixed_point::MAX_MAGNITUDE;
 use common::ids::DigestBuilder;
+use common::refusal::UpdateFault;
 use common::{Digest, Encoding};
 
 use crate::checksum::{Checksum, Checksummer};
@@ -29,8 +30,8 @@ pub enum Fault {
         found: Digest,
     },
     /// The announced bytes, but not an update of this plan.
-    #[error("{0}")]
-    Content(String),
+    #[error("{1}")]
+    Content(UpdateFault, String),
 }
 
 /// Bytes that are read at a time.
@@ -69,7 +70,7 @@ pub struct Inspector {
     /// Values that were looked at, the sum of their squares, and what is wrong with the first that is.
     values: u64,
     squares: f64,
-    fault: Option<String>,
+    fault: Option<(UpdateFault, String)>,
 }
 
 /// Values of each block.
@@ -154,7 +155,7 @@ impl Inspector {
         let block = match self.next {
             Part::Header => {
                 if part != self.layout.header() {
-                    self.fault = Some(self.layout.difference(part));
+                    self.fault = Some((self.layout.fault(part), self.layout.difference(part)));
                 }
                 0
             }
@@ -179,7 +180,8 @@ impl Inspector {
                 let mut decoded = Vec::with_capacity(values);
                 if let Err(error) = encoding.decode_block(part, values, &mut decoded) {
                     let (tensor, position) = self.layout.place(self.values);
-                    self.fault = Some(format!("tensor {tensor}, from position {position} on: {error}"));
+                    let why = format!("tensor {tensor}, from position {position} on: {error}");
+                    self.fault = Some((UpdateFault::Block, why));
                     return;
                 }
                 Some(decoded)
@@ -206,11 +208,11 @@ impl Inspector {
             return Err(Fault::Digest { found });
         }
         let (count, expected) = (self.count, self.layout.bytes());
-        let miscounted =
-            (count != expected).then(|| format!("it has {count} bytes, but the plan's tensors take {expected}"));
+        let miscounted = (count != expected)
+            .then(|| (UpdateFault::Length, format!("it has {count} bytes, but the plan's tensors take {expected}")));
         match miscounted.or(self.fault).or_else(|| too_long(self.squares.sqrt(), max_norm)) {
             None => Ok(self.checksum.finish()),
-            Some(why) => Err(Fault::Content(why)),
+            Some((fault, why)) => Err(Fault::Content(fault, why)),
         }
     }
 }
@@ -260,22 +262,24 @@ impl<T, F: Fn(&T) -> f32 + Copy> pulp::NullaryFnOnce for Look<'_, T, F> {
 }
 
 /// What is wrong with a tile of which some value cannot be merged.
-fn out_of_bounds(values: &[f32], first: u64, layout: &Layout) -> String {
+fn out_of_bounds(values: &[f32], first: u64, layout: &Layout) -> (UpdateFault, String) {
     let position = values.iter().take_while(|&&value| can_be_merged(value)).count();
     let value = values[position];
     let (tensor, position) = layout.place(first + position as u64);
-    format!(
+    let why = format!(
         "tensor {tensor} holds {value} at position {position}: only finite values between -{MAX_MAGNITUDE} and \
          {MAX_MAGNITUDE} are merged"
-    )
+    );
+    (if value.is_finite() { UpdateFault::Magnitude } else { UpdateFault::NotFinite }, why)
 }
 
-fn too_long(norm: f64, bound: f64) -> Option<String> {
+fn too_long(norm: f64, bound: f64) -> Option<(UpdateFault, String)> {
     (norm > bound * (1.0 + NORM_SLACK)).then(|| {
-        format!(
+        let why = format!(
             "its L2 norm over all tensors is {norm}, above the {bound} of the plan's `privacy.max_delta_norm`: the site's \
              privacy pipeline scales down to that; update the site agent"
-        )
+        );
+        (UpdateFault::Norm, why)
     })
 }
 
@@ -318,12 +322,12 @@ mod tests {
             values[99_999] = bad;
             let update = weights(values);
             let fault = inspect(&file(&update.to_safetensors()), &layout, update.digest(), ANY).unwrap_err();
-            assert!(matches!(&fault, Fault::Content(told) if told.contains("tensor w")), "{fault}");
+            assert!(matches!(&fault, Fault::Content(_, told) if told.contains("tensor w")), "{fault}");
             assert!(fault.to_string().contains("position 99999"), "{fault}");
         }
         let short = weights(vec![0.0; 99]);
         let fault = inspect(&file(&short.to_safetensors()), &layout, short.digest(), ANY).unwrap_err();
-        assert!(matches!(fault, Fault::Content(_)), "{fault}");
+        assert!(matches!(fault, Fault::Content(UpdateFault::Length, _)), "{fault}");
     }
 
     #[test]
@@ -336,7 +340,7 @@ mod tests {
             inspect(&file, &layout, update.digest(), bound).unwrap();
         }
         let fault = inspect(&file, &layout, update.digest(), norm * 0.999).unwrap_err();
-        assert!(matches!(&fault, Fault::Content(told) if told.contains("privacy.max_delta_norm")), "{fault}");
+        assert!(matches!(&fault, Fault::Content(_, told) if told.contains("privacy.max_delta_norm")), "{fault}");
     }
 
     #[test]
@@ -358,7 +362,7 @@ mod tests {
             let place = layout.header().len() + encoding.tensor_bytes(2);
             torn[place..place + 4].copy_from_slice(&[0xff; 4]);
             let fault = inspect(&file(&torn), &layout, Digest::of(&torn), ANY).unwrap_err();
-            assert!(matches!(&fault, Fault::Content(told) if told.contains("tensor w")), "{encoding:?}: {fault}");
+            assert!(matches!(&fault, Fault::Content(_, told) if told.contains("tensor w")), "{encoding:?}: {fault}");
         }
     }
 

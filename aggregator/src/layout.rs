@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use common::refusal::UpdateFault;
 use common::{Encoding, Signature};
 use serde_json::Value;
 
@@ -102,6 +103,27 @@ impl Layout {
         runs
     }
 
+    /// Of which kind what is wrong with a file is that begins with `found`, and not with the header of this layout.
+    pub fn fault(&self, found: &[u8]) -> UpdateFault {
+        let (Some(own), Some(found)) = (read_header(&self.header), read_header(found)) else {
+            return UpdateFault::Header;
+        };
+        let is_tensor = |name: &&String| *name != METADATA;
+        let has_all = |of: &Entries, those: &Entries| those.keys().filter(is_tensor).all(|name| of.contains_key(name));
+        let differs = |key: &str| {
+            own.iter().filter(|(name, _)| is_tensor(name)).any(|(name, entry)| entry[key] != found[name][key])
+        };
+        if !(has_all(&own, &found) && has_all(&found, &own)) {
+            UpdateFault::Names
+        } else if differs("dtype") || own.get(METADATA).is_some_and(|told| found.get(METADATA) != Some(told)) {
+            UpdateFault::Dtype
+        } else if differs("shape") {
+            UpdateFault::Shape
+        } else {
+            UpdateFault::Layout
+        }
+    }
+
     /// Why a file that begins with `found` is not of this layout, for people.
     pub fn difference(&self, found: &[u8]) -> String {
         if self.encoding != Encoding::F32 {
@@ -117,17 +139,30 @@ impl Layout {
     }
 }
 
-/// The signature that a foreign header states; only used to tell what is wrong with it.
-fn read_signature(file: &[u8]) -> Option<Signature> {
+/// What a header holds beside tensors.
+const METADATA: &str = "__metadata__";
+
+type Entries = serde_json::Map<String, Value>;
+
+/// The entries of a foreign header.
+fn read_header(file: &[u8]) -> Option<Entries> {
     let length = u64::from_le_bytes(*file.first_chunk()?);
     let text = file.get(8..usize::try_from(length).ok()?.checked_add(8)?)?;
-    let Value::Object(entries) = serde_json::from_slice(text).ok()? else { return None };
+    match serde_json::from_slice(text).ok()? {
+        Value::Object(entries) => Some(entries),
+        _ => None,
+    }
+}
+
+/// The signature that a foreign header states; only used to tell what is wrong with it.
+fn read_signature(file: &[u8]) -> Option<Signature> {
+    let entries = read_header(file)?;
     let spec = |(name, entry): (&String, &Value)| {
         let axes = entry["shape"].as_array()?.iter().map(|axis| usize::try_from(axis.as_u64()?).ok());
         (entry["dtype"] == "F32").then_some(())?;
         Some((name.clone(), axes.collect::<Option<Vec<_>>>()?))
     };
-    let specs: Option<Vec<_>> = entries.iter().filter(|(name, _)| *name != "__metadata__").map(spec).collect();
+    let specs: Option<Vec<_>> = entries.iter().filter(|(name, _)| *name != METADATA).map(spec).collect();
     Signature::new(specs?).ok()
 }
 
@@ -178,5 +213,7 @@ mod tests {
         let metadata = Some([("k".to_owned(), "v".to_owned())].into());
         let described = weights(&[("a".into(), vec![4])]).to_safetensors_with(metadata);
         assert!(told(&described).contains("without metadata"));
+        assert_eq!(layout.fault(&described), UpdateFault::Layout);
+        assert_eq!(layout.fault(b"GIF89a"), UpdateFault::Header);
     }
 }

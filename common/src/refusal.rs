@@ -4,6 +4,39 @@ use crate::holder::{Holder, Person};
 use crate::ids::{Digest, RoundNumber, RunId, SiteId};
 use crate::message::CLOCK_SKEW_S;
 
+/// What is wrong with an update that cannot be one of its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateFault {
+    /// Fewer or more bytes than the plan's tensors take.
+    Length,
+    /// A count that shares go by: of subjects, or of images.
+    Share,
+    /// More steps than a round has, or none.
+    Steps,
+    /// A meter that is no finite number.
+    Meters,
+    /// Heads that are not the run's.
+    Heads,
+    /// It does not begin with a header.
+    Header,
+    /// Tensors of other names, fewer or more.
+    Names,
+    /// Values of another type or encoding.
+    Dtype,
+    /// Tensors of other shapes.
+    Shape,
+    /// The plan's tensors in another order, or with something between them.
+    Layout,
+    /// A block that no encoder of the plan's encoding writes.
+    Block,
+    /// A value that is no finite number.
+    NotFinite,
+    /// A value that is too large to be merged.
+    Magnitude,
+    /// A delta that is longer than the plan permits.
+    Norm,
+}
+
 /// A refusal, as both sides know it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Refusal {
@@ -114,8 +147,8 @@ pub enum Refusal {
         round: RoundNumber,
     },
     /// An update that cannot be one of this plan.
-    #[error("the update is refused: {0}; the round goes on without it, and the site takes part in the next one")]
-    Update(String),
+    #[error("the update is refused: {1}; the round goes on without it, and the site takes part in the next one")]
+    Update(UpdateFault, String),
     /// An update without its site's signature.
     #[error(
         "the update is refused: {0}; the agent signs with the key that it enrolled with: enrol again if that key was lost"
@@ -189,7 +222,7 @@ impl Refusal {
             Self::PlanDiffers { .. } => "plan-differs",
             Self::BaseDiffers { .. } => "base-differs",
             Self::Conflict { .. } => "conflict",
-            Self::Update(_) => "update",
+            Self::Update(fault, _) => fault.code(),
             Self::Signature(_) => "signature",
             Self::Scores(_) => "scores",
             Self::Offset { .. } => "offset",
@@ -199,6 +232,15 @@ impl Refusal {
             Self::Malformed(_) => "malformed",
             Self::DiskFull => "disk-full",
             Self::Unavailable => "unavailable",
+        }
+    }
+
+    /// The code of all refusals after which a caller does the same: their own one, but for updates, of which no fault can be
+    /// mended by sending again. It is what travels as the refusal, so that an agent need not know every fault there is.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Update(..) => "update",
+            other => other.code(),
         }
     }
 
@@ -215,5 +257,26 @@ impl Refusal {
                 | Self::Incarnation
                 | Self::Crowded
         )
+    }
+}
+
+impl UpdateFault {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Length => "update-length",
+            Self::Share => "update-share",
+            Self::Steps => "update-steps",
+            Self::Meters => "update-meters",
+            Self::Heads => "update-heads",
+            Self::Header => "update-header",
+            Self::Names => "update-names",
+            Self::Dtype => "update-dtype",
+            Self::Shape => "update-shape",
+            Self::Layout => "update-layout",
+            Self::Block => "update-block",
+            Self::NotFinite => "update-not-finite",
+            Self::Magnitude => "update-magnitude",
+            Self::Norm => "update-norm",
+        }
     }
 }

@@ -114,10 +114,12 @@ pub enum LinkError {
     #[error("the aggregator cannot be reached: {0}")]
     Unreachable(String),
     /// The aggregator said no.
-    #[error("the aggregator refused ({code}): {message}")]
+    #[error("the aggregator refused ({fault}): {message}")]
     Refused {
-        /// The stable code of the refusal.
+        /// The stable code of the refusal's kind: what to do goes by it alone.
         code: String,
+        /// What is wrong, by a finer code if the aggregator told one.
+        fault: String,
         /// Its words, with the remedy.
         message: String,
         /// Whether the same call may succeed later.
@@ -177,6 +179,7 @@ impl From<Status> for LinkError {
         match proto::refusal::code(&status) {
             Some(code) => Self::Refused {
                 code: code.to_owned(),
+                fault: proto::refusal::fault(&status).unwrap_or(code).to_owned(),
                 message: status.message().to_owned(),
                 transient: matches!(status.code(), Code::Unavailable | Code::ResourceExhausted),
             },

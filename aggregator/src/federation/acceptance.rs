@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use common::plan::ShareBy;
 use common::privacy::SUBJECTS_ROUNDED_TO;
+use common::refusal::UpdateFault;
 use common::{Encoding, Refusal, RoundNumber, UpdateManifest};
 
 use super::LiveRun;
@@ -45,7 +46,7 @@ pub(super) fn max_norm(run: &LiveRun, layout: &Layout) -> f64 {
 
 /// The layout of an announced update: the model's, or of the part that its heads name.
 pub(super) fn update_layout(run: &LiveRun, manifest: &UpdateManifest) -> Result<Arc<Layout>, Refusal> {
-    let told = |error: &dyn std::fmt::Display| Refusal::Update(error.to_string());
+    let told = |error: &dyn std::fmt::Display| Refusal::Update(UpdateFault::Heads, error.to_string());
     let signature = run.record.plan.update_signature(&manifest.tasks()).map_err(|error| told(&error))?;
     let encoding = run.record.plan.draft.aggregation.encoding;
     if signature == run.record.plan.signature && encoding == Encoding::F32 {
@@ -68,18 +69,19 @@ pub(super) fn require_acceptable(run: &LiveRun, manifest: &UpdateManifest, layou
     let UpdateManifest { bytes, subjects, heads, examples, steps, meters, .. } = manifest;
     let (expected, most) = (layout.bytes(), run.record.plan.draft.training.steps_per_round);
     let miscounted = [*subjects].into_iter().chain(heads.values().copied()).find(|count| !is_count(*count));
-    let why = if *bytes != expected {
-        format!("{bytes} bytes were announced, but the plan's tensors take {expected}")
+    let (fault, why) = if *bytes != expected {
+        (UpdateFault::Length, format!("{bytes} bytes were announced, but the plan's tensors take {expected}"))
     } else if let Some(subjects) = miscounted {
-        format!("{subjects} subjects: a multiple of {SUBJECTS_ROUNDED_TO} from {SUBJECTS_ROUNDED_TO} to {MAX_SUBJECTS}")
+        let range = format!("from {SUBJECTS_ROUNDED_TO} to {MAX_SUBJECTS}");
+        (UpdateFault::Share, format!("{subjects} subjects: a multiple of {SUBJECTS_ROUNDED_TO} {range}"))
     } else if let Some(why) = miscounted_examples(run.record.plan.draft.aggregation.share_by, *examples) {
-        why
+        (UpdateFault::Share, why)
     } else if *steps == 0 || *steps as usize > most {
-        format!("{steps} steps, but a round has 1 to {most}")
+        (UpdateFault::Steps, format!("{steps} steps, but a round has 1 to {most}"))
     } else if !meters.are_finite() {
-        "a meter is not a finite number".to_owned()
+        (UpdateFault::Meters, "a meter is not a finite number".to_owned())
     } else {
         return Ok(());
     };
-    Err(Refusal::Update(why))
+    Err(Refusal::Update(fault, why))
 }

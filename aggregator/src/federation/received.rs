@@ -134,7 +134,7 @@ impl Federation {
                 }
                 Refusal::Corrupt { expected: announced, found }
             }
-            Fault::Content(why) => Refusal::Update(why),
+            Fault::Content(fault, why) => Refusal::Update(fault, why),
         })
     }
 

@@ -36,7 +36,7 @@ fn in_each_encoding_updates_come_in_survive_a_restart_and_become_the_mean_of_wha
                     ..manifest.clone()
                 });
                 assert!(
-                    matches!(&refused, Err(Refusal::Update(why)) if why.contains("bytes were announced")),
+                    matches!(&refused, Err(Refusal::Update(_, why)) if why.contains("bytes were announced")),
                     "{refused:?}"
                 );
             }

@@ -65,7 +65,7 @@ fn an_update_must_hold_the_heads_it_names_and_each_head_is_merged_over_its_own_s
     ] {
         let other = UpdateManifest { heads: manifest(&bench, "a", &of_cine, heads).heads, ..good.clone() };
         let refusal = reports(&bench, &other, &of_cine).unwrap_err();
-        assert!(matches!(&refusal, Refusal::Update(why) if why.contains(told)), "{heads:?}: {refusal}");
+        assert!(matches!(&refusal, Refusal::Update(_, why) if why.contains(told)), "{heads:?}: {refusal}");
     }
     assert!(bench.store_is_untouched());
 

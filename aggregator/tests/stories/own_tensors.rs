@@ -33,7 +33,7 @@ fn what_sites_keep_is_refused_in_an_update_and_stays_as_it_was_while_the_rest_ha
                 if !kept.is_empty() {
                     let refusal = bench.reports(site, &delta).unwrap_err();
                     assert!(
-                        matches!(&refusal, Refusal::Update(why) if why.contains("bytes were announced")),
+                        matches!(&refusal, Refusal::Update(_, why) if why.contains("bytes were announced")),
                         "{refusal}"
                     );
                 }
@@ -71,7 +71,7 @@ fn by_images_a_site_of_three_times_as_many_counts_three_times_and_a_count_nobody
     let bench = of(ShareBy::Examples);
     for (count, told) in [(0, "0 images: shares are counted by them"), (7, "7 images")] {
         let refusal = says(&bench, "a", 4.0, count).unwrap_err();
-        assert!(matches!(&refusal, Refusal::Update(why) if why.contains(told)), "{refusal}");
+        assert!(matches!(&refusal, Refusal::Update(_, why) if why.contains(told)), "{refusal}");
     }
     assert!(bench.store_is_untouched());
     says(&bench, "a", 4.0, 300).unwrap();
@@ -82,5 +82,5 @@ fn by_images_a_site_of_three_times_as_many_counts_three_times_and_a_count_nobody
 
     let bench = of(ShareBy::Subjects);
     let refusal = says(&bench, "a", 4.0, 300).unwrap_err();
-    assert!(matches!(&refusal, Refusal::Update(why) if why.contains("does not ask for their count")), "{refusal}");
+    assert!(matches!(&refusal, Refusal::Update(_, why) if why.contains("does not ask for their count")), "{refusal}");
 }

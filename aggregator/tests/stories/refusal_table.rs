@@ -2,7 +2,8 @@
 //! Nothing of it changes anything, and the same site's sound update counts afterwards.
 
 use aggregator::store::{Store, UpdateKey};
-use common::{Digest, Refusal, RoundNumber, SiteId, TaskName, UpdateManifest};
+use common::plan::Exchange;
+use common::{Digest, Encoding, Refusal, RoundNumber, SiteId, TaskName, UpdateManifest};
 
 use crate::bench::{Bench, plan_draft, run_id, site_id, weights};
 
@@ -11,16 +12,35 @@ struct Scene {
     bench: Bench,
     good: UpdateManifest,
     bytes: Vec<u8>,
+    /// Bytes before the first value.
+    header: usize,
 }
 
 impl Scene {
     fn new() -> Self {
+        Self::of(Encoding::F32)
+    }
+
+    fn of(encoding: Encoding) -> Self {
         let bench = Bench::empty();
         let mut draft = plan_draft("run", &["a", "b", "c"], 2, 2, 1);
         draft.privacy.max_delta_norm = 70.0;
+        draft.aggregation.encoding = encoding;
+        if encoding.has_residual() {
+            draft.aggregation.exchange = Exchange::Student;
+        }
         bench.start_run(draft, 100);
         let delta = weights(100, |_| 0.5);
-        Self { good: bench.manifest("a", &delta), bytes: delta.to_safetensors(), bench }
+        let (bytes, header) = (encoding.encode(&delta), encoding.header(&delta.signature()).len());
+        let (blob, length) = (Digest::of(&bytes), bytes.len() as u64);
+        Self { good: UpdateManifest { blob, bytes: length, ..bench.manifest("a", &delta) }, bytes, header, bench }
+    }
+
+    /// The file with these bytes so far behind the header.
+    fn with_bytes(&self, at: usize, other: &[u8]) -> Refusal {
+        let mut bytes = self.bytes.clone();
+        bytes[self.header + at..][..other.len()].copy_from_slice(other);
+        self.sends(&bytes)
     }
 
     fn announces(&self, change: impl FnOnce(&mut UpdateManifest)) -> Refusal {
@@ -38,7 +58,7 @@ impl Scene {
     fn with_values(&self, values: &[(usize, u32)]) -> Refusal {
         let mut bytes = self.bytes.clone();
         for (place, bits) in values {
-            let at = self.header() + 4 * place;
+            let at = self.header + 4 * place;
             bytes[at..at + 4].copy_from_slice(&bits.to_le_bytes());
         }
         self.sends(&bytes)
@@ -54,7 +74,7 @@ impl Scene {
 
     /// The file with one thing in its header replaced by another of the same length.
     fn with_replaced(&self, from: &str, to: &str) -> Refusal {
-        let header = std::str::from_utf8(&self.bytes[8..self.header()]).unwrap();
+        let header = std::str::from_utf8(&self.bytes[8..self.header]).unwrap();
         assert!(header.contains(from) && from.len() == to.len(), "{from:?} {to:?} {header}");
         self.with_header(&header.replacen(from, to, 1))
     }
@@ -63,10 +83,6 @@ impl Scene {
         let mut bytes = self.bytes.clone();
         bytes[..8].copy_from_slice(&length.to_le_bytes());
         self.sends(&bytes)
-    }
-
-    fn header(&self) -> usize {
-        self.bytes.len() - 400
     }
 
     /// A chunk of the good update, 64 bytes of which are here.
@@ -121,24 +137,28 @@ const CASES: &[Case] = &[
         s.bench.federation().begin_upload(&site_id("d"), manifest).unwrap_err()
     }),
     // Announcements: of what no update of this plan has.
-    ("no byte", "update", "0 bytes", |s| s.announces(|m| m.bytes = 0)),
-    ("a byte less", "update", "bytes were announced", |s| s.announces(|m| m.bytes -= 1)),
-    ("a byte more", "update", "bytes were announced", |s| s.announces(|m| m.bytes += 1)),
-    ("2^63 bytes", "update", "9223372036854775808", |s| s.announces(|m| m.bytes = 1 << 63)),
-    ("2^64 - 1 bytes", "update", "18446744073709551615", |s| s.announces(|m| m.bytes = u64::MAX)),
-    ("no subject", "update", "0 subjects", |s| s.announces(|m| m.subjects = 0)),
-    ("subjects that were not rounded", "update", "12 subjects", |s| s.announces(|m| m.subjects = 12)),
-    ("subjects of four", "update", "4 subjects", |s| s.announces(|m| m.subjects = 4)),
-    ("more subjects than there are", "update", "16777220 subjects", |s| s.announces(|m| m.subjects = 16_777_220)),
-    ("2^32 - 1 subjects", "update", "4294967295 subjects", |s| s.announces(|m| m.subjects = u32::MAX)),
-    ("no step", "update", "0 steps", |s| s.announces(|m| m.steps = 0)),
-    ("a step more than a round has", "update", "11 steps", |s| s.announces(|m| m.steps = 11)),
-    ("2^32 - 1 steps", "update", "4294967295 steps", |s| s.announces(|m| m.steps = u32::MAX)),
-    ("a loss of NaN", "update", "meter", |s| s.announces(|m| m.meters.loss = f64::NAN)),
-    ("an infinite entropy", "update", "meter", |s| s.announces(|m| m.meters.teacher_entropy = f64::INFINITY)),
-    ("another infinite entropy", "update", "meter", |s| s.announces(|m| m.meters.batch_entropy = f64::NEG_INFINITY)),
-    ("a rank of NaN", "update", "meter", |s| s.announces(|m| m.meters.rank_me = -f64::NAN)),
-    ("a head in a run that pretrains", "update", "no head cine", |s| s.announces(|m| m.heads = [(task(), 10)].into())),
+    ("no byte", "update-length", "0 bytes", |s| s.announces(|m| m.bytes = 0)),
+    ("a byte less", "update-length", "bytes were announced", |s| s.announces(|m| m.bytes -= 1)),
+    ("a byte more", "update-length", "bytes were announced", |s| s.announces(|m| m.bytes += 1)),
+    ("2^63 bytes", "update-length", "9223372036854775808", |s| s.announces(|m| m.bytes = 1 << 63)),
+    ("2^64 - 1 bytes", "update-length", "18446744073709551615", |s| s.announces(|m| m.bytes = u64::MAX)),
+    ("no subject", "update-share", "0 subjects", |s| s.announces(|m| m.subjects = 0)),
+    ("subjects that were not rounded", "update-share", "12 subjects", |s| s.announces(|m| m.subjects = 12)),
+    ("subjects of four", "update-share", "4 subjects", |s| s.announces(|m| m.subjects = 4)),
+    ("more subjects than there are", "update-share", "16777220 subjects", |s| s.announces(|m| m.subjects = 16_777_220)),
+    ("2^32 - 1 subjects", "update-share", "4294967295 subjects", |s| s.announces(|m| m.subjects = u32::MAX)),
+    ("no step", "update-steps", "0 steps", |s| s.announces(|m| m.steps = 0)),
+    ("a step more than a round has", "update-steps", "11 steps", |s| s.announces(|m| m.steps = 11)),
+    ("2^32 - 1 steps", "update-steps", "4294967295 steps", |s| s.announces(|m| m.steps = u32::MAX)),
+    ("a loss of NaN", "update-meters", "meter", |s| s.announces(|m| m.meters.loss = f64::NAN)),
+    ("an infinite entropy", "update-meters", "meter", |s| s.announces(|m| m.meters.teacher_entropy = f64::INFINITY)),
+    ("another infinite entropy", "update-meters", "meter", |s| {
+        s.announces(|m| m.meters.batch_entropy = f64::NEG_INFINITY)
+    }),
+    ("a rank of NaN", "update-meters", "meter", |s| s.announces(|m| m.meters.rank_me = -f64::NAN)),
+    ("a head in a run that pretrains", "update-heads", "no head cine", |s| {
+        s.announces(|m| m.heads = [(task(), 10)].into())
+    }),
     // Chunks: 64 bytes of the good update are here.
     ("a chunk without a byte", "malformed", "0 bytes", |s| s.chunk_at(64, 0)),
     ("a chunk past the end", "malformed", "in a file of", |s| s.chunk_at(s.good.bytes - 1, 2)),
@@ -174,79 +194,91 @@ const CASES: &[Case] = &[
     }),
     ("the end of round 0's", "round-not-open", "round 0", |s| s.finish(|key| key.round = RoundNumber(0), s.good.blob)),
     // Files of the right length with a header that is not the plan's.
-    ("another name", "update", "c_nter", |s| s.with_replaced("center", "c_nter")),
-    ("a name with a control character", "update", "header", |s| s.with_replaced("center", "cent\u{1b}r")),
-    ("the same name twice", "update", "tensor backbone.weight", |s| {
+    ("another name", "update-names", "c_nter", |s| s.with_replaced("center", "c_nter")),
+    ("a name with a control character", "update-header", "header", |s| s.with_replaced("center", "cent\u{1b}r")),
+    ("the same name twice", "update-names", "tensor backbone.weight", |s| {
         s.with_header(r#"{"center":{"dtype":"F32","shape":[1,3],"data_offsets":[388,400]},"center":{"dtype":"F32","shape":[1,3],"data_offsets":[388,400]}}"#)
     }),
-    ("a tensor less", "update", "tensor backbone.weight", |s| {
+    ("a tensor less", "update-names", "tensor backbone.weight", |s| {
         s.with_header(r#"{"center":{"dtype":"F32","shape":[1,3],"data_offsets":[0,12]}}  "#)
     }),
-    ("a tensor more", "update", "does not begin", |s| {
-        let two = std::str::from_utf8(&s.bytes[8..s.header()]).unwrap().trim_end();
+    ("a tensor more", "update-header", "does not begin", |s| {
+        let two = std::str::from_utf8(&s.bytes[8..s.header]).unwrap().trim_end();
         s.with_header(&format!(
             r#"{},"extra":{{"dtype":"F32","shape":[0],"data_offsets":[400,400]}}}}"#,
             &two[..two.len() - 1]
         ))
     }),
-    ("another order of the tensors", "update", "order of their names", |s| {
+    ("another order of the tensors", "update-layout", "order of their names", |s| {
         s.with_header(r#"{"center":{"dtype":"F32","shape":[1,3],"data_offsets":[0,12]},"backbone.weight":{"dtype":"F32","shape":[97],"data_offsets":[12,400]}}  "#)
     }),
-    ("another shape of as many values", "update", "[3, 1]", |s| s.with_replaced("[1,3]", "[3,1]")),
-    ("a shape of more values", "update", "[98]", |s| s.with_replaced("[97]", "[98]")),
-    ("a shape of 2^64 values", "update", "header", |s| {
+    ("another shape of as many values", "update-shape", "[3, 1]", |s| s.with_replaced("[1,3]", "[3,1]")),
+    ("a shape of more values", "update-shape", "[98]", |s| s.with_replaced("[97]", "[98]")),
+    ("a shape of 2^64 values", "update-shape", "header", |s| {
         s.with_replaced(r#""shape":[97],"data_offsets":[0,388]"#, r#""shape":[9223372036854775807, 2]   "#)
     }),
-    ("a negative shape", "update", "header", |s| s.with_replaced("[97]", "[-7]")),
-    ("half floats", "update", "32-bit floats", |s| s.with_replaced("F32", "F16")),
-    ("integers", "update", "32-bit floats", |s| s.with_replaced("F32", "I32")),
-    ("a type that does not exist", "update", "32-bit floats", |s| s.with_replaced("F32", "f32")),
-    ("tensors that overlap", "update", "laid out", |s| s.with_replaced("[0,388]", "[9,388]")),
-    ("tensors with a hole", "update", "laid out", |s| s.with_replaced("[388,400]", "[392,400]")),
-    ("metadata", "update", "does not begin", |s| {
-        let two = std::str::from_utf8(&s.bytes[8..s.header()]).unwrap().trim_end();
+    ("a negative shape", "update-shape", "header", |s| s.with_replaced("[97]", "[-7]")),
+    ("half floats", "update-dtype", "32-bit floats", |s| s.with_replaced("F32", "F16")),
+    ("integers", "update-dtype", "32-bit floats", |s| s.with_replaced("F32", "I32")),
+    ("a type that does not exist", "update-dtype", "32-bit floats", |s| s.with_replaced("F32", "f32")),
+    ("tensors that overlap", "update-layout", "laid out", |s| s.with_replaced("[0,388]", "[9,388]")),
+    ("tensors with a hole", "update-layout", "laid out", |s| s.with_replaced("[388,400]", "[392,400]")),
+    ("metadata", "update-header", "does not begin", |s| {
+        let two = std::str::from_utf8(&s.bytes[8..s.header]).unwrap().trim_end();
         s.with_header(&format!(r#"{{"__metadata__":{{"a":"b"}},{}"#, &two[1..]))
     }),
-    ("a space that is a tab", "update", "laid out", |s| s.with_replaced(" ", "\t")),
-    ("a header that is no JSON", "update", "does not begin with a safetensors header", |s| s.with_replaced("{", "[")),
-    ("a header of nothing", "update", "tensor backbone.weight", |s| s.with_header("{}      ")),
+    ("a space that is a tab", "update-layout", "laid out", |s| s.with_replaced(" ", "\t")),
+    ("a header that is no JSON", "update-header", "does not begin with a safetensors header", |s| {
+        s.with_replaced("{", "[")
+    }),
+    ("a header of nothing", "update-names", "tensor backbone.weight", |s| s.with_header("{}      ")),
     // Files whose header's length lies.
-    ("a header of 0 bytes", "update", "does not begin", |s| s.with_header_length(0)),
-    ("a header a byte shorter", "update", "laid out", |s| s.with_header_length(s.header() as u64 - 8 - 1)),
-    ("a header that ends in the values", "update", "does not begin", |s| s.with_header_length(s.header() as u64)),
-    ("a header as long as the file", "update", "does not begin", |s| s.with_header_length(s.bytes.len() as u64)),
-    ("a header of 2^63 bytes", "update", "does not begin", |s| s.with_header_length(1 << 63)),
-    ("a header of 2^64 - 1 bytes", "update", "does not begin", |s| s.with_header_length(u64::MAX)),
+    ("a header of 0 bytes", "update-header", "does not begin", |s| s.with_header_length(0)),
+    ("a header a byte shorter", "update-layout", "laid out", |s| s.with_header_length(s.header as u64 - 8 - 1)),
+    ("a header that ends in the values", "update-header", "does not begin", |s| s.with_header_length(s.header as u64)),
+    ("a header as long as the file", "update-header", "does not begin", |s| s.with_header_length(s.bytes.len() as u64)),
+    ("a header of 2^63 bytes", "update-header", "does not begin", |s| s.with_header_length(1 << 63)),
+    ("a header of 2^64 - 1 bytes", "update-header", "does not begin", |s| s.with_header_length(u64::MAX)),
     // Files of another length.
-    ("an empty file", "update", "0 bytes", |s| s.sends(&[])),
-    ("a file of its header's length alone", "update", "8 bytes", |s| s.sends(&s.bytes[..8])),
-    ("a file without its last byte", "update", "bytes were announced", |s| s.sends(&s.bytes[..s.bytes.len() - 1])),
-    ("a file with a trailing byte", "update", "bytes were announced", |s| s.sends(&[&s.bytes[..], b"\0"].concat())),
-    ("a file that is there twice", "update", "bytes were announced", |s| {
+    ("an empty file", "update-length", "0 bytes", |s| s.sends(&[])),
+    ("a file of its header's length alone", "update-length", "8 bytes", |s| s.sends(&s.bytes[..8])),
+    ("a file without its last byte", "update-length", "bytes were announced", |s| {
+        s.sends(&s.bytes[..s.bytes.len() - 1])
+    }),
+    ("a file with a trailing byte", "update-length", "bytes were announced", |s| {
+        s.sends(&[&s.bytes[..], b"\0"].concat())
+    }),
+    ("a file that is there twice", "update-length", "bytes were announced", |s| {
         s.sends(&[&s.bytes[..], &s.bytes[..]].concat())
     }),
     // Values.
-    ("NaN in the first place", "update", "backbone.weight holds NaN at position 0", |s| s.with_values(&[(0, NAN)])),
-    ("NaN at a tensor's end", "update", "position 96", |s| s.with_values(&[(LAST_OF_FIRST, NAN)])),
-    ("NaN at a tensor's beginning", "update", "center holds NaN at position 0", |s| {
+    ("NaN in the first place", "update-not-finite", "backbone.weight holds NaN at position 0", |s| {
+        s.with_values(&[(0, NAN)])
+    }),
+    ("NaN at a tensor's end", "update-not-finite", "position 96", |s| s.with_values(&[(LAST_OF_FIRST, NAN)])),
+    ("NaN at a tensor's beginning", "update-not-finite", "center holds NaN at position 0", |s| {
         s.with_values(&[(LAST_OF_FIRST + 1, NAN)])
     }),
-    ("NaN in the last place", "update", "center holds NaN at position 2", |s| s.with_values(&[(LAST, NAN)])),
-    ("a negative NaN", "update", "NaN", |s| s.with_values(&[(5, NAN | 1 << 31)])),
-    ("a signalling NaN", "update", "NaN", |s| s.with_values(&[(5, 0x7f80_0001)])),
-    ("an infinity", "update", "holds inf", |s| s.with_values(&[(57, f32::INFINITY.to_bits())])),
-    ("a negative infinity", "update", "holds -inf", |s| s.with_values(&[(LAST, f32::NEG_INFINITY.to_bits())])),
-    ("a value just above 8", "update", "position 57", |s| s.with_values(&[(57, 8.0_f32.to_bits() + 1)])),
-    ("a value just below -8", "update", "position 57", |s| s.with_values(&[(57, (-8.0_f32).to_bits() + 1)])),
-    ("the largest number there is", "update", "position 0", |s| s.with_values(&[(0, f32::MAX.to_bits())])),
-    ("two bad values, of which the first is told", "update", "position 3:", |s| s.with_values(&[(3, NAN), (60, NAN)])),
-    ("a norm above the bound", "update", "max_delta_norm", |s| {
+    ("NaN in the last place", "update-not-finite", "center holds NaN at position 2", |s| s.with_values(&[(LAST, NAN)])),
+    ("a negative NaN", "update-not-finite", "NaN", |s| s.with_values(&[(5, NAN | 1 << 31)])),
+    ("a signalling NaN", "update-not-finite", "NaN", |s| s.with_values(&[(5, 0x7f80_0001)])),
+    ("an infinity", "update-not-finite", "holds inf", |s| s.with_values(&[(57, f32::INFINITY.to_bits())])),
+    ("a negative infinity", "update-not-finite", "holds -inf", |s| {
+        s.with_values(&[(LAST, f32::NEG_INFINITY.to_bits())])
+    }),
+    ("a value just above 8", "update-magnitude", "position 57", |s| s.with_values(&[(57, 8.0_f32.to_bits() + 1)])),
+    ("a value just below -8", "update-magnitude", "position 57", |s| s.with_values(&[(57, (-8.0_f32).to_bits() + 1)])),
+    ("the largest number there is", "update-magnitude", "position 0", |s| s.with_values(&[(0, f32::MAX.to_bits())])),
+    ("two bad values, of which the first is told", "update-not-finite", "position 3:", |s| {
+        s.with_values(&[(3, NAN), (60, NAN)])
+    }),
+    ("a norm above the bound", "update-norm", "max_delta_norm", |s| {
         s.with_values(&(0..100).map(|place| (place, 7.9_f32.to_bits())).collect::<Vec<_>>())
     }),
     // Bytes that are not those that were announced.
     ("a byte that changed on the way", "corrupt", "starts over", |s| {
         let mut bytes = s.bytes.clone();
-        bytes[s.header() + 3] ^= 1;
+        bytes[s.header + 3] ^= 1;
         s.bench.send(&s.good, &bytes, 64, bytes.len()).and_then(|_| s.bench.finish(&s.good)).unwrap_err()
     }),
     ("a digest of zeros", "corrupt", "starts over", |s| {
@@ -266,7 +298,7 @@ const CASES: &[Case] = &[
     ("the model for who is not invited", "unknown-blob", "no blob", |s| {
         s.bench.federation().blob(&site_id("d"), s.good.base, 0).unwrap_err()
     }),
-    ("a head of nobody in a run that pretrains", "update", "no head cine", |s| {
+    ("a head of nobody in a run that pretrains", "update-heads", "no head cine", |s| {
         s.announces(|m| m.heads = [(task(), 0)].into())
     }),
     ("scores of a run that is not there", "unknown-run", "other", |s| scores(s, "a", "other", s.good.base)),
@@ -274,34 +306,101 @@ const CASES: &[Case] = &[
     ("scores of a model that is not there", "unknown-blob", "no blob", |s| scores(s, "a", "run", other())),
 ];
 
+/// Of int8 a scale and 97 steps, and a scale and 3.
+const INT8: &[Case] = &[
+    ("a scale of NaN", "update-block", "backbone.weight, from position 0", |s| {
+        s.with_bytes(0, &f32::NAN.to_le_bytes())
+    }),
+    ("an infinite scale", "update-block", "its scale", |s| s.with_bytes(0, &f32::INFINITY.to_le_bytes())),
+    ("a scale below 0", "update-block", "its scale", |s| s.with_bytes(0, &(-0.5_f32).to_le_bytes())),
+    ("a scale of NaN in the last block", "update-block", "center", |s| s.with_bytes(101, &f32::NAN.to_le_bytes())),
+    ("-128 steps", "update-block", "-128", |s| s.with_bytes(4, &[0x80])),
+    ("-128 steps in the last place", "update-block", "-128", |s| s.with_bytes(107, &[0x80])),
+    ("a scale of which a step is infinite", "update-not-finite", "holds inf at position 0", |s| {
+        s.with_bytes(0, &f32::MAX.to_le_bytes())
+    }),
+    ("a scale of which 127 steps are just above 8", "update-magnitude", "position 0", |s| {
+        s.with_bytes(0, &(8.001_f32 / 127.0).to_le_bytes())
+    }),
+    ("a scale of which the norm is above the bound", "update-norm", "max_delta_norm", |s| {
+        s.with_bytes(0, &(7.9_f32 / 127.0).to_le_bytes())
+    }),
+    ("floats", "update-length", "bytes were announced", |s| s.sends(&weights(100, |_| 0.5).to_safetensors())),
+    ("floats, as long as int8", "update-dtype", "Int8", |s| {
+        s.sends(&weights(100, |_| 0.5).to_safetensors()[..s.bytes.len()])
+    }),
+    ("a header that says another encoding", "update-dtype", "Int8", |s| s.with_replaced("int8", "int9")),
+    ("a block that says other bytes", "update-shape", "Int8", |s| s.with_replaced("[101]", "[102]")),
+    ("another name of int8", "update-names", "Int8", |s| s.with_replaced("center", "c_nter")),
+    ("int8 with a trailing byte", "update-length", "bytes were announced", |s| {
+        s.sends(&[&s.bytes[..], b"\0"].concat())
+    }),
+    ("int8 without its last step", "update-length", "bytes were announced", |s| s.sends(&s.bytes[..s.bytes.len() - 1])),
+];
+
+/// Of top-k, a tenth of each block: ten places and their values, and one of each.
+const TOP_K: &[Case] = &[
+    ("a place twice", "update-block", "its places do not rise", |s| s.with_bytes(2, &0_u16.to_le_bytes())),
+    ("places that fall", "update-block", "its places do not rise", |s| s.with_bytes(0, &5_u16.to_le_bytes())),
+    ("a place behind the last value", "update-block", "lie outside", |s| s.with_bytes(18, &97_u16.to_le_bytes())),
+    ("the last place there can be", "update-block", "lie outside", |s| s.with_bytes(18, &u16::MAX.to_le_bytes())),
+    ("a place behind the last tensor's", "update-block", "center", |s| s.with_bytes(60, &3_u16.to_le_bytes())),
+    ("a kept value of NaN", "update-not-finite", "position 0", |s| s.with_bytes(20, &NAN.to_le_bytes())),
+    ("the last kept value of infinity", "update-not-finite", "center holds inf", |s| {
+        s.with_bytes(62, &f32::INFINITY.to_le_bytes())
+    }),
+    ("a kept value above 8", "update-magnitude", "position 9", |s| s.with_bytes(56, &8.5_f32.to_le_bytes())),
+    ("a header of int8 over top-k", "update-dtype", "TopK", |s| s.with_replaced(r#""top-k""#, r#""int8" "#)),
+    ("a value more than are kept", "update-length", "bytes were announced", |s| {
+        s.sends(&[&s.bytes[..], &[0; 6]].concat())
+    }),
+    ("a value less than are kept", "update-length", "bytes were announced", |s| s.sends(&s.bytes[..s.bytes.len() - 6])),
+    ("a header that says a value less", "update-shape", "TopK", |s| s.with_replaced("[60]", "[54]")),
+    ("top-k with a trailing byte", "update-length", "bytes were announced", |s| {
+        s.sends(&[&s.bytes[..], b"\0"].concat())
+    }),
+    ("all values", "update-length", "bytes were announced", |s| s.sends(&weights(100, |_| 0.5).to_safetensors())),
+];
+
 fn scores(scene: &Scene, site: &str, run: &str, model: Digest) -> Refusal {
     let site: SiteId = site_id(site);
     scene.bench.federation().report_scores(&site, &run.parse().unwrap(), model, &[]).unwrap_err()
 }
 
-#[test]
-fn each_of_a_hundred_wrong_messages_has_its_refusal_and_changes_nothing() {
-    let scene = Scene::new();
+/// Each case has its refusal and changes nothing, and nothing of what was refused is in the way of what is sound.
+fn each_is_refused(scene: &Scene, cases: &[Case]) {
     let stored = || (scene.bench.run(), scene.bench.store().updates(&run_id(), RoundNumber(1)).unwrap());
     let before = stored();
-    assert!(CASES.len() >= 100, "{}", CASES.len());
     let mut wrong = Vec::new();
-    for (what, code, told, act) in CASES {
-        let refusal = act(&scene);
+    for (what, code, told, act) in cases {
+        let refusal = act(scene);
         if refusal.code() != *code || !refusal.to_string().contains(told) {
             wrong.push(format!("{what}: {}: {refusal}", refusal.code()));
         }
         assert!(scene.bench.store_is_untouched() && stored() == before, "{what}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    let names: std::collections::BTreeSet<_> = CASES.iter().map(|case| case.0).collect();
-    assert_eq!(names.len(), CASES.len(), "each is another");
-    // Nothing of what was refused is in the way of what is sound.
+    let names: std::collections::BTreeSet<_> = cases.iter().map(|case| case.0).collect();
+    assert_eq!(names.len(), cases.len(), "each is another");
     for site in ["a", "b", "c"] {
-        scene.bench.reports(site, &weights(100, |_| 0.5)).unwrap();
+        let manifest = UpdateManifest { site: site_id(site), ..scene.good.clone() };
+        scene.bench.send(&manifest, &scene.bytes, 64, scene.bytes.len()).unwrap();
+        scene.bench.finish(&manifest).unwrap();
     }
     scene.bench.merge();
     assert_eq!(scene.bench.run().rounds[0].sites.len(), 3);
+}
+
+#[test]
+fn each_of_a_hundred_wrong_messages_has_its_refusal_and_changes_nothing() {
+    assert!(CASES.len() >= 100, "{}", CASES.len());
+    each_is_refused(&Scene::new(), CASES);
+}
+
+#[test]
+fn what_no_encoder_of_int8_or_top_k_writes_has_its_refusal_and_changes_nothing() {
+    each_is_refused(&Scene::of(Encoding::Int8), INT8);
+    each_is_refused(&Scene::of(Encoding::TopK(0.1)), TOP_K);
 }
 
 #[test]

@@ -63,3 +63,22 @@ impl From<AgentError> for Failure {
 pub(super) fn unreadable(error: common::weights::WeightsError) -> Failure {
     Failure::Decline(Decline::TrainingFailed, error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use common::Refusal;
+    use common::refusal::UpdateFault;
+
+    use super::*;
+
+    #[test]
+    fn an_update_that_is_refused_ends_this_round_for_the_site_whatever_its_fault() {
+        for (fault, code) in [(UpdateFault::Norm, "update-norm"), (UpdateFault::NotFinite, "update-not-finite")] {
+            let refused = proto::refusal::status(&Refusal::Update(fault, "it is wrong".to_owned()));
+            match Failure::from(LinkError::from(refused)) {
+                Failure::Decline(Decline::Withheld, why) => assert!(why.contains(code), "{why}"),
+                _ => panic!("{code} is tried again, or ends the agent"),
+            }
+        }
+    }
+}
