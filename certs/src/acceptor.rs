@@ -1,13 +1,16 @@
 //! Accepts TLS connections: handshakes beside each other, each with a time limit, with a cap on all and a lower one on
-//! those of one address. So no slow or silent peer delays another, and no single address keeps the others out; where many
-//! are silent from many addresses, the oldest handshake gives way to each new one.
+//! those of one address. So no slow or silent peer delays another, and no single address keeps the others out. Where there are
+//! too many, of one address or of all, an old handshake gives way to each new one: a member may be behind the very address
+//! from which many are silent, a hospital's proxy or a balancer.
 
 use std::collections::VecDeque;
 use std::future::pending;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -22,7 +25,6 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 
 use crate::identity::Peer;
-use crate::quota::Quota;
 
 /// Longest a handshake may take.
 pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
@@ -57,7 +59,6 @@ pub fn connections(listener: TcpListener, config: Arc<ServerConfig>, federation:
         open: Some((listener, Box::pin(pending()))),
         acceptor: TlsAcceptor::from(config),
         federation,
-        per_address: Quota::new(HANDSHAKES_OF_ONE),
         under_way: JoinSet::new(),
         in_order: VecDeque::new(),
         pause: None,
@@ -72,11 +73,18 @@ pub struct Connections {
     open: Option<(TcpListener, Until)>,
     acceptor: TlsAcceptor,
     federation: FederationName,
-    per_address: Quota<IpAddr>,
     under_way: JoinSet<Option<Connection>>,
     /// The same, the oldest first.
-    in_order: VecDeque<AbortHandle>,
+    in_order: VecDeque<Handshake>,
     pause: Option<Pin<Box<Sleep>>>,
+}
+
+/// A handshake under way.
+struct Handshake {
+    of: IpAddr,
+    /// A byte of its peer's has come.
+    has_spoken: Arc<AtomicBool>,
+    task: AbortHandle,
 }
 
 impl Stream for Connections {
@@ -123,35 +131,55 @@ impl Connections {
     }
 
     fn begin(&mut self, tcp: TcpStream, address: IpAddr) {
-        let Some(place) = self.per_address.take(network(address)) else {
-            tracing::info!(%address, most = HANDSHAKES_OF_ONE, "a connection was dropped: its address has too many handshakes");
-            return;
-        };
-        self.make_room();
+        let of = network(address);
+        self.make_room(of);
+        let has_spoken = Arc::new(AtomicBool::new(is_speaking(&tcp)));
         let (acceptor, federation) = (self.acceptor.clone(), self.federation.clone());
-        let begun = self.under_way.spawn(async move {
-            let shaken = timeout(HANDSHAKE_WITHIN, handshake(&acceptor, tcp, &federation)).await;
-            drop(place);
-            match shaken {
+        let spoken = Arc::clone(&has_spoken);
+        let task = self.under_way.spawn(async move {
+            match timeout(HANDSHAKE_WITHIN, handshake(&acceptor, tcp, &federation, &spoken)).await {
                 Ok(Ok(connection)) => return Some(connection),
                 Ok(Err(error)) => tracing::info!(%address, %error, "a connection was refused"),
                 Err(_) => tracing::info!(%address, "a connection was dropped: its handshake took too long"),
             }
             None
         });
-        self.in_order.push_back(begun);
+        self.in_order.push_back(Handshake { of, has_spoken, task });
     }
 
-    /// Ends the oldest handshakes, if there are too many: to let new ones wait would leave it to the silent who gets in.
-    fn make_room(&mut self) {
-        self.in_order.retain(|handshake| !handshake.is_finished());
-        while self.in_order.len() >= HANDSHAKES
-            && let Some(oldest) = self.in_order.pop_front()
-        {
-            oldest.abort();
-            tracing::info!(most = HANDSHAKES, "a handshake was ended: it is the oldest of too many");
+    /// Ends old handshakes, if there are too many of an address, or of all: to let new ones wait, or to turn them away, would
+    /// leave it to the silent who gets in.
+    fn make_room(&mut self, of: IpAddr) {
+        self.in_order.retain(|handshake| !handshake.task.is_finished());
+        self.end_those_above(HANDSHAKES_OF_ONE, |handshake| handshake.of == of);
+        self.end_those_above(HANDSHAKES, |_| true);
+    }
+
+    /// Leaves room for one more of these.
+    fn end_those_above(&mut self, most: usize, is_one: impl Fn(&Handshake) -> bool) {
+        loop {
+            let these = self.in_order.iter().enumerate().filter(|(_, handshake)| is_one(handshake));
+            let (spoken, silent): (Vec<_>, Vec<_>) =
+                these.partition(|(_, handshake)| handshake.has_spoken.load(Ordering::Relaxed));
+            if spoken.len() + silent.len() < most {
+                return;
+            }
+            // Of the more numerous kind. The silent do not drive out who is talking; and those who say a byte and no more do
+            // not drive out who has just come, and whose first words are on their way.
+            let more = if silent.len() >= spoken.len() { silent } else { spoken };
+            let place = more.first().map(|(place, _)| *place);
+            let Some(oldest) = place.and_then(|place| self.in_order.remove(place)) else { return };
+            oldest.task.abort();
+            tracing::info!(address = %oldest.of, most, "a handshake was ended: it is among the oldest of too many");
         }
     }
+}
+
+/// Whether something has come already.
+fn is_speaking(tcp: &TcpStream) -> bool {
+    // Asked of the system: tokio knows it only after its next look at all sockets, and as many may be accepted before that.
+    let same = tcp.as_fd().try_clone_to_owned().map(std::net::TcpStream::from);
+    same.and_then(|tcp| tcp.peek(&mut [0])).is_ok_and(|bytes| bytes > 0)
 }
 
 /// What counts as one address: one of IPv4, or a whole /64 of IPv6, which a single machine may have to itself.
@@ -162,8 +190,15 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-async fn handshake(acceptor: &TlsAcceptor, tcp: TcpStream, federation: &FederationName) -> io::Result<Connection> {
+async fn handshake(
+    acceptor: &TlsAcceptor,
+    tcp: TcpStream,
+    federation: &FederationName,
+    has_spoken: &AtomicBool,
+) -> io::Result<Connection> {
     tcp.set_nodelay(true)?;
+    tcp.peek(&mut [0]).await?;
+    has_spoken.store(true, Ordering::Relaxed);
     let stream = acceptor.accept(BufReader::with_capacity(READ_AT_ONCE, tcp)).await?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = chain.first().map(|leaf| Peer::of_caller(leaf, federation)).transpose().map_err(io::Error::other)?;
