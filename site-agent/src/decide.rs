@@ -5,6 +5,8 @@
 //! Finished ─▶ model here? ─▶ measured, if the run finetuned? ─▶ recorded
 //! ```
 
+use std::time::Duration;
+
 use common::{Assignment, Decline, Digest, Directive, RoundNumber, RunId};
 
 use crate::standing::Still;
@@ -22,6 +24,8 @@ pub struct Here {
     pub images: bool,
     /// What the trainer is doing, or how it ended.
     pub trainer: Trainer,
+    /// Which images are being read just now.
+    pub reading: Reading,
     /// The round's update is sealed on disk.
     pub sealed: bool,
     /// The round's update is acknowledged, or the finished run is recorded.
@@ -50,6 +54,18 @@ pub enum Trainer {
     Finished,
     /// Ended without, and will end so again.
     Failed(Decline),
+}
+
+/// The intake at work, beside the reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// Nothing is read, or what is read ends already.
+    #[default]
+    Nothing,
+    /// The site's images, onto the grid that the directive asks for.
+    Wanted,
+    /// The site's images, onto a grid that the directive does not ask for.
+    Unwanted,
 }
 
 /// Times a trainer may be killed without a step between before the round is declined.
@@ -93,6 +109,8 @@ pub enum Step {
     },
     /// Read the images onto the plan's grid.
     Index,
+    /// Stop reading images: the round that wanted them is gone.
+    StopIndexing,
     /// Start the trainer.
     Train,
     /// Let it go on.
@@ -120,6 +138,7 @@ pub enum Step {
 /// The next step for a directive.
 pub fn next(directive: &Directive, here: &Here) -> Step {
     match directive {
+        _ if here.reading == Reading::Unwanted => Step::StopIndexing,
         Directive::Wait { .. } if here.trainer == Trainer::RunningAnother => Step::StopTraining,
         Directive::Wait { .. } => Step::Rest,
         Directive::Finished { .. } if here.done => Step::Rest,
@@ -168,6 +187,24 @@ fn stand_still(still: Still, here: &Here) -> Step {
     }
 }
 
+/// Longest time between two questions to the aggregator while something is under way, so that who pauses or ends a run has
+/// every site free within ten seconds.
+const ASKS_WITHIN: Duration = Duration::from_secs(5);
+
+/// When to ask the aggregator again, for a site that would ask after `pause`.
+pub fn asks_again_after(pause: Duration, is_under_way: bool) -> Duration {
+    if is_under_way { pause.min(ASKS_WITHIN) } else { pause }
+}
+
+/// Whether what one directive began is to go on under the one that is `told` meanwhile.
+pub fn is_wanted(begun: &Directive, told: &Directive) -> bool {
+    match begun {
+        // The run is over: nobody takes its last model back, and nobody waits for this site while it is fetched.
+        Directive::Finished { .. } => true,
+        Directive::Train(_) | Directive::Wait { .. } => work(begun) == work(told),
+    }
+}
+
 /// Stands for the time after the last round, when the last model is measured.
 pub const AFTER_THE_LAST: RoundNumber = RoundNumber(u32::MAX);
 
@@ -182,8 +219,6 @@ pub fn work(directive: &Directive) -> Option<(RunId, RoundNumber, Digest)> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn train() -> Directive {
@@ -291,6 +326,43 @@ mod tests {
         let here = Here { plan: true, approved: true, trainer: Trainer::RunningAnother, ..Here::default() };
         assert_eq!(next(&train(), &here), Step::StopTraining);
         assert_eq!(next(&Directive::Wait { because: String::new() }, &here), Step::StopTraining);
+    }
+
+    #[test]
+    fn images_that_no_directive_asks_for_are_read_no_further() {
+        let finished = Directive::Finished { run: "run".parse().unwrap(), model: Digest::of(b"last"), bytes: 9 };
+        let here = |reading| Here { plan: true, approved: true, model: true, reading, ..Here::default() };
+        for directive in [train(), finished, Directive::Wait { because: "paused".to_owned() }] {
+            assert_eq!(next(&directive, &here(Reading::Unwanted)), Step::StopIndexing);
+            assert_ne!(next(&directive, &here(Reading::Nothing)), Step::StopIndexing);
+        }
+        assert_eq!(next(&train(), &here(Reading::Wanted)), Step::Index, "to look whether they are read");
+    }
+
+    #[test]
+    fn a_transfer_goes_on_for_its_own_round_alone_and_the_model_of_a_finished_run_in_any_case() {
+        let Directive::Train(work) = train() else { panic!("it trains") };
+        let wait = Directive::Wait { because: "run run is paused by the coordinator".to_owned() };
+        let finished = Directive::Finished { run: work.run.clone(), model: Digest::of(b"last"), bytes: 9 };
+        let later = Directive::Train(Assignment { time_left: Duration::from_secs(9), ..work.clone() });
+        assert!(is_wanted(&train(), &later));
+        let next_round = Assignment { round: RoundNumber(2), ..work.clone() };
+        let another_model = Assignment { base: Digest::of(b"another"), ..work.clone() };
+        let another_run = Assignment { run: "another".parse().unwrap(), ..work };
+        let others = [next_round, another_model, another_run].map(Directive::Train);
+        for told in others.into_iter().chain([wait.clone(), finished.clone()]) {
+            assert!(!is_wanted(&train(), &told), "{told:?}");
+            assert!(is_wanted(&finished, &told), "{told:?}");
+        }
+        assert!(is_wanted(&finished, &train()));
+    }
+
+    #[test]
+    fn a_site_at_work_asks_every_five_seconds_however_seldom_it_reports() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(asks_again_after(minute, true), Duration::from_secs(5));
+        assert_eq!(asks_again_after(minute, false), minute);
+        assert_eq!(asks_again_after(Duration::from_millis(50), true), Duration::from_millis(50));
     }
 
     #[test]

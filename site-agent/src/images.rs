@@ -4,6 +4,8 @@ use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use common::plan::ImagePlan;
 use common::{Decline, Digest};
@@ -84,7 +86,7 @@ impl ImagesError {
             Self::Import(_) => "a public data set cannot be taken in".to_owned(),
             // These name files of the agent's own.
             Self::NoSources
-            | Self::Intake(IntakeError::NoWorker { .. } | IntakeError::Cache(_))
+            | Self::Intake(IntakeError::NoWorker { .. } | IntakeError::Stopped | IntakeError::Cache(_))
             | Self::DataSet { .. }
             | Self::Disk(_)
             | Self::Secret { .. } => return self.to_string(),
@@ -140,18 +142,28 @@ fn sources_file(home: &Home) -> PathBuf {
 /// is read the grid counts as not indexed: nothing trains on what the site's tolerance refused.
 pub fn index_all(
     home: &Home,
-    new: Option<&Path>,
+    new: &Path,
     images: &ImagePlan,
     config: &IntakeConfig,
     program: &Path,
     progress: &mut dyn FnMut(&IntakeProgress),
 ) -> Result<Indexed, ImagesError> {
     let mut sources = sources(home)?;
-    if let Some(new) = new {
-        sources.add(Source::Dicom(new.to_owned()));
-    }
+    sources.add(Source::Dicom(new.to_owned()));
     let options = options(home, images, config, program)?;
     read_all(home, &sources, &options, None, progress).map(|(indexed, _)| indexed)
+}
+
+/// As [`index_all`], of what is recorded, until `stopped` is set.
+pub fn index_until(
+    stopped: &Arc<AtomicBool>,
+    home: &Home,
+    images: &ImagePlan,
+    config: &IntakeConfig,
+    program: &Path,
+) -> Result<Indexed, ImagesError> {
+    let options = IntakeOptions { stopped: Arc::clone(stopped), ..options(home, images, config, program)? };
+    read_all(home, &sources(home)?, &options, None, &mut |_| {}).map(|(indexed, _)| indexed)
 }
 
 /// As [`index_all`], with the folder of a public data set as the new source and its labels written.

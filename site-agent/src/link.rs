@@ -345,8 +345,14 @@ impl Link {
         Ok(())
     }
 
-    /// Sends a sealed update from where an earlier attempt stopped, until the aggregator has acknowledged it.
+    /// Sends a sealed update until the aggregator has acknowledged it.
     pub async fn send(&mut self, manifest: &UpdateManifest, sealed: &Path) -> Result<(), LinkError> {
+        self.upload(manifest, sealed).await?;
+        self.finish(manifest).await
+    }
+
+    /// Sends the bytes of a sealed update, from where an earlier attempt stopped.
+    pub async fn upload(&mut self, manifest: &UpdateManifest, sealed: &Path) -> Result<(), LinkError> {
         let state = self.client.begin_upload(wire::UpdateManifest::from(manifest)).await?.into_inner();
         if state.acknowledged {
             return Ok(());
@@ -362,6 +368,12 @@ impl Link {
             let state = self.client.upload_chunk(chunk).await?.into_inner();
             (offset, wanted) = (state.next_offset, chunk_bytes(&state));
         }
+        Ok(())
+    }
+
+    /// Asks for the acknowledgement of an update whose bytes are all sent. May be repeated.
+    pub async fn finish(&mut self, manifest: &UpdateManifest) -> Result<(), LinkError> {
+        let (run, round, blob) = (manifest.run.to_string(), manifest.round.0, digest_bytes(manifest.blob));
         self.client.finish_upload(wire::FinishUploadRequest { run, round, blob }).await?;
         Ok(())
     }

@@ -139,6 +139,45 @@ fn a_site_that_is_stopped_delays_no_round_past_its_deadline_is_named_and_is_in_t
     federation.wait_until("a round with everybody", WITHIN, whole).unwrap();
 }
 
+#[test]
+fn a_run_that_is_paused_or_aborted_frees_a_site_in_the_middle_of_a_transfer() {
+    const FREE: Duration = Duration::from_secs(10);
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("transfers");
+    let plan = include_str!("../plans/story.toml")
+        .replace("steps_per_round = 300", "steps_per_round = 20")
+        .replace("prototypes = 32", "prototypes = 4096");
+    story::prepare_with(&root, &plan, &SITES);
+    let mut federation = Federation::open(&root).unwrap();
+    federation.start_aggregator().unwrap();
+    story::start_run(&federation, &root).unwrap();
+    // A site that reports seldom, behind a line on which a model takes much longer than it may take to be free.
+    let site = SITES[0];
+    let bytes = fs::metadata(root.join("first-model.safetensors")).unwrap().len();
+    assert!(bytes > 200_000, "{bytes} bytes pass in no time");
+    let slow = "report_every_s = 12\n[policy]\nmax_download_mb_s = 0.01\nmax_upload_mb_s = 0.01\n";
+    federation.write_settings(site, slow).unwrap();
+    SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
+    let log = federation.log(site);
+    let let_go = |_: &Federation| Ok(fs::read_to_string(&log)?.contains("the transfer is no longer asked for"));
+
+    let models = federation.site_state(site).join("models");
+    let is_part = |path: &Path| path.extension().is_some_and(|ending| ending == "part");
+    let files = || fs::read_dir(&models).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+    federation.wait_until("a download", WITHIN, |_| Ok(files().iter().any(|file| is_part(file)))).unwrap();
+    federation.coordinator(&["run", "pause", "story"]).unwrap();
+    federation.wait_until("an end of the download", FREE, let_go).unwrap();
+    let left = files();
+    assert!(left.iter().all(|file| is_part(file)), "what is not whole counts for nothing: {left:?}");
+
+    federation.coordinator(&["run", "resume", "story"]).unwrap();
+    let sends = |federation: &Federation| Ok(story::run(federation)?["sites"][site]["phase"] == "sending");
+    federation.wait_until("an upload", WITHIN, sends).unwrap();
+    federation.coordinator(&["run", "abort", "story", "--because", "a mistake"]).unwrap();
+    let told = |_: &Federation| Ok(fs::read_to_string(&log)?.contains("run story failed: aborted by the coordinator"));
+    federation.wait_until("an end of the upload", FREE, told).unwrap();
+}
+
 /// Waits until a trainer has a checkpoint and is not done, and does `harm` then.
 fn in_mid_training(
     federation: &mut Federation,

@@ -1,6 +1,6 @@
 //! What a step that did not succeed means: try again, leave this round, or end.
 
-use common::Decline;
+use common::{Decline, Directive};
 
 use super::AgentError;
 use crate::durable::DiskError;
@@ -13,9 +13,16 @@ pub(super) fn is_final(error: &LinkError) -> bool {
     matches!(error.refusal(), Some("unidentified" | "speaks-for-another" | "revoked"))
 }
 
+/// Refusals that say that the directive is an old one: the next says what to do instead, and is not to be waited for long.
+pub(super) fn is_of_an_old_round(error: &LinkError) -> bool {
+    error.refusal() == Some("round-not-open")
+}
+
 pub(super) enum Then {
     AtOnce,
     Later,
+    /// What was under way was dropped for this.
+    Instead(Directive),
 }
 
 pub(super) enum Failure {

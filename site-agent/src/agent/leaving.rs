@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use common::plan::Plan;
 use common::privacy::{NoiseKey, Pipeline};
-use common::{Assignment, Decline, Digest, NamedTensors, RoundNumber, RunId, Update, UpdateManifest};
+use common::{Assignment, Decline, Digest, Directive, NamedTensors, RoundNumber, RunId, Update, UpdateManifest};
 
-use super::failure::{Failure, is_final, unreadable};
+use super::beside::Transfer;
+use super::failure::{Failure, Then, is_final, unreadable};
 use super::{Agent, AgentError};
 use crate::job::JobFolder;
 use crate::ledger::Event;
@@ -90,23 +91,29 @@ impl Agent {
         Ok(pipeline.with_noise_from(NoiseKey::of(secret.to_hex().as_bytes())))
     }
 
-    pub(super) async fn send(&mut self, assignment: &Assignment) -> Result<(), Failure> {
+    /// Sends the sealed update as long as the directive holds that asks for it.
+    pub(super) async fn send(&mut self, assignment: &Assignment, directive: &Directive) -> Result<Then, Failure> {
         let sealed = self.journal.sealed(&assignment.run, assignment.round, assignment.base).cloned();
-        let Some(manifest) = sealed else { return Ok(()) };
+        let Some(manifest) = sealed else { return Ok(Then::Later) };
         match self.send_scores(&manifest.run, manifest.round, manifest.base).await {
             // They never hold the update up; whatever keeps both from being sent is met again, and both are tried again.
             Err(Failure::Passing(error)) => tracing::warn!(run = %manifest.run, %error, "the scores are not sent yet"),
             sent => sent?,
         }
         let folder = JobFolder::at(self.home.job(&assignment.run, assignment.round, assignment.base));
-        self.link.send(&manifest, &folder.sealed()).await?;
+        let (ear, sealed) = (self.ear(directive), folder.sealed());
+        match ear.beside(self.link.upload(&manifest, &sealed)).await? {
+            // All bytes are there: the answer is waited for, since what it says is what counts, here and there.
+            Transfer::Whole(()) => self.link.finish(&manifest).await?,
+            Transfer::Dropped(told) => return Ok(Then::Instead(told)),
+        }
         self.journal.acknowledge(&manifest).map_err(AgentError::from)?;
         let (run, round, blob) = (manifest.run.clone(), manifest.round, manifest.blob);
         self.enter(&Event::UpdateAcknowledged { run, round, blob })?;
         tracing::info!(run = %manifest.run, round = %manifest.round, bytes = manifest.bytes, "update acknowledged");
         self.forget_older_than(&manifest.run, manifest.round);
         self.forget_models(manifest.base);
-        Ok(())
+        Ok(Then::AtOnce)
     }
 
     /// Sends what the trainer measured of a round's first model, if it did, unless the aggregator has it.

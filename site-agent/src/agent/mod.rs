@@ -3,6 +3,7 @@
 //! [`decide::next`] decides; this module carries out. Whatever fails for a reason that may pass is tried again; whatever
 //! cannot succeed declines the round by name, and the agent lives on.
 
+mod beside;
 mod failure;
 mod leaving;
 mod membership;
@@ -11,6 +12,8 @@ mod permitted;
 mod saying;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::privacy::SUBJECTS_ROUNDED_TO;
@@ -20,7 +23,7 @@ use crate::approvals;
 use crate::begun::Begun;
 use crate::clock;
 use crate::config::Config;
-use crate::decide::{self, Here, Kills, Step, Trainer};
+use crate::decide::{self, Here, Kills, Reading, Step, Trainer};
 use crate::durable::{self, DiskError};
 use crate::enrol::{EnrolError, Member};
 use crate::home::Home;
@@ -31,7 +34,8 @@ use crate::ledger::{Event, Ledger, LedgerError};
 use crate::link::{Link, LinkError};
 use crate::standing::Still;
 use crate::training::{State, TrainerProgram, Training};
-use failure::{Failure, Then, is_final};
+use beside::Transfer;
+use failure::{Failure, Then, is_final, is_of_an_old_round};
 use membership::Certificate;
 use pauses::Pauses;
 use saying::Said;
@@ -73,7 +77,22 @@ const DECLINED_FOR: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 struct Indexing {
     grid: Digest,
+    /// Set, it ends soon.
+    stopped: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<Result<images::Indexed, ImagesError>>,
+}
+
+impl Indexing {
+    /// Asks it to end. What it has read counts; the rest is read when it is wanted again.
+    fn stop(&self) {
+        if !self.stopped.swap(true, Ordering::SeqCst) {
+            tracing::info!("reading the images no further");
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
 }
 
 /// What ends an agent.
@@ -178,9 +197,13 @@ impl Agent {
             match taken {
                 Ok(Then::AtOnce) => failing.reset(),
                 Ok(Then::Later) => self.rest(report_every).await,
+                Ok(Then::Instead(told)) => {
+                    failing.reset();
+                    directive = told;
+                }
                 Err(Failure::Passing(error)) => {
                     self.say(Said::TriesAgain { error: error.to_string() });
-                    self.rest(failing.longer()).await;
+                    self.rest(decide::asks_again_after(failing.longer(), is_of_an_old_round(&error))).await;
                 }
                 Err(Failure::Decline(reason, why)) => {
                     self.decline(&directive, reason, &why)?;
@@ -193,6 +216,7 @@ impl Agent {
 
     /// Ends: a trainer at work writes a checkpoint first.
     pub async fn end(mut self) {
+        self.indexing.iter().for_each(Indexing::stop);
         if let Some(mut training) = self.training.take_if(|training| training.is_at_work()) {
             training.ended().await;
         }
@@ -233,7 +257,7 @@ impl Agent {
         } else if !self.home.plan(assignment.plan).exists() {
             // The plan is fetched before the site joins, so that a person can read it.
             Phase::Idle
-        } else if self.indexing.is_some() {
+        } else if self.indexing.as_ref().is_some_and(|indexing| !indexing.is_stopped()) {
             Phase::Indexing
         } else if self.journal.sealed(&assignment.run, assignment.round, assignment.base).is_some() {
             Phase::Sending
@@ -253,7 +277,9 @@ impl Agent {
     /// What is here, as far as the directive asks.
     fn look(&mut self, directive: &Directive) -> Result<Here, AgentError> {
         let wanted = decide::work(directive);
-        let mut here = Here { trainer: self.trainer(wanted.as_ref()), still: self.still(), ..Here::default() };
+        self.indexing.take_if(|indexing| indexing.is_stopped() && indexing.task.is_finished());
+        let (trainer, reading) = (self.trainer(wanted.as_ref()), self.reading(directive)?);
+        let mut here = Here { trainer, reading, still: self.still(), ..Here::default() };
         self.declined = self.declined.take().filter(|declined| declined.since.elapsed() < DECLINED_FOR);
         match directive {
             Directive::Wait { .. } => {}
@@ -284,6 +310,20 @@ impl Agent {
             }
         }
         Ok(here)
+    }
+
+    /// Which images are being read, seen from the directive.
+    fn reading(&self, directive: &Directive) -> Result<Reading, AgentError> {
+        let Some(indexing) = self.indexing.as_ref().filter(|indexing| !indexing.is_stopped()) else {
+            return Ok(Reading::Nothing);
+        };
+        let grid = match directive {
+            Directive::Train(work) if self.home.plan(work.plan).exists() => {
+                Some(images::grid_digest(&self.read_plan(work.plan)?.draft.images))
+            }
+            Directive::Train(_) | Directive::Wait { .. } | Directive::Finished { .. } => None,
+        };
+        Ok(if grid == Some(indexing.grid) { Reading::Wanted } else { Reading::Unwanted })
     }
 
     /// A trainer of an earlier life of this agent may have ended.
@@ -348,14 +388,22 @@ impl Agent {
             }
             (Step::AwaitApproval(plan), _) => self.say(Said::AwaitsApproval(plan)),
             (Step::FetchModel { model, bytes }, _) => {
-                self.link.fetch_model(model, bytes, &self.home.model(model)).await?;
-                return Ok(Then::AtOnce);
+                let (ear, path) = (self.ear(directive), self.home.model(model));
+                let fetched = ear.beside(self.link.fetch_model(model, bytes, &path)).await?;
+                return Ok(match fetched {
+                    Transfer::Whole(()) => Then::AtOnce,
+                    Transfer::Dropped(told) => Then::Instead(told),
+                });
             }
             (Step::StopTraining, _) => {
                 if let Some(mut training) = self.training.take() {
                     tracing::info!(run = %training.work.0, round = training.work.1.0, "stopping the trainer: its round is over");
                     training.kill();
                 }
+            }
+            (Step::StopIndexing, _) => {
+                self.indexing.iter().for_each(Indexing::stop);
+                return Ok(Then::AtOnce);
             }
             (Step::PauseTraining, _) => self.stop_if_still(),
             (Step::StandStill(Still::Stopped), _) => self.say(Said::Stopped),
@@ -379,10 +427,7 @@ impl Agent {
                 self.seal(assignment)?;
                 return Ok(Then::AtOnce);
             }
-            (Step::Send, Directive::Train(assignment)) => {
-                self.send(assignment).await?;
-                return Ok(Then::AtOnce);
-            }
+            (Step::Send, Directive::Train(assignment)) => return self.send(assignment, directive).await,
             (Step::Decline(reason), _) => {
                 let words = self.training.take().map(|training| training.last_words());
                 let words = words.or_else(|| self.words_of_objection(directive)).unwrap_or_default();
@@ -413,8 +458,9 @@ impl Agent {
         let plan = self.read_plan(assignment.plan)?;
         let grid = images::grid_digest(&plan.draft.images);
         match self.indexing.take() {
-            Some(indexing) if indexing.grid == grid && !indexing.task.is_finished() => self.indexing = Some(indexing),
-            Some(indexing) if indexing.grid == grid => match indexing.task.await {
+            // One at a time, also while one that was stopped ends.
+            Some(indexing) if !indexing.task.is_finished() => self.indexing = Some(indexing),
+            Some(indexing) if indexing.grid == grid && !indexing.is_stopped() => match indexing.task.await {
                 Ok(Ok(indexed)) => tracing::info!(frames = indexed.frames, "the images are on the plan's grid"),
                 Ok(Err(error)) => return Err(Failure::Decline(error.decline(), error.for_a_log())),
                 Err(error) => return Err(Failure::Decline(Decline::TooFewImages, error.to_string())),
@@ -422,11 +468,11 @@ impl Agent {
             _ => {
                 tracing::info!("reading the images onto the plan's grid");
                 let (home, config, program) = (self.home.clone(), self.config.intake.clone(), self.program.clone());
-                let images = plan.draft.images;
-                let task = tokio::task::spawn_blocking(move || {
-                    images::index_all(&home, None, &images, &config, &program, &mut |_| {})
-                });
-                self.indexing = Some(Indexing { grid, task });
+                let (images, stopped) = (plan.draft.images, Arc::<AtomicBool>::default());
+                let asked = Arc::clone(&stopped);
+                let task =
+                    tokio::task::spawn_blocking(move || images::index_until(&asked, &home, &images, &config, &program));
+                self.indexing = Some(Indexing { grid, stopped, task });
             }
         }
         Ok(Then::Later)

@@ -6,14 +6,16 @@ use common::policy::Objection;
 use common::{Assignment, Decline, Digest, Directive, Plan};
 
 use super::failure::Failure;
-use super::{Agent, AgentError, DECLINED_FOR};
+use super::{Agent, AgentError, DECLINED_FOR, Indexing};
 use crate::architecture;
 use crate::clock;
+use crate::decide;
 use crate::durable;
 use crate::hands::Hands;
 use crate::link::LinkError;
 use crate::standing::{self, Still};
 use crate::switch;
+use crate::training::Training;
 
 impl Agent {
     /// Why nothing trains just now, if nothing does.
@@ -73,10 +75,13 @@ impl Agent {
         Some(self.objection(&plan, assignment)?.1)
     }
 
-    /// Stops the trainer if nothing may train just now, whatever the aggregator says or does not say: at once if a person wants
-    /// it so, with a checkpoint if the hours are over. Called until it has ended.
+    /// Stops the trainer, and reading images, if nothing may train just now, whatever the aggregator says or does not say: at once if
+    /// a person wants it so, with a checkpoint if the hours are over. Called until it has ended.
     pub(super) fn stop_if_still(&mut self) {
         let still = self.still();
+        if still.is_some() {
+            self.indexing.iter().for_each(Indexing::stop);
+        }
         let Some(training) = &mut self.training else { return };
         if !training.is_at_work() {
             return;
@@ -95,9 +100,16 @@ impl Agent {
         }
     }
 
-    /// Waits, with an eye on the switch and the hours.
+    /// Whether a trainer, or an intake, is at work.
+    fn is_at_work(&mut self) -> bool {
+        self.training.as_mut().is_some_and(Training::is_at_work)
+            || self.indexing.as_ref().is_some_and(|indexing| !indexing.task.is_finished())
+    }
+
+    /// Waits, with an eye on the switch and the hours; not for long while there is something to be called back.
     pub(super) async fn rest(&mut self, time: Duration) {
         let (began, look_every) = (Instant::now(), self.config.report_every());
+        let time = decide::asks_again_after(time, self.is_at_work());
         loop {
             self.stop_if_still();
             let left = time.saturating_sub(began.elapsed());

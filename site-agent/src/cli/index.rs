@@ -31,7 +31,7 @@ pub(super) fn index(home: &Home, config: &Config, args: &IndexArgs) -> anyhow::R
     let grid = args.plan.as_deref().map(read_draft).transpose()?.map_or_else(ImagePlan::default, |draft| draft.images);
     let bar = progress_bar(args.json.json);
     let program = std::env::current_exe().context("finding this program")?;
-    let indexed = images::index_all(home, Some(&source), &grid, &config.intake, &program, &mut |progress| {
+    let indexed = images::index_all(home, &source, &grid, &config.intake, &program, &mut |progress| {
         bar.set_length(progress.total as u64);
         bar.set_position(progress.done as u64);
         bar.set_message(format!("{} frames", progress.frames));

@@ -14,6 +14,8 @@ mod walk;
 mod workers;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::{fs, io};
 
 use common::plan::ImagePlan;
@@ -49,13 +51,24 @@ pub struct IntakeOptions {
     pub tolerance: f64,
     /// Keep the frames of other image plans beside this one's.
     pub keep_other_plans: bool,
+    /// Set, from anywhere, it ends the intake soon, as a kill does: what was flushed is not read again.
+    pub stopped: Arc<AtomicBool>,
 }
 
 impl IntakeOptions {
     /// With the default limits, and a tenth of the images as tolerance.
     pub fn new(cache: PathBuf, images: ImagePlan, secret: SiteSecret, workers: Workers) -> Self {
         let limits = IntakeLimits::default();
-        Self { cache, images, secret, workers, limits, tolerance: 0.1, keep_other_plans: false }
+        Self {
+            cache,
+            images,
+            secret,
+            workers,
+            limits,
+            tolerance: 0.1,
+            keep_other_plans: false,
+            stopped: Arc::default(),
+        }
     }
 }
 
@@ -135,6 +148,9 @@ pub enum IntakeError {
         /// What the system said.
         error: io::Error,
     },
+    /// It was asked to stop.
+    #[error("reading the images was stopped; the next time goes on from there")]
+    Stopped,
     /// The cache.
     #[error(transparent)]
     Cache(#[from] CacheError),

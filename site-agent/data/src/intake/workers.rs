@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -33,17 +34,20 @@ pub(super) struct Crew<'a> {
     workers: &'a Workers,
     secret: &'a SiteSecret,
     limits: IntakeLimits,
+    asked_to_stop: &'a Arc<AtomicBool>,
 }
 
 /// Why a piece of work ended the intake.
 pub(super) enum Stop {
     Cache(CacheError),
     NoWorker(std::io::Error),
+    Asked,
 }
 
 impl<'a> Crew<'a> {
     pub(super) fn new(options: &'a IntakeOptions) -> Self {
-        Self { workers: &options.workers, secret: &options.secret, limits: options.limits }
+        let IntakeOptions { workers, secret, limits, stopped, .. } = options;
+        Self { workers, secret, limits: *limits, asked_to_stop: stopped }
     }
 
     /// What is permitted.
@@ -92,6 +96,10 @@ impl<'a> Crew<'a> {
             drop(sender);
             let outcome = results.iter().try_for_each(|result| {
                 let (piece, value) = result?;
+                // Looked at after the piece came: one that was cut short, because of this, is never taken for a whole one.
+                if self.asked_to_stop.load(Ordering::SeqCst) {
+                    return Err(Stop::Asked);
+                }
                 finish(piece, value).map_err(Stop::Cache)
             });
             stopped.store(true, Ordering::Relaxed);
@@ -99,6 +107,7 @@ impl<'a> Crew<'a> {
         });
         outcome.map_err(|stop| match (stop, self.workers) {
             (Stop::Cache(error), _) => IntakeError::Cache(error),
+            (Stop::Asked, _) => IntakeError::Stopped,
             (Stop::NoWorker(error), Workers::Processes { program, .. }) => {
                 IntakeError::NoWorker { program: program.clone(), error }
             }
@@ -110,7 +119,7 @@ impl<'a> Crew<'a> {
         Ok(match self.workers {
             Workers::InProcess => Box::new(Examiner::new(self.secret.clone(), self.limits)),
             Workers::Processes { program, args, .. } => {
-                Box::new(Remote::start(program, args, self.secret.clone(), self.limits)?)
+                Box::new(Remote::start(program, args, self.secret.clone(), self.limits, self.asked_to_stop)?)
             }
         })
     }

@@ -11,6 +11,9 @@ use crate::nifti::NiftiError;
 /// Why a data set is not taken in. Nothing of it is, then. Names of its files are in these words, which are for the site alone.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
+    /// It was asked to stop.
+    #[error("reading the data set was stopped; the next time begins it again")]
+    Stopped,
     /// The folder cannot be read.
     #[error("{file} cannot be read: {source}; check that it is there and that this user may read it")]
     Unreadable {

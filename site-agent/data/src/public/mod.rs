@@ -37,6 +37,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::Ordering;
 
 use rayon::prelude::*;
 
@@ -256,6 +257,9 @@ fn fill(
     let mut counts = Counts::default();
     let (mut gone, mut done, mut frames) = (before.clone(), 0, 0);
     for batch in cases.chunks(SIDE_BY_SIDE) {
+        if source.options.stopped.load(Ordering::SeqCst) {
+            return Err(ImportError::Stopped);
+        }
         let made: Vec<Result<Vec<Made>, ImportError>> =
             batch.par_iter().map(|case| frames::make(case, source, before)).collect();
         for made in made {

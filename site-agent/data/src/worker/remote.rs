@@ -8,8 +8,11 @@ use std::io::{self, BufReader, BufWriter};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::protocol::{Bounds, Request, Response, read_message, write_message};
 use super::{Content, Parser, Span};
@@ -21,12 +24,16 @@ use crate::skip::SkipReason;
 /// Requests after which a worker is replaced, well before its processor time is used up.
 const LIFE: u32 = 2000;
 
+/// How often a wait for an answer looks whether the intake is to stop.
+const LOOKS_EVERY: Duration = Duration::from_millis(100);
+
 /// Reads files in a child process.
 pub(crate) struct Remote {
     program: PathBuf,
     args: Vec<OsString>,
     secret: SiteSecret,
     limits: IntakeLimits,
+    stopped: Arc<AtomicBool>,
     worker: Option<Worker>,
 }
 
@@ -46,17 +53,21 @@ type Answer = (u32, Response, Vec<f32>);
 enum Failure {
     Ended,
     TooSlow,
+    /// The intake is to stop.
+    Stopped,
 }
 
 impl Remote {
-    /// Starts `program` with `args` for a worker; it must call [`super::worker_main`].
+    /// Starts `program` with `args` for a worker; it must call [`super::worker_main`]. Once `stopped` is set no answer of it counts.
     pub(crate) fn start(
         program: &Path,
         args: &[OsString],
         secret: SiteSecret,
         limits: IntakeLimits,
+        stopped: &Arc<AtomicBool>,
     ) -> io::Result<Self> {
-        let mut remote = Self { program: program.to_owned(), args: args.to_vec(), secret, limits, worker: None };
+        let (program, args, stopped) = (program.to_owned(), args.to_vec(), Arc::clone(stopped));
+        let mut remote = Self { program, args, secret, limits, stopped, worker: None };
         remote.worker = Some(remote.begin()?);
         Ok(remote)
     }
@@ -100,13 +111,15 @@ impl Remote {
                 self.worker = Some(self.begin().map_err(|_| SkipReason::ParserCrashed)?);
             }
             let Some(worker) = &mut self.worker else { return Err(SkipReason::ParserCrashed) };
-            match worker.ask(request, &self.limits) {
+            match worker.ask(request, &self.limits, &self.stopped) {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => {
                     let fresh = worker.served == 0;
                     self.worker = None;
                     match failure {
                         Failure::TooSlow => return Err(SkipReason::ParserLimit),
+                        // Whoever hears this is stopped as well, and takes no word of it.
+                        Failure::Stopped => return Err(SkipReason::ParserCrashed),
                         Failure::Ended if fresh => return Err(SkipReason::ParserCrashed),
                         Failure::Ended => {}
                     }
@@ -117,17 +130,38 @@ impl Remote {
 }
 
 impl Worker {
-    fn ask(&mut self, request: &Request, limits: &IntakeLimits) -> Result<(Response, Vec<f32>), Failure> {
+    fn ask(
+        &mut self,
+        request: &Request,
+        limits: &IntakeLimits,
+        stopped: &AtomicBool,
+    ) -> Result<(Response, Vec<f32>), Failure> {
         let number = self.served + 1;
         self.expected.send(request.bounds()).map_err(|_| Failure::Ended)?;
         write_message(&mut self.input, number, request, &[]).map_err(|_| Failure::Ended)?;
-        match self.answers.recv_timeout(limits.request_time()) {
-            Ok(Ok((answered, response, values))) if answered == number => {
+        match self.answer(limits.request_time(), stopped)? {
+            Ok((answered, response, values)) if answered == number => {
                 self.served = number;
                 Ok((response, values))
             }
-            Ok(_) | Err(RecvTimeoutError::Disconnected) => Err(Failure::Ended),
-            Err(RecvTimeoutError::Timeout) => Err(Failure::TooSlow),
+            Ok(_) | Err(_) => Err(Failure::Ended),
+        }
+    }
+
+    /// Waits for the next answer, with an eye on whether anybody still wants it.
+    fn answer(&self, within: Duration, stopped: &AtomicBool) -> Result<io::Result<Answer>, Failure> {
+        let asked = Instant::now();
+        loop {
+            if stopped.load(Ordering::SeqCst) {
+                return Err(Failure::Stopped);
+            }
+            let left = within.saturating_sub(asked.elapsed());
+            match self.answers.recv_timeout(left.min(LOOKS_EVERY)) {
+                Ok(answer) => return Ok(answer),
+                Err(RecvTimeoutError::Disconnected) => return Err(Failure::Ended),
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => return Err(Failure::TooSlow),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
         }
     }
 }
@@ -197,7 +231,8 @@ mod tests {
         let script = format!("cat {}; exec cat > /dev/null", said.display());
         let args = ["-c".into(), script.into()];
         let secret = SiteSecret::new([1; 32]);
-        let mut remote = Remote::start(Path::new("/bin/sh"), &args, secret, IntakeLimits::default()).unwrap();
+        let mut remote =
+            Remote::start(Path::new("/bin/sh"), &args, secret, IntakeLimits::default(), &Arc::default()).unwrap();
         remote.open(Path::new("/a")).unwrap_err()
     }
 

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use crate::support::{Image, archive, short_axis_cine};
 use common::plan::ImagePlan;
@@ -195,6 +197,20 @@ fn a_worker_that_talks_nonsense_or_says_nothing_is_replaced_and_the_file_left_ou
         let error = site.index().unwrap_err();
         assert!(error.to_string().contains(&format!("1 {reason}")), "{error}");
     }
+}
+
+#[test]
+fn a_worker_that_says_nothing_keeps_no_intake_that_is_to_stop_and_its_file_is_not_blamed() {
+    let workers = Workers::Processes { program: "/bin/sleep".into(), args: vec!["60".into()], count: 2 };
+    let mut site = Site::with(workers);
+    Image::new().write(&site.path("a"));
+    site.options.stopped.store(true, Ordering::SeqCst);
+    let began = Instant::now();
+    assert!(matches!(site.index(), Err(IntakeError::Stopped)));
+    assert!(began.elapsed() < Duration::from_secs(10), "one request may take {} s", site.options.limits.request_s);
+    site.options.stopped.store(false, Ordering::SeqCst);
+    site.options.workers = Workers::InProcess;
+    assert_eq!(site.index().unwrap().frames, 1);
 }
 
 #[test]

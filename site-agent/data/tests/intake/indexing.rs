@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::site::Site;
 use crate::support::{Image, along_axis, archive, element, item, sequence, short_axis_cine};
@@ -256,6 +258,35 @@ fn a_kill_while_writing_costs_nothing_but_the_work_since_the_last_flush() {
             mapped.verify().unwrap();
         }
         fs::write(log, &whole).unwrap();
+    }
+}
+
+#[test]
+fn an_intake_that_is_stopped_anywhere_goes_on_to_the_same_cache() {
+    let site = |folders: &[u32]| {
+        let site = Site::new();
+        for &series in folders {
+            site.write_all(&format!("of-{series}"), &short_axis_cine(&Image { series, ..Image::new() }, 2, 2));
+        }
+        site
+    };
+    let undisturbed = site(&[1, 2, 3]);
+    undisturbed.index().unwrap();
+    let expected = markers(&undisturbed.cache());
+    // After so many words of progress: 12 files and 3 series, and one word before each kind.
+    for words in 1..=14 {
+        let site = site(&[1, 2, 3]);
+        let stopped = Arc::clone(&site.options.stopped);
+        let mut heard = 0;
+        let told = index(&site.images(), &site.options, &mut |_| {
+            heard += 1;
+            stopped.store(heard >= words, Ordering::SeqCst);
+        });
+        assert!(matches!(told, Err(IntakeError::Stopped)), "after {words} words: {told:?}");
+        assert_eq!(heard, words, "nothing is read after that");
+        stopped.store(false, Ordering::SeqCst);
+        site.index().unwrap();
+        assert_eq!(markers(&site.cache()), expected, "stopped after {words} words");
     }
 }
 
