@@ -29,7 +29,7 @@ pub enum Directive {
     },
 }
 
-/// One round's work for one site. The same for every site of the cohort but for the time left.
+/// One round's work for one site. The same for every site of the cohort but for the time left, and for who is still awaited.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assignment {
     /// The run.
@@ -46,6 +46,8 @@ pub struct Assignment {
     pub first_step: u64,
     /// Time until the round closes without this site.
     pub time_left: Duration,
+    /// The aggregator has no update of this site in this round, and takes one. Not said by an aggregator of before this was.
+    pub awaited: bool,
     /// Where the model comes from, in the aggregator's hand.
     pub lineage: Option<Box<Lineage>>,
     /// The head of the aggregator's ledger, in the aggregator's hand.

@@ -28,7 +28,7 @@ pub struct Here {
     pub reading: Reading,
     /// The round's update is sealed on disk.
     pub sealed: bool,
-    /// The round's update is acknowledged, or the finished run is recorded.
+    /// Nothing is left to do of the round ([`is_done`]), or the finished run is recorded.
     pub done: bool,
     /// What the last model is worth here need not be measured, or the aggregator has it already.
     pub measured: bool,
@@ -179,6 +179,12 @@ fn round(assignment: &Assignment, here: &Here) -> Step {
     }
 }
 
+/// Whether nothing is left to do of a round: its update is acknowledged, and not awaited all the same. A disk of the aggregator's may
+/// lose what was acknowledged; the update is sealed here still, and is sent again.
+pub fn is_done(assignment: &Assignment, is_acknowledged: bool) -> bool {
+    is_acknowledged && !assignment.awaited
+}
+
 fn stand_still(still: Still, here: &Here) -> Step {
     match (&here.trainer, still) {
         (Trainer::Running, Still::Stopped) => Step::StopTraining,
@@ -230,6 +236,7 @@ mod tests {
             base_bytes: 7,
             first_step: 0,
             time_left: Duration::from_secs(1),
+            awaited: false,
             lineage: None,
             ledger: None,
         })
@@ -261,6 +268,23 @@ mod tests {
     fn a_sealed_update_is_sent_again_after_a_restart_and_never_trained_again() {
         let here = Here { plan: true, approved: true, sealed: true, ..Here::default() };
         assert_eq!(next(&train(), &here), Step::Send);
+    }
+
+    #[test]
+    fn an_acknowledged_update_that_is_awaited_all_the_same_is_sent_again() {
+        let Directive::Train(work) = train() else { panic!("it trains") };
+        let step = |awaited, is_acknowledged| {
+            let assignment = Assignment { awaited, ..work.clone() };
+            let done = is_done(&assignment, is_acknowledged);
+            let trainer = Trainer::Finished;
+            let here = Here { plan: true, approved: true, sealed: true, done, trainer, ..Here::default() };
+            next(&Directive::Train(assignment), &here)
+        };
+        assert_eq!(step(false, true), Step::Rest);
+        assert_eq!(step(true, true), Step::Send);
+        assert_eq!(step(true, false), Step::Send);
+        // An older aggregator does not say whom it awaits.
+        assert_eq!(step(false, false), Step::Send);
     }
 
     #[test]

@@ -154,6 +154,7 @@ mod tests {
                 base_bytes: 9,
                 first_step: 0,
                 time_left: Duration::ZERO,
+                awaited: true,
                 lineage: Some(Box::new(Lineage { round: of, before, signature: key.sign(&statement) })),
                 ledger: Some(Box::new(SignedHead {
                     head,

@@ -178,6 +178,36 @@ fn a_run_that_is_paused_or_aborted_frees_a_site_in_the_middle_of_a_transfer() {
     federation.wait_until("an end of the upload", FREE, told).unwrap();
 }
 
+#[test]
+fn an_update_that_the_aggregator_lost_after_it_acknowledged_it_is_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("lost");
+    let plan = include_str!("../plans/story.toml")
+        .replace("steps_per_round = 300", "steps_per_round = 20")
+        .replace("count = 3", "count = 1");
+    story::prepare_with(&root, &plan, &SITES);
+    let mut federation = Federation::open(&root).unwrap();
+    federation.start_aggregator().unwrap();
+    story::start_run(&federation, &root).unwrap();
+    federation.kill_aggregator();
+    let (state, before) = (federation.aggregator_state(), root.join("before"));
+    story::copy(&state, &before).unwrap();
+
+    federation.start_aggregator().unwrap();
+    federation.start_agent(SITES[0]).unwrap();
+    let reported = |federation: &Federation| Ok(story::run(federation)?["sites"][SITES[0]]["phase"] == "reported");
+    federation.wait_until("an acknowledged update", WITHIN, reported).unwrap();
+    // All that was written since is lost, the ledger's end with it.
+    federation.kill_aggregator();
+    fs::remove_dir_all(&state).unwrap();
+    story::copy(&before, &state).unwrap();
+    federation.start_aggregator().unwrap();
+    federation.start_agent(SITES[1]).unwrap();
+    let run = story::finished(&mut federation).unwrap();
+    assert_eq!(run["rounds"][0]["sites"].as_array().unwrap().len(), SITES.len(), "{run:#}");
+    federation.at_site(SITES[0], &["ledger", "verify"]).unwrap();
+}
+
 /// Waits until a trainer has a checkpoint and is not done, and does `harm` then.
 fn in_mid_training(
     federation: &mut Federation,

@@ -38,7 +38,8 @@ impl Federation {
         match directive {
             Directive::Train(work) => {
                 let before = live.runs.iter().find(|run| *run.id() == work.run).map(|run| run.before);
-                Ok(Directive::Train(self.vouched(work, before)?))
+                let awaited = is_awaited(&live, site, &work.run);
+                Ok(Directive::Train(self.vouched(Assignment { awaited, ..work }, before)?))
             }
             directive => Ok(directive),
         }
@@ -113,6 +114,13 @@ fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration)
     }
 }
 
+/// Whether an update of the site is still to come in a run's open round. One that it was acknowledged for may be among what a disk
+/// lost: the site has it still.
+fn is_awaited(live: &Live, site: &SiteId, run: &RunId) -> bool {
+    let roll = live.runs.iter().find(|live| live.id() == run).and_then(|live| live.open()?.1.roll());
+    roll.is_some_and(|roll| !matches!(roll.get(site), Some(Word::Reported(_) | Word::Lost | Word::Revoked)))
+}
+
 fn train(live: &LiveRun, now: Duration) -> Option<Directive> {
     let (Attempt { round, base, .. }, _) = live.open()?;
     let time_left =
@@ -126,6 +134,7 @@ fn train(live: &LiveRun, now: Duration) -> Option<Directive> {
         base_bytes: live.layout.bytes(),
         first_step: steps * u64::from(round.0.saturating_sub(1)),
         time_left,
+        awaited: false,
         lineage: None,
         ledger: None,
     }))

@@ -1,7 +1,7 @@
 //! An update counts once, however often it is sent, whatever gets lost, whoever dies.
 
 use common::seed::SeedScope;
-use common::{Refusal, RoundNumber};
+use common::{Directive, Refusal, RoundNumber};
 use rand::RngExt;
 
 use crate::bench::{Bench, run_id, site_id, weights};
@@ -31,6 +31,20 @@ fn three_reports_become_the_next_model_and_its_bytes_are_those_of_the_whole_sum(
     let json = serde_json::to_value(&run).unwrap();
     assert_eq!(json["rounds"][0]["sites"][0]["teacher_entropy"], 1.5);
     assert_eq!(serde_json::from_value::<aggregator::status::RunStatus>(json).unwrap(), run);
+}
+
+#[test]
+fn a_site_is_told_whether_its_update_is_awaited() {
+    let mut bench = Bench::with_run(100, 2, 2, 1);
+    let awaited = |bench: &Bench, site| match bench.joins(site) {
+        Directive::Train(assignment) => assignment.awaited,
+        other => panic!("{site} is told {other:?}"),
+    };
+    assert!(awaited(&bench, "a") && awaited(&bench, "b"));
+    bench.reports("a", &weights(100, |_| 0.5)).unwrap();
+    assert!(!awaited(&bench, "a") && awaited(&bench, "b"));
+    bench.restart();
+    assert!(!awaited(&bench, "a") && awaited(&bench, "b"));
 }
 
 #[test]

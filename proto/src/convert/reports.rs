@@ -177,6 +177,7 @@ impl TryFrom<wire::Assignment> for Assignment {
             base_bytes: assignment.base_bytes,
             first_step: assignment.first_step,
             time_left: Duration::from_millis(assignment.time_left_ms),
+            awaited: assignment.awaited,
             lineage: assignment.lineage.map(|lineage| from_lineage(MESSAGE, &lineage).map(Box::new)).transpose()?,
             ledger: assignment.ledger.map(|head| from_signed_head(MESSAGE, &head).map(Box::new)).transpose()?,
         })
@@ -193,6 +194,7 @@ impl From<Assignment> for wire::Assignment {
             base_bytes: assignment.base_bytes,
             first_step: assignment.first_step,
             time_left_ms: milliseconds(assignment.time_left),
+            awaited: assignment.awaited,
             lineage: assignment.lineage.map(|lineage| to_lineage(*lineage)),
             ledger: assignment.ledger.map(|told| to_signed_head(*told)),
         }
@@ -241,6 +243,7 @@ mod tests {
             base_bytes: 5,
             first_step: 100,
             time_left: Duration::from_secs(60),
+            awaited: true,
             lineage: Some(Box::new(Lineage {
                 round: RoundNumber(0),
                 before: Digest::of(b"base"),

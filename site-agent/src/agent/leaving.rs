@@ -94,7 +94,13 @@ impl Agent {
     /// Sends the sealed update as long as the directive holds that asks for it.
     pub(super) async fn send(&mut self, assignment: &Assignment, directive: &Directive) -> Result<Then, Failure> {
         let sealed = self.journal.sealed(&assignment.run, assignment.round, assignment.base).cloned();
-        let Some(manifest) = sealed else { return Ok(Then::Later) };
+        let Some(mut manifest) = sealed else { return Ok(Then::Later) };
+        let again = self.is_acknowledged(assignment);
+        if again {
+            tracing::warn!(run = %manifest.run, round = %manifest.round, "the aggregator lost what it acknowledged: it is sent again");
+            // What it signs of the ledger is as told now: the end of that may be lost as well.
+            manifest.attestation = Some(self.member.attest(&manifest, assignment.ledger.as_deref()));
+        }
         match self.send_scores(&manifest.run, manifest.round, manifest.base).await {
             // They never hold the update up; whatever keeps both from being sent is met again, and both are tried again.
             Err(Failure::Passing(error)) => tracing::warn!(run = %manifest.run, %error, "the scores are not sent yet"),
@@ -108,12 +114,18 @@ impl Agent {
             Transfer::Dropped(told) => return Ok(Then::Instead(told)),
         }
         self.journal.acknowledge(&manifest).map_err(AgentError::from)?;
-        let (run, round, blob) = (manifest.run.clone(), manifest.round, manifest.blob);
-        self.enter(&Event::UpdateAcknowledged { run, round, blob })?;
+        if !again {
+            let (run, round, blob) = (manifest.run.clone(), manifest.round, manifest.blob);
+            self.enter(&Event::UpdateAcknowledged { run, round, blob })?;
+        }
         tracing::info!(run = %manifest.run, round = %manifest.round, bytes = manifest.bytes, "update acknowledged");
         self.forget_older_than(&manifest.run, manifest.round);
         self.forget_models(manifest.base);
-        Ok(Then::AtOnce)
+        if again {
+            return Ok(Then::Later);
+        }
+        // It was awaited when that was told, and is no more.
+        Ok(Then::Instead(Directive::Train(Assignment { awaited: false, ..assignment.clone() })))
     }
 
     /// Sends what the trainer measured of a round's first model, if it did, unless the aggregator has it.

@@ -267,6 +267,10 @@ impl Agent {
     }
 
     fn is_done(&self, assignment: &Assignment) -> bool {
+        decide::is_done(assignment, self.is_acknowledged(assignment))
+    }
+
+    fn is_acknowledged(&self, assignment: &Assignment) -> bool {
         self.journal.is_acknowledged(&assignment.run, assignment.round, assignment.base)
     }
 

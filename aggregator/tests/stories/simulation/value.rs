@@ -136,6 +136,7 @@ impl Value {
                 base_bytes: 0,
                 first_step: 0,
                 time_left: std::time::Duration::ZERO,
+                awaited: true,
                 lineage: None,
                 ledger: None,
             }),
