@@ -46,6 +46,7 @@ mod own_tensors;
 mod pauses;
 #[cfg(test)]
 mod persons;
+#[cfg(test)]
 mod queue;
 #[cfg(test)]
 mod refusal_table;
