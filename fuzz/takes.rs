@@ -9,8 +9,11 @@ use std::sync::Arc;
 
 use aggregator::inspection::{Fault, inspect};
 use aggregator::layout::Layout;
+use certs::message::framing::{Messages, framed, parted};
+use certs::message::headers;
 use common::codec::{self, Kind};
-use common::{Digest, Directive, NamedTensors, Plan, Progress, Signature, UpdateManifest};
+use common::{Digest, Directive, Encoding, NamedTensors, Plan, Progress, Signature, UpdateManifest};
+use http::{HeaderMap, HeaderValue};
 use proto::convert::{Announced, ModelScores};
 use proto::wire;
 
@@ -70,11 +73,94 @@ pub(crate) fn update(bytes: &[u8]) {
     }
 }
 
+/// A file of an update in each of the smaller encodings: as it is, and as what follows the right header. It passes only if it can
+/// be read, and holds nothing that cannot be merged.
+pub(crate) fn encoded_update(bytes: &[u8]) {
+    for encoding in SMALLER {
+        let layout = encoded_layout(encoding);
+        let mut whole = [layout.header(), bytes].concat();
+        whole.resize(usize::try_from(layout.bytes()).expect("a short file"), 0);
+        for file in [bytes, &whole, &[&whole, bytes].concat()] {
+            let mut stored = tempfile::tempfile().expect("a file");
+            stored.write_all(file).expect("room for it");
+            let decoded = encoding.decode(file, layout.signature());
+            match inspect(&stored, &Arc::new(layout.clone()), Digest::of(file), 1e6) {
+                Ok(_) => {
+                    let decoded = decoded.expect("what passes is read");
+                    assert!(file.len() as u64 == layout.bytes() && decoded.signature() == *layout.signature());
+                    assert!(decoded.iter().all(|(_, tensor)| tensor.values.iter().all(|value| value.abs() <= 8.0)));
+                }
+                Err(Fault::Content(..)) => {}
+                Err(other) => panic!("neither the file nor its digest is wrong: {other:?}"),
+            }
+        }
+    }
+}
+
+/// The encodings that are not the values as they are.
+pub(crate) const SMALLER: [Encoding; 4] = [Encoding::Bf16, Encoding::F16, Encoding::Int8, Encoding::TopK(0.5)];
+
+fn signature() -> Signature {
+    let named = [("a.weight", vec![2, 3]), ("b.bias", vec![3])];
+    Signature::new(named.map(|(name, shape)| (name.to_owned(), shape))).expect("names and shapes")
+}
+
 /// The layout that updates are held to here.
 pub(crate) fn layout() -> Layout {
-    let named = [("a.weight", vec![2, 3]), ("b.bias", vec![3])];
-    let signature = Signature::new(named.map(|(name, shape)| (name.to_owned(), shape))).expect("names and shapes");
-    Layout::of(&signature).expect("a short header")
+    Layout::of(&signature()).expect("a short header")
+}
+
+fn encoded_layout(encoding: Encoding) -> Layout {
+    Layout::encoded(&signature(), encoding).expect("a short header")
+}
+
+/// Messages of a signed call, in pieces as long as the first byte says: they are the same wherever the pieces end, and what was taken
+/// apart makes the bytes that came.
+pub(crate) fn frames(bytes: &[u8]) {
+    let Some((piece, body)) = bytes.split_first() else { return };
+    let taken = |piece: usize| {
+        let (mut messages, mut found) = (Messages::new(LONGEST_MESSAGE), Vec::new());
+        for piece in body.chunks(piece) {
+            messages.add(piece);
+            loop {
+                match messages.next_whole() {
+                    Ok(Some(message)) => found.push(message),
+                    Ok(None) => break,
+                    Err(error) => return (found, Err(error.to_string())),
+                }
+            }
+        }
+        (found, Ok(messages.is_empty()))
+    };
+    let (found, end) = taken(body.len().max(1));
+    assert_eq!(taken(1 + usize::from(*piece)), (found.clone(), end.clone()));
+    let again: Vec<u8> = found.iter().flat_map(|message| framed(&[message]).to_vec()).collect();
+    assert!(body.starts_with(&again) && (again.len() == body.len()) == (end == Ok(true)));
+    for message in &found {
+        if let Ok((content, last, signature)) = parted(message) {
+            assert!(content.len() + certs::message::SEALED_BYTES == message.len());
+            assert_eq!(framed(&[&content, &[u8::from(last)], &signature]), framed(&[message]));
+        }
+    }
+}
+
+/// The longest message that is taken here.
+const LONGEST_MESSAGE: usize = 200;
+
+/// The head of a signed call: each line one of its headers, in their order.
+pub(crate) fn head(bytes: &[u8]) {
+    let names = [headers::CERTIFICATE, headers::CALL, headers::SIGNATURE];
+    let mut sent = HeaderMap::new();
+    for (name, line) in names.iter().cycle().zip(bytes.split(|byte| *byte == b'\n')).take(6) {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            sent.append(name.clone(), value);
+        }
+    }
+    if let Ok(head) = headers::read("/a/B", &sent) {
+        let mut written = HeaderMap::new();
+        headers::write(&head, &mut written);
+        assert_eq!(headers::read("/a/B", &written).ok(), Some(head));
+    }
 }
 
 /// A plan, as a site is sent it.

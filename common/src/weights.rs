@@ -31,9 +31,10 @@ pub struct Signature(BTreeMap<String, Vec<usize>>);
 /// Why weights were refused.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum WeightsError {
-    /// A name that is empty, too long, repeated, or not printable ASCII.
+    /// A name that is empty, too long, repeated, not printable ASCII, or no tensor's.
     #[error(
-        "tensor name {0:?} is refused: names are distinct, 1 to 128 characters of letters, digits, '.', '_' and '-'"
+        "tensor name {0:?} is refused: names are distinct, 1 to 128 characters of letters, digits, '.', '_' and '-', and not \
+         {METADATA}, which safetensors keeps for itself"
     )]
     Name(String),
     /// A size that no model of ours has.
@@ -69,6 +70,9 @@ pub enum WeightsError {
     Format(String),
 }
 
+/// What is no tensor in a header of safetensors.
+const METADATA: &str = "__metadata__";
+
 /// Values in all tensors of a model together: 2^31, or 8 GiB.
 pub const MAX_VALUES: usize = 1 << 31;
 
@@ -79,7 +83,8 @@ impl Signature {
         let mut total = 0_usize;
         for (name, shape) in specs {
             let permitted = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-            if !(1..=128).contains(&name.len()) || !name.bytes().all(permitted) || all.contains_key(&name) {
+            let is_name = (1..=128).contains(&name.len()) && name.bytes().all(permitted) && name != METADATA;
+            if !is_name || all.contains_key(&name) {
                 return Err(WeightsError::Name(name.chars().take(128).collect()));
             }
             let size = shape.iter().try_fold(1_usize, |size, &axis| size.checked_mul(axis));
@@ -344,6 +349,14 @@ mod tests {
         other.insert("b.weight", vec![4], vec![0.0; 4]);
         let error = weights().signature().require(&other.signature()).unwrap_err();
         assert_eq!(error.to_string(), "tensor b.weight: expected shape [2, 2], found shape [4]");
+    }
+
+    #[test]
+    fn a_name_that_a_file_could_not_hold_is_refused() {
+        for name in ["", "a b", "caf\u{e9}", "__metadata__"] {
+            let told = Signature::new([(name.to_owned(), vec![1])]).unwrap_err().to_string();
+            assert!(told.starts_with(&format!("tensor name {name:?} is refused")), "{told}");
+        }
     }
 
     #[test]

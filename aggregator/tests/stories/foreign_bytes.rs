@@ -3,7 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use common::{Meters, NamedTensors, Phase, Progress, RoundNumber, UpdateManifest};
+use certs::message::framing::{Messages, framed, parted};
+use certs::message::headers::{self, Head};
+use common::message::Call;
+use common::signed::Nonce;
+use common::{Digest, Meters, NamedTensors, Phase, Progress, RoundNumber, UpdateManifest};
+use http::HeaderMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -35,8 +40,10 @@ fn manifest() -> UpdateManifest {
     }
 }
 
+const KINDS: usize = 12;
+
 /// Bytes that each of those takes.
-fn right() -> [Vec<u8>; 6] {
+fn right() -> [Vec<u8>; KINDS] {
     let mut named = NamedTensors::new();
     named.insert("a.weight", vec![2, 3], vec![0.5; 6]);
     named.insert("b.bias", vec![3], vec![0.25; 3]);
@@ -52,7 +59,34 @@ fn right() -> [Vec<u8>; 6] {
         plan.canonical_bytes(),
         common::codec::encode(takes::RECORD, &record).unwrap(),
         common::codec::encode(takes::RECORD, &record).unwrap().split_off(54),
+        takes::SMALLER[0].encode(&named),
+        takes::SMALLER[1].encode(&named),
+        takes::SMALLER[2].encode(&named),
+        takes::SMALLER[3].encode(&named),
+        sealed(),
+        head(),
     ]
+}
+
+/// Pieces of seven bytes, and of two signed messages, of which the second is the last.
+fn sealed() -> Vec<u8> {
+    let messages = [(&b"a message"[..], 0), (b"", 1)].map(|(content, last)| framed(&[content, &[last], &[7; 64]]));
+    [&[6], &messages[0][..], &messages[1]].concat()
+}
+
+/// The headers of a signed call, a line each.
+fn head() -> Vec<u8> {
+    let certificate = b"certificate".to_vec();
+    let call = Call {
+        method: "/a/B".to_owned(),
+        nonce: Nonce([1; 16]),
+        incarnation: Nonce([2; 16]),
+        time_s: 3,
+        certificate: Digest::of(&certificate),
+    };
+    let mut written = HeaderMap::new();
+    headers::write(&Head { call, certificate, signature: [4; 64] }, &mut written);
+    [headers::CERTIFICATE, headers::CALL, headers::SIGNATURE].map(|name| written[name].as_bytes().to_vec()).join(&b'\n')
 }
 
 fn take(bytes: &[u8]) {
@@ -62,6 +96,9 @@ fn take(bytes: &[u8]) {
     takes::update(bytes);
     takes::plan(bytes);
     takes::record(bytes);
+    takes::encoded_update(bytes);
+    takes::frames(bytes);
+    takes::head(bytes);
 }
 
 /// Bytes of the right kind after something happened to them.
@@ -69,7 +106,7 @@ fn spoilt() -> impl Strategy<Value = Vec<u8>> {
     let changes = vec((any::<Index>(), any::<u8>()), 0..4);
     let cut = proptest::option::of(any::<Index>());
     let twice = proptest::option::of((any::<Index>(), any::<Index>()));
-    (0..6_usize, changes, cut, twice).prop_map(|(kind, changes, cut, twice)| {
+    (0..KINDS, changes, cut, twice).prop_map(|(kind, changes, cut, twice)| {
         let mut bytes = right()[kind].clone();
         for (place, byte) in changes {
             let place = place.index(bytes.len());
@@ -89,13 +126,18 @@ fn spoilt() -> impl Strategy<Value = Vec<u8>> {
 
 #[test]
 fn bytes_of_the_right_kind_are_taken() {
-    let [report, announced, weights, plan, record, body] = right();
-    assert!(Announced::<Progress>::try_from(wire::ReportRequest::decode(&*report).unwrap()).is_ok());
-    assert!(UpdateManifest::try_from(wire::UpdateManifest::decode(&*announced).unwrap()).is_ok());
+    let all = right();
+    let [report, announced, weights, plan, record, _, _, _, _, _, sealed, head] = &all;
+    assert!(Announced::<Progress>::try_from(wire::ReportRequest::decode(&**report).unwrap()).is_ok());
+    assert!(UpdateManifest::try_from(wire::UpdateManifest::decode(&**announced).unwrap()).is_ok());
     assert_eq!(weights.len() as u64, takes::layout().bytes());
-    assert!(common::Plan::from_agreed_bytes(&plan, common::Digest::of(&plan)).is_ok());
-    assert!(common::codec::decode::<takes::Record>(takes::RECORD, &record).is_ok());
-    [report, announced, weights, plan, record, body].iter().for_each(|bytes| take(bytes));
+    assert!(common::Plan::from_agreed_bytes(plan, Digest::of(plan)).is_ok());
+    assert!(common::codec::decode::<takes::Record>(takes::RECORD, record).is_ok());
+    let mut messages = Messages::new(200);
+    messages.add(&sealed[1..]);
+    assert!((0..2).all(|_| parted(&messages.next_whole().unwrap().unwrap()).is_ok()) && messages.is_empty());
+    assert_eq!(head.iter().filter(|byte| **byte == b'\n').count(), 2);
+    all.iter().for_each(|bytes| take(bytes));
 }
 
 proptest! {
