@@ -16,6 +16,13 @@ pub enum Directive {
         /// Why, for a person who watches the agent.
         because: String,
     },
+    /// Nothing to do, because a run failed or was aborted.
+    Failed {
+        /// The run.
+        run: RunId,
+        /// Which run, and why, for a person who watches the agent.
+        because: String,
+    },
     /// Train this round, unless it is done already.
     Train(Assignment),
     /// The run is over.

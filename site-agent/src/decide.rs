@@ -139,8 +139,10 @@ pub enum Step {
 pub fn next(directive: &Directive, here: &Here) -> Step {
     match directive {
         _ if here.reading == Reading::Unwanted => Step::StopIndexing,
-        Directive::Wait { .. } if here.trainer == Trainer::RunningAnother => Step::StopTraining,
-        Directive::Wait { .. } => Step::Rest,
+        Directive::Wait { .. } | Directive::Failed { .. } if here.trainer == Trainer::RunningAnother => {
+            Step::StopTraining
+        }
+        Directive::Wait { .. } | Directive::Failed { .. } => Step::Rest,
         Directive::Finished { .. } if here.done => Step::Rest,
         Directive::Finished { .. } if here.trainer == Trainer::RunningAnother => Step::StopTraining,
         Directive::Finished { .. } if here.still == Some(Still::Stopped) => stand_still(Still::Stopped, here),
@@ -207,7 +209,19 @@ pub fn is_wanted(begun: &Directive, told: &Directive) -> bool {
     match begun {
         // The run is over: nobody takes its last model back, and nobody waits for this site while it is fetched.
         Directive::Finished { .. } => true,
-        Directive::Train(_) | Directive::Wait { .. } => work(begun) == work(told),
+        Directive::Train(_) | Directive::Wait { .. } | Directive::Failed { .. } => work(begun) == work(told),
+    }
+}
+
+/// How an agent that works for one run ends under a directive, if it does: the run has finished, or failed.
+pub fn end_of_run(directive: &Directive, here: &Here) -> Option<Result<(), String>> {
+    if next(directive, here) != Step::Rest {
+        return None;
+    }
+    match directive {
+        Directive::Finished { .. } => Some(Ok(())),
+        Directive::Failed { because, .. } => Some(Err(because.clone())),
+        Directive::Train(_) | Directive::Wait { .. } => None,
     }
 }
 
@@ -219,7 +233,7 @@ pub fn work(directive: &Directive) -> Option<(RunId, RoundNumber, Digest)> {
     match directive {
         Directive::Train(assignment) => Some((assignment.run.clone(), assignment.round, assignment.base)),
         Directive::Finished { run, model, .. } => Some((run.clone(), AFTER_THE_LAST, *model)),
-        Directive::Wait { .. } => None,
+        Directive::Wait { .. } | Directive::Failed { .. } => None,
     }
 }
 
@@ -419,6 +433,23 @@ mod tests {
         assert_eq!(step(Trainer::Running), Step::KeepTraining);
         assert_eq!(step(Trainer::Finished), Step::SendScores);
         assert_eq!(step(Trainer::Failed(Decline::NoLabels)), Step::Finish(run, model));
+    }
+
+    #[test]
+    fn an_agent_for_one_run_ends_when_that_has_finished_or_failed_and_nothing_is_under_way_any_more() {
+        let because = "run run failed: aborted by the coordinator: a mistake".to_owned();
+        let failed = Directive::Failed { run: "run".parse().unwrap(), because: because.clone() };
+        let finished = Directive::Finished { run: "run".parse().unwrap(), model: Digest::of(b"last"), bytes: 9 };
+        let (idle, done) = (Here::default(), Here { done: true, ..Here::default() });
+        assert_eq!(end_of_run(&failed, &idle), Some(Err(because)));
+        assert_eq!(end_of_run(&finished, &done), Some(Ok(())));
+        assert_eq!(end_of_run(&finished, &idle), None, "its last model is still to be fetched");
+        assert_eq!(end_of_run(&train(), &done), None);
+        assert_eq!(end_of_run(&Directive::Wait { because: "paused".to_owned() }, &idle), None);
+        let trains = Here { trainer: Trainer::RunningAnother, ..Here::default() };
+        let reads = Here { reading: Reading::Unwanted, ..Here::default() };
+        assert_eq!((next(&failed, &trains), end_of_run(&failed, &trains)), (Step::StopTraining, None));
+        assert_eq!((next(&failed, &reads), end_of_run(&failed, &reads)), (Step::StopIndexing, None));
     }
 
     #[test]

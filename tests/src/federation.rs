@@ -236,14 +236,37 @@ impl Federation {
         Ok(answer["plan"].as_str().ok_or_else(unexpected)?.to_owned())
     }
 
-    /// Starts a site's agent; it works until a run has finished.
+    /// Starts a site's agent; it works until a run has finished, or failed.
     pub fn start_agent(&mut self, site: &str) -> Result<(), FederationError> {
+        self.start_agent_with(site, &["--until-finished"])
+    }
+
+    fn start_agent_with(&mut self, site: &str, more: &[&str]) -> Result<(), FederationError> {
         let state = self.site_state(site).display().to_string();
-        let arguments = ["--state", &state, "run", "--until-finished"];
+        let arguments = [&["--state", &state, "run"], more].concat();
         let (environment, log) = (self.environment(site), self.log(site));
         let agent = Process::start_in(&environment, site, &self.programs.site_agent, &arguments, &log)?;
         self.agents.insert(site.to_owned(), agent);
         Ok(())
+    }
+
+    /// Starts a site's agent; it works from run to run, also where one fails.
+    pub fn start_lasting_agent(&mut self, site: &str) -> Result<(), FederationError> {
+        self.start_agent_with(site, &[])
+    }
+
+    /// Waits until a site's agent has ended by itself, and says how.
+    pub fn end_of_agent(&mut self, site: &str, within: Duration) -> Result<Option<i32>, FederationError> {
+        let began = Instant::now();
+        while self.is_at_work(site) {
+            if began.elapsed() > within {
+                let (what, words) = (format!("the end of {site}'s agent"), self.last_words(site));
+                return Err(FederationError::TooLate { what, seconds: within.as_secs(), words });
+            }
+            thread::park_timeout(Duration::from_millis(100));
+        }
+        let ended = self.agents.remove(site).and_then(|mut agent| agent.ended());
+        Ok(ended.and_then(|status| status.code()))
     }
 
     /// Kills the aggregator as `kill -9` does.

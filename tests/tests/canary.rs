@@ -118,7 +118,7 @@ fn no_planted_string_leaves_a_hospital_or_its_image_cache() {
     federation.wait_until("the second run at the server", WITHIN, known).unwrap();
     for site in SITES {
         federation.kill_agent(site);
-        federation.start_agent(site).unwrap();
+        federation.start_lasting_agent(site).unwrap();
     }
     let declined = |federation: &Federation| {
         let status = federation.status()?;

@@ -154,7 +154,7 @@ fn a_plan_with_one_changed_byte_awaits_another_approval_and_the_coordinator_sees
     federation.start_aggregator().unwrap();
     let first = story::start_run(&federation, root).unwrap();
     let site = SITES[1];
-    federation.start_agent(site).unwrap();
+    federation.start_lasting_agent(site).unwrap();
     let jobs = federation.site_state(site).join("jobs/story");
     federation.wait_until("the site in the round", WITHIN, |_| Ok(jobs.exists())).unwrap();
 

@@ -109,7 +109,7 @@ fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration)
         Some((live, Run::Finished { model })) => {
             Directive::Finished { run: live.id().clone(), model: *model, bytes: live.layout.bytes() }
         }
-        Some((live, Run::Failed { because, .. })) => wait(&format!("run {} failed: {because}", live.id())),
+        Some((live, Run::Failed { because, .. })) => failed(live.id(), because),
         _ => wait("no run invites this site yet"),
     }
 }
@@ -138,6 +138,10 @@ fn train(live: &LiveRun, now: Duration) -> Option<Directive> {
         lineage: None,
         ledger: None,
     }))
+}
+
+fn failed(run: &RunId, because: &str) -> Directive {
+    Directive::Failed { run: run.clone(), because: format!("run {run} failed: {because}") }
 }
 
 fn wait(because: &str) -> Directive {

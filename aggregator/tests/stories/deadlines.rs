@@ -68,7 +68,7 @@ fn a_round_below_quorum_is_tried_again_and_then_the_run_fails_by_name() {
     assert_eq!(run.rounds.len(), 2);
     assert!(run.rounds.iter().all(|round| round.model.is_none() && round.sites.len() == 1));
     let directive = bench.federation().report(&site_id("a"), &Progress::idle()).unwrap();
-    assert!(matches!(directive, Directive::Wait { because } if because.contains("failed")));
+    assert!(matches!(directive, Directive::Failed { because, .. } if because.contains("failed")));
 }
 
 #[test]

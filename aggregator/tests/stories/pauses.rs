@@ -80,7 +80,8 @@ fn an_aborted_run_frees_its_sites_at_once_and_says_why_also_when_no_server_was_r
         }
         let run = bench.run();
         assert_eq!((run.state, run.model), (RunPhase::Failed, run.first_model));
-        let Directive::Wait { because } = bench.joins("a") else { panic!("a is asked to train") };
+        let Directive::Failed { run: failed, because } = bench.joins("a") else { panic!("a is asked to train") };
+        assert_eq!(failed, run_id());
         assert!(because.contains("aborted by the coordinator: a scanner was exchanged"), "{because}");
         assert_eq!(run.rounds[0].sites.len(), 1, "what was reported is told");
         bench.restart();

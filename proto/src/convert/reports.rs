@@ -135,7 +135,8 @@ impl TryFrom<wire::ReportReply> for Directive {
     fn try_from(reply: wire::ReportReply) -> Result<Self, Malformed> {
         use wire::report_reply::Directive as Wire;
         match reply.directive {
-            Some(Wire::Wait(wait)) => Ok(Self::Wait { because: wait.because }),
+            Some(Wire::Wait(wait)) if wait.failed.is_empty() => Ok(Self::Wait { because: wait.because }),
+            Some(Wire::Wait(wait)) => Ok(Self::Failed { run: run("Wait", &wait.failed)?, because: wait.because }),
             Some(Wire::Train(train)) => Ok(Self::Train(train.try_into()?)),
             Some(Wire::Finished(finished)) => Ok(Self::Finished {
                 run: run("Finished", &finished.run)?,
@@ -155,7 +156,8 @@ impl From<Directive> for wire::ReportReply {
     fn from(directive: Directive) -> Self {
         use wire::report_reply::Directive as Wire;
         let directive = match directive {
-            Directive::Wait { because } => Wire::Wait(wire::Wait { because }),
+            Directive::Wait { because } => Wire::Wait(wire::Wait { because, failed: String::new() }),
+            Directive::Failed { run, because } => Wire::Wait(wire::Wait { because, failed: run.into() }),
             Directive::Train(assignment) => Wire::Train(assignment.into()),
             Directive::Finished { run, model, bytes } => {
                 Wire::Finished(wire::Finished { run: run.into(), model: digest_bytes(model), model_bytes: bytes })
@@ -256,6 +258,7 @@ mod tests {
         };
         let directives = [
             Directive::Wait { because: "no run".to_owned() },
+            Directive::Failed { run: "run".parse().unwrap(), because: "run run failed: a mistake".to_owned() },
             Directive::Train(assignment),
             Directive::Finished { run: "run".parse().unwrap(), model: Digest::of(b"m"), bytes: 1 },
         ];

@@ -110,6 +110,9 @@ pub enum AgentError {
     /// The aggregator refuses this site for good.
     #[error("{0}")]
     Refused(LinkError),
+    /// The run that it was to work for failed, or was aborted: which, and why.
+    #[error("{0}; an agent that is started without `--until-finished` waits for the next run")]
+    RunFailed(String),
     /// The ledger cannot be written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -134,7 +137,7 @@ pub enum AgentError {
 pub enum Until {
     /// Never: it waits for the next run.
     Stopped,
-    /// When a run has finished and its last model is here.
+    /// When a run has finished and its last model is here, or when it has failed.
     RunFinished,
 }
 
@@ -187,8 +190,10 @@ impl Agent {
             }
             let here = self.look(&directive)?;
             let step = decide::next(&directive, &here);
-            if until == Until::RunFinished && here.done && matches!(directive, Directive::Finished { .. }) {
-                return Ok(());
+            if until == Until::RunFinished
+                && let Some(ended) = decide::end_of_run(&directive, &here)
+            {
+                return ended.map_err(AgentError::RunFailed);
             }
             let taken = match self.hold_to_lineage(&directive) {
                 Ok(()) => self.take(step, &directive).await,
@@ -286,7 +291,7 @@ impl Agent {
         let mut here = Here { trainer, reading, still: self.still(), ..Here::default() };
         self.declined = self.declined.take().filter(|declined| declined.since.elapsed() < DECLINED_FOR);
         match directive {
-            Directive::Wait { .. } => {}
+            Directive::Wait { .. } | Directive::Failed { .. } => {}
             Directive::Finished { run, model, .. } => {
                 here.model = self.home.model(*model).exists();
                 here.done = self.journal.run(run).is_some_and(|run| run.finished == Some(*model));
@@ -325,7 +330,7 @@ impl Agent {
             Directive::Train(work) if self.home.plan(work.plan).exists() => {
                 Some(images::grid_digest(&self.read_plan(work.plan)?.draft.images))
             }
-            Directive::Train(_) | Directive::Wait { .. } | Directive::Finished { .. } => None,
+            _ => None,
         };
         Ok(if grid == Some(indexing.grid) { Reading::Wanted } else { Reading::Unwanted })
     }
@@ -384,7 +389,9 @@ impl Agent {
 
     async fn take(&mut self, step: Step, directive: &Directive) -> Result<Then, Failure> {
         match (step, directive) {
-            (Step::Rest, Directive::Wait { because }) => self.say(Said::Waits { because: because.clone() }),
+            (Step::Rest, Directive::Wait { because } | Directive::Failed { because, .. }) => {
+                self.say(Said::Waits { because: because.clone() })
+            }
             (Step::Rest | Step::KeepTraining, _) => {}
             (Step::FetchPlan(digest), _) => {
                 self.fetch_plan(digest).await?;

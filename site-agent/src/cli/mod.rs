@@ -33,6 +33,7 @@ use model::{DeviceChoice, Precision};
 use rustix::fs::Mode;
 use serde::Serialize;
 
+use crate::agent::AgentError;
 use crate::config::Config;
 use crate::home::Home;
 use crate::job::JobFolder;
@@ -135,8 +136,12 @@ struct Json {
 /// Exit code of a doctor of whose checks some failed.
 pub const DOCTOR_FAILED: u8 = 5;
 
+/// Exit code of an agent that was to work until a run has finished, which failed or was aborted.
+pub const RUN_FAILED: u8 = 8;
+
 /// Reads the command line, does what it says, and returns the exit code: 0 done, 1 failed, 2 not understood, 3 the disk
-/// is full, 4 no usable labels, 5 a check of the doctor's failed, 6 too few subjects for the policy, 7 stopped as asked.
+/// is full, 4 no usable labels, 5 a check of the doctor's failed, 6 too few subjects for the policy, 7 stopped as asked, 8 the
+/// run failed that the agent was to work for.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     // What is written from here on, by programs that are started as well, only this user may read: pixels, names of files, masks.
@@ -155,6 +160,7 @@ pub fn main() -> ExitCode {
             eprintln!("error: {}", told(&error));
             // By the system's own answer, which every error of a disk holds innermost.
             let full = error.chain().filter_map(|cause| cause.downcast_ref()).any(durable::is_full);
+            let in_vain = matches!(error.downcast_ref(), Some(AgentError::RunFailed(_)));
             let unwell = error.downcast_ref::<doctor::Failed>().is_some();
             match error.downcast_ref() {
                 _ if full => ExitCode::from(DISK_FULL),
@@ -162,6 +168,7 @@ pub fn main() -> ExitCode {
                 Some(TrainerError::TooFewSubjects { .. }) => ExitCode::from(TOO_FEW_SUBJECTS),
                 Some(TrainerError::Stopped { .. }) => ExitCode::from(STOPPED),
                 _ if unwell => ExitCode::from(DOCTOR_FAILED),
+                _ if in_vain => ExitCode::from(RUN_FAILED),
                 _ => ExitCode::FAILURE,
             }
         }

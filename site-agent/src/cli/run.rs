@@ -1,4 +1,4 @@
-//! `site-agent run`: the agent at work, until it is stopped.
+//! `site-agent run`: the agent at work, until it is stopped, or its run is over.
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -11,7 +11,7 @@ use crate::home::Home;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// Stop when a run has finished and its last model is here.
+    /// Stop when a run has finished and its last model is here; or, with exit code 8, when it has failed or was aborted.
     #[arg(long)]
     until_finished: bool,
 }
