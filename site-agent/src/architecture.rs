@@ -48,6 +48,7 @@ mod tests {
             let path = folder.path().join("first.safetensors");
             let digest = trainer::first_model(&draft, None, &path).unwrap();
             let first = common::NamedTensors::from_safetensors(&std::fs::read(&path).unwrap()).unwrap();
+            draft.check_size(&first.signature()).unwrap();
             check(&draft.with_first_model(first.signature(), digest)).unwrap();
         }
     }

@@ -32,6 +32,21 @@ pub(crate) enum Size {
     Small,
 }
 
+impl Size {
+    /// A plan's network of this size, of which the student travels.
+    pub(crate) fn network(self) -> String {
+        let (dim, depth) = if matches!(self, Self::Small) { (64, 2) } else { (384, 12) };
+        let head = match self {
+            Self::Full => "prototypes = 65536",
+            Self::Small | Self::Backbone => "hidden = 1\nbottleneck = 1\nprototypes = 2",
+        };
+        format!(
+            "[model]\nimage_size = 224\npatch_size = 8\nin_channels = 3\ndim = {dim}\ndepth = {depth}\nheads = 1\n\
+             [model.head]\n{head}\n[aggregation]\nexchange = \"student\"\n"
+        )
+    }
+}
+
 impl Case {
     /// Names and shapes.
     pub(crate) fn signature(self) -> Signature {

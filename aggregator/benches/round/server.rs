@@ -72,8 +72,9 @@ impl Server {
         let sites: Vec<_> = (0..case.sites).map(|site| site_name(site).to_string()).collect();
         let text = format!(
             "run = \"bench\"\n[training]\nsteps_per_round = 10\nepoch_steps = 10\nbatch_size = 8\n[rounds]\ncount = {rounds}\n\
-             sites = {sites:?}\nquorum = {}\ndeadline_s = 600\n",
-            case.sites
+             sites = {sites:?}\nquorum = {}\ndeadline_s = 600\n{}",
+            case.sites,
+            case.size.network()
         );
         fs::write(&plan, text).expect("the plan");
         fs::write(&model, [case.layout().header(), &tape.first_model()].concat()).expect("the first model");

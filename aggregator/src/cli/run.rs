@@ -195,6 +195,8 @@ fn start(Start { plan, first_model, state, json }: Start, acting: &Acting) -> Re
     let mut desk = acting.desk(state)?;
     let draft = read_draft(&plan)?;
     let model = read_model(&first_model)?;
+    // Every site would decline it, and the run's name would be gone.
+    draft.check_size(&model.signature()).map_err(Failure::refused)?;
     let bytes = model.to_safetensors();
     let plan = agreed(draft, &model, &bytes)?;
     let layout = Layout::of(&plan.signature).map_err(Failure::refused)?;

@@ -107,10 +107,12 @@ impl Desk {
 }
 
 const PLAN: &str = "run = \"typed\"\n[training]\nsteps_per_round = 1\nepoch_steps = 1\nbatch_size = 2\n[rounds]\ncount = 1\n\
-                    sites = [\"a\"]\nquorum = 1\ndeadline_s = 60\n";
+                    sites = [\"a\"]\nquorum = 1\ndeadline_s = 60\n\
+                    [model]\nimage_size = 1\npatch_size = 1\ndim = 1\ndepth = 1\nheads = 1\nmlp_ratio = 1.0\n\
+                    [model.head]\nhidden = 1\nbottleneck = 1\nprototypes = 2\n[aggregation]\nexchange = \"student\"\n";
 
-/// Values of its first model.
-const MODEL: usize = 20;
+/// Values of its first model: of the smallest network there is.
+const MODEL: usize = 33;
 
 #[test]
 fn a_federation_is_made_once_and_keys_are_for_the_operator_alone() {
@@ -194,6 +196,11 @@ fn what_is_no_plan_or_no_model_starts_no_run_and_is_told_by_name() {
     let nan = desk.path("nan").display().to_string();
     let plan = desk.write_plan(PLAN);
     assert!(matches!(start(&plan, &nan), (3, told) if told.contains("center holds NaN")));
+
+    let large = desk.write_model(2 * MODEL);
+    let refused = start(&plan, &large);
+    assert!(matches!(&refused, (3, told) if told.contains("has 66 values") && told.contains("has 33")), "{refused:?}");
+    desk.write_model(MODEL);
 
     let started = desk.json(&["run", "start", &plan, "--first-model", &model, "--json"]);
     assert_eq!(started["not_enrolled"][0], "a");

@@ -316,21 +316,6 @@ fn rounds(rounds: &RoundPlan) -> Bounded {
     within("rounds.grace_s", rounds.grace_s, rounds.grace_s <= MAX_DEADLINE_S, "0 to 2592000 (30 days)")
 }
 
-impl ModelPlan {
-    /// About how many values a network has: its matrices, which are nearly all of it. In floats, which do not overflow.
-    fn values(&self) -> f64 {
-        let [dim, depth, patch, side] =
-            [self.dim, self.depth, self.patch_size, self.image_size].map(|size| size as f64);
-        let [hidden, bottleneck, prototypes] =
-            [self.head.hidden, self.head.bottleneck, self.head.prototypes].map(|size| size as f64);
-        let patches = self.in_channels as f64 * patch * patch * dim;
-        let positions = (side / patch).powi(2) * dim;
-        let blocks = depth * dim * dim * (4.0 + 2.0 * self.mlp_ratio);
-        let head = hidden * (dim + hidden + bottleneck) + bottleneck * prototypes;
-        patches + positions + blocks + head
-    }
-}
-
 fn count(key: &'static str, value: usize) -> Bounded {
     within(key, value, (1..=MAX_COUNT).contains(&value), &format!("between 1 and {MAX_COUNT}"))
 }

@@ -6,6 +6,7 @@
 
 mod bounds;
 mod draft;
+mod size;
 
 use std::collections::BTreeSet;
 
@@ -56,6 +57,19 @@ pub enum PlanError {
     /// The first model has no head for a task, or one that no task asks.
     #[error("plan: {0}: make the first model of this very plan with `site-agent init-model`")]
     Heads(String),
+    /// The first model cannot be the plan's network.
+    #[error(
+        "plan: the first model has {found} values {what}, but the network that the plan describes has {expected}: make the first \
+         model of this very plan with `site-agent init-model <plan> --out <file>`"
+    )]
+    Size {
+        /// Values that count.
+        found: u64,
+        /// Which do.
+        what: &'static str,
+        /// Values of the network.
+        expected: u64,
+    },
     /// Not a plan's canonical bytes.
     #[error("these bytes are not a plan: {0}")]
     NotAPlan(#[from] serde_json::Error),
