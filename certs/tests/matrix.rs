@@ -444,13 +444,20 @@ async fn an_aggregator_with_a_wrong_certificate_hears_nothing_of_a_site() {
     cases.push(("for no host", named(vec![uri(AGGREGATOR)])));
     let count = cases.len();
     assert!(count >= 40, "{count} cases");
+    // Whose certificate merely does not count now may be the aggregator, and this machine's clock wrong.
+    let mut of_time = Vec::new();
     for (what, presented) in cases {
         let server = Acceptor::new(forge.server(&presented), forge.federation.clone()).await;
         let told = server.greets(forge.honest_client()).await;
         let told = told.expect_err(&format!("an aggregator's certificate {what} was believed"));
+        if told.contains("set the clock") {
+            of_time.push(what);
+            continue;
+        }
         assert!(told.contains("is not this federation's aggregator"), "a certificate {what}: {told}");
         assert!(told.contains("by telephone"), "a certificate {what}: {told}");
     }
+    assert_eq!(of_time, ["expired", "not valid yet", "that ends before it begins"]);
     println!("{count} certificates of aggregators were refused");
 }
 
