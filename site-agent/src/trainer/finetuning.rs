@@ -172,11 +172,12 @@ fn site_tasks(
         match Cohort::new(cache, &examples.all, job.held_out, FewShot::All, &examples.classes, least) {
             Ok(cohort) => own.push(SiteTask { task, examples, cohort }),
             Err(CohortError::TooFew { what, found, subjects, .. }) => {
-                tracing::warn!(task = %name, found, least, "too few subjects {what}: this site does not take part in the task");
-                without.push(format!(
-                    "{name}: {found} of {subjects} labelled subjects {what}, but at least {least} must (`policy.min_subjects`, never below \
+                let why = format!(
+                    "{found} of {subjects} labelled subjects {what}, but at least {least} must (`policy.min_subjects`, never below \
                      {SUBJECTS_ROUNDED_TO}): label or index more"
-                ));
+                );
+                tracing::warn!(task = %name, %why, "this site does not take part in the task");
+                without.push(format!("{name}: {why}"));
             }
             Err(error) => return Err(unusable(error.into())),
         }
