@@ -113,7 +113,7 @@ fn merged_as_sent(aggregation: &AggregationPlan) -> Bounded {
     let is_linear = matches!(rule, Strategy::FedAvg {} | Strategy::FedAvgM { .. } | Strategy::Nesterov { .. });
     let bound = "fed-avg, fed-avg-m or nesterov with encoding top-k: by the others what a site owes and sends later would not \
                  count as much; or choose encoding int8";
-    within("aggregation.strategy", written(rule), is_linear || !aggregation.encoding.has_residual(), bound)?;
+    within("aggregation.strategy", rule.name(), is_linear || !aggregation.encoding.has_residual(), bound)?;
     let takes_none = matches!(
         rule,
         Strategy::Krum { .. }
@@ -122,17 +122,9 @@ fn merged_as_sent(aggregation: &AggregationPlan) -> Bounded {
             | Strategy::TrimmedMean { .. }
     );
     let sound = aggregation.share_by == ShareBy::Subjects || !takes_none;
-    let bound = format!(
-        "\"subjects\" with {}, which takes no shares: sites would tell their images for nothing",
-        written(rule)
-    );
+    let bound =
+        format!("\"subjects\" with {}, which takes no shares: sites would tell their images for nothing", rule.name());
     within("aggregation.share_by", "examples", sound, &bound)
-}
-
-/// A rule's name, as a plan has it.
-fn written(rule: &Strategy) -> String {
-    let table = serde_json::to_value(rule).ok();
-    table.and_then(|table| table["rule"].as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 fn privacy(privacy: &PrivacyPlan, encoding: Encoding) -> Bounded {
@@ -176,7 +168,7 @@ fn finetuning(finetuning: &FinetuningPlan, plan: &PlanDraft) -> Bounded {
     let by_value = matches!(rule, Strategy::FedAvg {} | Strategy::CoordinateMedian {} | Strategy::TrimmedMean { .. });
     let bound = "fed-avg, coordinate-median or trimmed-mean in a run that finetunes: the others need every tensor from every \
                  site";
-    within("aggregation.strategy", written(rule), by_value, bound)
+    within("aggregation.strategy", rule.name(), by_value, bound)
 }
 
 /// Krum's guarantee needs more than twice the wrong sites and two, in the smallest round that is merged.
@@ -421,6 +413,13 @@ mod tests {
             ("krum", Strategy::Krum { faulty: 1 }),
             ("multi-krum", Strategy::MultiKrum { faulty: 1, keep: 2 }),
         ]
+    }
+
+    #[test]
+    fn a_rule_is_called_what_a_plan_calls_it() {
+        for (name, rule) in all_rules() {
+            assert_eq!((rule.name(), serde_json::to_value(rule).unwrap()["rule"].as_str()), (name, Some(name)));
+        }
     }
 
     fn by(rule: Strategy) -> PlanDraft {

@@ -392,6 +392,25 @@ pub enum Strategy {
     GeometricMedian {},
 }
 
+impl Strategy {
+    /// Its name, as a plan has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::FedAvg {} => "fed-avg",
+            Self::FedAvgM { .. } => "fed-avg-m",
+            Self::Nesterov { .. } => "nesterov",
+            Self::FedAdam(_) => "fed-adam",
+            Self::FedYogi(_) => "fed-yogi",
+            Self::FedAdagrad(_) => "fed-adagrad",
+            Self::CoordinateMedian {} => "coordinate-median",
+            Self::TrimmedMean { .. } => "trimmed-mean",
+            Self::Krum { .. } => "krum",
+            Self::MultiKrum { .. } => "multi-krum",
+            Self::GeometricMedian {} => "geometric-median",
+        }
+    }
+}
+
 /// An adaptive server optimizer's settings, with their names in Reddi et al. 2021.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
