@@ -4,8 +4,9 @@
 //! round before are kept. What cannot be made again, a run's first model and what a rule with a state of its own made, waits for a
 //! backup; no time of a round passes meanwhile.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
 
 use common::{Digest, RunId, SiteId};
 
@@ -25,12 +26,22 @@ pub(super) struct Doubts {
     mended: u64,
     /// Who has begun to fetch which model.
     fetched: BTreeSet<(SiteId, Digest)>,
+    /// When a model was last held to its digest, on the clock that never goes back.
+    looked: BTreeMap<Digest, Duration>,
 }
+
+/// Time between two looks at a model because sites fetch it again: a site that asks without end must not keep the merges waiting.
+const LOOKS_APART: Duration = Duration::from_secs(30);
 
 impl Federation {
     /// A site begins to fetch a model. If it did before, what it got was not what it is called, or it lost it.
     pub(super) fn fetches(&self, site: &SiteId, model: Digest) {
-        if !self.doubts().fetched.insert((site.clone(), model)) {
+        let now = self.clock.elapsed();
+        let mut doubts = self.doubts();
+        let is_again = !doubts.fetched.insert((site.clone(), model));
+        let is_new = doubts.looked.get(&model).is_none_or(|looked| now >= *looked + LOOKS_APART);
+        drop(doubts);
+        if is_again && is_new {
             self.doubt(model);
         }
     }
@@ -67,6 +78,7 @@ impl Federation {
         for model in in_doubt {
             let starts_from = |run: &&LiveRun| !run.run.is_over() && run.run.model() == model;
             let runs: Vec<_> = self.live().runs.iter().filter(starts_from).map(|run| run.id().clone()).collect();
+            self.doubts().looked.insert(model, self.clock.elapsed());
             let wrong = (!runs.is_empty()).then(|| self.blobs.what_is_wrong_with(model)).flatten();
             let Some(wrong) = wrong else {
                 self.sound(model, &runs);
@@ -146,7 +158,9 @@ impl Federation {
     /// Only of models that are handed out: others would add up.
     fn forget_old_fetches(&self) {
         let current: BTreeSet<_> = self.live().runs.iter().map(|run| run.run.model()).collect();
-        self.doubts().fetched.retain(|(_, model)| current.contains(model));
+        let mut doubts = self.doubts();
+        doubts.fetched.retain(|(_, model)| current.contains(model));
+        doubts.looked.retain(|model, _| current.contains(model));
     }
 
     fn doubts(&self) -> MutexGuard<'_, Doubts> {

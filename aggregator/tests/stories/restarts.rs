@@ -204,6 +204,14 @@ fn a_model_that_the_disk_changed_is_made_again_from_the_updates_it_came_of_and_n
             false => drop(fetch(&bench)),
         }
         bench.merge();
+        // A site that asks again and again has it looked at no more than twice a minute.
+        flip_a_bit(&path);
+        drop(fetch(&bench).unwrap());
+        bench.merge();
+        assert!(std::fs::read(&path).unwrap() != sound);
+        bench.clock.pass(Duration::from_secs(30));
+        drop(fetch(&bench));
+        bench.merge();
         assert!(std::fs::read(&path).unwrap() == sound);
         assert!(fetch(&bench).unwrap().version > 0);
         assert_eq!(bench.run().because, None);
