@@ -253,48 +253,25 @@ fn killed<G: Gpu>() {
 }
 
 macro_rules! on_a_gpu {
-    ($name:ident, $backend:ty) => {
+    ($name:ident, $backend:ty, { $($test:ident: $held:ident,)* }) => {
         mod $name {
-            #[test]
-            fn norms_of_a_gpu_are_those_of_the_decomposed_form() {
-                super::norms::<$backend>();
-            }
-
-            #[test]
-            fn linear_layers_of_a_gpu_are_those_of_the_decomposed_form() {
-                super::linear_layers::<$backend>();
-            }
-
-            #[test]
-            fn attention_of_a_gpu_is_that_of_the_decomposed_form() {
-                super::attention::<$backend>();
-            }
-
-            #[test]
-            fn gelu_and_branches_of_a_gpu_are_those_of_the_decomposed_form() {
-                super::gelu_and_branches::<$backend>();
-            }
-
-            #[test]
-            fn losses_of_a_gpu_are_those_of_the_decomposed_form() {
-                super::losses::<$backend>();
-            }
-
-            #[test]
-            fn adamw_of_a_gpu_is_that_of_the_decomposed_form() {
-                super::adamw::<$backend>();
-            }
-
-            #[test]
-            fn a_step_on_a_gpu_has_the_loss_and_gradients_of_the_cpus() {
-                super::step::<$backend>();
-            }
-
-            #[test]
-            fn a_training_killed_on_a_gpu_goes_on_to_the_same_bits() {
-                super::killed::<$backend>();
-            }
+            $(#[test]
+            fn $test() {
+                super::$held::<$backend>();
+            })*
         }
+    };
+    ($name:ident, $backend:ty) => {
+        on_a_gpu!($name, $backend, {
+            norms_of_a_gpu_are_those_of_the_decomposed_form: norms,
+            linear_layers_of_a_gpu_are_those_of_the_decomposed_form: linear_layers,
+            attention_of_a_gpu_is_that_of_the_decomposed_form: attention,
+            gelu_and_branches_of_a_gpu_are_those_of_the_decomposed_form: gelu_and_branches,
+            losses_of_a_gpu_are_those_of_the_decomposed_form: losses,
+            adamw_of_a_gpu_is_that_of_the_decomposed_form: adamw,
+            a_step_on_a_gpu_has_the_loss_and_gradients_of_the_cpus: step,
+            a_training_killed_on_a_gpu_goes_on_to_the_same_bits: killed,
+        });
     };
 }
 
