@@ -18,6 +18,8 @@ use proto::wire;
 
 use crate::bench::{plan_draft, site_id, weights};
 
+#[path = "../../../fuzz/spoil.rs"]
+mod spoil;
 #[path = "../../../fuzz/takes.rs"]
 mod takes;
 
@@ -112,14 +114,7 @@ fn spoilt() -> impl Strategy<Value = Vec<u8>> {
             let place = place.index(bytes.len());
             bytes[place] = byte;
         }
-        if let Some((from, to)) = twice {
-            let (from, to) = (from.index(bytes.len()), to.index(bytes.len()));
-            let again = bytes[from.min(to)..from.max(to)].to_vec();
-            bytes.splice(to..to, again);
-        }
-        if let Some(cut) = cut {
-            bytes.truncate(cut.index(bytes.len() + 1));
-        }
+        spoil::repeat_and_cut(&mut bytes, twice, cut);
         bytes
     })
 }
@@ -128,11 +123,14 @@ fn spoilt() -> impl Strategy<Value = Vec<u8>> {
 fn bytes_of_the_right_kind_are_taken() {
     let all = right();
     let [report, announced, weights, plan, record, _, _, _, _, _, sealed, head] = &all;
-    assert!(Announced::<Progress>::try_from(wire::ReportRequest::decode(&**report).unwrap()).is_ok());
-    assert!(UpdateManifest::try_from(wire::UpdateManifest::decode(&**announced).unwrap()).is_ok());
+    let said: Announced<Progress> = wire::ReportRequest::decode(&**report).unwrap().try_into().unwrap();
+    assert_eq!((said.site, said.value.phase), (site_id("a"), Phase::Training));
+    let announced: UpdateManifest = wire::UpdateManifest::decode(&**announced).unwrap().try_into().unwrap();
+    assert_eq!(announced, manifest());
     assert_eq!(weights.len() as u64, takes::layout().bytes());
-    assert!(common::Plan::from_agreed_bytes(plan, Digest::of(plan)).is_ok());
-    assert!(common::codec::decode::<takes::Record>(takes::RECORD, record).is_ok());
+    assert_eq!(common::Plan::from_agreed_bytes(plan, Digest::of(plan)).unwrap().canonical_bytes(), *plan);
+    let kept: takes::Record = common::codec::decode(takes::RECORD, record).unwrap();
+    assert_eq!((kept.len(), kept["a"].as_ref()), (2, Some(&manifest())));
     let mut messages = Messages::new(200);
     messages.add(&sealed[1..]);
     assert!((0..2).all(|_| parted(&messages.next_whole().unwrap().unwrap()).is_ok()) && messages.is_empty());
