@@ -32,6 +32,14 @@ fn ends_with_everybody_in_every_round(federation: &mut Federation) {
     }
 }
 
+/// Whose programs have all ended, so that nothing below its folder changes any more.
+fn at_rest(mut federation: Federation) {
+    for site in SITES {
+        assert_eq!(federation.end_of_agent(site, WITHIN).unwrap(), Some(0), "{site}");
+    }
+    federation.kill_aggregator();
+}
+
 /// No file below says the password, but for the settings in which a person wrote it.
 fn says_nowhere(folder: &Path, words: &[&str]) {
     for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
@@ -73,6 +81,7 @@ fn a_run_goes_through_a_proxy_that_asks_for_a_password_and_cuts_what_rests() {
     SITES.iter().try_for_each(|site| federation.start_agent(site)).unwrap();
     ends_with_everybody_in_every_round(&mut federation);
     assert!(proxy.tunnels() > 4, "{} tunnels: it was cut, and asked for another, again and again", proxy.tunnels());
+    at_rest(federation);
     says_nowhere(root, &["hidden-word", CREDENTIALS]);
 }
 
@@ -117,6 +126,7 @@ fn a_proxy_that_is_spoken_to_over_tls_is_known_by_the_corporate_root_that_the_se
     ends_with_everybody_in_every_round(&mut federation);
     let found = examined(&federation, SITES[0], "proxy");
     assert!(found.contains(&format!("https://{}", proxy.address())) && !found.contains("hidden-word"), "{found}");
+    at_rest(federation);
     says_nowhere(root, &["hidden-word", CREDENTIALS]);
 }
 
@@ -181,6 +191,8 @@ fn agents_go_by_what_the_environment_says_through_tinyproxy_which_asks_for_a_pas
     let said = proxy.said().unwrap();
     let (tunnels, cut) = (said.matches("CONNECT 127.0.0.1:").count(), said.matches("Idle Timeout").count());
     assert!(tunnels > 3 && cut > 2, "{tunnels} tunnels, {cut} of them cut:\n{said}");
-    says_nowhere(&federation.site_state(SITES[0]), &["hidden-word"]);
+    let state = federation.site_state(SITES[0]);
+    at_rest(federation);
+    says_nowhere(&state, &["hidden-word"]);
     says_nowhere(&root.join("logs"), &["hidden-word"]);
 }
