@@ -24,7 +24,7 @@ pub async fn drive(federation: Arc<Federation>) -> JoinError {
         panicked = every(TICK, Federation::tick) => panicked,
         panicked = every(REFRESH, refresh) => panicked,
         panicked = every(REFRESH, Federation::close_removed) => panicked,
-        panicked = every(Federation::noted_every(), Federation::note_remaining) => panicked,
+        panicked = every(Federation::noted_every(), Federation::note_time) => panicked,
         panicked = merge(Arc::clone(&federation)) => panicked,
     }
 }

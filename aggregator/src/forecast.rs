@@ -1,5 +1,7 @@
 //! How long a site takes for a round, going by its last ones: what `status` expects, and whom a round waits for past its
-//! deadline, as long as the plan's grace lasts. No clock is read here.
+//! deadline, as long as the plan's grace lasts. A site's time counts from where it joined to its update, and stands still with the
+//! round's: neither a pause, nor an aggregator that was down, nor another run that it was with makes it a slow one. No clock is
+//! read here.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use crate::store::{Store, StoreError};
 /// A site's last rounds that a forecast goes by; older ones say less of it as it is.
 const LAST: usize = 3;
 
-/// Time from the begin of a round to the update of each site that has been in one.
+/// How long each site that has been in a round is expected to be at work in the next.
 pub type Forecasts = BTreeMap<SiteId, Duration>;
 
 /// The longest of each site's last rounds, and a quarter more: the same work does not always take the same time. `took` is in
@@ -24,28 +26,27 @@ pub fn forecasts(took: impl IntoIterator<Item = (SiteId, Duration)>) -> Forecast
     of.into_iter().map(|(site, all)| (site, longest(all) * 5 / 4)).collect()
 }
 
+/// How long sites are at work already in a round of which `spent` has passed, by what had passed when each joined it.
+pub fn at_work(joined: BTreeMap<SiteId, Duration>, spent: Duration) -> BTreeMap<SiteId, Duration> {
+    joined.into_iter().map(|(site, since)| (site, spent.saturating_sub(since))).collect()
+}
+
 /// Whether somebody who joined an open round, and has not reported, may still do so within its own forecast. Who was in no
 /// round yet is not waited for.
-pub fn is_worth_waiting(roll: &Roll, forecasts: &Forecasts, since_begun: Duration) -> bool {
-    let awaited = |(site, word): (&SiteId, &Word)| {
-        *word == Word::Joined && forecasts.get(site).is_some_and(|forecast| since_begun < *forecast)
-    };
-    roll.iter().any(awaited)
+pub fn is_worth_waiting(roll: &Roll, forecasts: &Forecasts, at_work: &BTreeMap<SiteId, Duration>) -> bool {
+    let is_in_time =
+        |site| forecasts.get(site).zip(at_work.get(site)).is_some_and(|(forecast, since)| since < forecast);
+    roll.iter().any(|(site, word)| *word == Word::Joined && is_in_time(site))
 }
 
 /// The forecasts for a round, from what is written down of those before it.
 pub fn read(store: &dyn Store, run: &RunId, round: RoundNumber) -> Result<Forecasts, StoreError> {
-    let mut begun = BTreeMap::<RoundNumber, Vec<_>>::new();
-    for record in store.rounds(run)?.into_iter().filter(|record| record.attempt.round < round) {
-        begun.entry(record.attempt.round).or_default().push(record.began_at);
-    }
     let mut took = Vec::new();
     // As many again, because a site may have missed some.
-    for (round, attempts) in begun.iter().rev().take(2 * LAST).rev() {
-        for (site, update) in store.updates(run, *round)? {
-            // The attempt in which it came.
-            let began = attempts.iter().rev().find(|began| **began <= update.received_at);
-            took.extend(began.map(|began| (site, update.received_at.since(*began))));
+    for round in (round.0.saturating_sub(2 * LAST as u32).max(1)..round.0).map(RoundNumber) {
+        let joined = store.joined(run, round)?;
+        for (site, update) in store.updates(run, round)? {
+            took.extend(joined.get(&site).map(|since| (site.clone(), update.spent.saturating_sub(*since))));
         }
     }
     Ok(forecasts(took))
@@ -75,10 +76,12 @@ mod tests {
         let forecasts = forecasts([(site("a"), seconds(80)), (site("b"), seconds(80))]);
         let roll = |name: &str, word| Roll::from([(site(name), word)]);
         let digest = common::Digest::of(b"update");
-        assert!(is_worth_waiting(&roll("a", Word::Joined), &forecasts, seconds(99)));
-        assert!(!is_worth_waiting(&roll("a", Word::Joined), &forecasts, seconds(100)));
-        assert!(!is_worth_waiting(&roll("new", Word::Joined), &forecasts, seconds(1)));
-        assert!(!is_worth_waiting(&roll("b", Word::Reported(digest)), &forecasts, seconds(1)));
-        assert!(!is_worth_waiting(&roll("b", Word::Lost), &forecasts, seconds(1)));
+        let since = |spent| at_work(["a", "b", "new"].map(|name| (site(name), seconds(10))).into(), seconds(spent));
+        assert!(is_worth_waiting(&roll("a", Word::Joined), &forecasts, &since(109)));
+        assert!(!is_worth_waiting(&roll("a", Word::Joined), &forecasts, &since(110)));
+        assert!(!is_worth_waiting(&roll("new", Word::Joined), &forecasts, &since(11)));
+        assert!(!is_worth_waiting(&roll("b", Word::Reported(digest)), &forecasts, &since(11)));
+        assert!(!is_worth_waiting(&roll("b", Word::Lost), &forecasts, &since(11)));
+        assert!(!is_worth_waiting(&roll("a", Word::Joined), &forecasts, &BTreeMap::new()));
     }
 }

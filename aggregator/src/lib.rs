@@ -26,6 +26,7 @@ pub mod ledger;
 pub mod permissions;
 pub mod permitting;
 pub mod round;
+pub mod round_time;
 pub mod run;
 pub mod seats;
 pub mod server;

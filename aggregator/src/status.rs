@@ -360,7 +360,7 @@ fn run_status(
         _ => None,
     });
     let grace = Duration::from_secs(plan.draft.rounds.grace_s);
-    let open = rounds.last().map(|last| open_round(store, run, last, grace, now)).transpose()?.flatten();
+    let open = rounds.last().map(|last| open_round(store, run, last, grace)).transpose()?.flatten();
     let (state, because) = match state {
         RunState::Awaiting => (RunPhase::AwaitingSignatures, trouble.clone()),
         RunState::Running => (RunPhase::Running, trouble.clone()),
@@ -437,7 +437,6 @@ fn open_round(
     run: &RunId,
     last: &RoundRecord,
     grace: Duration,
-    now: Stamp,
 ) -> Result<Option<OpenRound>, StoreError> {
     let state = match last.state {
         RoundState::Gathering => OpenState::Gathering,
@@ -450,7 +449,7 @@ fn open_round(
         attempt: last.attempt.attempt,
         state,
         base: last.attempt.base,
-        time_left_ms: last.remaining.map(|left| milliseconds(left.saturating_sub(grace))),
+        time_left_ms: last.time.left.map(|left| milliseconds(left.saturating_sub(grace))),
         joined: Vec::new(),
         expected_in_ms: BTreeMap::new(),
         reported: Vec::new(),
@@ -468,8 +467,9 @@ fn open_round(
         }
     }
     let forecasts = forecast::read(store, run, last.attempt.round)?;
-    let since = now.since(last.began_at);
-    let expected = |site: &SiteId| Some((site.clone(), milliseconds(forecasts.get(site)?.saturating_sub(since))));
+    let at_work = forecast::at_work(store.joined(run, last.attempt.round)?, last.time.spent);
+    let expected =
+        |site: &SiteId| Some((site.clone(), milliseconds(forecasts.get(site)?.saturating_sub(*at_work.get(site)?))));
     open.expected_in_ms = open.joined.iter().filter_map(expected).collect();
     Ok(Some(open))
 }

@@ -8,8 +8,9 @@ use common::RunId;
 use super::{Federation, LiveRun, Undecided};
 use crate::layout::Layout;
 use crate::round::told;
+use crate::round_time::{Noted, RoundTime, carried_over};
 use crate::run::{Attempt, Run, RunAction, RunEvent, RunRules};
-use crate::store::{Details, RoundState, RunRecord, RunState, StoreError};
+use crate::store::{Details, Moment, RoundState, RunRecord, RunState, StoreError};
 
 impl Federation {
     /// A run as it was written down; what was left undone is done.
@@ -18,7 +19,7 @@ impl Federation {
         let layout = Layout::of(&record.plan.signature).map_err(|error| damaged(&error.to_string()))?;
         let rules = RunRules::of(&record.plan);
         let rounds = self.store.rounds(record.plan.run())?;
-        let mut deadline = None;
+        let mut time = RoundTime::default();
         let mut undone = Vec::new();
         let first_model = record.plan.first_model;
         let run = match (&record.state, rounds.last().map(|last| (last, &last.state))) {
@@ -26,13 +27,14 @@ impl Federation {
             // Ended before its plan was signed.
             (RunState::Failed { because }, None) => Run::Failed { because: because.clone(), model: first_model },
             (RunState::Running, Some((last, RoundState::Merging(outcome)))) => {
+                time = RoundTime::standing(Noted { spent: last.time.spent, left: None });
                 Run::Merging(last.attempt, outcome.clone())
             }
             (RunState::Running, Some((last, state @ (RoundState::Gathering | RoundState::Training)))) => {
                 let armed = matches!(state, RoundState::Training);
                 let roll = self.store.roll(record.plan.run(), last.attempt)?;
-                deadline = armed
-                    .then(|| self.clock.elapsed() + last.remaining.unwrap_or(deadline_of(&record) + grace_of(&record)));
+                let left = armed.then(|| last.time.left.unwrap_or(deadline_of(&record) + grace_of(&record)));
+                time = RoundTime::standing(Noted { left, ..last.time });
                 let run;
                 (run, undone) = Run::resumed(last.attempt, roll, armed, &rules);
                 run
@@ -45,10 +47,11 @@ impl Federation {
         };
         let merged = rounds.iter().rev().find(|round| matches!(round.state, RoundState::Closed(..)));
         let before = merged.map_or(record.plan.first_model, |round| round.attempt.base);
-        let (layout, paused, held) = (Arc::new(layout), false, None);
-        let mut live = LiveRun { record, rules, layout, run, deadline, paused, held, before, trouble: None };
+        let (layout, paused, damaged) = (Arc::new(layout), false, false);
+        let mut live = LiveRun { record, rules, layout, run, time, paused, damaged, before, trouble: None };
+        live.let_time_pass(self.clock.elapsed());
         if !undone.is_empty() {
-            self.store.record(live.id(), &undone, Details::None, self.clock.wall())?;
+            self.store.record(live.id(), &undone, Details::None, self.moment(&live))?;
             self.carry_out(&mut live, &undone);
         }
         if matches!(live.run, Run::Merging(..)) {
@@ -70,7 +73,7 @@ impl Federation {
         if actions.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.store.record(live.id(), &actions, details, self.clock.wall()) {
+        if let Err(error) = self.store.record(live.id(), &actions, details, self.moment(live)) {
             self.reread(live);
             return Err(Undecided::Store(error));
         }
@@ -87,11 +90,11 @@ impl Federation {
         });
         match found {
             Ok(found) => {
-                let same = live.run.attempt() == found.run.attempt() && live.deadline.is_some();
-                let deadline = if same && found.deadline.is_some() { live.deadline } else { found.deadline };
-                let paused = live.paused;
-                *live = LiveRun { deadline, ..found };
-                self.pause(live, paused);
+                // What passed since it was noted is not given back.
+                let same = live.run.attempt() == found.run.attempt() && live.time.is_armed() == found.time.is_armed();
+                let time = if same { live.time } else { found.time };
+                *live = LiveRun { time, paused: live.paused, damaged: live.damaged, ..found };
+                live.let_time_pass(self.clock.elapsed());
             }
             Err(error) => tracing::error!(run = %live.id(), %error, "the run cannot be read again"),
         }
@@ -107,14 +110,10 @@ impl Federation {
                 RunAction::ArmDeadline(Attempt { round, attempt, .. }) => {
                     let allowed = deadline_of(&live.record);
                     tracing::info!(%run, %round, attempt, seconds = allowed.as_secs(), "the deadline runs: a quorum has joined, or too few are left that could");
-                    let allowed = allowed + grace_of(&live.record);
-                    match live.paused {
-                        true => live.held = Some(allowed),
-                        false => live.deadline = Some(self.clock.elapsed() + allowed),
-                    }
+                    live.time.arm(allowed + grace_of(&live.record), self.clock.elapsed());
                 }
                 RunAction::Freeze(Attempt { round, .. }, outcome) => {
-                    (live.deadline, live.held) = (None, None);
+                    live.time.disarm();
                     let left_out = told(&outcome.left_out);
                     tracing::info!(%run, %round, updates = outcome.reports.len(), %left_out, "round closed; merging");
                     self.frozen.notify_one();
@@ -123,17 +122,19 @@ impl Federation {
                     tracing::error!(%run, %round, %site, "the site's update no longer counts")
                 }
                 RunAction::Abandon(Attempt { round, attempt, .. }, outcome) => {
-                    (live.deadline, live.held) = (None, None);
+                    live.time.disarm();
                     let left_out = told(&outcome.left_out);
                     tracing::warn!(%run, %round, attempt, updates = outcome.reports.len(), %left_out, "round abandoned");
                 }
                 RunAction::Publish(Attempt { round, base, .. }, model) => {
-                    live.before = *base;
+                    (live.before, live.damaged) = (*base, false);
                     tracing::info!(%run, %round, %model, "model published");
                     self.retire(&run, Some(self.limits.keep_updates_of_rounds));
                 }
                 RunAction::Release { .. } => {}
                 RunAction::Begin(Attempt { round, attempt, base }) => {
+                    let spent = carried_over(*attempt, live.time.spent(self.clock.elapsed()));
+                    live.time = RoundTime::standing(Noted { spent, left: None });
                     tracing::info!(%run, %round, attempt, %base, "round begins");
                 }
                 RunAction::Finish { model } => {
@@ -147,6 +148,11 @@ impl Federation {
                 RunAction::Refuse(_) => {}
             }
         }
+        live.let_time_pass(self.clock.elapsed());
+    }
+
+    fn moment(&self, live: &LiveRun) -> Moment {
+        Moment { wall: self.clock.wall(), of_round: live.time.spent(self.clock.elapsed()) }
     }
 
     /// Removes the updates of a run but for those of its last `keep` merged rounds, and the server's states but for the last;

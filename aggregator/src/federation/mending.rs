@@ -108,8 +108,9 @@ impl Federation {
         }
         let now = self.clock.elapsed();
         for run in &mut self.live().runs {
-            if let Some(end) = run.deadline.take_if(|_| runs.contains(run.record.plan.run())) {
-                run.held = Some(end.saturating_sub(now));
+            if runs.contains(run.id()) {
+                run.damaged = true;
+                run.let_time_pass(now);
             }
         }
     }
@@ -128,8 +129,9 @@ impl Federation {
             self.note_trouble(run, None);
         }
         let now = self.clock.elapsed();
-        for run in self.live().runs.iter_mut().filter(|run| !run.paused && runs.contains(run.id())) {
-            run.deadline = run.held.take().map(|held| now + held).or(run.deadline);
+        for run in self.live().runs.iter_mut().filter(|run| runs.contains(run.id())) {
+            run.damaged = false;
+            run.let_time_pass(now);
         }
     }
 

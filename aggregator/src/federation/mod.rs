@@ -21,6 +21,7 @@ use crate::door::{Door, TurnedAway};
 use crate::forecast;
 use crate::layout::Layout;
 use crate::round::{Heard, Round, Word};
+use crate::round_time::RoundTime;
 use crate::run::{ABORTED, Attempt, Run, RunEvent, RunRules};
 use crate::store::lock::LockError;
 use crate::store::{
@@ -141,18 +142,19 @@ struct LiveRun {
     rules: RunRules,
     layout: Arc<Layout>,
     run: Run,
-    /// When the open round's time is up, its grace with it, on the clock that never goes back; none while the run is paused.
-    deadline: Option<Duration>,
-    /// Whether the coordinator paused it, and what the open round has left meanwhile.
+    /// The open round's; its deadline is with the plan's grace.
+    time: RoundTime,
+    /// Whether the coordinator paused it: its round's time stands still.
     paused: bool,
-    held: Option<Duration>,
+    /// Whether the model that its round starts from is damaged: then as well.
+    damaged: bool,
     /// The model that the last merged round started from; the first model if none was merged.
     before: Digest,
     /// Why the round's end could not be written, when that was tried last.
     trouble: Option<String>,
 }
 
-/// Time between two notes of how much a round has left; a crash gives back no more than this.
+/// Time between two notes of a round's time; a crash gives back no more than this.
 const NOTED_EVERY: Duration = Duration::from_secs(1);
 /// Pause before the end of a round that could not be written is tried again.
 const END_AGAIN: Duration = Duration::from_secs(5);
@@ -328,7 +330,8 @@ impl Federation {
     fn heed(&self, live: &mut LiveRun, wish: &Wish) {
         if wish.paused != live.paused && !live.run.is_over() {
             tracing::info!(run = %live.id(), paused = wish.paused, "as the coordinator asks");
-            self.pause(live, wish.paused);
+            live.paused = wish.paused;
+            live.let_time_pass(self.clock.elapsed());
         }
         if let Some(because) = wish.abort.as_ref().filter(|_| !live.run.is_over()) {
             let aborted = RunEvent::Aborted { because: format!("{ABORTED}{because}") };
@@ -338,26 +341,16 @@ impl Federation {
         }
     }
 
-    /// Lets the time of the open round stand still, or go on.
-    fn pause(&self, live: &mut LiveRun, paused: bool) {
-        let now = self.clock.elapsed();
-        match paused {
-            true => live.held = live.deadline.take().map(|deadline| deadline.saturating_sub(now)).or(live.held),
-            false => live.deadline = live.held.take().map(|held| now + held).or(live.deadline),
-        }
-        live.paused = paused;
-    }
-
-    /// Ends rounds whose time is up, notes the time left of the others, and forgets uploads that came too late.
+    /// Ends rounds whose time is up, and forgets uploads that came too late.
     pub fn tick(&self) {
         let now = self.clock.elapsed();
         let mut live = self.live();
         for run in &mut live.runs {
-            let Some(end) = run.deadline else { continue };
-            if now + grace_of(&run.record) < end || (now < end && self.is_worth_waiting(run)) {
+            let Some(left) = run.time.left(now).filter(|_| run.time.passes()) else { continue };
+            if left > grace_of(&run.record) || (!left.is_zero() && self.is_worth_waiting(run, now)) {
                 continue;
             }
-            let before = run.trouble.take();
+            let (time, before) = (run.time, run.trouble.take());
             if let Err(error) = self.decide(run, RunEvent::TimeUp, Details::None) {
                 let trouble = error.to_string();
                 if before.as_ref() != Some(&trouble) {
@@ -365,8 +358,8 @@ impl Federation {
                 }
                 run.trouble = Some(trouble);
                 // Unless it was written after all, and what was read again has another deadline or none.
-                if run.deadline == Some(end) {
-                    run.deadline = Some(now + END_AGAIN + grace_of(&run.record));
+                if run.time.left(now) == time.left(now) {
+                    run.time.arm(END_AGAIN + grace_of(&run.record), now);
                 }
             }
         }
@@ -380,32 +373,28 @@ impl Federation {
     }
 
     /// Whether somebody is no later than usual in a round whose deadline has passed. What cannot be read is not waited for.
-    fn is_worth_waiting(&self, run: &LiveRun) -> bool {
-        let begun = || -> Result<Option<bool>, StoreError> {
-            let Some((attempt, round)) = run.open() else { return Ok(None) };
-            let forecasts = forecast::read(&*self.store, run.id(), attempt.round)?;
-            let rounds = self.store.rounds(run.id())?;
-            let began = rounds.iter().find(|record| record.attempt == attempt).map(|record| record.began_at);
-            let since = began.map(|began| self.clock.wall().since(began));
-            Ok(round.roll().zip(since).map(|(roll, since)| forecast::is_worth_waiting(roll, &forecasts, since)))
-        };
-        begun().ok().flatten().unwrap_or(false)
+    fn is_worth_waiting(&self, run: &LiveRun, now: Duration) -> bool {
+        let Some((attempt, round)) = run.open() else { return false };
+        let forecasts = forecast::read(&*self.store, run.id(), attempt.round);
+        let at_work =
+            self.store.joined(run.id(), attempt.round).map(|joined| forecast::at_work(joined, run.time.spent(now)));
+        let told = || Some(forecast::is_worth_waiting(round.roll()?, &forecasts.ok()?, &at_work.ok()?));
+        told().unwrap_or(false)
     }
 
-    /// Notes how much time the open rounds have left; to be called every [`Federation::noted_every`].
-    pub fn note_remaining(&self) {
+    /// Notes the time of the open rounds; to be called every [`Federation::noted_every`].
+    pub fn note_time(&self) {
         let now = self.clock.elapsed();
-        for run in &self.live().runs {
-            if let (Some(deadline), Some(attempt)) = (run.deadline, run.run.attempt()) {
-                let noted = self.store.note_remaining(run.id(), attempt, deadline.saturating_sub(now));
-                if let Err(error) = noted {
-                    tracing::warn!(run = %run.id(), %error, "the time left could not be noted");
-                }
+        for run in self.live().runs.iter().filter(|run| run.time.passes()) {
+            if let Some((attempt, _)) = run.open()
+                && let Err(error) = self.store.note_time(run.id(), attempt, run.time.noted(now))
+            {
+                tracing::warn!(run = %run.id(), %error, "the round's time could not be noted");
             }
         }
     }
 
-    /// Time between two calls of [`Federation::note_remaining`].
+    /// Time between two calls of [`Federation::note_time`].
     pub fn noted_every() -> Duration {
         NOTED_EVERY
     }
@@ -495,6 +484,11 @@ impl Federation {
 impl LiveRun {
     fn id(&self) -> &RunId {
         self.record.plan.run()
+    }
+
+    /// The time of its round passes, unless something is in its way.
+    fn let_time_pass(&mut self, now: Duration) {
+        self.time.let_pass(!self.paused && !self.damaged && self.open().is_some(), now);
     }
 
     fn invites(&self, site: &SiteId) -> bool {

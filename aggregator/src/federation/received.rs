@@ -67,6 +67,8 @@ impl Federation {
     /// Goes on with the bytes that survived a restart.
     pub(super) fn resume_file(&self, manifest: &UpdateManifest, durable: u64) -> io::Result<Received> {
         if self.is_stored_whole(manifest) {
+            // A power cut while it got its name among the blobs may have left it the old one as well.
+            self.blobs.remove_part(&part_name(manifest));
             return Ok(Received::whole(manifest));
         }
         let (file, path) = self.blobs.open_part(&part_name(manifest))?;

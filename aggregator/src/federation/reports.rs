@@ -124,7 +124,7 @@ fn is_awaited(live: &Live, site: &SiteId, run: &RunId) -> bool {
 fn train(live: &LiveRun, now: Duration) -> Option<Directive> {
     let (Attempt { round, base, .. }, _) = live.open()?;
     let time_left =
-        live.deadline.map_or(deadline_of(&live.record), |end| end.saturating_sub(now + grace_of(&live.record)));
+        live.time.left(now).map_or(deadline_of(&live.record), |left| left.saturating_sub(grace_of(&live.record)));
     let steps = live.record.plan.draft.training.steps_per_round as u64;
     Some(Directive::Train(Assignment {
         run: live.id().clone(),

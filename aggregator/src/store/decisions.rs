@@ -3,11 +3,11 @@
 use common::{Digest, RunId, UpdateManifest};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::rows::{int, json, parsed};
-use super::{Details, StoreError, UpdateKey, ledger, signatures};
-use crate::clock::Stamp;
+use super::rows::{int, json, milliseconds, parsed};
+use super::{Details, Moment, StoreError, UpdateKey, ledger, signatures};
 use crate::ledger::Event;
 use crate::round::{Heard, Word};
+use crate::round_time::carried_over;
 use crate::run::{Attempt, RunAction};
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -19,21 +19,30 @@ pub(super) fn write_action(
     run: &RunId,
     action: &RunAction,
     details: Details<'_>,
-    now: Stamp,
+    moment: Moment,
 ) -> Result<()> {
+    let now = moment.wall;
     if let Some(event) = Event::of(run, action, details) {
         ledger::append(transaction, &event, now)?;
     }
     let changed = match (action, details) {
-        (RunAction::Record(heard), details) => return write_word(transaction, run, heard, details, now),
+        (RunAction::Record(heard), details) => return write_word(transaction, run, heard, details, moment),
         (RunAction::Release { by }, _) => {
             signatures::count(transaction, run, by)?;
             transaction
                 .execute("UPDATE runs SET state = 'running' WHERE run = ?1 AND state = 'awaiting'", [run.as_str()])?
         }
         (RunAction::Begin(Attempt { round, attempt, base }), _) => transaction.execute(
-            "INSERT INTO rounds (run, round, attempt, state, base, began_at_ms) VALUES (?1, ?2, ?3, 'gathering', ?4, ?5)",
-            params![run.as_str(), round.0, attempt, base.to_string(), int(now.0)],
+            "INSERT INTO rounds (run, round, attempt, state, base, began_at_ms, spent_ms) \
+             VALUES (?1, ?2, ?3, 'gathering', ?4, ?5, ?6)",
+            params![
+                run.as_str(),
+                round.0,
+                attempt,
+                base.to_string(),
+                int(now.0),
+                milliseconds(carried_over(*attempt, moment.of_round))
+            ],
         )?,
         (RunAction::ArmDeadline(Attempt { round, attempt, .. }), _) => transaction.execute(
             "UPDATE rounds SET state = 'training' WHERE run = ?1 AND round = ?2 AND attempt = ?3 AND state = 'gathering'",
@@ -81,32 +90,48 @@ fn write_word(
     run: &RunId,
     heard: &Heard,
     details: Details<'_>,
-    now: Stamp,
+    moment: Moment,
 ) -> Result<()> {
     let decline = match (heard.word, details) {
         (Word::Joined | Word::Revoked, _) => None,
         (Word::Declined(reason), _) => Some(json(&reason)?),
-        (Word::Reported(_), Details::Update(manifest)) => return write_update(transaction, manifest, now),
+        (Word::Reported(_), Details::Update(manifest)) => return write_update(transaction, manifest, moment),
         (Word::Reported(_) | Word::Lost, _) => {
             return Err(StoreError::Damaged(format!("a report of {} without its update", heard.site)));
         }
     };
     // The open attempt is the last one.
     transaction.execute(
-        "INSERT OR REPLACE INTO words (run, round, attempt, site, decline, revoked) \
-         SELECT ?1, ?2, MAX(attempt), ?3, ?4, ?5 FROM rounds WHERE run = ?1 AND round = ?2",
-        params![run.as_str(), heard.round.0, heard.site.as_str(), decline, heard.word == Word::Revoked],
+        "INSERT OR REPLACE INTO words (run, round, attempt, site, decline, revoked, spent_ms) \
+         SELECT ?1, ?2, MAX(attempt), ?3, ?4, ?5, ?6 FROM rounds WHERE run = ?1 AND round = ?2",
+        params![
+            run.as_str(),
+            heard.round.0,
+            heard.site.as_str(),
+            decline,
+            heard.word == Word::Revoked,
+            milliseconds(moment.of_round)
+        ],
     )?;
     Ok(())
 }
 
 /// The row that makes an update count, if there is none yet; its upload is over.
-fn write_update(transaction: &Transaction<'_>, manifest: &UpdateManifest, now: Stamp) -> Result<()> {
+fn write_update(transaction: &Transaction<'_>, manifest: &UpdateManifest, moment: Moment) -> Result<()> {
     let UpdateManifest { run, round, site, blob, bytes, .. } = manifest;
     let added = transaction.execute(
-        "INSERT INTO updates (run, round, site, blob, bytes, manifest, received_at_ms) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
-        params![run.as_str(), round.0, site.as_str(), blob.to_string(), int(*bytes), json(manifest)?, int(now.0)],
+        "INSERT INTO updates (run, round, site, blob, bytes, manifest, received_at_ms, spent_ms) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
+        params![
+            run.as_str(),
+            round.0,
+            site.as_str(),
+            blob.to_string(),
+            int(*bytes),
+            json(manifest)?,
+            int(moment.wall.0),
+            milliseconds(moment.of_round)
+        ],
     )?;
     if added == 0 {
         return Err(StoreError::Damaged(format!("{site} has an update for round {round} of {run} already")));

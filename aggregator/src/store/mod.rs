@@ -20,6 +20,7 @@ use crate::aggregation::Merged;
 use crate::clock::Stamp;
 use crate::ledger::{Actor, Event};
 use crate::round::{Outcome, Roll};
+use crate::round_time::Noted;
 use crate::run::{Attempt, RunAction};
 
 pub mod blobs;
@@ -293,8 +294,8 @@ pub struct RoundRecord {
     pub began_at: Stamp,
     /// When it ended.
     pub ended_at: Option<Stamp>,
-    /// Time that was left when it was last noted, once the deadline runs, the plan's grace with it.
-    pub remaining: Option<Duration>,
+    /// Its time, when that was last noted.
+    pub time: Noted,
 }
 
 /// How a round stands.
@@ -319,6 +320,8 @@ pub struct UpdateRecord {
     pub manifest: UpdateManifest,
     /// When it was acknowledged.
     pub received_at: Stamp,
+    /// What had passed of the round's time then.
+    pub spent: Duration,
     /// Its file is no longer kept, or is damaged.
     pub retired: bool,
 }
@@ -370,6 +373,15 @@ impl UpdateKey {
     pub fn of(manifest: &UpdateManifest) -> Self {
         Self { run: manifest.run.clone(), round: manifest.round, site: manifest.site.clone() }
     }
+}
+
+/// When actions are written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// By the wall's clock.
+    pub wall: Stamp,
+    /// By the time of the round that is open.
+    pub of_round: Duration,
 }
 
 /// What belongs to actions that are written down.
@@ -472,10 +484,19 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn update(&self, key: &UpdateKey) -> Result<Option<UpdateRecord>, StoreError>;
 
     /// Writes down what was decided.
-    fn record(&self, run: &RunId, actions: &[RunAction], details: Details<'_>, now: Stamp) -> Result<(), StoreError>;
+    fn record(
+        &self,
+        run: &RunId,
+        actions: &[RunAction],
+        details: Details<'_>,
+        moment: Moment,
+    ) -> Result<(), StoreError>;
 
-    /// Notes how much time a round has left.
-    fn note_remaining(&self, run: &RunId, attempt: Attempt, remaining: Duration) -> Result<(), StoreError>;
+    /// What had passed of a round's time when each site first joined it, of those that did and have not declined since.
+    fn joined(&self, run: &RunId, round: RoundNumber) -> Result<BTreeMap<SiteId, Duration>, StoreError>;
+
+    /// Notes a round's time.
+    fn note_time(&self, run: &RunId, attempt: Attempt, time: Noted) -> Result<(), StoreError>;
 
     /// Notes what keeps a run from going on, or that nothing does.
     fn note_trouble(&self, run: &RunId, trouble: Option<&str>) -> Result<(), StoreError>;

@@ -1,5 +1,7 @@
 //! Domain values as columns and back. Whatever does not read back is damage, and is told so.
 
+use std::time::Duration;
+
 use rusqlite::Row;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -34,6 +36,10 @@ pub(super) fn number(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
 
 pub(super) fn small(row: &Row<'_>, column: &str) -> rusqlite::Result<u32> {
     number(row, column).map(|number| u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+pub(super) fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 pub(super) fn stamp(row: &Row<'_>, column: &str) -> rusqlite::Result<Stamp> {

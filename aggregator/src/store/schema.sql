@@ -94,6 +94,7 @@ CREATE TABLE rounds (
     base         TEXT NOT NULL,
     model        TEXT,
     remaining_ms INTEGER,
+    spent_ms     INTEGER NOT NULL, -- of the round, over all attempts at it: without pauses, and without times when no server ran
     began_at_ms  INTEGER NOT NULL,
     ended_at_ms  INTEGER,
     outcome      TEXT,            -- who reported, who is left out and why: frozen with the set
@@ -110,6 +111,7 @@ CREATE TABLE words (
     site    TEXT NOT NULL,
     decline TEXT,                 -- the reason; null if it joined
     revoked INTEGER NOT NULL DEFAULT 0, -- said for it: its certificate was revoked
+    spent_ms INTEGER NOT NULL,    -- of the round, when it was said
     seal    TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (run, round, attempt, site)
 ) STRICT;
@@ -123,6 +125,7 @@ CREATE TABLE updates (
     bytes          INTEGER NOT NULL,
     manifest       TEXT NOT NULL,
     received_at_ms INTEGER NOT NULL,
+    spent_ms       INTEGER NOT NULL, -- of the round, when it was acknowledged
     retired        INTEGER NOT NULL DEFAULT 0, -- 1: its file is gone or damaged
     seal           TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (run, round, site)

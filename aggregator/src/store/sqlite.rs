@@ -14,19 +14,20 @@ use common::{Digest, Holder, Plan, Progress, RoundNumber, RunId, Score, SiteId, 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, ffi, params};
 
 use super::decisions::{forget_upload, names, upload_blob, write_action};
-use super::rows::{from_json, int, json, maybe_number, number, parsed, small, stamp};
+use super::rows::{from_json, int, json, maybe_number, milliseconds, number, parsed, small, stamp};
 use super::{
-    Details, FederationRecord, Issued, MemberRecord, ProgressRecord, Revoked, RoundRecord, RoundState, RunRecord,
-    RunState, ScoresRecord, SignatureRecord, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish, durable,
-    ledger, members, seals, signatures,
+    Details, FederationRecord, Issued, MemberRecord, Moment, ProgressRecord, Revoked, RoundRecord, RoundState,
+    RunRecord, RunState, ScoresRecord, SignatureRecord, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish,
+    durable, ledger, members, seals, signatures,
 };
 use crate::clock::Stamp;
 use crate::ledger::{Actor, Event};
 use crate::round::{Roll, Word};
+use crate::round_time::Noted;
 use crate::run::{Attempt, Run, RunAction};
 
 /// Raised with every change of the tables.
-const VERSION: i64 = 6;
+const VERSION: i64 = 7;
 const SCHEMA: &str = include_str!("schema.sql");
 /// Longest wait for another program's write.
 const BUSY: Duration = Duration::from_secs(10);
@@ -177,7 +178,8 @@ impl SqliteStore {
 
 fn update_record(row: &Row<'_>) -> Result<UpdateRecord> {
     let manifest = from_json("updates.manifest", &row.get::<_, String>("manifest")?)?;
-    Ok(UpdateRecord { manifest, received_at: stamp(row, "received_at_ms")?, retired: row.get("retired")? })
+    let spent = Duration::from_millis(number(row, "spent_ms")?);
+    Ok(UpdateRecord { manifest, received_at: stamp(row, "received_at_ms")?, spent, retired: row.get("retired")? })
 }
 
 fn path(state: &Path) -> PathBuf {
@@ -279,7 +281,8 @@ impl Store for SqliteStore {
             )?;
             let (first_model, digest) = (plan.first_model, plan.digest());
             ledger::append(transaction, &Event::RunStarted { run, plan: digest, first_model, by }, now)?;
-            actions.iter().try_for_each(|action| write_action(transaction, run, action, Details::None, now))
+            let moment = Moment { wall: now, of_round: Duration::ZERO };
+            actions.iter().try_for_each(|action| write_action(transaction, run, action, Details::None, moment))
         })
     }
 
@@ -344,7 +347,10 @@ impl Store for SqliteStore {
                 state,
                 began_at: stamp(row, "began_at_ms")?,
                 ended_at: maybe_number(row, "ended_at_ms")?.map(Stamp),
-                remaining: maybe_number(row, "remaining_ms")?.map(Duration::from_millis),
+                time: Noted {
+                    spent: Duration::from_millis(number(row, "spent_ms")?),
+                    left: maybe_number(row, "remaining_ms")?.map(Duration::from_millis),
+                },
             })
         })
     }
@@ -390,17 +396,33 @@ impl Store for SqliteStore {
         Ok(found.into_iter().next())
     }
 
-    fn record(&self, run: &RunId, actions: &[RunAction], details: Details<'_>, now: Stamp) -> Result<()> {
+    fn joined(&self, run: &RunId, round: RoundNumber) -> Result<BTreeMap<SiteId, Duration>> {
+        let which = "WHERE run = ?1 AND round = ?2 AND decline IS NULL AND revoked = 0 ORDER BY attempt DESC";
+        let all = self.all("words", which, params![run.as_str(), round.0], |row| {
+            let site = parsed("words.site", &row.get::<_, String>("site")?)?;
+            Ok((site, Duration::from_millis(number(row, "spent_ms")?)))
+        })?;
+        // Of several, the first attempt's is collected last.
+        Ok(all.into_iter().collect())
+    }
+
+    fn record(&self, run: &RunId, actions: &[RunAction], details: Details<'_>, moment: Moment) -> Result<()> {
         self.write(|transaction| {
-            actions.iter().try_for_each(|action| write_action(transaction, run, action, details, now))
+            actions.iter().try_for_each(|action| write_action(transaction, run, action, details, moment))
         })
     }
 
-    fn note_remaining(&self, run: &RunId, attempt: Attempt, remaining: Duration) -> Result<()> {
+    fn note_time(&self, run: &RunId, attempt: Attempt, time: Noted) -> Result<()> {
         let connection = self.relaxed.lock().unwrap_or_else(PoisonError::into_inner);
         connection.execute(
-            "UPDATE rounds SET remaining_ms = ?4 WHERE run = ?1 AND round = ?2 AND attempt = ?3",
-            params![run.as_str(), attempt.round.0, attempt.attempt, int(remaining.as_millis() as u64)],
+            "UPDATE rounds SET spent_ms = ?4, remaining_ms = ?5 WHERE run = ?1 AND round = ?2 AND attempt = ?3",
+            params![
+                run.as_str(),
+                attempt.round.0,
+                attempt.attempt,
+                milliseconds(time.spent),
+                time.left.map(milliseconds)
+            ],
         )?;
         Ok(())
     }

@@ -7,6 +7,7 @@ use aggregator::store::Store;
 use common::{Decline, Directive, Phase, Progress, Refusal, RoundNumber};
 
 use crate::bench::{Bench, plan_draft, site_id, weights};
+use crate::pauses;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -145,12 +146,14 @@ fn second_round(grace_s: u64) -> Bench {
 fn after(bench: &Bench, seconds: u64) -> Option<OpenState> {
     bench.clock.pass(Duration::from_secs(seconds));
     bench.federation().tick();
+    bench.federation().note_time();
     bench.run().open.map(|open| open.state)
 }
 
 #[test]
 fn a_site_that_is_no_later_than_usual_is_waited_for_in_the_grace_and_is_in_the_round() {
     let bench = second_round(30);
+    bench.federation().note_time();
     let open = bench.run().open.unwrap();
     assert_eq!(open.expected_in_ms[&site_id("c")], 61_500, "50 s and a quarter, of which one second has passed");
     assert!(matches!(bench.joins("c"), Directive::Train(work) if work.time_left == Duration::from_secs(59)));
@@ -174,11 +177,97 @@ fn a_site_that_is_later_than_usual_is_waited_for_no_longer() {
 fn nobody_is_waited_for_longer_than_the_grace_also_after_a_restart_in_it_and_without_one_not_at_all() {
     let mut bench = second_round(2);
     assert_eq!(after(&bench, 60), Some(OpenState::Training));
-    bench.federation().note_remaining();
+    bench.federation().note_time();
     bench.restart();
     assert_eq!(after(&bench, 0), Some(OpenState::Training));
     assert_eq!(after(&bench, 1), Some(OpenState::Merging));
     assert_eq!(after(&second_round(0), 59), Some(OpenState::Merging));
+}
+
+/// A run of two rounds of three sites with a grace of ten minutes.
+fn with_grace(attempts: u32) -> Bench {
+    let bench = Bench::empty();
+    let mut draft = plan_draft("run", &["a", "b", "c"], 2, 2, attempts);
+    draft.rounds.grace_s = 600;
+    bench.start_run(draft, 20);
+    bench
+}
+
+fn everybody_reports(bench: &Bench, sites: &[&str]) {
+    for site in sites {
+        bench.reports(site, &weights(20, |_| 0.5)).unwrap();
+    }
+}
+
+/// How long the sites are expected to be at work in a round that they have just joined.
+fn expected_s(bench: &Bench) -> [f64; 3] {
+    ["a", "b", "c"].into_iter().for_each(|site| drop(bench.joins(site)));
+    let expected = bench.run().open.unwrap().expected_in_ms;
+    ["a", "b", "c"].map(|site| expected[&site_id(site)] as f64 / 1e3)
+}
+
+#[test]
+fn neither_a_pause_nor_a_server_that_was_down_nor_what_came_before_it_joined_makes_a_site_a_slow_one() {
+    let bench = with_grace(1);
+    let (pass, hour) = (|bench: &Bench, seconds| bench.clock.pass(Duration::from_secs(seconds)), 3600);
+    pass(&bench, hour);
+    ["a", "b"].into_iter().for_each(|site| drop(bench.joins(site)));
+    pass(&bench, 20);
+    bench.joins("c");
+    pass(&bench, 10);
+    pauses::asks(&bench, &pauses::paused(true));
+    pass(&bench, hour);
+    pauses::asks(&bench, &pauses::paused(false));
+    pass(&bench, 10);
+    bench.federation().note_time();
+    let bench = bench.closed();
+    pass(&bench, hour);
+    let bench = bench.reopened();
+    everybody_reports(&bench, &["a", "b", "c"]);
+    bench.merge();
+    assert_eq!(expected_s(&bench), [50.0, 50.0, 25.0], "40 s, and 20 s, and a quarter more");
+
+    // Nor does an hour's pause in the next round end the waiting for a site that is no later than usual.
+    bench.reports("a", &weights(20, |_| 0.5)).unwrap();
+    bench.reports("c", &weights(20, |_| 0.5)).unwrap();
+    assert_eq!(after(&bench, 45), Some(OpenState::Training));
+    pauses::asks(&bench, &pauses::paused(true));
+    assert_eq!(after(&bench, hour), Some(OpenState::Training));
+    let bench = bench.closed();
+    pass(&bench, hour);
+    let bench = bench.reopened();
+    pauses::asks(&bench, &pauses::paused(false));
+    assert_eq!(bench.run().open.unwrap().expected_in_ms[&site_id("b")], 5_000);
+    bench.reports("b", &weights(20, |_| 0.5)).unwrap();
+    bench.merge();
+    assert_eq!(bench.run().rounds[1].sites.len(), 3);
+}
+
+#[test]
+fn past_its_deadline_a_round_waits_for_who_is_no_later_than_usual_also_when_it_was_paused_and_restarted_then() {
+    let mut bench = second_round(600);
+    assert_eq!(after(&bench, 60), Some(OpenState::Training), "past the deadline; c has a second and a half left");
+    pauses::asks(&bench, &pauses::paused(true));
+    assert_eq!(after(&bench, 1000), Some(OpenState::Training));
+    bench.restart();
+    pauses::asks(&bench, &pauses::paused(false));
+    assert_eq!(after(&bench, 1), Some(OpenState::Training));
+    assert_eq!(after(&bench, 1), Some(OpenState::Merging), "now it is later than usual");
+}
+
+#[test]
+fn the_time_of_a_site_that_needed_two_attempts_is_that_of_both() {
+    let bench = with_grace(2);
+    ["a", "b", "c"].into_iter().for_each(|site| drop(bench.joins(site)));
+    bench.reports("a", &weights(20, |_| 0.5)).unwrap();
+    bench.clock.pass(DEADLINE);
+    bench.federation().tick();
+    assert_eq!(bench.run().open.unwrap().attempt, 2);
+    ["b", "c"].into_iter().for_each(|site| drop(bench.joins(site)));
+    bench.clock.pass(Duration::from_secs(20));
+    everybody_reports(&bench, &["b", "c"]);
+    bench.merge();
+    assert_eq!(expected_s(&bench), [0.0, 100.0, 100.0], "60 s and 20 s, and a quarter more");
 }
 
 #[test]

@@ -236,7 +236,7 @@ fn furnished() -> Bench {
     bench.reports("a", &delta(0)).unwrap();
     let manifest = bench.manifest("b", &delta(1));
     bench.send(&manifest, &delta(1).to_safetensors(), 64, 100).unwrap();
-    bench.federation().note_remaining();
+    bench.federation().note_time();
     let task = TaskName::try_from("cine".to_owned()).unwrap();
     let score = Score { task, metric: Metric::Dice, on: MeasuredOn::Validation, value: 0.8125, subjects: 25 };
     store.note_scores(&run_id(), manifest.base, &site_id("a"), &[score], now).unwrap();

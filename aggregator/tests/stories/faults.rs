@@ -12,11 +12,12 @@ use aggregator::clock::Stamp;
 use aggregator::federation::Federation;
 use aggregator::ledger::{Actor, Event};
 use aggregator::round::Word;
+use aggregator::round_time::Noted;
 use aggregator::run::{Attempt, RunAction};
 use aggregator::status::{self, RunPhase};
 use aggregator::store::{
-    Details, FederationRecord, Issued, MemberRecord, ProgressRecord, Revoked, RoundRecord, RunRecord, ScoresRecord,
-    SignatureRecord, SqliteStore, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish,
+    Details, FederationRecord, Issued, MemberRecord, Moment, ProgressRecord, Revoked, RoundRecord, RunRecord,
+    ScoresRecord, SignatureRecord, SqliteStore, Store, StoreError, UpdateKey, UpdateRecord, UploadRecord, Wish,
 };
 use common::ledger::Head;
 use common::{Digest, Directive, Holder, Phase, Plan, Progress, RoundNumber, RunId, Score, SiteId, UpdateManifest};
@@ -143,7 +144,7 @@ impl Store for Faulty {
         let mut rounds = self.store.rounds(run)?;
         if self.lie == Some(Lie::LosesTheDeadline) {
             const FOREVER: Duration = Duration::from_secs(1 << 30);
-            rounds.iter_mut().for_each(|round| round.remaining = Some(FOREVER));
+            rounds.iter_mut().for_each(|round| round.time.left = Some(FOREVER));
         }
         Ok(rounds)
     }
@@ -166,15 +167,18 @@ impl Store for Faulty {
     fn updates(&self, run: &RunId, round: RoundNumber) -> Result<BTreeMap<SiteId, UpdateRecord>, StoreError> {
         self.store.updates(run, round)
     }
-    fn record(&self, run: &RunId, actions: &[RunAction], details: Details<'_>, now: Stamp) -> Result<(), StoreError> {
+    fn joined(&self, run: &RunId, round: RoundNumber) -> Result<BTreeMap<SiteId, Duration>, StoreError> {
+        self.store.joined(run, round)
+    }
+    fn record(&self, run: &RunId, actions: &[RunAction], details: Details<'_>, at: Moment) -> Result<(), StoreError> {
         let says_so = self.lie == Some(Lie::SaysItWroteAReport) && self.writes.load(Ordering::SeqCst).is_multiple_of(3);
         if says_so && matches!(actions, [RunAction::Record(heard)] if matches!(heard.word, Word::Reported(_))) {
             return Ok(());
         }
-        self.write(|store| store.record(run, actions, details, now))
+        self.write(|store| store.record(run, actions, details, at))
     }
-    fn note_remaining(&self, run: &RunId, attempt: Attempt, remaining: Duration) -> Result<(), StoreError> {
-        self.write(|store| store.note_remaining(run, attempt, remaining))
+    fn note_time(&self, run: &RunId, attempt: Attempt, time: Noted) -> Result<(), StoreError> {
+        self.write(|store| store.note_time(run, attempt, time))
     }
     fn note_trouble(&self, run: &RunId, trouble: Option<&str>) -> Result<(), StoreError> {
         self.write(|store| store.note_trouble(run, trouble))

@@ -10,12 +10,12 @@ use common::Directive;
 
 use crate::bench::{Bench, plan_draft, run_id, weights};
 
-fn asks(bench: &Bench, wish: &Wish) {
+pub(crate) fn asks(bench: &Bench, wish: &Wish) {
     bench.store().wish(&run_id(), wish, &Actor::StateFolder, wall()).unwrap();
     bench.federation().refresh().unwrap();
 }
 
-fn paused(paused: bool) -> Wish {
+pub(crate) fn paused(paused: bool) -> Wish {
     Wish { paused, abort: None }
 }
 
@@ -26,7 +26,7 @@ fn a_paused_run_asks_nobody_keeps_its_deadline_and_still_takes_what_is_trained()
         bench.joins(site);
     }
     bench.clock.pass(Duration::from_secs(20));
-    bench.federation().note_remaining();
+    bench.federation().note_time();
     asks(&bench, &paused(true));
     assert!(bench.run().paused);
     let Directive::Wait { because } = bench.joins("a") else { panic!("a is asked to train") };

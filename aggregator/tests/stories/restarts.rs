@@ -72,7 +72,7 @@ fn the_time_a_round_has_left_survives_a_restart() {
     let mut bench = Bench::with_run(20, 1, 1, 1);
     bench.joins("a");
     bench.clock.pass(Duration::from_secs(45));
-    bench.federation().note_remaining();
+    bench.federation().note_time();
     bench.restart();
     // The time the process was dead does not count.
     assert!(matches!(bench.joins("a"), Directive::Train(work) if work.time_left == Duration::from_secs(15)));

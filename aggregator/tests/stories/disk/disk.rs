@@ -1,5 +1,6 @@
 //! A disk that fails, fills up, or loses at a power cut whatever was not synced: what was written to a file since its last
-//! fsync, and every name that was made, moved or removed since the last fsync of its folder.
+//! fsync, and every name that was made, moved or removed since the last fsync of its folder. A file that is moved from one folder
+//! to another has both names if only its new one was synced, and none if only the loss of its old one was.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -27,8 +28,60 @@ pub(super) enum Fault {
     Killed,
     /// The power is cut just before it; what was not synced is lost.
     PowerCut,
+    /// The same, and all syncs of one kind before it were left out: a bug that only a power cut shows.
+    PowerCutWithout(Synced),
     /// The power is cut in the middle of it; what was not synced is there, and half of these bytes.
     Torn,
+}
+
+/// What is synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Synced {
+    /// The state folder: that the database and its log are there.
+    State,
+    /// SQLite's log: a commit.
+    Log,
+    /// SQLite's file: what was in the log.
+    Database,
+    /// The folder of unfinished files: that an upload's file is there.
+    Unfinished,
+    /// An upload's bytes.
+    Upload,
+    /// The bytes of a model, before it has its name.
+    Model,
+    /// The folder of the folders of blobs.
+    Folders,
+    /// A folder of blobs: that a blob has its name, or has gone.
+    Blobs,
+}
+
+impl Synced {
+    pub(super) const ALL: [Self; 8] = [
+        Self::State,
+        Self::Log,
+        Self::Database,
+        Self::Unfinished,
+        Self::Upload,
+        Self::Model,
+        Self::Folders,
+        Self::Blobs,
+    ];
+
+    /// What a file or folder below the state folder is.
+    fn of(path: &Path, root: &Path) -> Option<Self> {
+        let below: Vec<_> = path.strip_prefix(root).ok()?.iter().filter_map(|part| part.to_str()).collect();
+        Some(match below[..] {
+            [] => Self::State,
+            ["state.db-wal"] => Self::Log,
+            ["state.db"] => Self::Database,
+            ["tmp"] => Self::Unfinished,
+            ["tmp", name] if name.ends_with(".model.part") => Self::Model,
+            ["tmp", _] => Self::Upload,
+            ["blobs"] => Self::Folders,
+            ["blobs", _] => Self::Blobs,
+            _ => return None,
+        })
+    }
 }
 
 /// A call that changes the disk or waits for it.
@@ -107,10 +160,10 @@ pub(super) struct Disk {
     calls: Vec<Call>,
     /// Bytes of a file, by its inode, as they were last synced.
     synced: BTreeMap<u64, Vec<u8>>,
-    /// Changes of names that were not synced, in their order, with the folder that must be.
-    names: Vec<(PathBuf, Undo)>,
+    /// Changes of names that were not synced, in their order, with the folders that must be.
+    names: Vec<(Vec<PathBuf>, Undo)>,
     /// What is judged and has not happened yet: what is taken back if it does.
-    pending: Option<(PathBuf, Undo)>,
+    pending: Option<(Vec<PathBuf>, Undo)>,
 }
 
 static ARMED: AtomicBool = AtomicBool::new(false);
@@ -176,7 +229,7 @@ impl Disk {
                 return Verdict::Fails(ENOSPC);
             }
             Fault::Killed if number == self.at => calls::die(),
-            Fault::PowerCut if number == self.at => self.cut_the_power(),
+            Fault::PowerCut | Fault::PowerCutWithout(_) if number == self.at => self.cut_the_power(),
             _ => {}
         }
         self.remember(call);
@@ -191,9 +244,13 @@ impl Disk {
         }
         if let Call::Sync { path } = call
             && happened
+            && !matches!(self.fault, Fault::PowerCutWithout(what) if Synced::of(path, &self.root) == Some(what))
         {
             match path.is_dir() {
-                true => self.names.retain(|(folder, _)| folder != path),
+                true => self.names.retain_mut(|(folders, _)| {
+                    folders.retain(|folder| folder != path);
+                    !folders.is_empty()
+                }),
                 false => drop(inode(path).map(|inode| self.synced.remove(&inode))),
             }
         }
@@ -211,7 +268,7 @@ impl Disk {
         let bytes = |path: &Path| fs::read(path).unwrap_or_default();
         let folder = call.path().parent().unwrap_or(&self.root).to_owned();
         match call {
-            Call::Open { path, is_new: true } => self.pending = Some((folder, Undo::Made(path.clone()))),
+            Call::Open { path, is_new: true } => self.pending = Some((vec![folder], Undo::Made(path.clone()))),
             Call::Open { path, .. } | Call::Write { path, .. } | Call::Cut { path } => {
                 if let Some(inode) = inode(path) {
                     self.synced.entry(inode).or_insert_with(|| bytes(path));
@@ -219,12 +276,15 @@ impl Disk {
             }
             Call::Rename { from, to } => {
                 let replaced = to.exists().then(|| self.last_synced(to));
-                self.pending = Some((folder, Undo::Renamed { from: from.clone(), to: to.clone(), replaced }));
+                let left = from.parent().filter(|left| **left != *folder).map(Path::to_owned);
+                let folders = left.into_iter().chain([folder]).collect();
+                self.pending = Some((folders, Undo::Renamed { from: from.clone(), to: to.clone(), replaced }));
             }
             Call::Remove { path } if path.exists() => {
-                self.pending = Some((folder, Undo::Removed { path: path.clone(), bytes: self.last_synced(path) }));
+                self.pending =
+                    Some((vec![folder], Undo::Removed { path: path.clone(), bytes: self.last_synced(path) }));
             }
-            Call::MakeFolder { path } => self.pending = Some((folder, Undo::MadeFolder(path.clone()))),
+            Call::MakeFolder { path } => self.pending = Some((vec![folder], Undo::MadeFolder(path.clone()))),
             Call::Remove { .. } | Call::Sync { .. } => {}
         }
     }
@@ -237,15 +297,25 @@ impl Disk {
 
     fn cut_the_power(&mut self) -> ! {
         restore(&self.root, &self.synced);
-        for (_, undo) in self.names.drain(..).rev() {
+        for (folders, undo) in self.names.drain(..).rev() {
             let undone = match undo {
                 // It may have another name since, which is safe.
                 Undo::Made(path) if !path.exists() => Ok(()),
                 Undo::Made(path) => fs::remove_file(path),
                 // With all that is in it, synced or not: nobody finds it.
                 Undo::MadeFolder(path) => fs::remove_dir_all(path),
+                Undo::Renamed { to, .. } if !to.exists() => Ok(()),
                 Undo::Renamed { from, to, replaced } => {
-                    fs::rename(&to, from).and_then(|()| replaced.map_or(Ok(()), |bytes| fs::write(to, bytes)))
+                    let is_synced = |path: &Path| !folders.iter().any(|folder| path.parent() == Some(folder));
+                    match (is_synced(&from), is_synced(&to)) {
+                        (_, true) => fs::hard_link(&to, from),
+                        (false, false) => fs::rename(&to, from),
+                        (true, false) => fs::remove_file(&to),
+                    }
+                    .and_then(|()| match replaced.filter(|_| !is_synced(&to)) {
+                        Some(bytes) => fs::write(to, bytes),
+                        None => Ok(()),
+                    })
                 }
                 Undo::Removed { path, bytes } => fs::write(path, bytes),
             };

@@ -1,6 +1,10 @@
-//! One round, and every call by which it reaches the disk: the server's own files and SQLite's. Each fails once; at each the
+//! A run, and every call by which it reaches the disk: the server's own files and SQLite's. Each fails once; at each the
 //! disk is full for a while; before each the process is killed, and before each the power is cut, which loses whatever was not
-//! synced. Nothing that was acknowledged is lost, and the round ends with the same model and the same files.
+//! synced. Nothing that was acknowledged is lost, and the run ends with the same model and the same files. The stories begin when the
+//! second of its three rounds is to be merged, and with that the first one's updates are no longer kept: two of the last round's
+//! are written over those two, and the third to a file of its own.
+//!
+//! That syncs are needed is told as well: where those of one kind are left out, some power cut shows it.
 //!
 //! The aggregator of these stories is a process of its own, this program again, whose system calls are judged (`calls.rs`) by
 //! a disk (`disk.rs`). What comes just after a call comes just before the next.
@@ -11,16 +15,16 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use aggregator::clock::Stamp;
-use aggregator::federation::Federation;
-use aggregator::status::{self, RunPhase, RunStatus};
+use aggregator::federation::{Federation, Limits};
+use aggregator::status::{self, RoundStatus, RunPhase, RunStatus};
 use aggregator::store::{SqliteStore, Store, StoreError, UpdateKey};
-use common::{Directive, Phase, Progress, Refusal, RoundNumber};
+use common::{Decline, Digest, Directive, NamedTensors, Phase, Progress, Refusal, RoundNumber};
 
-use self::disk::{Disk, Fault};
+use self::disk::{Disk, Fault, Synced};
 use crate::bench::{Bench, HandClock, ROOMY, manifest, run_id, site_id, weights};
 
 mod calls;
@@ -32,6 +36,8 @@ const LONG_LOG: &str = "long-log";
 const STORY: &str = "STORY_ON_A_DISK";
 const PROCESS: &str = "disk::the_process_of_these_stories";
 const SITES: [&str; 3] = ["a", "b", "c"];
+const ROUNDS: u32 = 3;
+const LIMITS: Limits = Limits { keep_updates_of_rounds: 1, ..ROOMY };
 const ABORTED: Option<i32> = Some(6);
 const KILLED: Option<i32> = Some(9);
 
@@ -39,12 +45,26 @@ const KILLED: Option<i32> = Some(9);
 struct Place(tempfile::TempDir);
 
 impl Place {
-    /// A federation whose run has one round, before anything happened.
+    /// A federation whose second round is to be merged. In the first one a site declined.
     fn new() -> Self {
-        let bench = Bench::with_run(60, 3, 1, 1);
-        let place = Self(tempfile::tempdir_in(bench.path().parent().unwrap()).unwrap());
-        let bench = bench.closed();
-        copy(&bench.path(), &place.state());
+        static BEGUN: LazyLock<Bench> = LazyLock::new(|| {
+            let mut bench = Bench::with_run(60, 2, ROUNDS, 1);
+            bench.limits = LIMITS;
+            bench.restart();
+            bench.says("c", Phase::Declined(Decline::TooFewImages));
+            for (round, sites) in [(1, &SITES[..2]), (2, &SITES)] {
+                for (index, site) in sites.iter().enumerate() {
+                    bench.reports(site, &delta(index, round)).unwrap();
+                }
+                if round == 1 {
+                    bench.merge();
+                }
+            }
+            bench.closed()
+        });
+        let begun = BEGUN.path();
+        let place = Self(tempfile::tempdir_in(begun.parent().unwrap()).unwrap());
+        copy(&begun, &place.state());
         place
     }
 
@@ -60,6 +80,7 @@ impl Place {
             Fault::Full(more) => more.to_string(),
             Fault::Killed => "killed".to_owned(),
             Fault::PowerCut => "power-cut".to_owned(),
+            Fault::PowerCutWithout(what) => format!("{what:?}"),
             Fault::Torn => "torn".to_owned(),
         };
         let told = format!("{at} {kind} {}", self.0.path().display());
@@ -68,17 +89,33 @@ impl Place {
         command.args(["--exact", PROCESS, "--nocapture"]).env(STORY, told).output().unwrap()
     }
 
-    /// What is left when all is over: the model, and the names of all files.
-    fn end(&self) -> (String, Vec<String>) {
+    /// What is left when all is over: how the run ended, its model, who was in its rounds, and the names of all files.
+    fn end(&self) -> End {
         let run = told(&self.state()).unwrap();
-        assert_eq!(run.state, RunPhase::Finished, "{:?}", run.because);
-        let sites: Vec<_> = run.rounds[0].sites.iter().map(|part| part.site.as_str()).collect();
-        assert_eq!((run.rounds.len(), sites), (1, SITES.to_vec()));
+        let in_round = |round: &RoundStatus| round.sites.iter().map(|part| part.site.to_string()).collect();
         let mut files = Vec::new();
         list(&self.state(), &mut files);
         files.sort();
-        (run.model.to_string(), files)
+        End { state: run.state, model: run.model.to_string(), sites: run.rounds.iter().map(in_round).collect(), files }
     }
+
+    /// Whether the next life goes on, or tidies up what could not be removed, and all ends as if nothing had happened.
+    fn recovers(&self, expected: &End) -> Result<(), String> {
+        let next = self.lives(0, Fault::None);
+        if !next.status.success() {
+            return Err(format!("the next life: {}", String::from_utf8_lossy(&next.stderr)));
+        }
+        let end = self.end();
+        if end == *expected { Ok(()) } else { Err(format!("{end:?}, and not {expected:?}")) }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct End {
+    state: RunPhase,
+    model: String,
+    sites: Vec<Vec<String>>,
+    files: Vec<String>,
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -91,12 +128,18 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// The files below a folder by name, with those that have not the bytes of their name told apart.
 fn list(folder: &Path, files: &mut Vec<String>) {
     for entry in fs::read_dir(folder).unwrap().flatten() {
-        match entry.path().is_dir() {
-            true => list(&entry.path(), files),
+        let name = entry.file_name().into_string().unwrap();
+        match (entry.path().is_dir(), name.parse::<Digest>()) {
+            (true, _) => list(&entry.path(), files),
+            (_, Ok(digest)) if Digest::of(&fs::read(entry.path()).unwrap()) != digest => {
+                files.push(format!("not {name}"))
+            }
             // What SQLite keeps beside its file while it is open is its own affair.
-            false => files.extend(entry.file_name().into_string().ok().filter(|name| !name.starts_with("state.db-"))),
+            _ if name.starts_with("state.db-") => {}
+            _ => files.push(name),
         }
     }
 }
@@ -117,7 +160,10 @@ fn the_process_of_these_stories() {
         "killed" => Fault::Killed,
         "power-cut" => Fault::PowerCut,
         "torn" => Fault::Torn,
-        more => Fault::Full(more.parse().unwrap()),
+        kind => match Synced::ALL.into_iter().find(|what| format!("{what:?}") == kind) {
+            Some(what) => Fault::PowerCutWithout(what),
+            None => Fault::Full(kind.parse().unwrap()),
+        },
     };
     let (folder, state) = (Path::new(folder), Path::new(folder).join("state"));
     let log_only = folder.join(LONG_LOG).exists();
@@ -135,7 +181,7 @@ fn live(folder: &Path, state: &Path) {
     let clock = Arc::new(HandClock::default());
     let mut federation = None;
     for turn in 0..200 {
-        let start = || Federation::open(state, ROOMY, clock.clone()).ok();
+        let start = || Federation::open(state, LIMITS, clock.clone()).ok();
         let Some(living) = federation.take().or_else(start) else { continue };
         if let Ok(run) = told(state) {
             require_acknowledged(folder, state);
@@ -147,7 +193,7 @@ fn live(folder: &Path, state: &Path) {
                 index => _ = one_turn(&living, &run, folder, index),
             }
             living.tick();
-            living.note_remaining();
+            living.note_time();
         }
         federation = Some(living);
     }
@@ -164,6 +210,11 @@ fn write_a_long_log(state: &Path) {
     println!("closing after {}", disk::calls().len());
 }
 
+/// What the site of an index has learnt in a round.
+fn delta(index: usize, round: u32) -> NamedTensors {
+    weights(60, |place| (place * (index + 2)) as f32 / 500.0 / round as f32)
+}
+
 fn one_turn(federation: &Federation, run: &RunStatus, folder: &Path, index: usize) -> Result<(), Refusal> {
     let site = SITES[index - 1];
     let Directive::Train(work) = federation.report(&site_id(site), &Progress::idle())? else { return Ok(()) };
@@ -172,7 +223,7 @@ fn one_turn(federation: &Federation, run: &RunStatus, folder: &Path, index: usiz
     if run.open.as_ref().is_none_or(|open| open.round != work.round) {
         return Ok(());
     }
-    let delta = weights(60, |place| (place * (index + 1)) as f32 / 500.0);
+    let delta = delta(index - 1, work.round.0);
     let (manifest, bytes) = (manifest(run, site, &delta), delta.to_safetensors());
     let key = UpdateKey::of(&manifest);
     let begun = federation.begin_upload(&site_id(site), manifest.clone())?;
@@ -184,19 +235,19 @@ fn one_turn(federation: &Federation, run: &RunStatus, folder: &Path, index: usiz
     let blob = federation.finish_upload(&key, manifest.blob)?;
     // What a site believes from here on: not on the aggregator's disk.
     let mut believed = File::options().create(true).append(true).open(folder.join("believed")).unwrap();
-    writeln!(believed, "{site} {blob}").unwrap();
+    writeln!(believed, "{} {site} {blob}", work.round).unwrap();
     Ok(())
 }
 
 /// Whatever a site was told is stored, is.
 fn require_acknowledged(folder: &Path, state: &Path) {
     let believed = fs::read_to_string(folder.join("believed")).unwrap_or_default();
-    let Ok(stored) = SqliteStore::open(state).and_then(|store| store.updates(&run_id(), RoundNumber(1))) else {
-        return;
-    };
+    let Ok(store) = SqliteStore::open(state) else { return };
     for line in believed.lines() {
-        let (site, blob) = line.split_once(' ').unwrap();
-        let found = stored.get(&site_id(site)).map(|update| update.manifest.blob.to_string());
+        let [round, site, blob] = line.split(' ').collect::<Vec<_>>().try_into().unwrap();
+        let key = UpdateKey { run: run_id(), round: RoundNumber(round.parse().unwrap()), site: site_id(site) };
+        let Ok(found) = store.update(&key) else { return };
+        let found = found.map(|update| update.manifest.blob.to_string());
         assert_eq!(found.as_deref(), Some(blob), "{site} was told that its update is stored");
     }
 }
@@ -220,6 +271,7 @@ fn at_every_call(
 ) {
     let place = Place::new();
     let ((calls, closing), expected) = (undisturbed(&place), place.end());
+    require_all_well(&expected);
     let (next, told) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let work = || {
         loop {
@@ -236,11 +288,7 @@ fn at_every_call(
             let is_passed_over = fault == Fault::Fails && at >= closing && first.status.success();
             assert!(is_passed_over || dies(call, first.status.signal()), "{}", ended());
             assert!(first.status.signal().is_some() || first.status.success(), "{}", ended());
-            // The next life goes on, or tidies up what could not be removed.
-            let second = place.lives(0, Fault::None);
-            let words = String::from_utf8_lossy(&second.stderr);
-            assert!(second.status.success(), "after {}\nthe next life: {words}", ended());
-            assert_eq!(place.end(), expected, "{}", ended());
+            place.recovers(&expected).unwrap_or_else(|why| panic!("after {}\n{why}", ended()));
             told.fetch_add(1, Ordering::SeqCst);
         }
     };
@@ -254,12 +302,18 @@ fn at_every_call(
     assert!(calls.len() > 100 && kinds["sync"] > 20, "{kinds:?}");
 }
 
+fn require_all_well(end: &End) {
+    let sites =
+        [&SITES[..2], &SITES, &SITES].map(|sites| sites.iter().map(|site| site.to_string()).collect::<Vec<_>>());
+    assert_eq!((&end.state, &end.sites[..]), (&RunPhase::Finished, &sites[..]));
+}
+
 fn is_sync(call: &str) -> bool {
     call.starts_with("sync ")
 }
 
 #[test]
-fn whichever_call_fails_the_round_ends_with_the_same_model_and_a_failed_sync_ends_the_process() {
+fn whichever_call_fails_the_run_ends_with_the_same_model_and_a_failed_sync_ends_the_process() {
     // The state folder is synced by us, and once more by SQLite, which does not look at the answer.
     let dies = |call: &str, how: Option<i32>| {
         how == if is_sync(call) { ABORTED } else { None } || (call == "sync state" && how.is_none())
@@ -274,17 +328,52 @@ fn whenever_the_disk_is_full_nothing_is_acknowledged_that_is_not_stored_and_it_g
 }
 
 #[test]
-fn killed_before_whichever_call_the_next_process_ends_the_round_with_the_same_model() {
+fn killed_before_whichever_call_the_next_process_ends_the_run_with_the_same_model() {
     at_every_call(Fault::Killed, |_| true, |_, how| how == KILLED);
 }
 
 #[test]
-fn whenever_the_power_is_cut_nothing_that_was_acknowledged_is_lost_and_the_round_ends_with_the_same_model() {
+fn whenever_the_power_is_cut_nothing_that_was_acknowledged_is_lost_and_the_run_ends_with_the_same_model() {
     at_every_call(Fault::PowerCut, |_| true, |_, how| how == KILLED);
 }
 
+/// Where the power must be cut to show that syncs of this kind were left out; none if nowhere.
+fn shown_at(what: Synced, calls: &[String], expected: &End) -> Option<usize> {
+    let (next, found) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+    let work = || {
+        while found.load(Ordering::SeqCst) == usize::MAX {
+            let at = next.fetch_add(1, Ordering::SeqCst);
+            if at >= calls.len() {
+                return;
+            }
+            let place = Place::new();
+            let first = place.lives(at, Fault::PowerCutWithout(what));
+            assert_eq!(first.status.signal(), KILLED, "{what:?} at {at}: {first:?}");
+            if let Err(why) = place.recovers(expected) {
+                println!("{what:?}, at {at}, {}: {why}", calls[at]);
+                found.fetch_min(at, Ordering::SeqCst);
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(work))));
+    Some(found.into_inner()).filter(|at| *at < calls.len())
+}
+
+/// SQLite keeps its log until the database is synced, and does not sync that the log is gone; and without the name of an upload's
+/// file its bytes are sent again, which is no loss.
+const NOT_SHOWN: [Synced; 2] = [Synced::Database, Synced::Unfinished];
+
 #[test]
-fn killed_in_the_middle_of_whichever_write_the_next_process_ends_the_round_with_the_same_model() {
+fn syncs_of_whichever_kind_that_are_left_out_are_shown_by_some_power_cut() {
+    let place = Place::new();
+    let ((calls, _), expected) = (undisturbed(&place), place.end());
+    for what in Synced::ALL.into_iter().filter(|what| !NOT_SHOWN.contains(what)) {
+        assert!(shown_at(what, &calls, &expected).is_some(), "no power cut shows that {what:?} is not synced");
+    }
+}
+
+#[test]
+fn killed_in_the_middle_of_whichever_write_the_next_process_ends_the_run_with_the_same_model() {
     at_every_call(Fault::Torn, |call| call.starts_with("write "), |_, how| how == KILLED);
 }
 

@@ -73,7 +73,7 @@ impl Server for Real {
     }
 
     fn note(&mut self) {
-        let _noted = self.alive(Federation::note_remaining);
+        let _noted = self.alive(Federation::note_time);
     }
 
     fn merge(&mut self) -> Result<(), Died> {
