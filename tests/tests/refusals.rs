@@ -140,6 +140,9 @@ fn a_site_without_images_declines_by_name_and_the_rounds_go_on_without_it() {
         assert_eq!(left_out["site"], "empty");
         assert!(left_out["reason"].as_str().unwrap().contains("too few usable images"), "{left_out}");
     }
+    // Whoever waited for the run in a script hears of it as well.
+    let waited = federation.coordinator(&["run", "wait", "story"]).unwrap_err().to_string();
+    assert!(waited.contains("exit status: 6") && waited.contains("sites were left out. empty of round"), "{waited}");
 }
 
 fn first_file(folder: &Path) -> Option<std::path::PathBuf> {

@@ -24,6 +24,15 @@ pub enum Failure {
     /// Checks of the doctor's failed.
     #[error("{0} checks failed: each says what to do")]
     Unwell(usize),
+    /// A run is finished, and not every site is in every round of it.
+    #[error("{0}")]
+    LeftOut(String),
+    /// A run is not over in the time that it was waited for.
+    #[error("{0}")]
+    NotOver(String),
+    /// A run ended before its last round.
+    #[error("{0}")]
+    RunFailed(String),
     /// The machine failed: disk, network, a damaged state.
     #[error("{0}")]
     Failed(String),
@@ -48,6 +57,9 @@ impl Failure {
             Self::Refused(_) => 3,
             Self::Busy(_) => 4,
             Self::Unwell(_) => 5,
+            Self::LeftOut(_) => 6,
+            Self::NotOver(_) => 7,
+            Self::RunFailed(_) => 8,
         })
     }
 }

@@ -28,6 +28,7 @@ mod run;
 mod serve;
 mod status;
 mod text;
+mod wait;
 mod whom;
 
 /// Coordinates a federation: enrols sites, runs rounds, merges their updates, publishes models.
@@ -39,7 +40,8 @@ mod whom;
 /// `invite`, `revoke` and `ledger` there with `--as <folder>`: they go to the running server, as far as the person's office goes.
 ///
 /// Exit codes: 0 done; 1 the machine failed; 2 the command line is not understood; 3 refused as asked; 4 the folder is
-/// served by another aggregator; 5 a check of the doctor's failed.
+/// served by another aggregator; 5 a check of the doctor's failed; of `run wait`, 6 the run is finished and sites were left out of its
+/// rounds, 7 it is not over yet, 8 it failed or was aborted.
 #[derive(Debug, Parser)]
 #[command(name = "aggregator", version, propagate_version = true)]
 pub struct Cli {

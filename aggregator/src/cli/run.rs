@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::acting::{Acting, Desk, State, asking, store};
+use super::wait::{self, Wait};
 use super::{Failure, Json, print_json, text};
 use crate::clock::wall;
 use crate::config::Config;
@@ -34,6 +35,10 @@ pub(super) enum RunVerb {
     Sign(Sign),
     /// List the runs.
     List(List),
+    /// Wait until a run is over, with a line for each round as it ends. The exit code says how: 0 finished with every site in every
+    /// round, 6 finished and sites were left out (which, of which rounds, and why is told), 7 not over within `--within-s`, 8 failed
+    /// or aborted.
+    Wait(Wait),
     /// Let a run's rounds stand still: sites stop training within seconds, the deadline waits, and nothing is lost.
     Pause(OfRun),
     /// Let a paused run go on.
@@ -117,6 +122,7 @@ pub(super) fn run(verb: RunVerb, acting: &Acting) -> Result<(), Failure> {
         RunVerb::Start(arguments) => start(arguments, acting),
         RunVerb::Show(of) => show(of, acting),
         RunVerb::Sign(arguments) => sign(arguments, acting),
+        RunVerb::Wait(arguments) => wait::wait(arguments, acting),
         RunVerb::Pause(of) => wish(of, "pauses", &Wanted::Pause, acting),
         RunVerb::Resume(of) => wish(of, "goes on", &Wanted::Resume, acting),
         RunVerb::Abort(Abort { of, because }) => wish(of, "ends", &Wanted::Abort(because), acting),

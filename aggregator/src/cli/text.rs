@@ -46,6 +46,33 @@ pub(super) fn runs(status: &Status) -> String {
     if text.is_empty() { "no run\n".to_owned() } else { text }
 }
 
+/// Rounds that ended, as in the status.
+pub(super) fn rounds(run: &RunStatus, ended: &[RoundStatus]) -> String {
+    let mut text = String::new();
+    ended.iter().for_each(|round| ended_round(&mut text, round, run.tasks.is_empty()));
+    text
+}
+
+/// How a run stands, as a line.
+pub(super) fn standing_line(run: &RunStatus) -> String {
+    format!("run {}: {}\n", run.run, standing(run))
+}
+
+/// How a run that is not over stands, its open round and about when it ends.
+pub(super) fn under_way(run: &RunStatus) -> String {
+    let mut text = standing(run);
+    if let Some(because) = &run.because {
+        text += &format!("; {because}");
+    }
+    if let Some(open) = run.open.as_ref().filter(|_| !run.paused) {
+        text += &format!("; {}", open_round_line(run, open));
+    }
+    if let Some((_, left)) = run.expected_end() {
+        text += &format!("; about {} to the run's end", time(left));
+    }
+    text
+}
+
 fn run_status(text: &mut String, run: &RunStatus) {
     line(text, format_args!("\nrun {}: {}", run.run, standing(run)));
     line(text, format_args!("  plan {}{}", run.plan, signed_by(run)));
@@ -133,7 +160,7 @@ fn standing(run: &RunStatus) -> String {
     }
 }
 
-fn open_round(text: &mut String, run: &RunStatus, open: &OpenRound) {
+fn open_round_line(run: &RunStatus, open: &OpenRound) -> String {
     let state = match (open.state, open.time_left_ms) {
         (OpenState::Gathering, _) => format!("gathering, until {} sites have joined", run.quorum),
         (OpenState::Training, Some(0)) if !open.expected_in_ms.is_empty() => {
@@ -145,7 +172,11 @@ fn open_round(text: &mut String, run: &RunStatus, open: &OpenRound) {
     };
     let attempt = if open.attempt > 1 { format!(", attempt {}", open.attempt) } else { String::new() };
     let reported = open.reported.len();
-    line(text, format_args!("  round {}{attempt}: {state}; {reported} of {} reported", open.round, run.sites.len()));
+    format!("round {}{attempt}: {state}; {reported} of {} reported", open.round, run.sites.len())
+}
+
+fn open_round(text: &mut String, run: &RunStatus, open: &OpenRound) {
+    line(text, format_args!("  {}", open_round_line(run, open)));
     for (site, progress) in &run.sites {
         let told = match progress {
             _ if open.reported.contains(site) => "reported".to_owned(),

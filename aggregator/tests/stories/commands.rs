@@ -235,6 +235,32 @@ fn what_is_asked_of_a_run_that_does_not_stand_so_is_refused_with_its_state_and_n
 }
 
 #[test]
+fn who_waits_for_a_run_hears_by_exit_code_that_it_is_not_over_and_from_afar_that_it_was_aborted() {
+    let desk = Desk::reachable();
+    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(MODEL));
+    desk.json(&["run", "start", &plan, "--first-model", &model, "--json"]);
+    assert!(matches!(desk.refused(&["run", "wait", "other"]), (3, told) if told.contains("no run other")));
+    let waited = desk.types(&["run", "wait", "typed", "--within-s", "0"]);
+    let [told, said] = [waited.stdout, waited.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert_eq!((waited.status.code(), told.as_str()), (Some(7), "run typed: running, 0 of 1 rounds done\n"), "{said}");
+    assert!(said.contains("run typed is not over yet: running, 0 of 1 rounds done; round 1: gathering"), "{said}");
+
+    let _server = desk.serve();
+    let invited = desk.json(&["invite", "--observer", "eve", "--json"]);
+    assert!(desk.beside(&["enrol", invited["invitation"].as_str().unwrap(), "--as", "eve"]).status.success());
+    let mut waits = Command::new(PROGRAM);
+    waits.args(["run", "wait", "typed", "--as", "eve", "--json"]).current_dir(desk.folder.path());
+    let waits = waits.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(desk.types(&["run", "abort", "typed", "--because", "a mistake"]).status.success());
+    let waited = waits.wait_with_output().unwrap();
+    let said = String::from_utf8(waited.stderr).unwrap();
+    assert_eq!(waited.status.code(), Some(8), "{said}");
+    assert!(said.contains("run typed is over before its last round: aborted by the coordinator: a mistake"), "{said}");
+    let told: Value = serde_json::from_slice(&waited.stdout).unwrap();
+    assert_eq!((&told["state"], &told["rounds"], &told["left_out"]), (&json!("failed"), &json!(0), &json!([])));
+}
+
+#[test]
 fn a_model_whose_file_is_gone_is_told_by_its_own_path() {
     let desk = Desk::new();
     let (plan, model) = (desk.write_plan(PLAN), desk.write_model(MODEL));
