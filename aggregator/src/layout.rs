@@ -4,8 +4,6 @@
 //! in the order of the tensors' names, block by block. So a file is checked, read and written a tile at a time, and no model is
 //! ever whole in memory. This module knows no file.
 
-use std::ops::Range;
-
 use common::refusal::UpdateFault;
 use common::{Encoding, Signature};
 use serde_json::Value;
@@ -86,21 +84,6 @@ impl Layout {
             left -= size;
         }
         ("past the last tensor", left)
-    }
-
-    /// The values of the tensors whose name is `wanted`: runs without a gap, counted over all tensors.
-    pub fn runs_of(&self, wanted: impl Fn(&str) -> bool) -> Vec<Range<u64>> {
-        let (mut begin, mut runs) = (0, Vec::<Range<u64>>::new());
-        for (name, shape) in self.signature.iter() {
-            let end = begin + shape.iter().product::<usize>() as u64;
-            match runs.last_mut() {
-                _ if !wanted(name) => {}
-                Some(last) if last.end == begin => last.end = end,
-                _ => runs.push(begin..end),
-            }
-            begin = end;
-        }
-        runs
     }
 
     /// Of which kind what is wrong with a file is that begins with `found`, and not with the header of this layout.

@@ -140,13 +140,14 @@ impl Wire for SiteCalls {
         request: Request<wire::DownloadRequest>,
     ) -> Result<Response<Self::DownloadStream>, Status> {
         let caller = self.caller(&request)?;
-        let wire::DownloadRequest { blob, offset } = request.into_inner();
+        let wire::DownloadRequest { blob, offset, end } = request.into_inner();
         let digest = convert::digest("DownloadRequest", "blob", &blob).map_err(unclear)?;
         let blob = self.ask(move |federation| federation.blob(&caller, digest, offset)).await?;
-        if offset > blob.bytes {
-            return Err(refused(Refusal::Offset { expected: blob.bytes, found: offset }));
+        let end = if end == 0 { blob.bytes } else { end };
+        if offset > end || end > blob.bytes {
+            return Err(refused(Refusal::Offset { expected: blob.bytes, found: offset.max(end) }));
         }
-        Ok(download::handed(self.downloads.begin(blob, offset)))
+        Ok(download::handed(self.downloads.begin(blob, offset..end)))
     }
 
     async fn begin_upload(

@@ -4,6 +4,7 @@
 //! always the same bytes, so a model's SHA-256 names it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,21 @@ impl Signature {
     pub fn filtered(&self, wanted: impl Fn(&str) -> bool) -> Self {
         let some = self.0.iter().filter(|(name, _)| wanted(name));
         Self(some.map(|(name, shape)| (name.clone(), shape.clone())).collect())
+    }
+
+    /// The values of the tensors whose name is `wanted`: runs without a gap, counted over all tensors.
+    pub fn runs_of(&self, wanted: impl Fn(&str) -> bool) -> Vec<Range<u64>> {
+        let (mut begin, mut runs) = (0, Vec::<Range<u64>>::new());
+        for (name, shape) in self.iter() {
+            let end = begin + shape.iter().product::<usize>() as u64;
+            match runs.last_mut() {
+                _ if !wanted(name) => {}
+                Some(last) if last.end == begin => last.end = end,
+                _ => runs.push(begin..end),
+            }
+            begin = end;
+        }
+        runs
     }
 
     /// Values in all tensors together.

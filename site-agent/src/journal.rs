@@ -82,6 +82,12 @@ impl Journal {
         self.runs.get(run)
     }
 
+    /// Runs that this site took part in and has not heard the end of.
+    pub fn unended(&self) -> impl Iterator<Item = &RunId> {
+        let is_unended = |record: &RunRecord| record.acknowledged.is_some() && record.finished.is_none();
+        self.runs.iter().filter(move |(_, record)| is_unended(record)).map(|(run, _)| run)
+    }
+
     /// The last models of the runs that have finished.
     pub fn last_models(&self) -> impl Iterator<Item = Digest> {
         self.runs.values().filter_map(|run| run.finished)

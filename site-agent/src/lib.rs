@@ -9,6 +9,7 @@ pub mod approvals;
 pub mod architecture;
 pub mod begun;
 pub mod card;
+pub mod changes;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +30,7 @@ use tonic::{Code, Status};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
+use crate::changes::Before;
 use crate::durable::{self, DiskError};
 use crate::home::Home;
 use crate::pace::Bucket;
@@ -271,30 +273,51 @@ impl Link {
             file.set_len(0).map_err(durable::told("write", &beside))?;
             offset = 0;
         }
-        if offset < bytes {
-            let request = wire::DownloadRequest { blob: digest_bytes(model), offset };
-            let mut chunks = self.client.download(request).await?.into_inner();
-            while let Some(chunk) = chunks.message().await? {
-                let room = bytes - offset;
-                if chunk.offset != offset || chunk.data.len() as u64 > room {
-                    return Err(LinkError::Unreachable("the download's chunks are out of order".to_owned()));
-                }
-                file.write_all(&chunk.data).map_err(durable::told("write", &beside))?;
-                offset += chunk.data.len() as u64;
-                // What is not read is not sent: the connection's window holds the aggregator to this pace as well.
-                self.download.passed(chunk.data.len()).await?;
-            }
-            if offset < bytes {
-                return Err(LinkError::Unreachable(format!("the download stopped at {offset} of {bytes} bytes")));
-            }
-        }
+        self.fetch(model, offset..bytes, &mut file, &beside).await?;
         file.sync_all().map_err(durable::told("write", &beside))?;
-        let found = file_digest(&beside).map_err(durable::told("read", &beside))?;
-        if found != model {
-            fs::remove_file(&beside).map_err(durable::told("remove", &beside))?;
-            return Err(LinkError::DigestDiffers { what: "the model", expected: model, found });
+        publish_model(&beside, model, path)
+    }
+
+    /// Fetches what has changed of a model since the one `before` it, from where an earlier attempt stopped, and makes its file of both.
+    pub async fn fetch_changes(&mut self, model: Digest, before: &Before, path: &Path) -> Result<(), LinkError> {
+        let [changes, made] = ["changes", "made"].map(|extension| path.with_added_extension(extension));
+        let mut file =
+            OpenOptions::new().create(true).append(true).open(&changes).map_err(durable::told("create", &changes))?;
+        let here = file.metadata().map_err(durable::told("read", &changes))?.len();
+        for part in before.left(here) {
+            self.fetch(model, part, &mut file, &changes).await?;
         }
-        Ok(durable::publish(&beside, path)?)
+        before.make(&changes, &made).map_err(durable::told("write", &made))?;
+        durable::remove(&changes)?;
+        publish_model(&made, model, path)
+    }
+
+    /// Fetches a part of a model's file to the end of `file`.
+    async fn fetch(&mut self, model: Digest, part: Range<u64>, file: &mut File, path: &Path) -> Result<(), LinkError> {
+        let Range { start: mut offset, end } = part;
+        if offset == end {
+            return Ok(());
+        }
+        let request = wire::DownloadRequest { blob: digest_bytes(model), offset, end };
+        let mut chunks = self.client.download(request).await?.into_inner();
+        while let Some(chunk) = chunks.message().await? {
+            if chunk.offset != offset {
+                return Err(LinkError::Unreachable("the download's chunks are out of order".to_owned()));
+            }
+            let wanted = usize::try_from(end - offset).map_or(chunk.data.len(), |room| room.min(chunk.data.len()));
+            file.write_all(&chunk.data[..wanted]).map_err(durable::told("write", path))?;
+            offset += wanted as u64;
+            // What is not read is not sent: the connection's window holds the aggregator to this pace as well.
+            self.download.passed(chunk.data.len()).await?;
+            // An older aggregator does not stop where it is asked to.
+            if wanted < chunk.data.len() {
+                return Ok(());
+            }
+        }
+        if offset < end {
+            return Err(LinkError::Unreachable(format!("the download stopped at {offset} of {end} bytes")));
+        }
+        Ok(())
     }
 
     /// Whether the aggregator asked this site to renew its certificate.
@@ -326,7 +349,7 @@ impl Link {
 
     /// Fetches a model for at most so long and keeps nothing; bytes that came, and in which time.
     pub async fn measure(&mut self, model: Digest, most: Duration) -> Result<(u64, Duration), LinkError> {
-        let request = wire::DownloadRequest { blob: digest_bytes(model), offset: 0 };
+        let request = wire::DownloadRequest { blob: digest_bytes(model), offset: 0, end: 0 };
         let (mut chunks, began, mut moved) = (self.client.download(request).await?.into_inner(), Instant::now(), 0);
         while began.elapsed() < most
             && let Some(chunk) = chunks.message().await?
@@ -394,6 +417,16 @@ fn chunk_at(path: &Path, offset: u64, most: usize) -> io::Result<Bytes> {
     let mut chunk = vec![0; usize::try_from(left).map_or(most, |left| left.min(most))];
     file.read_exact_at(&mut chunk, offset)?;
     if chunk.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(chunk.into()) }
+}
+
+/// Gives a model's file, which is synced, its name, if it is the one that was announced; otherwise it is removed.
+fn publish_model(beside: &Path, model: Digest, path: &Path) -> Result<(), LinkError> {
+    let found = file_digest(beside).map_err(durable::told("read", beside))?;
+    if found != model {
+        fs::remove_file(beside).map_err(durable::told("remove", beside))?;
+        return Err(LinkError::DigestDiffers { what: "the model", expected: model, found });
+    }
+    Ok(durable::publish(beside, path)?)
 }
 
 fn file_digest(path: &Path) -> io::Result<Digest> {

@@ -220,5 +220,13 @@ fn a_frozen_backbone_is_neither_sent_nor_moved_and_a_killed_trainer_and_a_site_o
     assert_eq!(of(CINE) + of(DISEASE), sent.iter().count(), "{:?}", sent.signature());
     let ((_, first), (_, last)) = (model(&federation, root.path(), 0), model(&federation, root.path(), 2));
     assert_eq!(first.under("backbone."), last.under("backbone."));
+    // Nor is it fetched again: of the second round's model, and of the last, what came is the heads.
+    let log = fs::read_to_string(federation.log("site-b")).unwrap();
+    let heads: usize =
+        last.iter().filter(|(name, _)| name.starts_with("heads.")).map(|(_, head)| 4 * head.values.len()).sum();
+    let came = format!("bytes={heads}");
+    let changes =
+        log.lines().filter(|line| line.contains("what has changed of the model is here") && line.ends_with(&came));
+    assert_eq!(changes.count(), 2, "{came}: {log}");
     assert!(last.iter().any(|(name, tensor)| tensor != first.get(name).unwrap()));
 }

@@ -68,7 +68,7 @@ fn judged(role: Role, state: &Path) -> ExitCode {
         fs::remove_file(&orders).unwrap();
         let fault = [Fault::None, Fault::Fails, Fault::Full(3), Fault::Killed, Fault::PowerCut];
         let fault = fault.into_iter().find(|fault| format!("{fault:?}") == kind).unwrap();
-        disk::arm(Disk::below(state, at.parse().unwrap(), fault));
+        disk::arm(Disk::below(state, at.parse().unwrap(), fault, |_| false));
     }
     let ended = site_agent::cli::main();
     let calls: Vec<String> = disk::calls().iter().map(ToString::to_string).collect();

@@ -113,7 +113,7 @@ impl Site {
 
     /// Fetches a model, and says how long it is.
     pub(crate) async fn fetch(&mut self, model: Digest, mut each: impl FnMut(&[u8])) -> u64 {
-        let request = wire::DownloadRequest { blob: digest_bytes(model), offset: 0 };
+        let request = wire::DownloadRequest { blob: digest_bytes(model), offset: 0, end: 0 };
         let mut chunks = self.client.download(request).await.expect("a model").into_inner();
         let mut bytes = 0;
         while let Some(chunk) = chunks.message().await.expect("a chunk") {

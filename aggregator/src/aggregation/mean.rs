@@ -81,9 +81,9 @@ fn in_tiles_of(
     after.iter_mut().try_for_each(|state| state.write(layout.header()))?;
 
     // Teacher and center are what they are by following the student: a momentum of their own would lead them elsewhere.
-    let students = layout.runs_of(|name| name.starts_with(STUDENT));
+    let students = layout.signature().runs_of(|name| name.starts_with(STUDENT));
     // Drift is the student's as well: a center moves with each batch, and when steps become small it is all that does.
-    let measured = if students.is_empty() { layout.runs_of(|_| true) } else { students.clone() };
+    let measured = if students.is_empty() { layout.signature().runs_of(|_| true) } else { students.clone() };
     let (mut means, mut at_sites) = (Vec::with_capacity(values), Vec::with_capacity(contributions.len()));
     let mut mean_squares = Dot::default();
     let mut now = vec![Vec::with_capacity(values); first.len()];

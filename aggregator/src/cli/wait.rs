@@ -15,6 +15,7 @@ use crate::clock::{Clock, SystemClock, wall};
 use crate::desk::DeskError;
 use crate::desk::remote::Remote;
 use crate::status::{self, RoundStatus, RunPhase, RunStatus, Status};
+use crate::store::SqliteStore;
 
 /// Time between two looks.
 const LOOKED_EVERY: Duration = Duration::from_secs(1);
@@ -97,7 +98,7 @@ pub(super) fn wait(arguments: Wait, acting: &Acting) -> Result<(), Failure> {
 
 /// Where the status is read.
 enum Source {
-    Here(crate::store::SqliteStore),
+    Here(Box<SqliteStore>),
     /// A connection that failed is made anew, with whatever certificate is there then.
     There(PathBuf, Option<Box<Remote>>),
 }
@@ -105,7 +106,7 @@ enum Source {
 impl Source {
     fn of(desk: Desk, acting: &Acting) -> Result<Self, Failure> {
         Ok(match desk {
-            Desk::Here(folder) => Self::Here(store(&folder)?),
+            Desk::Here(folder) => Self::Here(Box::new(store(&folder)?)),
             Desk::There(remote) => Self::There(acting.0.clone().unwrap_or_default(), Some(remote)),
         })
     }
@@ -116,7 +117,7 @@ impl Source {
 
     fn status(&mut self) -> Result<Status, Failure> {
         match self {
-            Self::Here(store) => Ok(status::read(store, wall())?),
+            Self::Here(store) => Ok(status::read(&**store, wall())?),
             Self::There(folder, remote) => {
                 let mut open = match remote.take() {
                     Some(open) => open,
@@ -224,9 +225,12 @@ mod tests {
 
     use super::*;
 
-    fn run(state: &str, rounds: &[(u32, bool, &[(&str, &str)])]) -> RunStatus {
+    /// A round's number, whether it was merged, and who was left out why.
+    type Round = (u32, bool, &'static [(&'static str, &'static str)]);
+
+    fn run(state: &str, rounds: &[Round]) -> RunStatus {
         let digest = Digest::of(b"model");
-        let round = |(number, merged, left_out): &(u32, bool, &[(&str, &str)])| {
+        let round = |(number, merged, left_out): &Round| {
             let left_out: Vec<_> =
                 left_out.iter().map(|(site, reason)| json!({"site": site, "reason": reason})).collect();
             json!({
@@ -255,12 +259,12 @@ mod tests {
 
     #[test]
     fn who_was_left_out_of_a_model_is_named_once_a_reason_with_the_rounds_and_of_an_abandoned_try_not() {
-        let late = "did not report in time";
-        let rounds: [(u32, bool, &[(&str, &str)]); 4] = [
-            (1, true, &[("a", late), ("b", "declined")]),
-            (2, false, &[("c", late)]),
+        const LATE: &str = "did not report in time";
+        let rounds: [Round; 4] = [
+            (1, true, &[("a", LATE), ("b", "declined")]),
+            (2, false, &[("c", LATE)]),
             (2, true, &[]),
-            (3, true, &[("a", late)]),
+            (3, true, &[("a", LATE)]),
         ];
         let Some(Err(Failure::LeftOut(told))) = verdict(&run("finished", &rounds)) else {
             panic!("sites were left out")

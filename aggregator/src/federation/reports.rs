@@ -66,7 +66,8 @@ fn word(phase: &Phase) -> Option<Word> {
     }
 }
 
-/// What a site is to do. Work at hand is finished before other work begins. Otherwise runs queue in the order of their start: while
+/// What a site is to do. Of a run that is over it first hears how that ended, if it is still with it: its last model is fetched before other
+/// work begins. Work at hand is finished before other work begins as well. Otherwise runs queue in the order of their start: while
 /// a round of one is open or being merged, the site is with that one and a later run waits, for the next round would have to wait
 /// for the site. But a site that declined, or was revoked, has no part in a round, and goes on to the next run.
 fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration) -> Directive {
@@ -76,6 +77,10 @@ fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration)
     let is_at_hand = |run: &LiveRun| Some(run.id()) == at_work && word(run) == Some(Word::Joined) && !run.paused;
     if let Some(run) = invited.iter().find(|run| is_at_hand(run)) {
         return trains(run);
+    }
+    let is_left = |run: &LiveRun| Some(run.id()) == at_work && run.run.is_over();
+    if let Some(told) = invited.iter().find(|run| is_left(run)).and_then(|run| end(run)) {
+        return told;
     }
     let (mut declined, mut shut_out, mut paused, mut unsigned) = (None, None, None, None);
     for &run in &invited {
@@ -105,12 +110,16 @@ fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration)
     if let Some(run) = unsigned {
         return wait(&format!("run {} awaits signatures of coordinators under its plan", run.id()));
     }
-    match invited.last().map(|live| (live, &live.run)) {
-        Some((live, Run::Finished { model })) => {
-            Directive::Finished { run: live.id().clone(), model: *model, bytes: live.layout.bytes() }
-        }
-        Some((live, Run::Failed { because, .. })) => failed(live.id(), because),
-        _ => wait("no run invites this site yet"),
+    invited.last().and_then(|run| end(run)).unwrap_or_else(|| wait("no run invites this site yet"))
+}
+
+/// How a run ended, if it is over.
+fn end(live: &LiveRun) -> Option<Directive> {
+    let run = live.id().clone();
+    match &live.run {
+        Run::Finished { model } => Some(Directive::Finished { run, model: *model, bytes: live.layout.bytes() }),
+        Run::Failed { because, .. } => Some(Directive::Failed { because: format!("run {run} failed: {because}"), run }),
+        Run::Awaiting { .. } | Run::Open(..) | Run::Merging(..) => None,
     }
 }
 
@@ -138,10 +147,6 @@ fn train(live: &LiveRun, now: Duration) -> Option<Directive> {
         lineage: None,
         ledger: None,
     }))
-}
-
-fn failed(run: &RunId, because: &str) -> Directive {
-    Directive::Failed { run: run.clone(), because: format!("run {run} failed: {because}") }
 }
 
 fn wait(because: &str) -> Directive {

@@ -277,7 +277,7 @@ async fn downloads(site: &mut Site, blob: Digest, length: usize) -> (Vec<u8>, us
 }
 
 async fn download(site: &mut Site, blob: Digest, bytes: &mut Vec<u8>) -> Result<(), Status> {
-    let request = wire::DownloadRequest { blob: digest_bytes(blob), offset: bytes.len() as u64 };
+    let request = wire::DownloadRequest { blob: digest_bytes(blob), offset: bytes.len() as u64, end: 0 };
     let mut chunks = site.client.download(request).await?.into_inner();
     while let Some(chunk) = chunks.message().await? {
         assert_eq!(chunk.offset, bytes.len() as u64);

@@ -337,7 +337,11 @@ impl Site {
     }
 
     pub(crate) async fn download(&mut self, blob: Digest, offset: u64) -> Result<Vec<u8>, Status> {
-        let request = wire::DownloadRequest { blob: digest_bytes(blob), offset };
+        self.download_part(blob, offset, 0).await
+    }
+
+    pub(crate) async fn download_part(&mut self, blob: Digest, offset: u64, end: u64) -> Result<Vec<u8>, Status> {
+        let request = wire::DownloadRequest { blob: digest_bytes(blob), offset, end };
         let mut chunks = self.client.download(request).await?.into_inner();
         let mut bytes = Vec::new();
         while let Some(chunk) = chunks.message().await? {
@@ -424,7 +428,7 @@ impl Site {
         let (manifest, bytes) = (self.manifest(work, delta), delta.to_safetensors());
         self.begin(&manifest).await.unwrap();
         self.chunk(&manifest, 0, bytes[..CHUNK_BYTES].to_vec()).await.unwrap();
-        let request = wire::DownloadRequest { blob: digest_bytes(work.base), offset: 0 };
+        let request = wire::DownloadRequest { blob: digest_bytes(work.base), offset: 0, end: 0 };
         let mut download = self.client.download(request).await.unwrap().into_inner();
         download.message().await.unwrap();
         (manifest, bytes, download)

@@ -116,7 +116,7 @@ async fn call(deed: Deed, channel: Channel, about: &str) -> Result<(), Status> {
             site.report(wire::ReportRequest::from(announced)).await.map(drop)
         }
         Deed::GetPlan => site.get_plan(wire::GetPlanRequest { plan: nothing }).await.map(drop),
-        Deed::Download => site.download(wire::DownloadRequest { blob: nothing, offset: 0 }).await.map(drop),
+        Deed::Download => site.download(wire::DownloadRequest { blob: nothing, offset: 0, end: 0 }).await.map(drop),
         Deed::BeginUpload => site.begin_upload(wire::UpdateManifest::default()).await.map(drop),
         Deed::UploadChunk => site.upload_chunk(wire::UploadChunkRequest::default()).await.map(drop),
         Deed::FinishUpload => site.finish_upload(wire::FinishUploadRequest::default()).await.map(drop),

@@ -67,6 +67,32 @@ fn who_has_reported_waits_for_the_next_round_and_is_not_away_for_a_later_run_whe
 }
 
 #[test]
+fn who_was_with_a_run_that_is_over_hears_how_it_ended_before_other_work_begins() {
+    let bench = Bench::with_run(20, 2, 1, 1);
+    bench.start_run(plan_draft("second", &["a", "b", "c"], 1, 1, 1), 20);
+    for site in ["a", "b", "c"] {
+        bench.reports(site, &weights(20, |_| 0.5)).unwrap();
+    }
+    bench.merge();
+    let last = bench.run().model;
+    for phase in [Phase::Idle, Phase::Reported, Phase::Training, Phase::Declined(Decline::DiskFull)] {
+        let told = asks(&bench, "a", Some(("run", phase.clone())));
+        assert!(
+            matches!(told, Directive::Finished { run, model, .. } if run == run_id() && model == last),
+            "{phase:?}"
+        );
+    }
+    assert_eq!(trains(asks(&bench, "a", None)), second());
+    let wish = Wish { paused: false, abort: Some("a mistake".to_owned()) };
+    bench.store().wish(&"second".parse().unwrap(), &wish, &Actor::StateFolder, wall()).unwrap();
+    bench.federation().refresh().unwrap();
+    bench.start_run(plan_draft("third", &["a", "b", "c"], 1, 1, 1), 20);
+    let told = asks(&bench, "a", Some(("second", Phase::Training)));
+    assert!(matches!(told, Directive::Failed { because, .. } if because.ends_with("a mistake")));
+    assert_eq!(trains(asks(&bench, "a", None)), ("third".to_owned(), 1));
+}
+
+#[test]
 fn work_at_hand_is_finished_before_other_work_begins() {
     let bench = two_runs();
     assert_eq!(trains(asks(&bench, "a", Some(("second", Phase::Training)))), second());

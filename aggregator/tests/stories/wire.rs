@@ -38,6 +38,12 @@ async fn two_sites_enrol_train_two_rounds_and_fetch_the_last_model() {
             assert!(base.len() > 2 * CHUNK_BYTES, "more than one chunk");
             let rest = site.download(work.base, 1_500_000).await.unwrap();
             assert_eq!(rest, base[1_500_000..]);
+            let part = site.download_part(work.base, 70_000, 1_500_000).await.unwrap();
+            assert_eq!(part, base[70_000..1_500_000]);
+            for (from, end) in [(5, 4), (0, work.base_bytes + 1), (u64::MAX, u64::MAX)] {
+                let refused = site.download_part(work.base, from, end).await.unwrap_err();
+                assert_eq!(code(&refused), "offset", "{from} to {end}");
+            }
             site.send(&work, &weights(600_000, |_| 0.25 * (index + 1) as f32)).await.unwrap();
         }
         expected += 0.375;

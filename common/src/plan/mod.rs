@@ -5,6 +5,7 @@
 //! SHA-256 is what sites approve and every message carries.
 
 mod bounds;
+mod changing;
 mod draft;
 mod size;
 

@@ -11,7 +11,8 @@ mod pauses;
 mod permitted;
 mod saying;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use common::{Assignment, Decline, Digest, Directive, Phase, Plan, Progress, Roun
 
 use crate::approvals;
 use crate::begun::Begun;
+use crate::changes::Before;
 use crate::clock;
 use crate::config::Config;
 use crate::decide::{self, Here, Kills, Reading, Step, Trainer};
@@ -60,9 +62,14 @@ pub struct Agent {
     /// The plan whose signatures were asked for last, and when.
     signatures_asked: Option<(Digest, Instant)>,
     said: Option<Said>,
+    /// The run that the aggregator spoke of last; none before it did for the first time.
+    with: Option<With>,
 }
 
 type Work = (RunId, RoundNumber, Digest);
+
+/// With which run this site is, if with any.
+type With = Option<RunId>;
 
 #[derive(Debug)]
 struct Declined {
@@ -165,6 +172,7 @@ impl Agent {
             refused_lineage: None,
             signatures_asked: None,
             said: None,
+            with: None,
         })
     }
 
@@ -176,7 +184,7 @@ impl Agent {
         let mut directive = Directive::Wait { because: "not connected yet".to_owned() };
         loop {
             self.keep_certificate().await?;
-            match self.report(&directive).await {
+            match self.hear(&directive).await {
                 Ok(told) => {
                     unheard.reset();
                     directive = told;
@@ -207,6 +215,10 @@ impl Agent {
                     directive = told;
                 }
                 Err(Failure::Passing(error)) => {
+                    // A last model that cannot be fetched just now keeps no other run waiting.
+                    if matches!(directive, Directive::Finished { .. }) {
+                        directive = Directive::Wait { because: error.to_string() };
+                    }
                     self.say(Said::TriesAgain { error: error.to_string() });
                     self.rest(decide::asks_again_after(failing.longer(), is_of_an_old_round(&error))).await;
                 }
@@ -250,8 +262,14 @@ impl Agent {
                 }
                 (phase, _) => named(phase),
             },
+            // As long as its last model is not here, this site is with the run.
+            (None, Directive::Finished { run, model, .. }) if !self.has_ended(run, *model) => named(Phase::Idle),
             (None, _) => Progress::idle(),
         }
+    }
+
+    fn has_ended(&self, run: &RunId, model: Digest) -> bool {
+        self.journal.run(run).is_some_and(|run| run.finished == Some(model))
     }
 
     fn phase_of(&self, assignment: &Assignment) -> Phase {
@@ -294,7 +312,7 @@ impl Agent {
             Directive::Wait { .. } | Directive::Failed { .. } => {}
             Directive::Finished { run, model, .. } => {
                 here.model = self.home.model(*model).exists();
-                here.done = self.journal.run(run).is_some_and(|run| run.finished == Some(*model));
+                here.done = self.has_ended(run, *model);
                 here.measured = here.done || self.plan_to_measure_by(run, *model)?.is_none();
                 self.look_for_result(&mut here, run, decide::AFTER_THE_LAST, *model);
             }
@@ -400,7 +418,8 @@ impl Agent {
             (Step::AwaitApproval(plan), _) => self.say(Said::AwaitsApproval(plan)),
             (Step::FetchModel { model, bytes }, _) => {
                 let (ear, path) = (self.ear(directive), self.home.model(model));
-                let fetched = ear.beside(self.link.fetch_model(model, bytes, &path)).await?;
+                let before = self.model_before(directive, bytes);
+                let fetched = ear.beside(fetched(self.link.clone(), model, bytes, before, &path)).await?;
                 return Ok(match fetched {
                     Transfer::Whole(()) => Then::AtOnce,
                     Transfer::Dropped(told) => Then::Instead(told),
@@ -457,6 +476,16 @@ impl Agent {
             (Step::Index | Step::Train | Step::Seal | Step::Send | Step::Measure | Step::SendScores, _) => {}
         }
         Ok(Then::Later)
+    }
+
+    /// An earlier model of the directive's run, if one is here and a later one is mostly the same.
+    fn model_before(&self, directive: &Directive, bytes: u64) -> Option<Before> {
+        let (run, ..) = decide::work(directive)?;
+        let sealed = self.journal.run(&run)?.sealed.as_ref()?;
+        let path = self.home.model(sealed.base);
+        let is_whole = fs::metadata(&path).is_ok_and(|found| found.len() == bytes);
+        let changing = self.read_plan(sealed.plan).ok().filter(|_| is_whole)?.changing();
+        Some(Before { path, changing }).filter(|before| before.is_worth(bytes))
     }
 
     fn read_plan(&self, digest: Digest) -> Result<Plan, AgentError> {
@@ -541,4 +570,26 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// Fetches a model: what has changed since the one before, where that is less, and the whole where those two do not make it.
+async fn fetched(
+    mut link: Link,
+    model: Digest,
+    bytes: u64,
+    before: Option<Before>,
+    path: &Path,
+) -> Result<(), LinkError> {
+    if let Some(before) = before {
+        match link.fetch_changes(model, &before, path).await {
+            Err(LinkError::DigestDiffers { .. }) => {
+                tracing::warn!(%model, "what has changed does not make the model that was announced: it is fetched whole");
+            }
+            fetched => {
+                let bytes = before.bytes();
+                return fetched.inspect(|()| tracing::info!(%model, bytes, "what has changed of the model is here"));
+            }
+        }
+    }
+    link.fetch_model(model, bytes, path).await
 }

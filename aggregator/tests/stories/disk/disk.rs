@@ -28,60 +28,8 @@ pub(super) enum Fault {
     Killed,
     /// The power is cut just before it; what was not synced is lost.
     PowerCut,
-    /// The same, and all syncs of one kind before it were left out: a bug that only a power cut shows.
-    PowerCutWithout(Synced),
     /// The power is cut in the middle of it; what was not synced is there, and half of these bytes.
     Torn,
-}
-
-/// What is synced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Synced {
-    /// The state folder: that the database and its log are there.
-    State,
-    /// SQLite's log: a commit.
-    Log,
-    /// SQLite's file: what was in the log.
-    Database,
-    /// The folder of unfinished files: that an upload's file is there.
-    Unfinished,
-    /// An upload's bytes.
-    Upload,
-    /// The bytes of a model, before it has its name.
-    Model,
-    /// The folder of the folders of blobs.
-    Folders,
-    /// A folder of blobs: that a blob has its name, or has gone.
-    Blobs,
-}
-
-impl Synced {
-    pub(super) const ALL: [Self; 8] = [
-        Self::State,
-        Self::Log,
-        Self::Database,
-        Self::Unfinished,
-        Self::Upload,
-        Self::Model,
-        Self::Folders,
-        Self::Blobs,
-    ];
-
-    /// What a file or folder below the state folder is.
-    fn of(path: &Path, root: &Path) -> Option<Self> {
-        let below: Vec<_> = path.strip_prefix(root).ok()?.iter().filter_map(|part| part.to_str()).collect();
-        Some(match below[..] {
-            [] => Self::State,
-            ["state.db-wal"] => Self::Log,
-            ["state.db"] => Self::Database,
-            ["tmp"] => Self::Unfinished,
-            ["tmp", name] if name.ends_with(".model.part") => Self::Model,
-            ["tmp", _] => Self::Upload,
-            ["blobs"] => Self::Folders,
-            ["blobs", _] => Self::Blobs,
-            _ => return None,
-        })
-    }
 }
 
 /// A call that changes the disk or waits for it.
@@ -152,11 +100,16 @@ enum Undo {
     Removed { path: PathBuf, bytes: Vec<u8> },
 }
 
+/// Whether the syncs of a file or folder are left out, by the parts of its path below the disk's.
+pub(super) type LeftOut = fn(&[&str]) -> bool;
+
 /// The disk below a folder.
 pub(super) struct Disk {
     root: PathBuf,
     at: usize,
     fault: Fault,
+    /// Of what a sync does nothing and says that it did: a bug that only a power cut shows.
+    leaves_out: LeftOut,
     calls: Vec<Call>,
     /// Bytes of a file, by its inode, as they were last synced.
     synced: BTreeMap<u64, Vec<u8>>,
@@ -215,9 +168,9 @@ pub(super) fn some_of(count: usize) -> usize {
 }
 
 impl Disk {
-    pub(super) fn below(root: &Path, at: usize, fault: Fault) -> Self {
+    pub(super) fn below(root: &Path, at: usize, fault: Fault, leaves_out: LeftOut) -> Self {
         let (calls, synced, names, pending) = Default::default();
-        Self { root: root.to_owned(), at, fault, calls, synced, names, pending }
+        Self { root: root.to_owned(), at, fault, leaves_out, calls, synced, names, pending }
     }
 
     fn before(&mut self, call: &Call) -> Verdict {
@@ -229,7 +182,7 @@ impl Disk {
                 return Verdict::Fails(ENOSPC);
             }
             Fault::Killed if number == self.at => calls::die(),
-            Fault::PowerCut | Fault::PowerCutWithout(_) if number == self.at => self.cut_the_power(),
+            Fault::PowerCut if number == self.at => self.cut_the_power(),
             _ => {}
         }
         self.remember(call);
@@ -244,7 +197,7 @@ impl Disk {
         }
         if let Call::Sync { path } = call
             && happened
-            && !matches!(self.fault, Fault::PowerCutWithout(what) if Synced::of(path, &self.root) == Some(what))
+            && !self.is_left_out(path)
         {
             match path.is_dir() {
                 true => self.names.retain_mut(|(folders, _)| {
@@ -257,6 +210,11 @@ impl Disk {
         if self.fault == Fault::Torn && self.calls.len() == self.at + 1 && matches!(call, Call::Write { .. }) {
             calls::die();
         }
+    }
+
+    fn is_left_out(&self, path: &Path) -> bool {
+        let below = path.strip_prefix(&self.root).unwrap_or(path);
+        (self.leaves_out)(&below.iter().filter_map(|part| part.to_str()).collect::<Vec<_>>())
     }
 
     /// Keeps what a power cut would bring back. The index beside the write-ahead log is no file to the disk: SQLite makes it

@@ -24,7 +24,7 @@ use aggregator::status::{self, RoundStatus, RunPhase, RunStatus};
 use aggregator::store::{SqliteStore, Store, StoreError, UpdateKey};
 use common::{Decline, Digest, Directive, NamedTensors, Phase, Progress, Refusal, RoundNumber};
 
-use self::disk::{Disk, Fault, Synced};
+use self::disk::{Disk, Fault, LeftOut};
 use crate::bench::{Bench, HandClock, ROOMY, manifest, run_id, site_id, weights};
 
 mod calls;
@@ -74,16 +74,20 @@ impl Place {
 
     /// Lets an aggregator live there until the run is over, or until it dies of its disk.
     fn lives(&self, at: usize, fault: Fault) -> Output {
+        self.lives_without(ALL_SYNCED, at, fault)
+    }
+
+    /// The same, where syncs of what has this name are left out.
+    fn lives_without(&self, what: &str, at: usize, fault: Fault) -> Output {
         let kind = match fault {
             Fault::None => "none".to_owned(),
             Fault::Fails => "fails".to_owned(),
             Fault::Full(more) => more.to_string(),
             Fault::Killed => "killed".to_owned(),
             Fault::PowerCut => "power-cut".to_owned(),
-            Fault::PowerCutWithout(what) => format!("{what:?}"),
             Fault::Torn => "torn".to_owned(),
         };
-        let told = format!("{at} {kind} {}", self.0.path().display());
+        let told = format!("{at} {kind} {what} {}", self.0.path().display());
         let program = std::env::current_exe().unwrap();
         let mut command = Command::new(program);
         command.args(["--exact", PROCESS, "--nocapture"]).env(STORY, told).output().unwrap()
@@ -153,21 +157,19 @@ fn told(state: &Path) -> Result<RunStatus, StoreError> {
 #[test]
 fn the_process_of_these_stories() {
     let Ok(story) = std::env::var(STORY) else { return };
-    let [at, kind, folder] = story.splitn(3, ' ').collect::<Vec<_>>().try_into().unwrap();
+    let [at, kind, without, folder] = story.splitn(4, ' ').collect::<Vec<_>>().try_into().unwrap();
     let fault = match kind {
         "none" => Fault::None,
         "fails" => Fault::Fails,
         "killed" => Fault::Killed,
         "power-cut" => Fault::PowerCut,
         "torn" => Fault::Torn,
-        kind => match Synced::ALL.into_iter().find(|what| format!("{what:?}") == kind) {
-            Some(what) => Fault::PowerCutWithout(what),
-            None => Fault::Full(kind.parse().unwrap()),
-        },
+        more => Fault::Full(more.parse().unwrap()),
     };
     let (folder, state) = (Path::new(folder), Path::new(folder).join("state"));
     let log_only = folder.join(LONG_LOG).exists();
-    disk::arm(Disk::below(&state, at.parse().unwrap(), fault));
+    let leaves_out: LeftOut = SYNCED.iter().find(|(what, _)| *what == without).map_or(|_| false, |(_, is_it)| *is_it);
+    disk::arm(Disk::below(&state, at.parse().unwrap(), fault, leaves_out));
     if log_only {
         write_a_long_log(&state)
     } else {
@@ -338,7 +340,7 @@ fn whenever_the_power_is_cut_nothing_that_was_acknowledged_is_lost_and_the_run_e
 }
 
 /// Where the power must be cut to show that syncs of this kind were left out; none if nowhere.
-fn shown_at(what: Synced, calls: &[String], expected: &End) -> Option<usize> {
+fn shown_at(what: &'static str, calls: &[String], expected: &End) -> Option<usize> {
     let (next, found) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
     let work = || {
         while found.load(Ordering::SeqCst) == usize::MAX {
@@ -347,7 +349,7 @@ fn shown_at(what: Synced, calls: &[String], expected: &End) -> Option<usize> {
                 return;
             }
             let place = Place::new();
-            let first = place.lives(at, Fault::PowerCutWithout(what));
+            let first = place.lives_without(what, at, Fault::PowerCut);
             assert_eq!(first.status.signal(), KILLED, "{what:?} at {at}: {first:?}");
             if let Err(why) = place.recovers(expected) {
                 println!("{what:?}, at {at}, {}: {why}", calls[at]);
@@ -359,16 +361,25 @@ fn shown_at(what: Synced, calls: &[String], expected: &End) -> Option<usize> {
     Some(found.into_inner()).filter(|at| *at < calls.len())
 }
 
-/// SQLite keeps its log until the database is synced, and does not sync that the log is gone; and without the name of an upload's
-/// file its bytes are sent again, which is no loss.
-const NOT_SHOWN: [Synced; 2] = [Synced::Database, Synced::Unfinished];
+/// What is synced. But for the database: SQLite keeps its log until that is synced, and does not sync that the log is gone. And but for
+/// the folder of unfinished files: without the name of an upload's file its bytes are sent again, which is no loss.
+const SYNCED: [(&str, LeftOut); 6] = [
+    ("state-folder", |path| path.is_empty()),
+    ("log", |path| path == ["state.db-wal"]),
+    ("upload", |path| matches!(path, ["tmp", name] if !name.ends_with(".model.part"))),
+    ("model", |path| matches!(path, ["tmp", name] if name.ends_with(".model.part"))),
+    ("folder-of-folders", |path| path == ["blobs"]),
+    ("folder-of-blobs", |path| matches!(path, ["blobs", _])),
+];
+/// Stands for none of them.
+const ALL_SYNCED: &str = "-";
 
 #[test]
 fn syncs_of_whichever_kind_that_are_left_out_are_shown_by_some_power_cut() {
     let place = Place::new();
     let ((calls, _), expected) = (undisturbed(&place), place.end());
-    for what in Synced::ALL.into_iter().filter(|what| !NOT_SHOWN.contains(what)) {
-        assert!(shown_at(what, &calls, &expected).is_some(), "no power cut shows that {what:?} is not synced");
+    for (what, _) in SYNCED {
+        assert!(shown_at(what, &calls, &expected).is_some(), "no power cut shows that the {what} is not synced");
     }
 }
 
