@@ -44,6 +44,7 @@ pub fn told<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
 
 /// Writes a file so that after a crash it holds either its old bytes or these.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    require_no_folder(path)?;
     make_folder(folder_of(path))?;
     let beside = path.with_added_extension("part");
     let file = File::create(&beside).map_err(told("create", &beside))?;
@@ -52,12 +53,19 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
 
 /// The same of a file that nobody but its user may read (0600), at any moment.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    require_no_folder(path)?;
     make_folder(folder_of(path))?;
     let beside = path.with_added_extension("part");
     // What a crash has left keeps the mode that it has.
     remove(&beside)?;
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside);
     filled(file.map_err(told("create", &beside))?, &beside, path, bytes)
+}
+
+/// Nothing is written beside what no file can take the place of.
+fn require_no_folder(path: &Path) -> Result<(), DiskError> {
+    let source = || io::Error::new(io::ErrorKind::IsADirectory, "it is a folder: name a file in it");
+    if path.is_dir() { Err(told("write", path)(source())) } else { Ok(()) }
 }
 
 fn filled(mut file: File, beside: &Path, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
@@ -132,6 +140,17 @@ mod tests {
         write_private(&path, b"new").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!((read(&path).unwrap(), fs::read_dir(folder.path()).unwrap().count()), (b"new".to_vec(), 1));
+    }
+
+    #[test]
+    fn a_folder_is_not_written_over_and_nothing_is_left_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("models");
+        fs::create_dir(&path).unwrap();
+        for refused in [write(&path, b"model"), write_private(&path, b"model")] {
+            assert!(refused.unwrap_err().to_string().contains("models: it is a folder: name a file in it"));
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

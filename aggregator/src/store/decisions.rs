@@ -139,16 +139,21 @@ fn write_update(transaction: &Transaction<'_>, manifest: &UpdateManifest, moment
     forget_upload(transaction, &UpdateKey::of(manifest))
 }
 
-/// Whether an upload, a stored update, a round, or the server's state in a run that goes on names a blob. With one site in a
-/// round, the server's first momentum has the very bytes of its update.
+/// Whether an upload, a stored update, a round, or the server's state in a run that goes on names a blob: the last one, and as long as the
+/// last model's updates are kept the one before, so that this model can be made again. With one site in a round, the server's first
+/// momentum has the very bytes of its update.
 pub(super) fn names(connection: &Connection, blob: Digest) -> Result<bool> {
     Ok(connection.query_row(
-        "SELECT EXISTS (SELECT 1 FROM uploads WHERE blob = ?1) \
+        "WITH last AS (SELECT run, MAX(round) AS round FROM rounds WHERE state = 'closed' GROUP BY run) \
+         SELECT EXISTS (SELECT 1 FROM uploads WHERE blob = ?1) \
          OR EXISTS (SELECT 1 FROM updates WHERE blob = ?1 AND retired = 0) \
          OR EXISTS (SELECT 1 FROM rounds WHERE base = ?1 OR model = ?1) \
-         OR EXISTS (SELECT 1 FROM runs JOIN rounds USING (run), json_each(rounds.merged, '$.states') AS state \
-                    WHERE runs.state = 'running' AND state.value = ?1 AND rounds.round = \
-                          (SELECT MAX(round) FROM rounds AS last WHERE last.run = runs.run AND last.state = 'closed'))",
+         OR EXISTS (SELECT 1 FROM runs JOIN rounds USING (run) JOIN last USING (run), \
+                                  json_each(rounds.merged, '$.states') AS state \
+                    WHERE runs.state = 'running' AND state.value = ?1 \
+                    AND (rounds.round = last.round OR rounds.round = last.round - 1 AND EXISTS \
+                         (SELECT 1 FROM updates AS kept \
+                          WHERE kept.run = last.run AND kept.round = last.round AND kept.retired = 0)))",
         [blob.to_string()],
         |row| row.get(0),
     )?)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aggregator::federation::{Federation, OpenError};
 use aggregator::status::{OpenState, RunPhase};
-use aggregator::store::{RoundState, Store};
+use aggregator::store::{RoundRecord, RoundState, Store};
 use common::plan::Strategy;
 use common::{Decline, Digest, Directive, NamedTensors, Phase, Refusal, UpdateManifest};
 
@@ -221,6 +221,35 @@ fn a_model_that_the_disk_changed_is_made_again_from_the_updates_it_came_of_and_n
         bench.merge();
         assert_eq!(bench.run().state, RunPhase::Finished);
     }
+}
+
+#[test]
+fn a_model_that_a_servers_momentum_made_is_made_again_as_well_from_the_state_before() {
+    let mut bench = Bench::empty();
+    let mut draft = plan_draft("run", &["a", "b", "c"], 3, 4, 1);
+    draft.aggregation.strategy = Strategy::FedAvgM { learning_rate: 0.7, momentum: 0.9 };
+    bench.start_run_of(draft, &student(500, 0));
+    let blobs = |bench: &Bench| aggregator::store::Blobs::open(&bench.path()).unwrap();
+    for round in 1..=3 {
+        for (index, site) in ["a", "b", "c"].into_iter().enumerate() {
+            bench.reports(site, &student(500, 10 * round + index)).unwrap();
+        }
+        bench.merge();
+    }
+    let path = blobs(&bench).path(bench.run().model);
+    let sound = std::fs::read(&path).unwrap();
+    flip_a_bit(&path);
+    bench.restart();
+    bench.merge();
+    assert!(std::fs::read(&path).unwrap() == sound, "{:?}", bench.run().because);
+    let closed = bench.store().rounds(&run_id()).unwrap();
+    let state = |record: &RoundRecord| match &record.state {
+        RoundState::Closed(_, merged) => merged.states.first().copied(),
+        _ => None,
+    };
+    let is_there = |state| blobs(&bench).length(state).is_some();
+    let kept: Vec<_> = closed.iter().filter_map(state).map(is_there).collect();
+    assert_eq!(kept, [false, true, true], "the last one and the one before, and none older");
 }
 
 #[test]

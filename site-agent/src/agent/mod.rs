@@ -427,7 +427,7 @@ impl Agent {
             }
             (Step::StopTraining, _) => {
                 if let Some(mut training) = self.training.take() {
-                    tracing::info!(run = %training.work.0, round = training.work.1.0, "stopping the trainer: its round is over");
+                    tracing::info!(run = %training.work.0, round = training.work.1.0, "stopping the trainer: its round is no longer asked for");
                     training.kill();
                 }
             }

@@ -55,6 +55,15 @@ impl Layout {
 pub(super) fn export(args: &ExportArgs) -> anyhow::Result<()> {
     let mut draft = read_draft(&args.of.plan)?;
     let weights = read_weights(&args.model)?;
+    for written in [&args.out, &args.out.with_extension("md"), &args.out.with_file_name("config.json")] {
+        let is_read = |read: &PathBuf| is_same_file(read, written);
+        if let Some(read) = [&args.model, &args.of.plan].into_iter().find(|read| is_read(read)) {
+            anyhow::bail!(
+                "{} is what is read, and would be written over: name another file with --out",
+                read.display()
+            );
+        }
+    }
     let network = args.of.network(&draft);
     let of_a_run = import::holds_a_run(&weights, draft.aggregation.exchange);
     if of_a_run {
@@ -99,4 +108,9 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<()> {
         return print_json(&serde_json::json!({ "path": args.out, "tensors": tensors, "sha256": digest }));
     }
     print(&format!("backbone with {tensors} tensors written to {}\n", args.out.display()))
+}
+
+/// Whether two paths are one file that is there.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }

@@ -298,6 +298,16 @@ mod tests {
         assert_eq!(read("color.safetensors").get("patch_embed.proj.weight").unwrap().shape[1], 3);
         let card = std::fs::read_to_string(folder.join("color.md")).unwrap();
         assert!(card.contains("3 channel(s)") && !card.contains("never shared an image"), "{card}");
+        // A name that is read is not written to.
+        let before = read("a.safetensors");
+        for (verb, read) in [
+            ("export {}/a.safetensors --plan {}/plan.toml --out {}/./a.safetensors", "a.safetensors"),
+            ("export {}/a.safetensors --plan {}/plan.toml --out {}/plan.toml", "plan.toml"),
+        ] {
+            let told = done(folder, verb).unwrap_err().to_string();
+            assert!(told.contains(&format!("{read} is what is read")) && told.contains("--out"), "{told}");
+        }
+        assert_eq!(read("a.safetensors"), before);
     }
 
     #[test]

@@ -50,7 +50,7 @@ struct Written {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a code is a whole number, or a list of them")]
 enum WrittenCodes {
     One(i64),
     Several(Vec<i64>),
@@ -272,7 +272,7 @@ mod tests {
             ("[codes]\nLV = 0\n", "0 is background"),
             ("[codes]\nLV = -1\n", "codes are 1 to"),
             ("[codes]\nLV = []\n", "has no code"),
-            ("[codes]\nLV = \"one\"\n", "such as `LV = 1`"),
+            ("[codes]\nLV = \"one\"\n", "a code is a whole number, or a list of them"),
             ("[codes]\nLV = 1\n[extra]\n", "unknown field"),
             ("LV = 1\n", "such as `LV = 1`"),
             ("[codes]\nLV = 1\n[within]\nscar = \"LV\"\n", "\"scar\", which has no code"),
