@@ -1,6 +1,6 @@
 //! How long a site takes for a round, going by its last ones: what `status` expects, and whom a round waits for past its
 //! deadline, as long as the plan's grace lasts. A site's time counts from where it joined to its update, and stands still with the
-//! round's: neither a pause, nor an aggregator that was down, nor another run that it was with makes it a slow one. No clock is
+//! round's: neither a pause, nor an aggregator that was down, nor another run that it was with before makes it a slow one. No clock is
 //! read here.
 
 use std::collections::BTreeMap;

@@ -49,6 +49,11 @@ impl RoundTime {
         self.end.map(|end| end.saturating_sub(self.spent(now)))
     }
 
+    /// What has passed when the attempt's time is up, once a deadline runs: another for each deadline, whenever it is asked for.
+    pub fn end(&self) -> Option<Duration> {
+        self.end
+    }
+
     /// Whether a deadline runs.
     pub fn is_armed(&self) -> bool {
         self.end.is_some()

@@ -23,10 +23,8 @@ fn run(federation: &Federation, name: &str) -> Value {
     runs.into_iter().find(|run| run["run"] == name).unwrap()
 }
 
-#[test]
-fn a_site_that_was_away_when_a_run_ended_fetches_its_last_model_before_it_works_for_the_next() {
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path();
+/// A federation with two runs of one short round, the later one behind the other, which is over; the site that `leaves` was in it, and is away.
+fn one_is_over(root: &Path) -> Federation {
     story::prepare(root);
     write_plan(root, "story");
     let mut federation = Federation::open(root).unwrap();
@@ -34,8 +32,7 @@ fn a_site_that_was_away_when_a_run_ended_fetches_its_last_model_before_it_works_
     story::start_run(&federation, root).unwrap();
     write_plan(root, LATER);
     story::start_run(&federation, root).unwrap();
-
-    // The last of its first run's updates is acknowledged, and then it goes away.
+    // Its update is acknowledged, and then it goes away.
     let [stays, leaves] = SITES;
     federation.start_lasting_agent(leaves).unwrap();
     let reported = |federation: &Federation| Ok(story::run(federation)?["open"]["reported"][0] == leaves);
@@ -43,11 +40,20 @@ fn a_site_that_was_away_when_a_run_ended_fetches_its_last_model_before_it_works_
     federation.kill_agent(leaves);
     federation.start_lasting_agent(stays).unwrap();
     assert_eq!(story::finished(&mut federation).unwrap()["state"], "finished");
-
-    federation.start_lasting_agent(leaves).unwrap();
     federation
-        .wait_until("the end of the later run", WITHIN, |federation| Ok(run(federation, LATER)["state"] == "finished"))
-        .unwrap();
+}
+
+fn ends(federation: &mut Federation) {
+    let is_over = |federation: &Federation| Ok(run(federation, LATER)["state"] == "finished");
+    federation.wait_until("the end of the later run", WITHIN, is_over).unwrap();
+}
+
+#[test]
+fn a_site_that_was_away_when_a_run_ended_fetches_its_last_model_before_it_works_for_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut federation = one_is_over(folder.path());
+    federation.start_lasting_agent(SITES[1]).unwrap();
+    ends(&mut federation);
     for site in SITES {
         let ended = |federation: &Federation| {
             Ok(federation.at_site(site, &["ledger", "show"])?.matches("run-finished").count() == 2)
@@ -62,4 +68,16 @@ fn a_site_that_was_away_when_a_run_ended_fetches_its_last_model_before_it_works_
         let ends: Vec<&str> = ledger.lines().filter(|line| line.contains("run-finished")).collect();
         assert!(ends[0].contains("story") && ends[1].contains(LATER), "{ends:#?}");
     }
+}
+
+#[test]
+fn a_last_model_that_is_not_to_be_had_keeps_no_site_from_the_next_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut federation = one_is_over(folder.path());
+    let model = run(&federation, "story")["model"].as_str().unwrap().to_owned();
+    fs::remove_file(federation.aggregator_state().join("blobs").join(&model[..2]).join(&model)).unwrap();
+    federation.start_lasting_agent(SITES[1]).unwrap();
+    ends(&mut federation);
+    let sites = &run(&federation, LATER)["rounds"][0]["sites"];
+    assert_eq!(sites.as_array().unwrap().len(), SITES.len(), "{sites:#}");
 }

@@ -180,6 +180,7 @@ fn open_round(text: &mut String, run: &RunStatus, open: &OpenRound) {
     for (site, progress) in &run.sites {
         let told = match progress {
             _ if open.reported.contains(site) => "reported".to_owned(),
+            _ if open.declined.contains_key(site) => format!("declined: {}", open.declined[site]),
             None => "not seen yet".to_owned(),
             Some(progress) => site_progress(progress),
         };

@@ -65,7 +65,15 @@ pub(super) fn wait(arguments: Wait, acting: &Acting) -> Result<(), Failure> {
         let is_time_up = within_s.is_some_and(|seconds| clock.elapsed() >= Duration::from_secs(seconds));
         match source.status().and_then(|status| find(status, &name)) {
             // Whoever waits for a day is not to be told of every connection that was cut.
-            Err(Failure::Failed(why)) if is_known && source.is_afar() && !is_time_up => line.show(&why),
+            Err(Failure::Failed(why)) if is_known && source.is_afar() => {
+                if is_time_up {
+                    line.clear();
+                    return Err(Failure::NotOver(format!(
+                        "run {name} was not over when it could be asked last: {why}"
+                    )));
+                }
+                line.show(&why);
+            }
             Err(failure) => {
                 line.clear();
                 return Err(failure);
@@ -119,7 +127,8 @@ impl Source {
         match self {
             Self::Here(store) => Ok(status::read(&**store, wall())?),
             Self::There(folder, remote) => {
-                let mut open = match remote.take() {
+                // One whose certificate is to be renewed does so when it is opened.
+                let mut open = match remote.take().filter(|open| !open.is_to_be_renewed()) {
                     Some(open) => open,
                     None => Box::new(Remote::open(folder)?),
                 };

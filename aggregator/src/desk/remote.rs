@@ -173,6 +173,11 @@ impl Remote {
         Ok(remote)
     }
 
+    /// Whether it is time for another certificate.
+    pub fn is_to_be_renewed(&self) -> bool {
+        self.folder.validity().is_ok_and(|validity| validity.is_renewed_at(seconds(wall())))
+    }
+
     /// Who this is.
     pub fn enrolled(&self) -> &Enrolled {
         &self.enrolled

@@ -155,8 +155,8 @@ impl Federation {
         Moment { wall: self.clock.wall(), of_round: live.time.spent(self.clock.elapsed()) }
     }
 
-    /// Removes the updates of a run but for those of its last `keep` merged rounds, and the server's states but for the last;
-    /// all of them when the run is over.
+    /// Removes the updates of a run but for those of its last `keep` merged rounds, and the server's states but for the last and what
+    /// the last model can be made again from; all of them when the run is over.
     pub(super) fn retire(&self, run: &RunId, keep: Option<u32>) {
         self.remove_spares();
         let retired = match keep {

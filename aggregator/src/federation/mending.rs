@@ -1,7 +1,7 @@
 //! Models that the disk changed: noticed, handed out to nobody, and made again from the updates that they came of.
 //!
 //! The same updates give the same model, to the bit, so that a model which went bad is there again as long as the updates of the
-//! round before are kept. What cannot be made again, a run's first model and what a rule with a state of its own made, waits for a
+//! round before are kept, and with them the state of a rule that has one. What cannot be made again, as a run's first model, waits for a
 //! backup; no time of a round passes meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -358,7 +358,7 @@ impl Federation {
                 }
                 run.trouble = Some(trouble);
                 // Unless it was written after all, and what was read again has another deadline or none.
-                if run.time.left(now) == time.left(now) {
+                if run.time.end() == time.end() {
                     run.time.arm(END_AGAIN + grace_of(&run.record), now);
                 }
             }

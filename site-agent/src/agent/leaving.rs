@@ -156,10 +156,14 @@ impl Agent {
         }
     }
 
-    /// Removes models that no round goes on from: all but `base` and the last models of finished runs.
+    /// Removes models that no round goes on from: all but `base`, the last models of finished runs, and of those that are not over
+    /// the one that a later model is mostly the same as.
     pub(super) fn forget_models(&self, base: Digest) {
         let mut kept: BTreeSet<PathBuf> = self.journal.last_models().map(|model| self.home.model(model)).collect();
         kept.insert(self.home.model(base));
+        let others = self.journal.unended().filter(|run| !self.ends.has_failed(run));
+        let sealed = others.filter_map(|run| self.journal.run(run)?.sealed.as_ref());
+        kept.extend(sealed.map(|sealed| self.home.model(sealed.base)));
         for entry in fs::read_dir(self.home.models()).into_iter().flatten().flatten() {
             if !kept.contains(&entry.path())
                 && let Err(error) = fs::remove_file(entry.path())

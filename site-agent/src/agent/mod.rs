@@ -4,6 +4,7 @@
 //! cannot succeed declines the round by name, and the agent lives on.
 
 mod beside;
+mod ends;
 mod failure;
 mod leaving;
 mod membership;
@@ -37,6 +38,7 @@ use crate::link::{Link, LinkError};
 use crate::standing::Still;
 use crate::training::{State, TrainerProgram, Training};
 use beside::Transfer;
+use ends::Ends;
 use failure::{Failure, Then, is_final, is_of_an_old_round};
 use membership::Certificate;
 use pauses::Pauses;
@@ -62,14 +64,10 @@ pub struct Agent {
     /// The plan whose signatures were asked for last, and when.
     signatures_asked: Option<(Digest, Instant)>,
     said: Option<Said>,
-    /// The run that the aggregator spoke of last; none before it did for the first time.
-    with: Option<With>,
+    ends: Ends,
 }
 
 type Work = (RunId, RoundNumber, Digest);
-
-/// With which run this site is, if with any.
-type With = Option<RunId>;
 
 #[derive(Debug)]
 struct Declined {
@@ -172,7 +170,7 @@ impl Agent {
             refused_lineage: None,
             signatures_asked: None,
             said: None,
-            with: None,
+            ends: Ends::default(),
         })
     }
 
@@ -207,6 +205,19 @@ impl Agent {
                 Ok(()) => self.take(step, &directive).await,
                 Err(failure) => Err(failure),
             };
+            match (&taken, &directive) {
+                // What is left to do of a run that is over is done: whatever else there is, it is another run's.
+                (Ok(_), Directive::Finished { .. } | Directive::Failed { .. }) if until == Until::RunFinished => {
+                    let here = self.look(&directive)?;
+                    if let Some(ended) = decide::end_of_run(&directive, &here) {
+                        return ended.map_err(AgentError::RunFailed);
+                    }
+                }
+                (Err(Failure::Passing(_) | Failure::Decline(..)), Directive::Finished { run, .. }) => {
+                    self.ends.put_off(run)
+                }
+                _ => {}
+            }
             match taken {
                 Ok(Then::AtOnce) => failing.reset(),
                 Ok(Then::Later) => self.rest(report_every).await,
@@ -215,10 +226,6 @@ impl Agent {
                     directive = told;
                 }
                 Err(Failure::Passing(error)) => {
-                    // A last model that cannot be fetched just now keeps no other run waiting.
-                    if matches!(directive, Directive::Finished { .. }) {
-                        directive = Directive::Wait { because: error.to_string() };
-                    }
                     self.say(Said::TriesAgain { error: error.to_string() });
                     self.rest(decide::asks_again_after(failing.longer(), is_of_an_old_round(&error))).await;
                 }
@@ -249,7 +256,7 @@ impl Agent {
             let wanted = matches!(directive, Directive::Train(assignment) if !self.is_done(assignment));
             return if wanted { named(Phase::Declined(Decline::Stopped)) } else { Progress::idle() };
         }
-        if let (Some(declined), Some(work)) = (&self.declined, &work)
+        if let (Some(declined), Some(work), Directive::Train(_)) = (&self.declined, &work, directive)
             && declined.work == *work
         {
             return named(Phase::Declined(declined.reason));
@@ -262,8 +269,12 @@ impl Agent {
                 }
                 (phase, _) => named(phase),
             },
-            // As long as its last model is not here, this site is with the run.
-            (None, Directive::Finished { run, model, .. }) if !self.has_ended(run, *model) => named(Phase::Idle),
+            // As long as it can do what is left to do, this site is with the run.
+            (None, Directive::Finished { run, model, .. })
+                if still.is_none() && !self.has_ended(run, *model) && !self.ends.is_put_off(run) =>
+            {
+                named(Phase::Idle)
+            }
             (None, _) => Progress::idle(),
         }
     }

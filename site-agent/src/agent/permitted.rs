@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use common::policy::Objection;
-use common::{Assignment, Decline, Digest, Directive, Plan, Progress, RunId};
+use common::{Assignment, Decline, Digest, Directive, Plan, Progress};
 
 use super::failure::Failure;
 use super::{Agent, AgentError, DECLINED_FOR, Indexing};
@@ -120,30 +120,8 @@ impl Agent {
         }
     }
 
-    /// Hears what to do. Before this site begins with another run, and when it begins, it asks how those ended that it was with: while it
-    /// was away, or while a round of one was merged, that one may have ended, and its last model is fetched first.
-    pub(super) async fn hear(&mut self, directive: &Directive) -> Result<Directive, LinkError> {
-        self.stop_if_still();
-        let told = self.ask(self.progress(directive)).await?;
-        let run = decide::work(&told).map(|(run, ..)| run);
-        if self.with.is_none() || (run.is_some() && self.with.as_ref() != Some(&run)) {
-            let unended: Vec<RunId> =
-                self.journal.unended().filter(|unended| Some(*unended) != run.as_ref()).cloned().collect();
-            for before in unended {
-                let work = Some((before.clone(), decide::AFTER_THE_LAST));
-                let told = self.ask(Progress { work, ..Progress::idle() }).await?;
-                if matches!(&told, Directive::Finished { run: ended, .. } if *ended == before) {
-                    self.with = Some(Some(before));
-                    return Ok(told);
-                }
-            }
-            self.with = Some(run);
-        }
-        Ok(told)
-    }
-
     /// Says how it goes, with an eye on the switch and the hours: an answer may take a minute.
-    async fn ask(&mut self, progress: Progress) -> Result<Directive, LinkError> {
+    pub(super) async fn ask(&mut self, progress: Progress) -> Result<Directive, LinkError> {
         let mut link = self.link.clone();
         let mut answer = std::pin::pin!(link.report(progress));
         loop {
