@@ -17,8 +17,35 @@ use http::{HeaderMap, HeaderValue};
 use proto::convert::{Announced, ModelScores};
 use proto::wire;
 
+/// What answers whatever the bytes are, or panics.
+type Takes = fn(&[u8]);
+
+/// All of them, each by the name of its fuzz target.
+pub(crate) const ALL: [(&str, Takes); 8] = [
+    ("message", message),
+    ("manifest", manifest),
+    ("weights", weights),
+    ("update", update),
+    ("encoded_update", encoded_update),
+    ("frames", |bytes| {
+        frames(bytes);
+        head(bytes);
+    }),
+    ("plan", plan),
+    ("record", record),
+];
+
+/// Gives bytes to what has this name.
+///
+/// # Panics
+/// If nothing has it.
+pub(crate) fn take(name: &str, bytes: &[u8]) {
+    let (_, takes) = ALL.iter().find(|(of, _)| *of == name).expect("a name of the table");
+    takes(bytes);
+}
+
 /// A message of the wire: what a site and what an aggregator is sent.
-pub(crate) fn message(bytes: &[u8]) {
+fn message(bytes: &[u8]) {
     again::<wire::ReportRequest, Announced<Progress>>(bytes);
     again::<wire::ReportReply, Directive>(bytes);
     again::<wire::ScoresRequest, Announced<ModelScores>>(bytes);
@@ -26,7 +53,7 @@ pub(crate) fn message(bytes: &[u8]) {
 }
 
 /// An update's announcement.
-pub(crate) fn manifest(bytes: &[u8]) {
+fn manifest(bytes: &[u8]) {
     let read =
         |bytes: &[u8]| UpdateManifest::try_from(<wire::UpdateManifest as prost::Message>::decode(bytes).ok()?).ok();
     if let Some(manifest) = read(bytes) {
@@ -49,7 +76,7 @@ where
 }
 
 /// A file of weights.
-pub(crate) fn weights(bytes: &[u8]) {
+fn weights(bytes: &[u8]) {
     if let Ok(tensors) = NamedTensors::from_safetensors(bytes) {
         let written = tensors.to_safetensors();
         let again = NamedTensors::from_safetensors(&written).expect("what was written is read");
@@ -58,7 +85,7 @@ pub(crate) fn weights(bytes: &[u8]) {
 }
 
 /// A file of an update, held to the layout that was agreed on: it passes only if it is that, to the byte before its values.
-pub(crate) fn update(bytes: &[u8]) {
+fn update(bytes: &[u8]) {
     let layout = layout();
     let mut file = tempfile::tempfile().expect("a file");
     file.write_all(bytes).expect("room for it");
@@ -75,7 +102,7 @@ pub(crate) fn update(bytes: &[u8]) {
 
 /// A file of an update in each of the smaller encodings: as it is, and as what follows the right header. It passes only if it can
 /// be read, and holds nothing that cannot be merged.
-pub(crate) fn encoded_update(bytes: &[u8]) {
+fn encoded_update(bytes: &[u8]) {
     for encoding in SMALLER {
         let layout = encoded_layout(encoding);
         let mut whole = [layout.header(), bytes].concat();
@@ -116,7 +143,7 @@ fn encoded_layout(encoding: Encoding) -> Layout {
 
 /// Messages of a signed call, in pieces as long as the first byte says: they are the same wherever the pieces end, and what was taken
 /// apart makes the bytes that came.
-pub(crate) fn frames(bytes: &[u8]) {
+fn frames(bytes: &[u8]) {
     let Some((piece, body)) = bytes.split_first() else { return };
     let taken = |piece: usize| {
         let (mut messages, mut found) = (Messages::new(LONGEST_MESSAGE), Vec::new());
@@ -148,7 +175,7 @@ pub(crate) fn frames(bytes: &[u8]) {
 const LONGEST_MESSAGE: usize = 200;
 
 /// The head of a signed call: each line one of its headers, in their order.
-pub(crate) fn head(bytes: &[u8]) {
+fn head(bytes: &[u8]) {
     let names = [headers::CERTIFICATE, headers::CALL, headers::SIGNATURE];
     let mut sent = HeaderMap::new();
     for (name, line) in names.iter().cycle().zip(bytes.split(|byte| *byte == b'\n')).take(6) {
@@ -164,7 +191,7 @@ pub(crate) fn head(bytes: &[u8]) {
 }
 
 /// A plan, as a site is sent it.
-pub(crate) fn plan(bytes: &[u8]) {
+fn plan(bytes: &[u8]) {
     if let Ok(plan) = Plan::from_agreed_bytes(bytes, Digest::of(bytes)) {
         let written = plan.canonical_bytes();
         let again = Plan::from_agreed_bytes(&written, Digest::of(&written)).expect("what was written is read");
@@ -178,7 +205,7 @@ pub(crate) const RECORD: Kind = Kind { name: *b"fuzzed\0\0", version: 1 };
 pub(crate) type Record = BTreeMap<String, Option<UpdateManifest>>;
 
 /// A stored record: the bytes as they are, and as the body of a record whose checksum is right.
-pub(crate) fn record(bytes: &[u8]) {
+fn record(bytes: &[u8]) {
     let mut whole = codec::encode(RECORD, &()).expect("an empty record");
     let length = whole.len();
     whole[length - 32..].copy_from_slice(&Digest::of(bytes).0);

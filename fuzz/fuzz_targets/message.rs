@@ -1,7 +1,6 @@
 #![no_main]
 
 #[path = "../takes.rs"]
-#[allow(dead_code, reason = "a target needs one or two of these")]
 mod takes;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| takes::message(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| takes::take("message", bytes));

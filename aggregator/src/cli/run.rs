@@ -11,13 +11,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::acting::{Acting, Desk, State, asking, store};
+use super::status::Source;
 use super::wait::{self, Wait};
 use super::{Failure, Json, print_json, text};
-use crate::clock::wall;
 use crate::config::Config;
 use crate::desk::{self, Wanted};
 use crate::layout::Layout;
-use crate::status;
 use crate::store::{Blobs, Store, StoreError};
 
 /// What to do with runs.
@@ -127,10 +126,7 @@ pub(super) fn run(verb: RunVerb, acting: &Acting) -> Result<(), Failure> {
         RunVerb::Resume(of) => wish(of, "goes on", &Wanted::Resume, acting),
         RunVerb::Abort(Abort { of, because }) => wish(of, "ends", &Wanted::Abort(because), acting),
         RunVerb::List(List { state, json }) => {
-            let status = match acting.desk(state)? {
-                Desk::Here(folder) => status::read(&store(&folder)?, wall())?,
-                Desk::There(mut remote) => remote.status()?,
-            };
+            let status = Source::of(acting.desk(state)?)?.status()?;
             if json.json { print_json(&status.runs) } else { super::print(&text::runs(&status)) }
         }
     }

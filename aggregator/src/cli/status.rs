@@ -9,7 +9,12 @@ use clap::Args;
 use super::acting::{Acting, Desk, State, store};
 use super::{Failure, Json, print, print_json, text};
 use crate::clock::wall;
-use crate::status;
+use crate::desk::remote::Remote;
+use crate::status::{self, Status};
+use crate::store::SqliteStore;
+
+/// Time between two looks of who watches, or waits.
+pub(super) const LOOKED_EVERY: Duration = Duration::from_secs(1);
 
 /// How to show it.
 #[derive(Debug, Args)]
@@ -25,15 +30,9 @@ pub(super) struct StatusArguments {
 
 pub(super) fn status(arguments: StatusArguments, acting: &Acting) -> Result<(), Failure> {
     let StatusArguments { state, json, watch } = arguments;
-    let mut read: Box<dyn FnMut() -> Result<status::Status, Failure>> = match acting.desk(state)? {
-        Desk::Here(folder) => {
-            let store = store(&folder)?;
-            Box::new(move || Ok(status::read(&store, wall())?))
-        }
-        Desk::There(mut remote) => Box::new(move || Ok(remote.status()?)),
-    };
+    let mut source = Source::of(acting.desk(state)?)?;
     loop {
-        let status = read()?;
+        let status = source.status()?;
         if json.json {
             print_json(&status)?;
         } else {
@@ -43,6 +42,48 @@ pub(super) fn status(arguments: StatusArguments, acting: &Acting) -> Result<(), 
         if !watch {
             return Ok(());
         }
-        thread::sleep(Duration::from_secs(1));
+        thread::sleep(LOOKED_EVERY);
+    }
+}
+
+/// Where the status is read, again and again.
+pub(super) enum Source {
+    /// In the state folder.
+    Here(Box<SqliteStore>),
+    /// At the aggregator.
+    There {
+        /// Through this connection.
+        remote: Box<Remote>,
+        /// Which has failed, and is made anew.
+        failed: bool,
+    },
+}
+
+impl Source {
+    pub(super) fn of(desk: Desk) -> Result<Self, Failure> {
+        Ok(match desk {
+            Desk::Here(folder) => Self::Here(Box::new(store(&folder)?)),
+            Desk::There(remote) => Self::There { remote, failed: false },
+        })
+    }
+
+    /// Whether what fails may be well again by itself: the network, or an aggregator that starts again.
+    pub(super) fn is_afar(&self) -> bool {
+        matches!(self, Self::There { .. })
+    }
+
+    pub(super) fn status(&mut self) -> Result<Status, Failure> {
+        match self {
+            Self::Here(store) => Ok(status::read(&**store, wall())?),
+            Self::There { remote, failed } => {
+                // A certificate that is to be renewed is when a connection is made.
+                if *failed || remote.is_to_be_renewed() {
+                    remote.reopen()?;
+                }
+                let told = remote.status();
+                *failed = told.is_err();
+                Ok(told?)
+            }
+        }
     }
 }

@@ -46,10 +46,10 @@ pub(super) fn runs(status: &Status) -> String {
     if text.is_empty() { "no run\n".to_owned() } else { text }
 }
 
-/// Rounds that ended, as in the status.
-pub(super) fn rounds(run: &RunStatus, ended: &[RoundStatus]) -> String {
+/// The rounds that ended after the first `told`, as in the status.
+pub(super) fn rounds(run: &RunStatus, told: usize) -> String {
     let mut text = String::new();
-    ended.iter().for_each(|round| ended_round(&mut text, round, run.tasks.is_empty()));
+    run.rounds.iter().skip(told).for_each(|round| ended_round(&mut text, round, run.tasks.is_empty()));
     text
 }
 

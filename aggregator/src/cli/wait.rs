@@ -1,7 +1,7 @@
 //! `aggregator run wait`: stays until a run is over, tells each round as it ends, and ends with a code that says how it went.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -9,16 +9,12 @@ use clap::Args;
 use common::{Digest, RoundNumber, RunId, SiteId};
 use serde::Serialize;
 
-use super::acting::{Acting, Desk, State, store};
+use super::acting::{Acting, State};
+use super::status::{LOOKED_EVERY, Source};
 use super::{Failure, Json, print, print_json, text};
-use crate::clock::{Clock, SystemClock, wall};
+use crate::clock::{Clock, SystemClock};
 use crate::desk::DeskError;
-use crate::desk::remote::Remote;
-use crate::status::{self, RoundStatus, RunPhase, RunStatus, Status};
-use crate::store::SqliteStore;
-
-/// Time between two looks.
-const LOOKED_EVERY: Duration = Duration::from_secs(1);
+use crate::status::{RoundStatus, RunPhase, RunStatus, Status};
 
 /// What to wait for.
 #[derive(Debug, Args)]
@@ -58,7 +54,7 @@ struct LeftOutOfRound {
 pub(super) fn wait(arguments: Wait, acting: &Acting) -> Result<(), Failure> {
     let Wait { run: name, within_s, state, json } = arguments;
     let clock = SystemClock::new();
-    let mut source = Source::of(acting.desk(state)?, acting)?;
+    let mut source = Source::of(acting.desk(state)?)?;
     let mut line = Line::new(!json.json);
     let (mut told, mut is_known) = (0, false);
     loop {
@@ -80,13 +76,10 @@ pub(super) fn wait(arguments: Wait, acting: &Acting) -> Result<(), Failure> {
             }
             Ok(run) => {
                 is_known = true;
-                if !json.json {
-                    let ended = run.rounds.get(told..).unwrap_or_default();
+                if !json.json && told < run.rounds.len() {
+                    line.clear();
+                    print(&text::rounds(&run, told))?;
                     told = run.rounds.len();
-                    if !ended.is_empty() {
-                        line.clear();
-                        print(&text::rounds(&run, ended))?;
-                    }
                 }
                 let verdict = verdict(&run).or_else(|| is_time_up.then(|| Err(not_over(&run))));
                 if let Some(verdict) = verdict {
@@ -101,42 +94,6 @@ pub(super) fn wait(arguments: Wait, acting: &Acting) -> Result<(), Failure> {
             }
         }
         thread::sleep(LOOKED_EVERY);
-    }
-}
-
-/// Where the status is read.
-enum Source {
-    Here(Box<SqliteStore>),
-    /// A connection that failed is made anew, with whatever certificate is there then.
-    There(PathBuf, Option<Box<Remote>>),
-}
-
-impl Source {
-    fn of(desk: Desk, acting: &Acting) -> Result<Self, Failure> {
-        Ok(match desk {
-            Desk::Here(folder) => Self::Here(Box::new(store(&folder)?)),
-            Desk::There(remote) => Self::There(acting.0.clone().unwrap_or_default(), Some(remote)),
-        })
-    }
-
-    fn is_afar(&self) -> bool {
-        matches!(self, Self::There(..))
-    }
-
-    fn status(&mut self) -> Result<Status, Failure> {
-        match self {
-            Self::Here(store) => Ok(status::read(&**store, wall())?),
-            Self::There(folder, remote) => {
-                // One whose certificate is to be renewed does so when it is opened.
-                let mut open = match remote.take().filter(|open| !open.is_to_be_renewed()) {
-                    Some(open) => open,
-                    None => Box::new(Remote::open(folder)?),
-                };
-                let status = open.status()?;
-                *remote = Some(open);
-                Ok(status)
-            }
-        }
     }
 }
 
@@ -199,25 +156,15 @@ fn left_out(run: &RunStatus) -> Vec<LeftOutOfRound> {
 
 /// The same in words: each site and reason once, with the rounds.
 fn told(run: &RunStatus, left_out: &[LeftOutOfRound]) -> String {
-    let mut each: Vec<(&SiteId, &str, Vec<String>)> = Vec::new();
+    let mut each = BTreeMap::<(&SiteId, &str), Vec<String>>::new();
     for left in left_out {
-        let number = left.round.to_string();
-        match each.iter_mut().find(|(site, reason, _)| *site == &left.site && *reason == left.reason) {
-            Some((_, _, rounds)) => rounds.push(number),
-            None => each.push((&left.site, &left.reason, vec![number])),
-        }
+        each.entry((&left.site, &left.reason)).or_default().push(left.round.to_string());
     }
-    let each: Vec<String> = each
-        .into_iter()
-        .map(|(site, reason, rounds)| {
-            let rounds = if rounds.len() == 1 {
-                format!("round {}", rounds[0])
-            } else {
-                format!("rounds {}", rounds.join(", "))
-            };
-            format!("{site} of {rounds}: {reason}")
-        })
-        .collect();
+    let line = |((site, reason), rounds): ((&SiteId, &str), Vec<String>)| {
+        let plural = if rounds.len() == 1 { "" } else { "s" };
+        format!("{site} of round{plural} {}: {reason}", rounds.join(", "))
+    };
+    let each: Vec<String> = each.into_iter().map(line).collect();
     format!("run {} is finished, and sites were left out. {}", run.run, each.join("; "))
 }
 

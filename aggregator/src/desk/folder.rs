@@ -89,6 +89,11 @@ impl Folder {
         Self { path: path.to_owned(), credentials: Credentials::of_person(path) }
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Who is enrolled here.
     pub fn enrolled(&self) -> Result<Enrolled, FolderError> {
         let path = self.path.join("federation.json");

@@ -173,6 +173,12 @@ impl Remote {
         Ok(remote)
     }
 
+    /// Makes the connection anew; renews the certificate if it is time.
+    pub fn reopen(&mut self) -> Result<()> {
+        *self = Self::open(self.folder.path())?;
+        Ok(())
+    }
+
     /// Whether it is time for another certificate.
     pub fn is_to_be_renewed(&self) -> bool {
         self.folder.validity().is_ok_and(|validity| validity.is_renewed_at(seconds(wall())))

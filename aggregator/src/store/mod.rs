@@ -24,6 +24,7 @@ use crate::round_time::Noted;
 use crate::run::{Attempt, RunAction};
 
 pub mod blobs;
+mod database;
 mod decisions;
 pub(crate) mod durable;
 mod ledger;

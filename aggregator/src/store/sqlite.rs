@@ -1,18 +1,18 @@
 //! The embedded store: one SQLite file, write-ahead log, synced at every commit.
 //!
 //! The server and the operator's commands open the same file; every write takes the write lock first, so that neither
-//! reads what the other is about to change. A commit that could not be synced ends the process, and so does a log that could
-//! not be synced into the database.
+//! reads what the other is about to change.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::ledger::Head;
 use common::{Digest, Holder, Plan, Progress, RoundNumber, RunId, Score, SiteId, UpdateManifest};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, ffi, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
+use super::database::{connect, path};
 use super::decisions::{forget_upload, names, upload_blob, write_action};
 use super::rows::{from_json, int, json, maybe_number, milliseconds, number, parsed, small, stamp};
 use super::{
@@ -29,11 +29,6 @@ use crate::run::{Attempt, Run, RunAction};
 /// Raised with every change of the tables.
 const VERSION: i64 = 7;
 const SCHEMA: &str = include_str!("schema.sql");
-/// Longest wait for another program's write.
-const BUSY: Duration = Duration::from_secs(10);
-
-/// Pages of the log that are moved into the database: SQLite's own number.
-const LONG_LOG: i32 = 1000;
 
 /// The store in a state folder.
 #[derive(Debug)]
@@ -44,37 +39,7 @@ pub struct SqliteStore {
     relaxed: Mutex<Connection>,
 }
 
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        match &error {
-            _ if is_failed_sync(&error) => durable::abort("fsync of the database", &error),
-            rusqlite::Error::SqliteFailure(failure, _) if failure.code == ErrorCode::DiskFull => Self::Full,
-            rusqlite::Error::SqliteFailure(failure, _)
-                if matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) =>
-            {
-                Self::Damaged(error.to_string())
-            }
-            // A row that was to be changed does not have its seal.
-            rusqlite::Error::SqliteFailure(failure, Some(told))
-                if failure.extended_code == ffi::SQLITE_CONSTRAINT_TRIGGER =>
-            {
-                Self::Damaged(told.clone())
-            }
-            rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..)
-            | rusqlite::Error::Utf8Error(..) => Self::Damaged(error.to_string()),
-            _ => Self::Database(error),
-        }
-    }
-}
-
 type Result<T> = std::result::Result<T, StoreError>;
-
-fn is_failed_sync(error: &rusqlite::Error) -> bool {
-    let failed = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC];
-    matches!(error, rusqlite::Error::SqliteFailure(failure, _) if failed.contains(&failure.extended_code))
-}
 
 impl SqliteStore {
     /// Makes the store of a new federation.
@@ -180,38 +145,6 @@ fn update_record(row: &Row<'_>) -> Result<UpdateRecord> {
     let manifest = from_json("updates.manifest", &row.get::<_, String>("manifest")?)?;
     let spent = Duration::from_millis(number(row, "spent_ms")?);
     Ok(UpdateRecord { manifest, received_at: stamp(row, "received_at_ms")?, spent, retired: row.get("retired")? })
-}
-
-fn path(state: &Path) -> PathBuf {
-    state.join("state.db")
-}
-
-fn connect(path: &Path, synchronous: &str) -> Result<Connection> {
-    let mut connection = Connection::open(path)?;
-    connection.busy_timeout(BUSY)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", synchronous)?;
-    connection.pragma_update(None, "foreign_keys", true)?;
-    connection.pragma_update(None, "cell_size_check", true)?;
-    seals::teach(&connection)?;
-    connection.wal_hook(Some(checkpoint))?;
-    Ok(connection)
-}
-
-/// Moves a long log into the database after a commit, as SQLite does by itself; but SQLite passes over what fails in it. A log
-/// that could not be synced then is not synced by the next commit either, whatever the system says: later commits would be
-/// acknowledged, and lost behind the gap at a power cut.
-fn checkpoint(log: &mut rusqlite::hooks::Wal, pages: i32) -> rusqlite::Result<()> {
-    if pages >= LONG_LOG
-        && let Err(error) = log.checkpoint()
-    {
-        if is_failed_sync(&error) {
-            durable::abort("fsync of the database", &error);
-        }
-        // The commit is durable all the same; the next one tries again.
-        tracing::debug!(%error, "the log was not moved into the database");
-    }
-    Ok(())
 }
 
 impl Store for SqliteStore {

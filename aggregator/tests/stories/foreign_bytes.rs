@@ -92,15 +92,7 @@ fn head() -> Vec<u8> {
 }
 
 fn take(bytes: &[u8]) {
-    takes::message(bytes);
-    takes::manifest(bytes);
-    takes::weights(bytes);
-    takes::update(bytes);
-    takes::plan(bytes);
-    takes::record(bytes);
-    takes::encoded_update(bytes);
-    takes::frames(bytes);
-    takes::head(bytes);
+    takes::ALL.iter().for_each(|(name, _)| takes::take(name, bytes));
 }
 
 /// Bytes of the right kind after something happened to them.

@@ -3,19 +3,19 @@
 //! [`decide::next`] decides; this module carries out. Whatever fails for a reason that may pass is tried again; whatever
 //! cannot succeed declines the round by name, and the agent lives on.
 
+mod arriving;
 mod beside;
 mod ends;
 mod failure;
+mod intake;
 mod leaving;
+mod looking;
 mod membership;
 mod pauses;
 mod permitted;
 mod saying;
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::privacy::SUBJECTS_ROUNDED_TO;
@@ -23,23 +23,22 @@ use common::{Assignment, Decline, Digest, Directive, Phase, Plan, Progress, Roun
 
 use crate::approvals;
 use crate::begun::Begun;
-use crate::changes::Before;
 use crate::clock;
 use crate::config::Config;
-use crate::decide::{self, Here, Kills, Reading, Step, Trainer};
+use crate::decide::{self, Kills, Step};
 use crate::durable::{self, DiskError};
 use crate::enrol::{EnrolError, Member};
 use crate::home::Home;
-use crate::images::{self, ImagesError};
+use crate::images;
 use crate::job::{Job, JobError, JobFolder, JobLabels};
 use crate::journal::{Journal, JournalError};
 use crate::ledger::{Event, Ledger, LedgerError};
 use crate::link::{Link, LinkError};
 use crate::standing::Still;
-use crate::training::{State, TrainerProgram, Training};
-use beside::Transfer;
+use crate::training::{TrainerProgram, Training};
 use ends::Ends;
 use failure::{Failure, Then, is_final, is_of_an_old_round};
+use intake::Indexing;
 use membership::Certificate;
 use pauses::Pauses;
 use saying::Said;
@@ -78,27 +77,6 @@ struct Declined {
 
 /// After this a declined round is looked at again: a full disk may have been emptied, a share be mounted again.
 const DECLINED_FOR: Duration = Duration::from_secs(600);
-
-#[derive(Debug)]
-struct Indexing {
-    grid: Digest,
-    /// Set, it ends soon.
-    stopped: Arc<AtomicBool>,
-    task: tokio::task::JoinHandle<Result<images::Indexed, ImagesError>>,
-}
-
-impl Indexing {
-    /// Asks it to end. What it has read counts; the rest is read when it is wanted again.
-    fn stop(&self) {
-        if !self.stopped.swap(true, Ordering::SeqCst) {
-            tracing::info!("reading the images no further");
-        }
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::SeqCst)
-    }
-}
 
 /// What ends an agent.
 #[derive(Debug, thiserror::Error)]
@@ -312,110 +290,6 @@ impl Agent {
         approvals::approved(&self.home).is_ok_and(|approved| approved.contains(&plan))
     }
 
-    /// What is here, as far as the directive asks.
-    fn look(&mut self, directive: &Directive) -> Result<Here, AgentError> {
-        let wanted = decide::work(directive);
-        self.indexing.take_if(|indexing| indexing.is_stopped() && indexing.task.is_finished());
-        let (trainer, reading) = (self.trainer(wanted.as_ref()), self.reading(directive)?);
-        let mut here = Here { trainer, reading, still: self.still(), ..Here::default() };
-        self.declined = self.declined.take().filter(|declined| declined.since.elapsed() < DECLINED_FOR);
-        match directive {
-            Directive::Wait { .. } | Directive::Failed { .. } => {}
-            Directive::Finished { run, model, .. } => {
-                here.model = self.home.model(*model).exists();
-                here.done = self.has_ended(run, *model);
-                here.measured = here.done || self.plan_to_measure_by(run, *model)?.is_none();
-                self.look_for_result(&mut here, run, decide::AFTER_THE_LAST, *model);
-            }
-            Directive::Train(assignment) => {
-                let (run, round, base) = (&assignment.run, assignment.round, assignment.base);
-                here.plan = self.home.plan(assignment.plan).exists();
-                here.approved = here.plan && approvals::approved(&self.home)?.contains(&assignment.plan);
-                here.model = self.home.model(base).exists();
-                here.sealed = self.journal.sealed(run, round, base).is_some();
-                here.done = self.is_done(assignment);
-                if let Some(declined) = &self.declined {
-                    here.declined = (Some(&declined.work) == wanted.as_ref()).then_some(declined.reason);
-                }
-                if here.plan && !here.done {
-                    let plan = self.read_plan(assignment.plan)?;
-                    here.plan = here.declined.is_some() || !self.misses_signatures(&plan, assignment.plan);
-                    here.objection = self.objection(&plan, assignment).map(|(reason, _)| reason);
-                    here.images =
-                        images::cache_for(&self.home, &plan.draft.images)?.is_some() && self.indexing.is_none();
-                }
-                self.look_for_result(&mut here, run, round, base);
-            }
-        }
-        Ok(here)
-    }
-
-    /// Which images are being read, seen from the directive.
-    fn reading(&self, directive: &Directive) -> Result<Reading, AgentError> {
-        let Some(indexing) = self.indexing.as_ref().filter(|indexing| !indexing.is_stopped()) else {
-            return Ok(Reading::Nothing);
-        };
-        let grid = match directive {
-            Directive::Train(work) if self.home.plan(work.plan).exists() => {
-                Some(images::grid_digest(&self.read_plan(work.plan)?.draft.images))
-            }
-            _ => None,
-        };
-        Ok(if grid == Some(indexing.grid) { Reading::Wanted } else { Reading::Unwanted })
-    }
-
-    /// A trainer of an earlier life of this agent may have ended.
-    fn look_for_result(&self, here: &mut Here, run: &RunId, round: RoundNumber, base: Digest) {
-        let result = || JobFolder::at(self.home.job(run, round, base)).result();
-        if here.trainer == Trainer::Absent && matches!(result(), Ok(Some(_))) {
-            here.trainer = Trainer::Finished;
-        }
-    }
-
-    /// The plan to measure a run's last model by: of a run that finetuned, in which this site took part, and whose last model
-    /// the aggregator has no scores of.
-    fn plan_to_measure_by(&self, run: &RunId, model: Digest) -> Result<Option<Plan>, AgentError> {
-        let record = self.journal.run(run);
-        let scored = record.is_some_and(|record| record.scored == Some(model));
-        let plan = record.and_then(|record| Some(record.sealed.as_ref()?.plan));
-        let Some(plan) = plan.filter(|plan| !scored && self.config.policy.scores && self.approves(*plan)) else {
-            return Ok(None);
-        };
-        let plan = self.read_plan(plan)?;
-        let has_images = images::cache_for(&self.home, &plan.draft.images)?.is_some();
-        Ok((plan.draft.finetuning.is_some() && has_images).then_some(plan))
-    }
-
-    /// What the trainer is doing, seen from the round `wanted`. One that has ended without being of use is let go.
-    fn trainer(&mut self, wanted: Option<&Work>) -> Trainer {
-        let Some(training) = &mut self.training else { return Trainer::Absent };
-        let of_this_round = wanted == Some(&training.work);
-        match training.state() {
-            State::Running if of_this_round => Trainer::Running,
-            State::Running => Trainer::RunningAnother,
-            State::Finished if of_this_round => Trainer::Finished,
-            State::Failed(why) if of_this_round => Trainer::Failed(why),
-            State::Killed if of_this_round => {
-                let (work, step) = (training.work.clone(), training.steps_taken());
-                let before = self.kills.take().filter(|(killed, _)| *killed == work);
-                let kills = before.map_or(Kills::default(), |(_, kills)| kills).after(step);
-                tracing::warn!(step, "the trainer was killed; it goes on from its checkpoint");
-                self.kills = Some((work, kills));
-                self.training = None;
-                if kills.too_many() { Trainer::Failed(Decline::TrainingFailed) } else { Trainer::Absent }
-            }
-            State::Stopped if of_this_round => {
-                tracing::info!(step = training.steps_taken(), "the trainer has ended with a checkpoint");
-                self.training = None;
-                Trainer::Absent
-            }
-            State::Finished | State::Failed(_) | State::Killed | State::Stopped => {
-                self.training = None;
-                Trainer::Absent
-            }
-        }
-    }
-
     async fn take(&mut self, step: Step, directive: &Directive) -> Result<Then, Failure> {
         match (step, directive) {
             (Step::Rest, Directive::Wait { because } | Directive::Failed { because, .. }) => {
@@ -427,15 +301,7 @@ impl Agent {
                 return Ok(Then::AtOnce);
             }
             (Step::AwaitApproval(plan), _) => self.say(Said::AwaitsApproval(plan)),
-            (Step::FetchModel { model, bytes }, _) => {
-                let (ear, path) = (self.ear(directive), self.home.model(model));
-                let before = self.model_before(directive, bytes);
-                let fetched = ear.beside(fetched(self.link.clone(), model, bytes, before, &path)).await?;
-                return Ok(match fetched {
-                    Transfer::Whole(()) => Then::AtOnce,
-                    Transfer::Dropped(told) => Then::Instead(told),
-                });
-            }
+            (Step::FetchModel { model, bytes }, _) => return self.fetch_model(model, bytes, directive).await,
             (Step::StopTraining, _) => {
                 if let Some(mut training) = self.training.take() {
                     tracing::info!(run = %training.work.0, round = training.work.1.0, "stopping the trainer: its round is no longer asked for");
@@ -489,44 +355,9 @@ impl Agent {
         Ok(Then::Later)
     }
 
-    /// An earlier model of the directive's run, if one is here and a later one is mostly the same.
-    fn model_before(&self, directive: &Directive, bytes: u64) -> Option<Before> {
-        let (run, ..) = decide::work(directive)?;
-        let sealed = self.journal.run(&run)?.sealed.as_ref()?;
-        let path = self.home.model(sealed.base);
-        let is_whole = fs::metadata(&path).is_ok_and(|found| found.len() == bytes);
-        let changing = self.read_plan(sealed.plan).ok().filter(|_| is_whole)?.changing();
-        Some(Before { path, changing }).filter(|before| before.is_worth(bytes))
-    }
-
     fn read_plan(&self, digest: Digest) -> Result<Plan, AgentError> {
         let bytes = durable::read(&self.home.plan(digest))?;
         Plan::from_kept_bytes(&bytes, digest).map_err(|error| AgentError::Refused(error.into()))
-    }
-
-    /// Reads the images onto the plan's grid, beside the reports.
-    async fn index(&mut self, assignment: &Assignment) -> Result<Then, Failure> {
-        let plan = self.read_plan(assignment.plan)?;
-        let grid = images::grid_digest(&plan.draft.images);
-        match self.indexing.take() {
-            // One at a time, also while one that was stopped ends.
-            Some(indexing) if !indexing.task.is_finished() => self.indexing = Some(indexing),
-            Some(indexing) if indexing.grid == grid && !indexing.is_stopped() => match indexing.task.await {
-                Ok(Ok(indexed)) => tracing::info!(frames = indexed.frames, "the images are on the plan's grid"),
-                Ok(Err(error)) => return Err(Failure::Decline(error.decline(), error.for_a_log())),
-                Err(error) => return Err(Failure::Decline(Decline::TooFewImages, error.to_string())),
-            },
-            _ => {
-                tracing::info!("reading the images onto the plan's grid");
-                let (home, config, program) = (self.home.clone(), self.config.intake.clone(), self.program.clone());
-                let (images, stopped) = (plan.draft.images, Arc::<AtomicBool>::default());
-                let asked = Arc::clone(&stopped);
-                let task =
-                    tokio::task::spawn_blocking(move || images::index_until(&asked, &home, &images, &config, &program));
-                self.indexing = Some(Indexing { grid, stopped, task });
-            }
-        }
-        Ok(Then::Later)
     }
 
     fn train(&mut self, assignment: &Assignment) -> Result<(), Failure> {
@@ -581,26 +412,4 @@ impl Agent {
         }
         Ok(())
     }
-}
-
-/// Fetches a model: what has changed since the one before, where that is less, and the whole where those two do not make it.
-async fn fetched(
-    mut link: Link,
-    model: Digest,
-    bytes: u64,
-    before: Option<Before>,
-    path: &Path,
-) -> Result<(), LinkError> {
-    if let Some(before) = before {
-        match link.fetch_changes(model, &before, path).await {
-            Err(LinkError::DigestDiffers { .. }) => {
-                tracing::warn!(%model, "what has changed does not make the model that was announced: it is fetched whole");
-            }
-            fetched => {
-                let bytes = before.bytes();
-                return fetched.inspect(|()| tracing::info!(%model, bytes, "what has changed of the model is here"));
-            }
-        }
-    }
-    link.fetch_model(model, bytes, path).await
 }

@@ -181,10 +181,16 @@ fn the_process_of_these_stories() {
 /// A server and its sites, until the run is over. Whatever answers an error is asked again.
 fn live(folder: &Path, state: &Path) {
     let clock = Arc::new(HandClock::default());
-    let mut federation = None;
+    let (mut federation, mut trouble) = (None, None);
     for turn in 0..200 {
-        let start = || Federation::open(state, LIMITS, clock.clone()).ok();
-        let Some(living) = federation.take().or_else(start) else { continue };
+        let start = || Federation::open(state, LIMITS, clock.clone());
+        let living = match federation.take().map_or_else(start, Ok) {
+            Ok(living) => living,
+            Err(error) => {
+                trouble = Some(error);
+                continue;
+            }
+        };
         if let Ok(run) = told(state) {
             require_acknowledged(folder, state);
             if run.state != RunPhase::Running {
@@ -199,7 +205,7 @@ fn live(folder: &Path, state: &Path) {
         }
         federation = Some(living);
     }
-    panic!("the run did not end");
+    panic!("the run did not end; what kept the folder from being opened last: {trouble:?}");
 }
 
 /// Says so much, a word a commit, that SQLite's log becomes long.
