@@ -1,5 +1,5 @@
 # Both programs, each in an image of its own: `docker compose build`.
-# Images run as an unprivileged user, with a read-only root; only the state folder is writable.
+# Images run as an unprivileged user, whose own the state folder is; docker-compose.yml makes the rest read-only.
 
 ARG AGENT_BASE=debian:bookworm-slim
 

@@ -147,7 +147,8 @@ impl Wire for SiteCalls {
         if offset > end || end > blob.bytes {
             return Err(refused(Refusal::Offset { expected: blob.bytes, found: offset.max(end) }));
         }
-        Ok(download::handed(self.downloads.begin(blob, offset..end)))
+        let federation = Arc::clone(&self.federation);
+        Ok(download::handed(self.downloads.begin(blob, offset..end, move || federation.doubt(digest))))
     }
 
     async fn begin_upload(

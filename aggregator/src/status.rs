@@ -253,7 +253,8 @@ pub struct RoundStatus {
     pub base: Digest,
     /// The model that came of it; null if it was abandoned.
     pub model: Option<Digest>,
-    /// Milliseconds from its begin to its end.
+    /// Milliseconds from its begin until its reports were all there, or its time was up: without pauses, and without times when no
+    /// server ran.
     pub took_ms: Option<u64>,
     /// L2 norm of the merged delta.
     pub delta_norm: Option<f64>,
@@ -351,9 +352,13 @@ fn run_status(
     let run = plan.run();
     let rounds = store.rounds(run)?;
     let mut ended = Vec::new();
+    let mut before: Option<&RoundRecord> = None;
     for round in &rounds {
         let updates = store.updates(run, round.attempt.round)?;
-        ended.extend(ended_round(round, &updates, plan.draft.finetuning.is_none()));
+        let earlier = before.filter(|before| before.attempt.round == round.attempt.round);
+        let took = round.time.spent.saturating_sub(earlier.map_or(Duration::ZERO, |earlier| earlier.time.spent));
+        ended.extend(ended_round(round, took, &updates, plan.draft.finetuning.is_none()));
+        before = Some(round);
     }
     let model = rounds.iter().rev().find_map(|round| match &round.state {
         RoundState::Closed(_, merged) => Some(merged.model),
@@ -364,8 +369,11 @@ fn run_status(
     let (state, because) = match state {
         RunState::Awaiting => (RunPhase::AwaitingSignatures, trouble.clone()),
         RunState::Running => (RunPhase::Running, trouble.clone()),
-        RunState::Finished => (RunPhase::Finished, None),
-        RunState::Failed { because } => (RunPhase::Failed, Some(because.clone())),
+        RunState::Finished => (RunPhase::Finished, trouble.clone()),
+        RunState::Failed { because } => {
+            let trouble = trouble.iter().map(|trouble| format!("; {trouble}"));
+            (RunPhase::Failed, Some(std::iter::once(because.clone()).chain(trouble).collect()))
+        }
     };
     let said = |site: &SiteId| {
         let of_this_run = |said: &&ProgressRecord| {
@@ -474,7 +482,12 @@ fn open_round(
     Ok(Some(open))
 }
 
-fn ended_round(round: &RoundRecord, updates: &BTreeMap<SiteId, UpdateRecord>, pretrains: bool) -> Option<RoundStatus> {
+fn ended_round(
+    round: &RoundRecord,
+    took: Duration,
+    updates: &BTreeMap<SiteId, UpdateRecord>,
+    pretrains: bool,
+) -> Option<RoundStatus> {
     let (outcome, merged): (&Outcome, Option<&Merged>) = match &round.state {
         RoundState::Closed(outcome, merged) => (outcome, Some(merged)),
         RoundState::Abandoned(outcome) => (outcome, None),
@@ -510,7 +523,7 @@ fn ended_round(round: &RoundRecord, updates: &BTreeMap<SiteId, UpdateRecord>, pr
         merged: merged.is_some(),
         base: round.attempt.base,
         model: merged.map(|merged| merged.model),
-        took_ms: round.ended_at.map(|ended| milliseconds(ended.since(round.began_at))),
+        took_ms: Some(milliseconds(took)),
         delta_norm: merged.map(|merged| merged.norm),
         meters: merged.map(|_| mean_meters(&sites)),
         sites,

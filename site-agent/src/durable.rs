@@ -19,7 +19,9 @@ pub struct DiskError {
 
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space, then start the agent again",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space: an agent that still runs goes on by itself, what has ended is started again"
+        }
         io::ErrorKind::PermissionDenied => "; the folder must be writable by the user the agent runs as",
         _ => "",
     }

@@ -12,7 +12,9 @@
 //! journal             what was acknowledged
 //! ledger              what happened here, each line with the digest of the one before
 //! begun.json          which rounds were begun on which day
+//! finetuned/<task>-<beginning>-<seed>/   a finetuning that was given no folder
 //! stopped             while it is there, nothing trains and nothing is sent
+//! lock                held by the running agent
 //! ```
 
 use std::path::{Path, PathBuf};

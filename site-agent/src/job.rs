@@ -7,6 +7,7 @@
 //! job.json                 written by the agent: what to train, from what
 //! scores.json              of a run that finetunes: what the round's model is worth on subjects that train nothing
 //! progress.jsonl           appended by the trainer, a line a step
+//! trainer.log              what the trainer says, at each of its starts
 //! checkpoint.safetensors   the trainer's own, replaced every few steps
 //! delta.safetensors        the result: trained weights minus the round's start
 //! kept.safetensors         what stays for the site's next round: AdamW's moments, and weights that do not travel

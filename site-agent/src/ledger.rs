@@ -115,6 +115,13 @@ pub enum Event {
         /// The model.
         model: Digest,
     },
+    /// A run that this site knew failed, or was aborted.
+    RunFailed {
+        /// The run.
+        run: RunId,
+        /// Why, in the aggregator's words.
+        because: String,
+    },
     /// The line before was cut short by a crash, and was taken off.
     TornTail {
         /// Bytes of it.

@@ -34,6 +34,7 @@ pub mod pace;
 pub mod pictures;
 pub mod plan_words;
 pub mod report;
+pub mod runs;
 pub mod standing;
 pub mod switch;
 pub mod tasks;

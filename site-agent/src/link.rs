@@ -146,6 +146,9 @@ pub enum LinkError {
         /// What arrived.
         found: Digest,
     },
+    /// A model cannot be made of an earlier one that is here.
+    #[error("a model cannot be made of an earlier one that is on this disk: {0}")]
+    NotMade(io::Error),
     /// A person stopped the agent in the middle of a transfer.
     #[error("a person at this site stopped the agent; the transfer goes on after `site-agent resume`")]
     Stopped,
@@ -161,7 +164,9 @@ impl LinkError {
     /// Whether to try the same again after a pause.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Altered(_) | Self::DigestDiffers { .. } | Self::Stopped => true,
+            Self::Unreachable(_) | Self::Altered(_) | Self::DigestDiffers { .. } | Self::NotMade(_) | Self::Stopped => {
+                true
+            }
             Self::Refused { transient, .. } => *transient,
             Self::Malformed(_) | Self::Plan(_) | Self::Disk(_) => false,
         }
@@ -287,7 +292,15 @@ impl Link {
         for part in before.left(here) {
             self.fetch(model, part, &mut file, &changes).await?;
         }
-        before.make(&changes, &made).map_err(durable::told("write", &made))?;
+        if let Err(error) = before.make(&changes, &made) {
+            // Of no use to anybody, and what the disk has no room for.
+            durable::remove(&made)?;
+            if durable::is_full(&error) {
+                return Err(durable::told("write", &made)(error).into());
+            }
+            durable::remove(&changes)?;
+            return Err(LinkError::NotMade(error));
+        }
         durable::remove(&changes)?;
         publish_model(&made, model, path)
     }

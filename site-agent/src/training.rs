@@ -157,12 +157,13 @@ impl Training {
 
     /// How far it is, for the report to the aggregator.
     pub fn progress(&self) -> Progress {
-        if self.measures {
-            return Progress::idle();
-        }
-        let last = self.folder.last_step().ok().flatten();
         let (run, round, _) = self.work.clone();
         let work = Some((run, round));
+        // As long as it measures a run's last model, this site is with the run.
+        if self.measures {
+            return Progress { work, ..Progress::idle() };
+        }
+        let last = self.folder.last_step().ok().flatten();
         let idle = Progress { work, phase: Phase::Training, total: self.steps, ..Progress::idle() };
         match last {
             None => idle,

@@ -1,4 +1,5 @@
-//! What the documents tell to type is what the programs take: every command that they name, in a block or in a sentence.
+//! What the documents tell to type is what the programs take: every command that those of the root folder and of `docs/` name, in a block
+//! or in a sentence.
 
 #![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
 
@@ -13,7 +14,7 @@ use clap::{Command, CommandFactory};
 const STAND_INS: [&str; 5] =
     ["aalst", "7", "help.zip", "127.0.0.1:4433", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"];
 
-/// The documents, but for those of changes that were made long ago.
+/// The documents of the root folder and of `docs/`, without the folders below.
 fn documents() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let is_document = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "md");

@@ -230,3 +230,28 @@ fn a_frozen_backbone_is_neither_sent_nor_moved_and_a_killed_trainer_and_a_site_o
     assert_eq!(changes.count(), 2, "{came}: {log}");
     assert!(last.iter().any(|(name, tensor)| tensor != first.get(name).unwrap()));
 }
+
+#[test]
+fn the_last_model_is_fetched_and_measured_although_other_runs_failed_or_wait_meanwhile() {
+    let root = tempfile::tempdir().unwrap();
+    let sites = &SITES[1..2];
+    let written = plan(&[DISEASE], true, sites, 1, 8);
+    let mut federation = house(root.path(), &written, sites);
+    // Whom nothing is asked of any more hears of the one that waits, or else of the one that ended last.
+    for name in ["mistaken", "waiting"] {
+        let other = root.path().join(format!("{name}.toml"));
+        fs::write(&other, written.replace("run = \"story\"", &format!("run = \"{name}\""))).unwrap();
+        federation.start_run("site-b", &other).unwrap();
+    }
+    federation.coordinator(&["run", "abort", "mistaken", "--because", "the wrong plan"]).unwrap();
+    federation.coordinator(&["run", "pause", "waiting"]).unwrap();
+    federation.start_agent("site-b").unwrap();
+    let run = finished(&mut federation, 1);
+    assert!(run["scores"][2]["sites"]["site-b"].is_array(), "{run:#}");
+    assert_eq!(federation.end_of_agent("site-b", Duration::from_secs(60)).unwrap(), Some(0));
+    let log = fs::read_to_string(federation.log("site-b")).unwrap();
+    assert!(!log.contains("stopping the trainer"), "{log}");
+    let ledger = federation.at_site("site-b", &["ledger", "show"]).unwrap();
+    let held = |kind: &str| ledger.lines().filter(|line| line.contains(kind)).count();
+    assert_eq!([held("run-finished"), held("run-failed")], [1, 0], "{ledger}");
+}

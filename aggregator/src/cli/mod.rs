@@ -27,6 +27,7 @@ mod revoke;
 mod run;
 mod serve;
 mod status;
+mod terminal;
 mod text;
 mod wait;
 mod whom;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use common::fixed_point::MAX_SITES;
-use common::{Digest, NamedTensors, Plan, PlanDraft, RunId, SiteId};
+use common::{Digest, NamedTensors, Plan, PlanDraft, RunId, SiteId, plan};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -22,6 +22,8 @@ use crate::store::{Blobs, Store, StoreError};
 /// What to do with runs.
 #[derive(Debug, Subcommand)]
 pub(super) enum RunVerb {
+    /// Print a plan with every setting, its default, and what it does: what to begin with.
+    Example,
     /// Start a run from a plan and its first model.
     ///
     /// The plan is checked, the model's names and shapes become part of it, and the digest of the whole is printed: this is
@@ -114,10 +116,12 @@ struct Started {
     signatures_needed: u32,
     sites: Vec<SiteId>,
     not_enrolled: Vec<SiteId>,
+    remarks: Vec<String>,
 }
 
 pub(super) fn run(verb: RunVerb, acting: &Acting) -> Result<(), Failure> {
     match verb {
+        RunVerb::Example => super::print(&plan::EXAMPLE),
         RunVerb::Start(arguments) => start(arguments, acting),
         RunVerb::Show(of) => show(of, acting),
         RunVerb::Sign(arguments) => sign(arguments, acting),
@@ -217,6 +221,7 @@ fn start(Start { plan, first_model, state, json }: Start, acting: &Acting) -> Re
         signatures_needed: plan.draft.signatures,
         not_enrolled,
         sites: plan.draft.rounds.sites.clone(),
+        remarks: plan.draft.remarks(),
     };
     if json.json { print_json(&started) } else { super::print(&started.told()) }
 }
@@ -262,6 +267,9 @@ impl Started {
         }
         for site in &self.not_enrolled {
             told += &format!("{site} is not enrolled yet: `aggregator invite {site}`\n");
+        }
+        for remark in &self.remarks {
+            told += &format!("note: {remark}\n");
         }
         told
     }

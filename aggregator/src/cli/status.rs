@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::acting::{Acting, Desk, State, store};
+use super::terminal::Line;
 use super::{Failure, Json, print, print_json, text};
 use crate::clock::wall;
 use crate::desk::remote::Remote;
@@ -31,13 +32,23 @@ pub(super) struct StatusArguments {
 pub(super) fn status(arguments: StatusArguments, acting: &Acting) -> Result<(), Failure> {
     let StatusArguments { state, json, watch } = arguments;
     let mut source = Source::of(acting.desk(state)?)?;
+    let mut line = Line::new(watch);
+    let mut is_shown = false;
     loop {
-        let status = source.status()?;
-        if json.json {
-            print_json(&status)?;
-        } else {
-            let clear = if watch && std::io::stdout().is_terminal() { "\u{1b}[2J\u{1b}[H" } else { "" };
-            print(&format!("{clear}{}", text::status(&status)))?;
+        match source.status() {
+            // What was shown last stays, and beneath it why it does.
+            Err(Failure::Failed(why)) if is_shown && source.is_afar() => line.trouble(&why),
+            Err(failure) => return Err(failure),
+            Ok(status) => {
+                line.clear();
+                if json.json {
+                    print_json(&status)?;
+                } else {
+                    let clear = if watch && std::io::stdout().is_terminal() { "\u{1b}[2J\u{1b}[H" } else { "" };
+                    print(&format!("{clear}{}", text::status(&status)))?;
+                }
+                is_shown = watch;
+            }
         }
         if !watch {
             return Ok(());

@@ -162,7 +162,10 @@ fn standing(run: &RunStatus) -> String {
 
 fn open_round_line(run: &RunStatus, open: &OpenRound) -> String {
     let state = match (open.state, open.time_left_ms) {
-        (OpenState::Gathering, _) => format!("gathering, until {} sites have joined", run.quorum),
+        (OpenState::Gathering, _) => match run.quorum {
+            1 => "gathering, until a site has joined".to_owned(),
+            quorum => format!("gathering, until {quorum} sites have joined"),
+        },
         (OpenState::Training, Some(0)) if !open.expected_in_ms.is_empty() => {
             "training, past its deadline: who is no later than usual is waited for, if the plan has a grace".to_owned()
         }

@@ -1,7 +1,6 @@
 //! `aggregator run wait`: stays until a run is over, tells each round as it ends, and ends with a code that says how it went.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use serde::Serialize;
 
 use super::acting::{Acting, State};
 use super::status::{LOOKED_EVERY, Source};
+use super::terminal::Line;
 use super::{Failure, Json, print, print_json, text};
 use crate::clock::{Clock, SystemClock};
 use crate::desk::DeskError;
@@ -68,7 +68,7 @@ pub(super) fn wait(arguments: Wait, acting: &Acting) -> Result<(), Failure> {
                         "run {name} was not over when it could be asked last: {why}"
                     )));
                 }
-                line.show(&why);
+                line.trouble(&why);
             }
             Err(failure) => {
                 line.clear();
@@ -97,31 +97,14 @@ pub(super) fn wait(arguments: Wait, acting: &Acting) -> Result<(), Failure> {
     }
 }
 
-/// The line at the end of a terminal that tells how it goes: of other outputs there is none.
-struct Line {
-    is_shown: bool,
-}
-
-impl Line {
-    fn new(is_wanted: bool) -> Self {
-        Self { is_shown: is_wanted && std::io::stderr().is_terminal() }
-    }
-
-    fn show(&mut self, text: &str) {
-        if self.is_shown {
-            // Where it cannot be shown, nobody misses it.
-            let _ = write!(std::io::stderr(), "\r\u{1b}[K{text}").and_then(|()| std::io::stderr().flush());
-        }
-    }
-
-    fn clear(&mut self) {
-        self.show("");
-    }
-}
-
 fn find(status: Status, name: &RunId) -> Result<RunStatus, Failure> {
     let found = status.runs.into_iter().find(|run| run.run == *name);
-    found.ok_or_else(|| DeskError::NoRun(name.clone()).into())
+    match (found, status.damaged_runs.into_iter().next()) {
+        (Some(run), _) => Ok(run),
+        // It may be the one that is waited for.
+        (None, Some(damage)) => Err(Failure::Failed(damage)),
+        (None, None) => Err(DeskError::NoRun(name.clone()).into()),
+    }
 }
 
 /// How the run went, once it is over.
@@ -211,6 +194,21 @@ mod tests {
         assert!(
             matches!(verdict(&run("failed", &[])), Some(Err(Failure::RunFailed(why))) if why.ends_with(": a reason"))
         );
+    }
+
+    #[test]
+    fn a_run_that_may_be_damaged_is_not_told_to_be_none() {
+        let status = |damaged: &[&str]| -> Status {
+            serde_json::from_value(json!({
+                "federation": "test", "address": "localhost:1", "sites": [], "runs": [run("running", &[])],
+                "damaged_runs": damaged,
+            }))
+            .unwrap()
+        };
+        let (known, other) = ("pretrain".parse().unwrap(), "other".parse().unwrap());
+        assert_eq!(find(status(&["a row"]), &known).unwrap().run, known);
+        assert!(matches!(find(status(&["a row"]), &other), Err(Failure::Failed(why)) if why == "a row"));
+        assert!(matches!(find(status(&[]), &other), Err(Failure::Refused(_))));
     }
 
     #[test]

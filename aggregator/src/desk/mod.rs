@@ -230,8 +230,19 @@ pub enum Wanted {
 
 /// Writes down what is asked of a run that goes on; a running server heeds it within a second, another one when it starts.
 pub fn ask(store: &dyn Store, run: &RunId, wanted: &Wanted, asking: &Asking) -> Result<(), DeskError> {
-    // Nothing asked yet is nothing asked.
-    let before = store.wishes()?.remove(run).unwrap_or_default();
+    loop {
+        // Nothing asked yet is nothing asked.
+        let before = store.wishes()?.remove(run).unwrap_or_default();
+        let wish = wish(store, run, &before, wanted)?;
+        // Of two who ask at the same time, the later one asks with the other's wish before it.
+        if store.wish(run, &before, &wish, &asking.by, asking.now)? {
+            return Ok(());
+        }
+    }
+}
+
+/// What is asked of a run once this is wanted as well.
+fn wish(store: &dyn Store, run: &RunId, before: &Wish, wanted: &Wanted) -> Result<Wish, DeskError> {
     let over = |how: String| Err(DeskError::Over { run: run.clone(), how });
     let state = match (record(store, run)?.state, &before.abort) {
         (RunState::Finished, _) => return over("all its rounds are merged".to_owned()),
@@ -241,20 +252,19 @@ pub fn ask(store: &dyn Store, run: &RunId, wanted: &Wanted, asking: &Asking) -> 
         (RunState::Running, None) => "it is running",
         (RunState::Awaiting, None) => "it awaits signatures",
     };
-    let wish = match wanted {
-        Wanted::Pause if before.paused => return Err(DeskError::Paused(run.clone())),
-        Wanted::Resume if !before.paused => return Err(DeskError::NotPaused { run: run.clone(), state }),
-        Wanted::Pause => Wish { paused: true, ..before },
-        Wanted::Resume => Wish { paused: false, ..before },
+    match wanted {
+        Wanted::Pause if before.paused => Err(DeskError::Paused(run.clone())),
+        Wanted::Resume if !before.paused => Err(DeskError::NotPaused { run: run.clone(), state }),
+        Wanted::Pause => Ok(Wish { paused: true, ..before.clone() }),
+        Wanted::Resume => Ok(Wish { paused: false, ..before.clone() }),
         Wanted::Abort(because) => {
             let because = because.trim();
-            if !(1..=REASON).contains(&because.len()) {
-                return Err(DeskError::Reason(because.len()));
+            match (1..=REASON).contains(&because.len()) {
+                true => Ok(Wish { abort: Some(because.to_owned()), ..before.clone() }),
+                false => Err(DeskError::Reason(because.len())),
             }
-            Wish { abort: Some(because.to_owned()), ..before }
         }
-    };
-    Ok(store.wish(run, &wish, &asking.by, asking.now)?)
+    }
 }
 
 /// A run as it is written down.

@@ -4,6 +4,7 @@
 //! messages is there for the others, and is copied for none. Each piece that is read is a call to another thread and back.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -34,13 +35,14 @@ const KEPT: usize = 32 << 20;
 pub struct Downloads(Arc<Mutex<Weak<Pieces>>>);
 
 impl Downloads {
-    /// Begins one of a file, or of a part of it.
-    pub fn begin(&self, blob: Blob, part: Range<u64>) -> Download {
+    /// Begins one of a file, or of a part of it. If the file cannot be read, `unread` is told.
+    pub fn begin(&self, blob: Blob, part: Range<u64>, unread: impl Fn() + Send + Sync + 'static) -> Download {
         let mut pieces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // They went with the last download, and nothing of them is to be missed: whoever is the first begins with none.
         let shared = pieces.upgrade().unwrap_or_default();
         *pieces = Arc::downgrade(&shared);
-        Download { blob: Arc::new(blob), pieces: shared, read: part.start, end: part.end, next: None, is_over: false }
+        let (blob, unread) = (Arc::new(blob), Unread(Arc::new(unread)));
+        Download { blob, pieces: shared, unread, read: part.start, end: part.end, next: None, is_over: false }
     }
 }
 
@@ -70,11 +72,22 @@ impl Pieces {
     }
 }
 
+/// Who is told that a file cannot be read.
+#[derive(Clone)]
+struct Unread(Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Unread")
+    }
+}
+
 /// One download, as the body of an answer. A site that reads slowly holds two pieces, and no thread.
 #[derive(Debug)]
 pub struct Download {
     blob: Arc<Blob>,
     pieces: Arc<Pieces>,
+    unread: Unread,
     /// Where in the file the piece after the next begins.
     read: u64,
     /// Where the last one ends.
@@ -110,9 +123,11 @@ impl Download {
             Some(piece) => Next::Here(piece),
             None => {
                 let (blob, pieces, length) = (Arc::clone(&self.blob), Arc::clone(&self.pieces), (end - from) as usize);
+                let unread = self.unread.clone();
                 Next::Reading(spawn_blocking(move || {
                     let piece = framed::read(&blob, from, length).map_err(|error| {
                         tracing::error!(%error, "a model cannot be read");
+                        unread.0();
                         Refusal::Unavailable
                     })?;
                     if is_whole {
@@ -206,7 +221,7 @@ mod tests {
         let length = 2 * CHUNK_BYTES + 77;
         for from in [0, 1, MESSAGE, CHUNK_BYTES + 5, length - 1, length] {
             let (bytes, blob) = blob(length, 0);
-            let mut download = Downloads::default().begin(blob, from as u64..length as u64);
+            let mut download = Downloads::default().begin(blob, from as u64..length as u64, || ());
             let (found, status) = all_of(&mut download, from).await;
             assert!(found == bytes[from..] && status.code() == Code::Ok, "from {from}: {status}");
         }
@@ -217,39 +232,45 @@ mod tests {
         let length = 2 * PIECE + 77;
         let (bytes, first) = blob(length, 0);
         let (downloads, again) = (Downloads::default(), || blob(length, 0).1);
-        let _kept = downloads.begin(first, 0..0);
+        let _kept = downloads.begin(first, 0..0, || ());
         for (from, end) in [(0, 1), (0, PIECE - 1), (5, PIECE + 5), (PIECE, PIECE + 9), (PIECE, length), (9, 9)] {
-            let mut part = downloads.begin(again(), from as u64..end as u64);
+            let mut part = downloads.begin(again(), from as u64..end as u64, || ());
             let (found, status) = all_of(&mut part, from).await;
             assert!(found == bytes[from..end] && status.code() == Code::Ok, "{from} to {end}: {status}");
         }
-        let (found, _) = all_of(&mut downloads.begin(again(), 0..length as u64), 0).await;
+        let (found, _) = all_of(&mut downloads.begin(again(), 0..length as u64, || ()), 0).await;
         assert!(found == bytes);
         // What is whole is there, and a part of it is read all the same.
-        let (found, _) = all_of(&mut downloads.begin(again(), PIECE as u64..PIECE as u64 + 3), PIECE).await;
+        let (found, _) = all_of(&mut downloads.begin(again(), PIECE as u64..PIECE as u64 + 3, || ()), PIECE).await;
         assert!(found == bytes[PIECE..PIECE + 3]);
     }
 
     #[tokio::test]
-    async fn a_file_that_is_shorter_than_it_was_ends_in_a_refusal_and_nothing_follows() {
+    async fn a_file_that_is_shorter_than_it_was_ends_in_a_refusal_and_is_told_and_nothing_follows() {
         let (bytes, blob) = blob(PIECE + 100, 1);
-        let (found, status) = all_of(&mut Downloads::default().begin(blob, 0..PIECE as u64 + 101), 0).await;
+        let told = Arc::new(Mutex::new(0));
+        let unread = {
+            let told = Arc::clone(&told);
+            move || *told.lock().unwrap() += 1
+        };
+        let (found, status) = all_of(&mut Downloads::default().begin(blob, 0..PIECE as u64 + 101, unread), 0).await;
         assert_eq!(proto::refusal::code(&status), Some(Refusal::Unavailable.code()));
         assert!(found == bytes[..PIECE]);
+        assert_eq!(*told.lock().unwrap(), 1, "whoever can mend it is told");
     }
 
     #[tokio::test]
     async fn what_one_download_had_read_the_others_are_given_and_no_other_file() {
         let length = 3 * PIECE + 5;
         let ((bytes, first), downloads) = (blob(length, 0), Downloads::default());
-        let mut first = downloads.begin(first, PIECE as u64..length as u64);
+        let mut first = downloads.begin(first, PIECE as u64..length as u64, || ());
         assert!(all_of(&mut first, PIECE).await.0 == bytes[PIECE..]);
         // The file is gone for the others.
         let gone = || Blob { digest: Digest::of(&bytes), ..blob(0, length as u64).1 };
-        let mut second = downloads.begin(gone(), PIECE as u64..length as u64);
+        let mut second = downloads.begin(gone(), PIECE as u64..length as u64, || ());
         assert!(all_of(&mut second, PIECE).await.0 == bytes[PIECE..]);
         let refused = async |blob, from: usize| {
-            let (found, status) = all_of(&mut downloads.begin(blob, from as u64..length as u64), from).await;
+            let (found, status) = all_of(&mut downloads.begin(blob, from as u64..length as u64, || ()), from).await;
             found.is_empty() && status.code() == Code::Unavailable
         };
         assert!(refused(blob(0, length as u64).1, PIECE).await, "of another file nothing is here");

@@ -10,7 +10,7 @@ use crate::layout::Layout;
 use crate::round::told;
 use crate::round_time::{Noted, RoundTime, carried_over};
 use crate::run::{Attempt, Run, RunAction, RunEvent, RunRules};
-use crate::store::{Details, Moment, RoundState, RunRecord, RunState, StoreError};
+use crate::store::{Details, Moment, RoundState, RunRecord, RunState, StoreError, UpdateKey};
 
 impl Federation {
     /// A run as it was written down; what was left undone is done.
@@ -119,7 +119,8 @@ impl Federation {
                     self.frozen.notify_one();
                 }
                 RunAction::Discard(Attempt { round, .. }, site) => {
-                    tracing::error!(%run, %round, %site, "the site's update no longer counts")
+                    tracing::error!(%run, %round, %site, "the site's update no longer counts");
+                    self.remove_lost(UpdateKey { run: run.clone(), round: *round, site: site.clone() });
                 }
                 RunAction::Abandon(Attempt { round, attempt, .. }, outcome) => {
                     live.time.disarm();
@@ -149,6 +150,17 @@ impl Federation {
             }
         }
         live.let_time_pass(self.clock.elapsed());
+    }
+
+    /// Removes the file of an update that the disk changed. The site has it still, and may send it again.
+    fn remove_lost(&self, key: UpdateKey) {
+        let removed = self.store.update(&key).and_then(|update| {
+            let lost: Vec<_> = update.into_iter().map(|update| update.manifest.blob).collect();
+            self.store.remove_unnamed(&lost, &mut |blob| self.remove_blob(blob))
+        });
+        if let Err(error) = removed {
+            tracing::warn!(run = %key.run, round = %key.round, site = %key.site, %error, "a damaged update could not be removed; it takes room");
+        }
     }
 
     fn moment(&self, live: &LiveRun) -> Moment {

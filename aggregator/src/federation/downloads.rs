@@ -44,11 +44,11 @@ impl Federation {
     }
 
     /// The model that a run which invites the site is at, the open round's start or the last model, to be sent from an offset on.
+    /// One that cannot be had falls into doubt: a site that goes on from where it was cut off never asks from the beginning again.
     pub fn blob(&self, site: &SiteId, blob: Digest, offset: u64) -> Result<Blob, Refusal> {
-        let named = self.live().runs.iter().any(|run| run.invites(site) && run.run.model() == blob);
-        if !named {
-            return Err(Refusal::UnknownBlob(blob));
-        }
+        let is_it = |run: &&super::LiveRun| run.invites(site) && run.run.model() == blob;
+        let length = self.live().runs.iter().find(is_it).map(|run| run.layout.bytes());
+        let length = length.ok_or(Refusal::UnknownBlob(blob))?;
         if offset == 0 {
             self.fetches(site, blob);
         }
@@ -60,6 +60,17 @@ impl Federation {
             .blobs
             .open_blob(blob)
             .and_then(|file| Ok(Blob { digest: blob, bytes: file.metadata()?.len(), file, version }));
-        opened.map_err(|error| io_refusal("opening a model", &error))
+        match opened {
+            Ok(opened) if opened.bytes == length => Ok(opened),
+            Ok(Blob { bytes, .. }) => {
+                tracing::error!(model = %blob, bytes, expected = length, "a model has another length than it had");
+                self.doubt(blob);
+                Err(Refusal::Unavailable)
+            }
+            Err(error) => {
+                self.doubt(blob);
+                Err(io_refusal("opening a model", &error))
+            }
+        }
     }
 }

@@ -36,18 +36,21 @@ const LOOKS_APART: Duration = Duration::from_secs(30);
 impl Federation {
     /// A site begins to fetch a model. If it did before, what it got was not what it is called, or it lost it.
     pub(super) fn fetches(&self, site: &SiteId, model: Digest) {
-        let now = self.clock.elapsed();
         let mut doubts = self.doubts();
         let is_again = !doubts.fetched.insert((site.clone(), model));
-        let is_new = doubts.looked.get(&model).is_none_or(|looked| now >= *looked + LOOKS_APART);
         drop(doubts);
-        if is_again && is_new {
+        if is_again && self.is_time_to_look(model) {
             self.doubt(model);
         }
     }
 
+    fn is_time_to_look(&self, model: Digest) -> bool {
+        let now = self.clock.elapsed();
+        self.doubts().looked.get(&model).is_none_or(|looked| now >= *looked + LOOKS_APART)
+    }
+
     /// Has a model held to its digest, soon.
-    pub(super) fn doubt(&self, model: Digest) {
+    pub(crate) fn doubt(&self, model: Digest) {
         self.doubts().asked.insert(model);
         self.frozen.notify_one();
     }
@@ -76,11 +79,22 @@ impl Federation {
         };
         let mut all_sound = true;
         for model in in_doubt {
-            let starts_from = |run: &&LiveRun| !run.run.is_over() && run.run.model() == model;
-            let runs: Vec<_> = self.live().runs.iter().filter(starts_from).map(|run| run.id().clone()).collect();
+            let is_at = |run: &&LiveRun| run.run.model() == model;
+            let runs: Vec<_> =
+                self.live().runs.iter().filter(is_at).map(|run| (run.id().clone(), run.run.is_over())).collect();
+            let (runs, over): (Vec<RunId>, Vec<bool>) = runs.into_iter().unzip();
+            if runs.is_empty() {
+                // Nobody fetches it, and no round starts from it, any more.
+                self.doubts().damaged.remove(&model);
+                continue;
+            }
+            // Nobody waits for a round of a run that is over, and its model may stay damaged for long.
+            if over.iter().all(|is_over| *is_over) && !self.is_time_to_look(model) {
+                all_sound = false;
+                continue;
+            }
             self.doubts().looked.insert(model, self.clock.elapsed());
-            let wrong = (!runs.is_empty()).then(|| self.blobs.what_is_wrong_with(model)).flatten();
-            let Some(wrong) = wrong else {
+            let Some(wrong) = self.blobs.what_is_wrong_with(model) else {
                 self.sound(model, &runs);
                 continue;
             };
@@ -89,11 +103,17 @@ impl Federation {
                 Ok(()) => self.sound(model, &runs),
                 Err(why_not) => {
                     all_sound = false;
-                    let trouble = format!(
-                        "the round's first model is damaged: {wrong}. It cannot be made again ({why_not}): restore blob {model} \
-                         from a backup, and the run goes on; no time of its round passes meanwhile"
-                    );
-                    runs.iter().for_each(|run| self.note_trouble(run, Some(&trouble)));
+                    for (run, is_over) in runs.iter().zip(over) {
+                        let (which, then) = match is_over {
+                            true => ("run's last", "sites that have not fetched it yet wait for it"),
+                            false => ("round's first", "the run goes on; no time of its round passes meanwhile"),
+                        };
+                        let trouble = format!(
+                            "the {which} model is damaged: {wrong}. It cannot be made again ({why_not}): restore blob {model} from \
+                             a backup, and {then}"
+                        );
+                        self.note_trouble(run, Some(&trouble));
+                    }
                 }
             }
         }
@@ -116,6 +136,8 @@ impl Federation {
     }
 
     fn sound(&self, model: Digest, runs: &[RunId]) {
+        // What is noted of it may be of an earlier life of this server: it was restored while none ran.
+        runs.iter().for_each(|run| self.note_trouble(run, None));
         {
             let mut doubts = self.doubts();
             if !doubts.damaged.remove(&model) {
@@ -124,10 +146,7 @@ impl Federation {
             doubts.mended += 1;
         }
         tracing::warn!(%model, "the damaged model is sound again");
-        for run in runs {
-            self.enter(&Event::ModelMended { run, model });
-            self.note_trouble(run, None);
-        }
+        runs.iter().for_each(|run| self.enter(&Event::ModelMended { run, model }));
         let now = self.clock.elapsed();
         for run in self.live().runs.iter_mut().filter(|run| runs.contains(run.id())) {
             run.damaged = false;
@@ -145,6 +164,8 @@ impl Federation {
         let (attempt, outcome) = came_of.ok_or("it is the run's first model")?;
         let job = self.live().run(run).map(|live| Job::of(live, attempt, outcome)).ok_or("the run is gone")?;
         let merged = self.merged(&job).map_err(|error| error.to_string())?;
+        // Unless the run ended meanwhile.
+        self.remove_unnamed(&merged);
         match merged.model == model {
             true => Ok(()),
             false => Err(format!("from what is kept came {}", merged.model)),

@@ -107,7 +107,13 @@ impl Federation {
                 all_well = false;
                 // If it is room that it lacks, there it is.
                 self.remove_spares();
-                if matches!(error, NotMerged::Merge(MergeError::Base(_))) {
+                // What cannot be read may be the model that the round starts from, and that can be made again.
+                let may_be_the_base = match &error {
+                    NotMerged::Merge(MergeError::Base(_)) => true,
+                    NotMerged::Merge(MergeError::Io { source, .. }) => !durable::is_full(source),
+                    _ => false,
+                };
+                if may_be_the_base {
                     self.doubt(job.attempt.base);
                 }
                 tracing::error!(run = %job.run, round = %job.attempt.round, %error, "the round could not be merged; it is tried again");
@@ -208,14 +214,26 @@ impl Federation {
         let event = RunEvent::Merged { model: merged.model };
         self.decide_on(&job.run, event, Details::Merge(merged))?;
         self.note_trouble(&job.run, None);
+        self.remove_unnamed(merged);
         Ok(())
+    }
+
+    /// Removes what a merge made and no record names: its run was ended meanwhile.
+    pub(super) fn remove_unnamed(&self, merged: &Merged) {
+        let made: Vec<Digest> = [merged.model].into_iter().chain(merged.states.iter().copied()).collect();
+        if let Err(error) = self.store.remove_unnamed(&made, &mut |blob| self.remove_blob(blob)) {
+            tracing::warn!(%error, "what a merge made for a run that is over could not be removed; it takes room");
+        }
     }
 
     /// The round goes on without an update whose file is lost or changed: its bytes are nowhere else.
     fn leave_out(&self, job: &Job, site: SiteId, damage: Damage) -> Result<(), NotMerged> {
         let (run, round) = (&job.run, job.attempt.round);
         tracing::error!(%run, %round, %site, %damage, "an update is left out: see to the disk");
-        Ok(self.decide_on(run, RunEvent::Damaged { site }, Details::None)?)
+        self.decide_on(run, RunEvent::Damaged { site }, Details::None)?;
+        // What kept it from being merged before is over, whether it is tried again without the update or as another attempt.
+        self.note_trouble(run, None);
+        Ok(())
     }
 
     fn decide_on(&self, run: &RunId, event: RunEvent, details: Details<'_>) -> Result<(), Undecided> {

@@ -150,8 +150,8 @@ struct LiveRun {
     damaged: bool,
     /// The model that the last merged round started from; the first model if none was merged.
     before: Digest,
-    /// Why the round's end could not be written, when that was tried last.
-    trouble: Option<String>,
+    /// Why the round's end could not be written, and when that was tried last.
+    trouble: Option<(String, Duration)>,
 }
 
 /// Time between two notes of a round's time; a crash gives back no more than this.
@@ -347,19 +347,21 @@ impl Federation {
         let mut live = self.live();
         for run in &mut live.runs {
             let Some(left) = run.time.left(now).filter(|_| run.time.passes()) else { continue };
+            if run.trouble.as_ref().is_some_and(|(_, tried)| now < *tried + END_AGAIN) {
+                continue;
+            }
             if left > grace_of(&run.record) || (!left.is_zero() && self.is_worth_waiting(run, now)) {
                 continue;
             }
             let (time, before) = (run.time, run.trouble.take());
             if let Err(error) = self.decide(run, RunEvent::TimeUp, Details::None) {
                 let trouble = error.to_string();
-                if before.as_ref() != Some(&trouble) {
+                if before.is_none_or(|(before, _)| before != trouble) {
                     tracing::error!(run = %run.id(), %error, "the round's time is up, but its end could not be written");
                 }
-                run.trouble = Some(trouble);
                 // Unless it was written after all, and what was read again has another deadline or none.
                 if run.time.end() == time.end() {
-                    run.time.arm(END_AGAIN + grace_of(&run.record), now);
+                    run.trouble = Some((trouble, now));
                 }
             }
         }

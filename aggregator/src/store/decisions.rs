@@ -50,18 +50,18 @@ pub(super) fn write_action(
         )?,
         // A set that is frozen already may lose what is damaged.
         (RunAction::Freeze(Attempt { round, attempt, .. }, outcome), _) => transaction.execute(
-            "UPDATE rounds SET state = 'merging', outcome = ?4, remaining_ms = NULL, ended_at_ms = ?5 \
+            "UPDATE rounds SET state = 'merging', outcome = ?4, remaining_ms = NULL, ended_at_ms = ?5, spent_ms = ?6 \
              WHERE run = ?1 AND round = ?2 AND attempt = ?3 AND state IN ('gathering', 'training', 'merging')",
-            params![run.as_str(), round.0, attempt, json(outcome)?, int(now.0)],
+            params![run.as_str(), round.0, attempt, json(outcome)?, int(now.0), milliseconds(moment.of_round)],
         )?,
         (RunAction::Discard(Attempt { round, .. }, site), _) => transaction.execute(
             "UPDATE updates SET retired = 1 WHERE run = ?1 AND round = ?2 AND site = ?3 AND retired = 0",
             params![run.as_str(), round.0, site.as_str()],
         )?,
         (RunAction::Abandon(Attempt { round, attempt, .. }, outcome), _) => transaction.execute(
-            "UPDATE rounds SET state = 'abandoned', outcome = ?4, remaining_ms = NULL, ended_at_ms = ?5 \
+            "UPDATE rounds SET state = 'abandoned', outcome = ?4, remaining_ms = NULL, ended_at_ms = ?5, spent_ms = ?6 \
              WHERE run = ?1 AND round = ?2 AND attempt = ?3 AND state IN ('gathering', 'training', 'merging')",
-            params![run.as_str(), round.0, attempt, json(outcome)?, int(now.0)],
+            params![run.as_str(), round.0, attempt, json(outcome)?, int(now.0), milliseconds(moment.of_round)],
         )?,
         (RunAction::Publish(Attempt { round, attempt, .. }, model), Details::Merge(merged)) => transaction.execute(
             "UPDATE rounds SET state = 'closed', model = ?4, merged = ?5, ended_at_ms = ?6 \
@@ -100,6 +100,13 @@ fn write_word(
             return Err(StoreError::Damaged(format!("a report of {} without its update", heard.site)));
         }
     };
+    // It is at work in none of them any more, also if it comes back.
+    if heard.word != Word::Joined {
+        transaction.execute(
+            "DELETE FROM words WHERE run = ?1 AND round = ?2 AND site = ?3",
+            params![run.as_str(), heard.round.0, heard.site.as_str()],
+        )?;
+    }
     // The open attempt is the last one.
     transaction.execute(
         "INSERT OR REPLACE INTO words (run, round, attempt, site, decline, revoked, spent_ms) \

@@ -1,8 +1,9 @@
 //! What outlives the process: who is enrolled, what runs there are, how their rounds go, what was acknowledged.
 //!
-//! Files are in [`blobs`]; everything else is behind the [`Store`] trait, whose embedded form is [`sqlite`]. A consortium
-//! that outgrows one machine puts another form behind the trait; nothing else changes. The store decides nothing: it
-//! writes down what [`crate::run`] decided, in one transaction a decision, and reads it back.
+//! Files are in [`blobs`]; everything else is behind the [`Store`] trait, whose embedded form is [`sqlite`]. Rounds and merges know
+//! the trait alone. Another form of it is named where a folder is opened, which is [`SqliteStore`] by name today (the commands, the
+//! doctor, [`crate::federation::Federation::open`]); blobs are files in any case. The store decides nothing: it writes down what
+//! [`crate::run`] decided, in one transaction a decision, and reads it back.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -460,8 +461,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// All runs, in the order of their start, but for the first `skip`. One that is damaged hides no other.
     fn runs(&self, skip: usize) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError>;
 
-    /// Writes down what the coordinator asks of a run, in the place of what was asked before.
-    fn wish(&self, run: &RunId, wish: &Wish, by: &Actor, now: Stamp) -> Result<(), StoreError>;
+    /// Writes down what the coordinator asks of a run, in the place of what was asked `before`; of a run of which nothing was, that
+    /// is the default. False, and nothing is written, if by now something else is asked: somebody else was quicker.
+    fn wish(&self, run: &RunId, before: &Wish, wish: &Wish, by: &Actor, now: Stamp) -> Result<bool, StoreError>;
 
     /// Writes down a coordinator's hand under the plan of a run, in the place of one of the same coordinator.
     fn sign(&self, run: &RunId, plan: Digest, signature: &SignatureRecord) -> Result<(), StoreError>;
@@ -516,6 +518,13 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn forget_upload(
         &self,
         key: &UpdateKey,
+        remove: &mut dyn FnMut(Digest) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError>;
+
+    /// Gives `remove` those of some blobs that no record names.
+    fn remove_unnamed(
+        &self,
+        blobs: &[Digest],
         remove: &mut dyn FnMut(Digest) -> Result<(), StoreError>,
     ) -> Result<(), StoreError>;
 

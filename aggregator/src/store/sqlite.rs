@@ -223,14 +223,23 @@ impl Store for SqliteStore {
         self.each("runs", "ORDER BY ordinal LIMIT -1 OFFSET ?1", [int(skip as u64)], run_record)
     }
 
-    fn wish(&self, run: &RunId, wish: &Wish, by: &Actor, now: Stamp) -> Result<()> {
+    fn wish(&self, run: &RunId, before: &Wish, wish: &Wish, by: &Actor, now: Stamp) -> Result<bool> {
         self.write(|transaction| {
+            let stands = transaction
+                .query_row("SELECT paused, abort FROM wishes WHERE run = ?1", [run.as_str()], |row| {
+                    Ok(Wish { paused: row.get(0)?, abort: row.get(1)? })
+                })
+                .optional()?;
+            if stands.unwrap_or_default() != *before {
+                return Ok(false);
+            }
             transaction.execute(
                 "INSERT OR REPLACE INTO wishes (run, paused, abort) VALUES (?1, ?2, ?3)",
                 params![run.as_str(), wish.paused, wish.abort],
             )?;
             let asked = Event::Asked { run, paused: wish.paused, abort: wish.abort.as_deref(), by };
-            ledger::append(transaction, &asked, now)
+            ledger::append(transaction, &asked, now)?;
+            Ok(true)
         })
     }
 
@@ -362,7 +371,10 @@ impl Store for SqliteStore {
 
     fn note_trouble(&self, run: &RunId, trouble: Option<&str>) -> Result<()> {
         self.write(|transaction| {
-            transaction.execute("UPDATE runs SET trouble = ?2 WHERE run = ?1", params![run.as_str(), trouble])?;
+            transaction.execute(
+                "UPDATE runs SET trouble = ?2 WHERE run = ?1 AND trouble IS NOT ?2",
+                params![run.as_str(), trouble],
+            )?;
             Ok(())
         })
     }
@@ -446,6 +458,17 @@ impl Store for SqliteStore {
             }
             for blob in blobs {
                 let blob = parsed("a blob that is no longer needed", &blob)?;
+                if !names(transaction, blob)? {
+                    remove(blob)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn remove_unnamed(&self, blobs: &[Digest], remove: &mut dyn FnMut(Digest) -> Result<()>) -> Result<()> {
+        self.write(|transaction| {
+            for &blob in blobs {
                 if !names(transaction, blob)? {
                     remove(blob)?;
                 }

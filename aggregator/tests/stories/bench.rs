@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aggregator::clock::{Clock, Stamp};
+use aggregator::clock::{Clock, Stamp, wall};
 use aggregator::federation::{Federation, Limits, UploadState};
 use aggregator::ledger::Actor;
 use aggregator::status::{self, RunStatus, Status};
 use aggregator::store::sqlite::SqliteStore;
-use aggregator::store::{Blobs, FederationRecord, Issued, Store, UpdateKey};
+use aggregator::store::{Blobs, FederationRecord, Issued, Store, UpdateKey, Wish};
 use common::{
     Digest, Directive, Holder, Meters, NamedTensors, Phase, Plan, PlanDraft, Progress, Refusal, RoundNumber, RunId,
     SiteId, UpdateManifest,
@@ -135,6 +135,12 @@ impl Bench {
     /// The store as another program sees it.
     pub(crate) fn store(&self) -> SqliteStore {
         SqliteStore::open(self.folder.path()).unwrap()
+    }
+
+    /// The coordinator asks something of a run, in the place of what was asked before.
+    pub(crate) fn wishes(&self, run: &RunId, wish: &Wish) {
+        let before = self.store().wishes().unwrap().remove(run).unwrap_or_default();
+        assert!(self.store().wish(run, &before, wish, &Actor::StateFolder, wall()).unwrap());
     }
 
     pub(crate) fn federation(&self) -> &Federation {

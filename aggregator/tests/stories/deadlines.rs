@@ -226,6 +226,7 @@ fn neither_a_pause_nor_a_server_that_was_down_nor_what_came_before_it_joined_mak
     everybody_reports(&bench, &["a", "b", "c"]);
     bench.merge();
     assert_eq!(expected_s(&bench), [50.0, 50.0, 25.0], "40 s, and 20 s, and a quarter more");
+    assert_eq!(bench.run().rounds[0].took_ms, Some(3_640_000), "and the hour before anybody joined");
 
     // Nor does an hour's pause in the next round end the waiting for a site that is no later than usual.
     bench.reports("a", &weights(20, |_| 0.5)).unwrap();
@@ -268,6 +269,23 @@ fn the_time_of_a_site_that_needed_two_attempts_is_that_of_both() {
     everybody_reports(&bench, &["b", "c"]);
     bench.merge();
     assert_eq!(expected_s(&bench), [0.0, 100.0, 100.0], "60 s and 20 s, and a quarter more");
+}
+
+#[test]
+fn who_declined_in_between_is_at_work_since_it_came_back() {
+    let bench = with_grace(2);
+    ["a", "b", "c"].into_iter().for_each(|site| drop(bench.joins(site)));
+    bench.reports("a", &weights(20, |_| 0.5)).unwrap();
+    bench.clock.pass(DEADLINE);
+    bench.federation().tick();
+    bench.says("b", Phase::Declined(Decline::DiskFull));
+    bench.joins("c");
+    bench.clock.pass(Duration::from_secs(10));
+    bench.joins("b");
+    bench.clock.pass(Duration::from_secs(8));
+    everybody_reports(&bench, &["b", "c"]);
+    bench.merge();
+    assert_eq!(expected_s(&bench), [0.0, 10.0, 97.5], "8 s, and 78 s of both attempts, and a quarter more");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use aggregator::store::{
 use common::ledger::Head;
 use common::{Digest, Directive, Holder, Phase, Plan, Progress, RoundNumber, RunId, Score, SiteId, UpdateManifest};
 
-use crate::bench::{Bench, ROOMY, run_id, site_id, weights};
+use crate::bench::{Bench, ROOMY, plan_draft, run_id, site_id, weights};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fault {
@@ -134,8 +134,8 @@ impl Store for Faulty {
     fn runs(&self, skip: usize) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError> {
         self.store.runs(skip)
     }
-    fn wish(&self, run: &RunId, wish: &Wish, by: &Actor, now: Stamp) -> Result<(), StoreError> {
-        self.write(|store| store.wish(run, wish, by, now))
+    fn wish(&self, run: &RunId, before: &Wish, wish: &Wish, by: &Actor, now: Stamp) -> Result<bool, StoreError> {
+        self.write(|store| store.wish(run, before, wish, by, now))
     }
     fn wishes(&self) -> Result<BTreeMap<RunId, Wish>, StoreError> {
         self.store.wishes()
@@ -219,6 +219,13 @@ impl Store for Faulty {
         remove: &mut dyn FnMut(Digest) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         self.write(|store| store.retire(run, keep, remove))
+    }
+    fn remove_unnamed(
+        &self,
+        blobs: &[Digest],
+        remove: &mut dyn FnMut(Digest) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.write(|store| store.remove_unnamed(blobs, remove))
     }
     fn note_progress(&self, site: &SiteId, progress: &Progress, now: Stamp) -> Result<(), StoreError> {
         self.write(|store| store.note_progress(site, progress, now))
@@ -328,9 +335,12 @@ fn a_report_counts_although_how_the_site_goes_cannot_be_noted() {
 }
 
 /// A round whose time is up, and whose end is written by the write that fails.
-fn overdue(fault: Fault) -> (Bench, Federation, Arc<AtomicUsize>) {
+fn overdue(fault: Fault, grace: u64) -> (Bench, Federation, Arc<AtomicUsize>) {
     const FAILS_AT: usize = 1000;
-    let bench = Bench::with_run(60, 2, 1, 3);
+    let bench = Bench::empty();
+    let mut draft = plan_draft("run", &["a", "b", "c"], 2, 1, 3);
+    draft.rounds.grace_s = grace;
+    bench.start_run(draft, 60);
     let (path, clock) = (bench.path(), bench.clock.clone());
     let bench = bench.closed();
     let (store, writes) = (SqliteStore::open(&path).unwrap(), Arc::new(AtomicUsize::new(0)));
@@ -340,7 +350,7 @@ fn overdue(fault: Fault) -> (Bench, Federation, Arc<AtomicUsize>) {
         let work = Some((run_id(), RoundNumber(1)));
         federation.report(&site_id(site), &Progress { work, phase: Phase::Training, ..Progress::idle() }).unwrap();
     }
-    bench.clock.pass(Duration::from_secs(60));
+    bench.clock.pass(Duration::from_secs(60 + grace));
     writes.store(FAILS_AT, Ordering::SeqCst);
     federation.tick();
     (bench, federation, writes)
@@ -348,18 +358,26 @@ fn overdue(fault: Fault) -> (Bench, Federation, Arc<AtomicUsize>) {
 
 #[test]
 fn the_end_of_a_round_that_cannot_be_written_is_tried_again_after_a_pause() {
-    let (bench, federation, writes) = overdue(Fault::Before);
-    let tried = writes.load(Ordering::SeqCst);
-    federation.tick();
-    assert_eq!((writes.load(Ordering::SeqCst), bench.run().open.unwrap().attempt), (tried, 1), "not at once");
-    bench.clock.pass(Duration::from_secs(5));
-    federation.tick();
-    assert_eq!(bench.run().open.unwrap().attempt, 2);
+    for grace in [0, 600] {
+        let (bench, federation, writes) = overdue(Fault::Before, grace);
+        let tried = writes.load(Ordering::SeqCst);
+        federation.tick();
+        assert_eq!((writes.load(Ordering::SeqCst), bench.run().open.unwrap().attempt), (tried, 1), "not at once");
+        // A pause that is asked for meanwhile lets it stand still as at any other time.
+        for paused in [true, false] {
+            bench.wishes(&run_id(), &Wish { paused, abort: None });
+            federation.refresh().unwrap();
+            assert_eq!(bench.run().open.unwrap().attempt, 1);
+        }
+        bench.clock.pass(Duration::from_secs(5));
+        federation.tick();
+        assert_eq!(bench.run().open.unwrap().attempt, 2, "a grace that is over does not begin anew");
+    }
 }
 
 #[test]
 fn the_end_of_a_round_that_was_written_and_told_as_failed_counts_once() {
-    let (bench, federation, _) = overdue(Fault::After);
+    let (bench, federation, _) = overdue(Fault::After, 0);
     for _ in 0..3 {
         assert_eq!(bench.run().open.unwrap().attempt, 2);
         bench.clock.pass(Duration::from_secs(60));

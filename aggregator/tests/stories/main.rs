@@ -9,6 +9,8 @@ mod chaos;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod deadlines;
 #[cfg(test)]
 mod disk;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aggregator::clock::wall;
+use aggregator::desk::{self, Asking, DeskError, Wanted};
 use aggregator::ledger::Actor;
 use aggregator::status::RunPhase;
 use aggregator::store::{Store, Wish};
@@ -11,7 +12,7 @@ use common::Directive;
 use crate::bench::{Bench, plan_draft, run_id, weights};
 
 pub(crate) fn asks(bench: &Bench, wish: &Wish) {
-    bench.store().wish(&run_id(), wish, &Actor::StateFolder, wall()).unwrap();
+    bench.wishes(&run_id(), wish);
     bench.federation().refresh().unwrap();
 }
 
@@ -66,6 +67,22 @@ fn a_round_that_all_report_in_a_pause_is_merged_and_the_next_one_waits() {
 }
 
 #[test]
+fn of_two_who_ask_at_the_same_time_the_slower_one_takes_nothing_back() {
+    let bench = Bench::with_run(100, 3, 2, 1);
+    let abort = Wish { paused: false, abort: Some("a mistake".to_owned()) };
+    let ask = |before: &Wish, wish: &Wish| bench.store().wish(&run_id(), before, wish, &Actor::StateFolder, wall());
+    assert!(ask(&Wish::default(), &abort).unwrap());
+    let entries = bench.store().ledger_head().unwrap().entries;
+    // It has read that nothing is asked.
+    assert!(!ask(&Wish::default(), &paused(true)).unwrap());
+    assert_eq!(bench.store().wishes().unwrap()[&run_id()], abort);
+    assert_eq!(bench.store().ledger_head().unwrap().entries, entries, "nothing was asked");
+    let asking = Asking { by: Actor::StateFolder, now: wall() };
+    let told = desk::ask(&bench.store(), &run_id(), &Wanted::Pause, &asking).unwrap_err();
+    assert!(matches!(told, DeskError::Over { how, .. } if how.ends_with("a mistake")));
+}
+
+#[test]
 fn an_aborted_run_frees_its_sites_at_once_and_says_why_also_when_no_server_was_running() {
     for restart in [false, true] {
         let mut bench = Bench::with_run(100, 2, 2, 1);
@@ -73,7 +90,7 @@ fn an_aborted_run_frees_its_sites_at_once_and_says_why_also_when_no_server_was_r
         bench.reports("b", &weights(100, |_| 0.5)).unwrap();
         let wish = Wish { paused: restart, abort: Some("a scanner was exchanged".to_owned()) };
         if restart {
-            bench.store().wish(&run_id(), &wish, &Actor::StateFolder, wall()).unwrap();
+            bench.wishes(&run_id(), &wish);
             bench.restart();
         } else {
             asks(&bench, &wish);

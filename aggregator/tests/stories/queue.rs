@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use aggregator::clock::wall;
-use aggregator::ledger::Actor;
 use aggregator::status::RunPhase;
-use aggregator::store::{Store, Wish};
+use aggregator::store::Wish;
 use common::{Decline, Directive, Phase, Progress, RoundNumber, RunId};
 
 use crate::bench::{Bench, plan_draft, run_id, site_id, weights};
@@ -84,7 +82,7 @@ fn who_was_with_a_run_that_is_over_hears_how_it_ended_before_other_work_begins()
     }
     assert_eq!(trains(asks(&bench, "a", None)), second());
     let wish = Wish { paused: false, abort: Some("a mistake".to_owned()) };
-    bench.store().wish(&"second".parse().unwrap(), &wish, &Actor::StateFolder, wall()).unwrap();
+    bench.wishes(&"second".parse().unwrap(), &wish);
     bench.federation().refresh().unwrap();
     bench.start_run(plan_draft("third", &["a", "b", "c"], 1, 1, 1), 20);
     let told = asks(&bench, "a", Some(("second", Phase::Training)));
@@ -116,7 +114,7 @@ fn who_declines_a_run_goes_on_to_the_next_one_and_without_one_is_asked_again() {
 fn while_a_run_is_paused_its_sites_work_on_the_next_one_and_then_come_back() {
     let bench = two_runs();
     let wishes = |paused| {
-        bench.store().wish(&run_id(), &Wish { paused, abort: None }, &Actor::StateFolder, wall()).unwrap();
+        bench.wishes(&run_id(), &Wish { paused, abort: None });
         bench.federation().refresh().unwrap();
     };
     wishes(true);

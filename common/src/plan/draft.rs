@@ -9,6 +9,9 @@ use crate::pattern::Patterns;
 use crate::task::Task;
 use crate::weights::Signature;
 
+/// A plan with every setting, its default, and what it does: what a coordinator begins with.
+pub const EXAMPLE: &str = include_str!("../../plan.example.toml");
+
 /// What a coordinator writes. Every section but `run`, `rounds` and `training` has defaults: the published DINO ViT-S/8, but for
 /// fewer prototypes, gray images, and what augments gray images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -272,7 +275,7 @@ pub struct RoundPlan {
     /// Time past the deadline, in seconds, in which a site is waited for that is no later than it usually is.
     #[serde(default, skip_serializing_if = "is_no_time")]
     pub grace_s: u64,
-    /// Times a round that failed its quorum is tried again before the run stops.
+    /// Times a round is tried before the run fails for want of a quorum.
     #[serde(default = "default::attempts")]
     pub attempts: u32,
 }
@@ -557,5 +560,62 @@ mod default {
     }
     pub(super) fn attempts() -> u32 {
         3
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn written(draft: &PlanDraft) -> Value {
+        serde_json::to_value(draft).unwrap()
+    }
+
+    /// The settings of a plan, by section and name.
+    fn settings(value: &Value, section: &str) -> BTreeSet<String> {
+        let Value::Object(of) = value else { return BTreeSet::from([section.to_owned()]) };
+        // A rule's own settings, and an encoding's, are those of one rule or encoding.
+        if section.ends_with("strategy") || section.ends_with("encoding") {
+            return BTreeSet::from([section.to_owned()]);
+        }
+        of.iter().flat_map(|(name, value)| settings(value, &format!("{section}.{name}"))).collect()
+    }
+
+    #[test]
+    fn the_example_holds_every_setting_with_its_default() {
+        let example: PlanDraft = toml::from_str(EXAMPLE).unwrap();
+        example.check().unwrap();
+        assert_eq!(example.remarks(), Vec::<String>::new());
+        let rounds = &example.rounds;
+        let required = serde_json::json!({
+            "run": example.run,
+            "training": { "steps_per_round": 200, "epoch_steps": 200, "batch_size": 64 },
+            "rounds": { "count": rounds.count, "sites": rounds.sites, "quorum": rounds.quorum, "deadline_s": rounds.deadline_s },
+        });
+        assert_eq!(example, serde_json::from_value(required).unwrap(), "what may be left out has another default");
+        // Some settings are written only where they are not the default.
+        let mut all = example;
+        (all.signatures, all.training.proximal, all.rounds.grace_s) = (1, 1.0, 1);
+        (all.privacy.noise_multiplier, all.aggregation.share_by) = (1.0, ShareBy::Examples);
+        (all.aggregation.keep_local, all.aggregation.encoding) =
+            (serde_json::from_str(r#"["*"]"#).unwrap(), Encoding::Int8);
+        let there: toml::Value = toml::from_str(EXAMPLE).unwrap();
+        let there = settings(&serde_json::to_value(there).unwrap(), "");
+        assert_eq!(there, settings(&written(&all), ""));
+        assert!(EXAMPLE.contains("# [finetuning]\n# frozen_backbone = false\n"));
+    }
+
+    #[test]
+    fn every_rule_that_the_example_names_is_a_rule() {
+        let rules =
+            EXAMPLE.split("{ rule = ").skip(1).map(|rest| format!("rule = {}", rest.split('}').next().unwrap()));
+        let rules: Vec<Strategy> = rules.map(|rule| toml::from_str(&rule.replace(", ", "\n")).unwrap()).collect();
+        let names: BTreeSet<&str> = rules.iter().map(Strategy::name).collect();
+        assert_eq!(names.len(), 9, "{names:?}");
+        assert!(["fed-yogi", "fed-adagrad"].iter().all(|name| EXAMPLE.contains(name)));
     }
 }

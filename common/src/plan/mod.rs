@@ -7,6 +7,7 @@
 mod bounds;
 mod changing;
 mod draft;
+mod remarks;
 mod size;
 
 use std::collections::BTreeSet;
@@ -18,8 +19,8 @@ use crate::task::{TaskError, TaskName};
 use crate::weights::Signature;
 
 pub use draft::{
-    Adaptive, AggregationPlan, Centering, CropPlan, Exchange, FinetuningPlan, HeadPlan, ImagePlan, Init, ModelPlan,
-    Optimizer, PlanDraft, PrivacyPlan, RoundPlan, ShareBy, Strategy, TrainingPlan,
+    Adaptive, AggregationPlan, Centering, CropPlan, EXAMPLE, Exchange, FinetuningPlan, HeadPlan, ImagePlan, Init,
+    ModelPlan, Optimizer, PlanDraft, PrivacyPlan, RoundPlan, ShareBy, Strategy, TrainingPlan,
 };
 
 /// A run, agreed: the draft plus the first model.

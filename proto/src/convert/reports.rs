@@ -130,13 +130,23 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Characters of what an aggregator says to the people at a site.
+const MOST_WORDS: usize = 600;
+
+/// What a site shows and writes down of words that came from elsewhere: one line of a bounded length, and nothing that a terminal obeys.
+fn words(said: &str) -> String {
+    said.chars().take(MOST_WORDS).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
 impl TryFrom<wire::ReportReply> for Directive {
     type Error = Malformed;
     fn try_from(reply: wire::ReportReply) -> Result<Self, Malformed> {
         use wire::report_reply::Directive as Wire;
         match reply.directive {
-            Some(Wire::Wait(wait)) if wait.failed.is_empty() => Ok(Self::Wait { because: wait.because }),
-            Some(Wire::Wait(wait)) => Ok(Self::Failed { run: run("Wait", &wait.failed)?, because: wait.because }),
+            Some(Wire::Wait(wait)) if wait.failed.is_empty() => Ok(Self::Wait { because: words(&wait.because) }),
+            Some(Wire::Wait(wait)) => {
+                Ok(Self::Failed { run: run("Wait", &wait.failed)?, because: words(&wait.because) })
+            }
             Some(Wire::Train(train)) => Ok(Self::Train(train.try_into()?)),
             Some(Wire::Finished(finished)) => Ok(Self::Finished {
                 run: run("Finished", &finished.run)?,
@@ -265,5 +275,16 @@ mod tests {
         for directive in directives {
             assert_eq!(Directive::try_from(wire::ReportReply::from(directive.clone())).unwrap(), directive);
         }
+    }
+
+    #[test]
+    fn words_for_people_are_cut_to_a_line_that_no_terminal_obeys() {
+        let because = format!("wait\n\u{1b}[2J\u{9b}{}", "é".repeat(2_000));
+        let wait = wire::Wait { because, failed: String::new() };
+        let reply =
+            wire::ReportReply { directive: Some(wire::report_reply::Directive::Wait(wait)), ..Default::default() };
+        let Ok(Directive::Wait { because }) = Directive::try_from(reply) else { panic!("it waits") };
+        assert_eq!(because.chars().count(), MOST_WORDS);
+        assert!(because.starts_with("wait\u{fffd}\u{fffd}[2J\u{fffd}éé"), "{because}");
     }
 }

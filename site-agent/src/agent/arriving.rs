@@ -49,8 +49,8 @@ async fn fetched(
 ) -> Result<(), LinkError> {
     if let Some(before) = before {
         match link.fetch_changes(model, &before, path).await {
-            Err(LinkError::DigestDiffers { .. }) => {
-                tracing::warn!(%model, "what has changed does not make the model that was announced: it is fetched whole");
+            Err(error @ (LinkError::DigestDiffers { .. } | LinkError::NotMade(_))) => {
+                tracing::warn!(%model, %error, "what has changed does not make the model that was announced: it is fetched whole");
             }
             fetched => {
                 let bytes = before.bytes();

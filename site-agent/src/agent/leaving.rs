@@ -156,14 +156,16 @@ impl Agent {
         }
     }
 
-    /// Removes models that no round goes on from: all but `base`, the last models of finished runs, and of those that are not over
-    /// the one that a later model is mostly the same as.
+    /// Removes models that no round goes on from: all but `base`, the last models of finished runs, what is here of those that are
+    /// still to be had, and of runs that are not over the one that a later model is mostly the same as.
     pub(super) fn forget_models(&self, base: Digest) {
         let mut kept: BTreeSet<PathBuf> = self.journal.last_models().map(|model| self.home.model(model)).collect();
         kept.insert(self.home.model(base));
         let others = self.journal.unended().filter(|run| !self.ends.has_failed(run));
         let sealed = others.filter_map(|run| self.journal.run(run)?.sealed.as_ref());
         kept.extend(sealed.map(|sealed| self.home.model(sealed.base)));
+        let unfinished = |model| ["part", "changes"].map(|end| self.home.model(model).with_added_extension(end));
+        kept.extend(self.ends.awaited_models().flat_map(unfinished));
         for entry in fs::read_dir(self.home.models()).into_iter().flatten().flatten() {
             if !kept.contains(&entry.path())
                 && let Err(error) = fs::remove_file(entry.path())

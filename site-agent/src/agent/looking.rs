@@ -79,7 +79,12 @@ impl Agent {
         let Some(plan) = plan.filter(|plan| !scored && self.config.policy.scores && self.approves(*plan)) else {
             return Ok(None);
         };
-        let plan = self.read_plan(plan)?;
+        // A plan that cannot be read any more measures nothing, and keeps no other run from going on.
+        let Ok(plan) = self.read_plan(plan).inspect_err(|error| {
+            tracing::warn!(%run, %error, "the last model is not measured: its plan cannot be read");
+        }) else {
+            return Ok(None);
+        };
         let has_images = images::cache_for(&self.home, &plan.draft.images)?.is_some();
         Ok((plan.draft.finetuning.is_some() && has_images).then_some(plan))
     }

@@ -34,6 +34,7 @@ use crate::job::{Job, JobError, JobFolder, JobLabels};
 use crate::journal::{Journal, JournalError};
 use crate::ledger::{Event, Ledger, LedgerError};
 use crate::link::{Link, LinkError};
+use crate::runs::Runs;
 use crate::standing::Still;
 use crate::training::{TrainerProgram, Training};
 use ends::Ends;
@@ -130,7 +131,7 @@ impl Agent {
         let journal = Journal::open(&home.journal())?;
         let link = member.link()?.under(&config.policy, &home);
         let (site, certificate, begun) = (member.enrolled.site.clone(), Certificate::of(&member)?, Begun::read(&home)?);
-        Ledger::at(home.ledger()).verify(|_, _| {})?;
+        let ends = Ends::by(&Runs::of(&Ledger::at(home.ledger()))?);
         Ok(Self {
             site,
             member,
@@ -148,7 +149,7 @@ impl Agent {
             refused_lineage: None,
             signatures_asked: None,
             said: None,
-            ends: Ends::default(),
+            ends,
         })
     }
 
@@ -172,6 +173,7 @@ impl Agent {
                     continue;
                 }
             }
+            self.enter_failures(&directive)?;
             let here = self.look(&directive)?;
             let step = decide::next(&directive, &here);
             if until == Until::RunFinished
@@ -191,8 +193,8 @@ impl Agent {
                         return ended.map_err(AgentError::RunFailed);
                     }
                 }
-                (Err(Failure::Passing(_) | Failure::Decline(..)), Directive::Finished { run, .. }) => {
-                    self.ends.put_off(run)
+                (Err(Failure::Passing(_) | Failure::Decline(..)), Directive::Finished { run, model, .. }) => {
+                    self.ends.put_off(run, *model)
                 }
                 _ => {}
             }
@@ -402,6 +404,10 @@ impl Agent {
     }
 
     fn decline(&mut self, directive: &Directive, reason: Decline, why: &str) -> Result<(), AgentError> {
+        if let Directive::Finished { run, .. } = directive {
+            tracing::error!(%run, %reason, detail = why, "the last model of the run cannot be had just now");
+            return Ok(());
+        }
         tracing::error!(%reason, detail = why, "this site declines the round");
         if let Some(work) = decide::work(directive) {
             let before = self.declined.as_ref().map(|declined| (&declined.work, declined.reason));

@@ -46,6 +46,10 @@ use crate::{durable, log, trainer};
 ///
 /// Three commands join a federation: `enrol <invitation>`, `index <folder|zip>`, `run`. Everything the agent keeps lies
 /// in its state folder; it opens one outbound connection and listens on none.
+///
+/// Exit codes: 0 done; 1 failed; 2 the command line is not understood; 3 the disk is full; 5 a check of the doctor's failed; of
+/// `run --until-finished`, 8 the run failed or was aborted; of a trainer, which the agent starts by itself, 4 no usable labels, 6 too
+/// few subjects for the policy, 7 stopped as asked, with a checkpoint.
 #[derive(Debug, Parser)]
 #[command(name = "site-agent", version)]
 struct Cli {

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::hands::Hands;
 use crate::home::Home;
 use crate::ledger::{Event, Ledger};
+use crate::runs::{End, Runs};
 use crate::{approvals, plan_words};
 
 #[derive(Debug, Args)]
@@ -30,6 +31,8 @@ pub(super) struct ApproveArgs {
 pub(super) fn plans(home: &Home, config: &Config, args: &PlansArgs) -> anyhow::Result<()> {
     let approved = approvals::approved(home)?;
     let known = approvals::announced(home)?;
+    // Plans can be read where the ledger does not hold, which its own command and the doctor tell.
+    let runs = Runs::of(&Ledger::at(home.ledger())).unwrap_or_default();
     let of = |digest: &Digest| known.iter().find(|(known, _)| known == digest).map(|(_, plan)| plan);
     let last = approved.iter().rev().find_map(|digest| Some((*digest, of(digest)?)));
     if args.json.json {
@@ -38,7 +41,7 @@ pub(super) fn plans(home: &Home, config: &Config, args: &PlansArgs) -> anyhow::R
             let is_approved = approved.contains(digest);
             let since = last.filter(|_| !is_approved);
             Ok(serde_json::json!({
-                "plan": digest, "approved": is_approved, "means": plan_words::meaning(plan),
+                "plan": digest, "approved": is_approved, "over": runs.end(plan.run()).map(End::told), "means": plan_words::meaning(plan),
                 "declined_because": plan_words::objections(&config.policy, plan, &hands.signers),
                 "signed_by": hands.signers, "signatures_needed": config.policy.signatures.max(plan.draft.signatures),
                 "approved_before": since.map(|(digest, _)| digest),
@@ -52,9 +55,17 @@ pub(super) fn plans(home: &Home, config: &Config, args: &PlansArgs) -> anyhow::R
     }
     for (digest, plan) in &known {
         let is_approved = approved.contains(digest);
-        let state = if is_approved { "approved" } else { "AWAITS APPROVAL" };
+        let state = match (runs.end(plan.run()), is_approved) {
+            (Some(end), _) => format!("over: {}", end.told()),
+            (None, true) => "approved".to_owned(),
+            (None, false) => "AWAITS APPROVAL".to_owned(),
+        };
         print(&format!("{digest}  {state}\n"))?;
         print(&indented(&format!("run {}, {}", plan.run(), plan_words::meaning(plan).told())))?;
+        if runs.end(plan.run()).is_some() && !args.whole {
+            print(&"\n")?;
+            continue;
+        }
         let hands = Hands::under(home, *digest)?;
         print(&indented(&hands.told()))?;
         let refused = plan_words::objections(&config.policy, plan, &hands.signers);

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use common::check::Check;
 use common::plan::ImagePlan;
+use common::privacy::SUBJECTS_ROUNDED_TO;
 use common::{Digest, Plan, machine};
-use data::{FrameCache, SpotCheck};
+use data::{FrameCache, Split, SpotCheck};
 
 use super::verdicts;
 use crate::config::{Config, Source, Sources};
@@ -17,6 +18,7 @@ use crate::hands::Hands;
 use crate::home::Home;
 use crate::journal::Journal;
 use crate::ledger::Ledger;
+use crate::runs::Runs;
 use crate::standing;
 use crate::{approvals, clock, enrol, images, plan_words, switch, training};
 
@@ -34,11 +36,14 @@ pub(super) fn permissions(home: &Home, config: &Config) -> Vec<Check> {
     };
     let is_enrolled = !matches!(enrolled, Ok(None));
     let mode = |path: &Path| fs::metadata(path).ok().map(|file| file.permissions().mode() & 0o777);
+    // A ledger that does not hold is a finding of its own check; here it only says how runs stand.
+    let runs = Runs::of(&Ledger::at(home.ledger())).unwrap_or_default();
     let still = standing::still(switch::is_stopped(home), config.policy.hours, clock::wall());
     vec![
         verdicts::policy(&config.policy),
         verdicts::standing(still, config.policy.hours),
-        plans(home, config),
+        plans(home, config, &runs),
+        verdicts::rounds(runs.latest()),
         verdicts::enrolment(enrolled),
         verdicts::keys(
             is_enrolled,
@@ -58,7 +63,7 @@ fn told(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-fn plans(home: &Home, config: &Config) -> Check {
+fn plans(home: &Home, config: &Config, runs: &Runs) -> Check {
     let both = approvals::announced(home)
         .map_err(told)
         .and_then(|known| Ok((known, approvals::approved(home).map_err(told)?)));
@@ -66,14 +71,15 @@ fn plans(home: &Home, config: &Config) -> Check {
         Ok(both) => both,
         Err(why) => return verdicts::unread_plans(&why),
     };
-    let waiting = known.iter().filter(|(digest, _)| !approved.contains(digest)).map(|(digest, _)| digest.short());
+    let (over, open): (Vec<_>, Vec<_>) = known.iter().partition(|(_, plan)| runs.end(plan.run()).is_some());
+    let waiting = open.iter().filter(|(digest, _)| !approved.contains(digest)).map(|(digest, _)| digest.short());
     let objects = |digest: &Digest, plan: &Plan| {
         // Who signed, if that can be read: otherwise nobody.
         let signers = Hands::under(home, *digest).unwrap_or_default().signers;
         !plan_words::objections(&config.policy, plan, &signers).is_empty()
     };
-    let refused = known.iter().filter(|(digest, plan)| objects(digest, plan)).count();
-    verdicts::approvals(known.len(), &waiting.collect::<Vec<_>>(), refused)
+    let refused = open.iter().filter(|(digest, plan)| objects(digest, plan)).count();
+    verdicts::approvals(known.len(), over.len(), &waiting.collect::<Vec<_>>(), refused)
 }
 
 /// Room, memory, device, and whether the trainer starts.
@@ -116,6 +122,7 @@ pub(super) fn images(home: &Home, config: &Config, program: &Path) -> Vec<Check>
     let sample = sample.map(|looks| looks.into_iter().reduce(SpotCheck::and));
     let unread = |path: &Path| fs::read(path).err().map(|error| format!("{}: {error}", path.display()));
     let labels = config.labels.as_ref().map(|folder| unread(&folder.join("labels.toml")));
+    let (caches, training) = caches(home, config.held_out);
     vec![
         match unread_list {
             Some(why) => verdicts::unread_sources(&why),
@@ -125,13 +132,14 @@ pub(super) fn images(home: &Home, config: &Config, program: &Path) -> Vec<Check>
             Ok(sample) => verdicts::sample(sample.as_ref(), config.intake.tolerance),
             Err(why) => verdicts::no_sample(&why),
         },
-        caches(home),
+        caches,
+        verdicts::subjects(training, config.policy.min_subjects.max(SUBJECTS_ROUNDED_TO)),
         verdicts::labels(labels.is_some(), labels.as_ref().and_then(Option::as_deref)),
     ]
 }
 
-/// The caches of every grid that a plan here asks, and of the default one.
-fn caches(home: &Home) -> Check {
+/// The caches of every grid that a plan here asks, and of the default one; and the subjects to train on, where there are fewest.
+fn caches(home: &Home, held_out: f64) -> (Check, Option<usize>) {
     // As in `machine`: which grids there are.
     let plans = approvals::announced(home).unwrap_or_default();
     let mut grids: Vec<ImagePlan> = plans.into_iter().map(|(_, plan)| plan.draft.images).collect();
@@ -141,16 +149,19 @@ fn caches(home: &Home) -> Check {
     folders.dedup_by(|(one, _), (other, _)| one == other);
     folders.retain(|(folder, _)| folder.is_dir());
     let (mut frames, mut read, mut wrong) = (0, true, Vec::new());
+    let mut training = None;
     for (folder, grid) in &folders {
         let sound = FrameCache::open(folder, grid).and_then(|cache| {
             frames += cache.frame_count();
+            let subjects = Split::new(&cache.subjects(), held_out).training().len();
+            training = Some(training.map_or(subjects, |fewest: usize| fewest.min(subjects)));
             let bytes = cache.frame_count() * 2 * (grid.frame_size as u64).pow(2);
             read &= bytes <= MOST_READ;
             if bytes <= MOST_READ { cache.verify() } else { Ok(()) }
         });
         wrong.extend(sound.err().map(|error| error.to_string()));
     }
-    verdicts::caches(folders.len(), frames, read, &wrong)
+    (verdicts::caches(folders.len(), frames, read, &wrong), training)
 }
 
 /// Of the file system that holds a folder, or its nearest ancestor that is there.

@@ -74,6 +74,21 @@ pub(in crate::doctor) fn caches(caches: usize, frames: u64, was_read: bool, wron
     }
 }
 
+/// Subjects to train on, of the cache that has fewest, and how many the policy asks for. Exact counts stay here.
+pub(in crate::doctor) fn subjects(training: Option<usize>, least: u32) -> Check {
+    let name = "subjects";
+    let Some(training) = training else {
+        return Check::not_yet(name, "no images were read");
+    };
+    if u32::try_from(training).is_ok_and(|training| training < least) {
+        let found = format!("fewer than {least} to train on, so that every round is declined");
+        let remedy = "index more images, or look at `policy.min_subjects` and `held_out` in site-agent.toml";
+        return Check::warning(name, found, remedy).here(format!("{training} subjects"));
+    }
+    Check::ok(name, format!("{least} or more to train on, as `policy.min_subjects` asks"))
+        .here(format!("{training} subjects"))
+}
+
 /// The folder of labels.
 pub(in crate::doctor) fn labels(is_set: bool, wrong: Option<&str>) -> Check {
     match (is_set, wrong) {

@@ -5,10 +5,12 @@ mod machine;
 mod network;
 mod site;
 
-pub(super) use images::{caches, labels, no_sample, sample, sources, unread_sources};
+pub(super) use images::{caches, labels, no_sample, sample, sources, subjects, unread_sources};
 pub(super) use machine::{disk, gpu, memory, trainer};
 pub(super) use network::{Inspection, bandwidth, certificate, chain, clock, link, proxy, reach, resolution};
-pub(super) use site::{approvals, enrolment, journal, keys, ledger, policy, private, settings, standing, unread_plans};
+pub(super) use site::{
+    approvals, enrolment, journal, keys, ledger, policy, private, rounds, settings, standing, unread_plans,
+};
 
 const DAY_S: i64 = 86_400;
 
@@ -21,6 +23,7 @@ mod tests {
     use common::check::Check;
     use common::check::Outcome::{self, Failure, NotYet, Ok as Fine, Warning};
     use common::policy::SitePolicy;
+    use common::{Decline, RoundNumber};
     use data::SpotCheck;
     use model::Precision;
 
@@ -28,6 +31,7 @@ mod tests {
     use super::*;
     use crate::clock::Moment;
     use crate::network::ChannelMode::{Mutual, Signed};
+    use crate::runs::{End, Part, RunHere};
     use crate::standing::Still;
 
     use super::Inspection::{NoRoots, NotPermitted, Vouched};
@@ -66,6 +70,8 @@ mod tests {
         let hours = Some("20:00-06:00".parse().unwrap());
         let resting = Some(Still::OutsideHours { opens_in: ms(60_000) });
         let lost = ["/mnt/gone".to_owned()];
+        let run = "pretrain".parse().unwrap();
+        let here = |part: Option<Part>, end| RunHere { last: part.map(|part| (RoundNumber(4), part)), end };
         let table: Vec<(Check, Outcome, &str)> = vec![
             (settings(true, None), Fine, "is read"),
             (settings(false, None), Fine, "defaults"),
@@ -172,10 +178,23 @@ mod tests {
             (labels(false, None), Fine, "none"),
             (labels(true, None), Fine, "is there"),
             (labels(true, Some("x")), Failure, "cannot be read"),
-            (approvals(0, &[], 0), Fine, "none"),
-            (approvals(2, &["abc".to_owned()], 0), Warning, "1 of 2 await"),
-            (approvals(2, &[], 1), Warning, "declined here"),
-            (approvals(2, &[], 0), Fine, "all approved"),
+            (approvals(0, 0, &[], 0), Fine, "none"),
+            (approvals(3, 1, &["abc".to_owned()], 0), Warning, "1 of 2 await"),
+            (approvals(2, 0, &[], 1), Warning, "declined here"),
+            (approvals(2, 0, &[], 0), Fine, "all approved"),
+            (approvals(2, 2, &[], 0), Fine, "2 known, of runs that are over"),
+            (rounds(None), NotYet, "no part"),
+            (rounds(Some((&run, &here(None, Some(End::Finished))))), Fine, "its last model is here"),
+            (rounds(Some((&run, &here(None, Some(End::Failed("why".into())))))), Fine, "before its last round"),
+            (
+                rounds(Some((&run, &here(Some(Part::Acknowledged), None)))),
+                Fine,
+                "round 4 of run pretrain: its update is",
+            ),
+            (rounds(Some((&run, &here(Some(Part::Declined(Decline::DiskFull)), None)))), Warning, "disk is full"),
+            (subjects(None, 5), NotYet, ""),
+            (subjects(Some(4), 5), Warning, "fewer than 5"),
+            (subjects(Some(5), 5), Fine, "5 or more"),
             (journal(None), Fine, ""),
             (journal(Some("x")), Failure, ""),
         ];
@@ -188,6 +207,7 @@ mod tests {
 
     #[test]
     fn what_is_sent_names_no_path_host_or_words_of_others() {
+        let run = "pretrain".parse().unwrap();
         let told = [
             settings(true, Some("CANARY")),
             proxy(Ok(Some(("HTTPS_PROXY", "http://CANARY:1")))),
@@ -207,6 +227,7 @@ mod tests {
             unread_plans("CANARY"),
             unread_sources("CANARY"),
             no_sample("CANARY"),
+            rounds(Some((&run, &RunHere { last: None, end: Some(End::Failed("CANARY".into())) }))),
         ];
         for check in told {
             assert!(format!("{check:?}").contains("CANARY"), "{check:?}");

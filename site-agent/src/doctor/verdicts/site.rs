@@ -2,7 +2,9 @@
 
 use common::check::Check;
 use common::policy::{Purpose, SitePolicy};
+use common::{Decline, RunId};
 
+use crate::runs::{End, Part, RunHere};
 use crate::standing::Still;
 
 /// The settings file: whether it is there, and what is wrong with it.
@@ -123,19 +125,82 @@ pub(in crate::doctor) fn private(state: Option<u32>, images: Option<u32>) -> Che
     )
 }
 
-/// Plans that wait for a person, and approved ones that the policy does not permit, by their short digests.
-pub(in crate::doctor) fn approvals(known: usize, waiting: &[String], refused: usize) -> Check {
+/// Plans of runs that are not over: how many wait for a person, by their short digests, and how many the policy does not permit.
+pub(in crate::doctor) fn approvals(known: usize, over: usize, waiting: &[String], refused: usize) -> Check {
+    let open = known - over;
     match (waiting, refused) {
         ([first, ..], _) => {
             let remedy = format!("read it with `site-agent plans`, then `site-agent approve {first}`");
-            Check::warning("plans", format!("{} of {known} await the approval of a person here", waiting.len()), remedy)
+            Check::warning("plans", format!("{} of {open} await the approval of a person here", waiting.len()), remedy)
         }
         ([], 1..) => {
             let remedy = "`site-agent plans` says by which rule; the policy is this site's to change";
-            Check::warning("plans", format!("{refused} of {known} are declined here"), remedy)
+            Check::warning("plans", format!("{refused} of {open} are declined here"), remedy)
         }
         ([], 0) if known == 0 => Check::ok("plans", "none was announced to this site yet"),
-        ([], 0) => Check::ok("plans", format!("{known} known, all approved")),
+        ([], 0) if open == 0 => Check::ok("plans", format!("{known} known, of runs that are over")),
+        ([], 0) => Check::ok("plans", format!("{open} known, all approved; {over} of runs that are over")),
+    }
+}
+
+/// The part that this site had last in a round.
+pub(in crate::doctor) fn rounds(latest: Option<(&RunId, &RunHere)>) -> Check {
+    let name = "last round";
+    let (run, round, part) = match latest {
+        None => return Check::not_yet(name, "this site has had no part in any yet"),
+        Some((run, RunHere { end: Some(End::Finished), .. })) => {
+            return Check::ok(name, format!("run {run} is finished, and its last model is here"));
+        }
+        Some((run, RunHere { end: Some(End::Failed(because)), .. })) => {
+            return Check::ok(name, format!("run {run} is over before its last round")).here(because);
+        }
+        Some((run, RunHere { last: None, .. })) => return Check::ok(name, format!("none yet of run {run}")),
+        Some((run, RunHere { last: Some((round, part)), .. })) => (run, round, part),
+    };
+    let told = match part {
+        Part::Accepted => "accepted",
+        Part::Sealed => "trained, and its update is sealed",
+        Part::Acknowledged => "its update is acknowledged",
+        Part::Declined(reason) => {
+            return Check::warning(name, format!("round {round} of run {run} was declined: {reason}"), remedy(*reason));
+        }
+    };
+    Check::ok(name, format!("round {round} of run {run}: {told}"))
+}
+
+/// What a person here may do about a round that was declined.
+fn remedy(declined: Decline) -> &'static str {
+    match declined {
+        Decline::PlanNotApproved => "`site-agent plans`, then `site-agent approve`",
+        Decline::PlanDiffers => "ask the coordinator: the plan that was sent is not the one that was announced",
+        Decline::TooFewImages => "index more images with `site-agent index`, or the folders that the plan's grid needs",
+        Decline::TooManySkipped => {
+            "`images/skipped.jsonl` tells each file's reason; `intake.tolerance` is how many may be unreadable"
+        }
+        Decline::TrainingFailed => {
+            "the log tells what the trainer said last; the checks of memory, device and trainer are below"
+        }
+        Decline::Withheld => "the log tells which filter withheld the update",
+        Decline::DiskFull => "make room where the state folder is: the round is tried again ten minutes later",
+        Decline::NoLabels => "set `labels` in site-agent.toml; the log tells what is wrong with those that are there",
+        Decline::PolicyPurposes
+        | Decline::PolicyTasks
+        | Decline::PolicyBatchSize
+        | Decline::PolicySteps
+        | Decline::PolicyTensors
+        | Decline::PolicyRoundsADay
+        | Decline::PolicyNoise
+        | Decline::PolicySignatures => {
+            "the policy in site-agent.toml is this site's to change, and `site-agent plans` names the rule"
+        }
+        Decline::PolicySubjects => {
+            "index more images, or look at `policy.min_subjects` and `held_out` in site-agent.toml"
+        }
+        Decline::Stopped => "`site-agent resume` lets it go on",
+        Decline::Lineage => {
+            "keep the ledger, and ask the coordinator: the model does not come from where it is said to"
+        }
+        Decline::Architecture => "a later version of this program may have that network",
     }
 }
 
