@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -212,7 +212,8 @@ impl Federation {
         if path.exists() {
             return Ok(());
         }
-        fs::create_dir_all(self.site_state(site).join("images"))?;
+        // As an agent makes it: pixels and names of files are to come.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(self.site_state(site).join("images"))?;
         let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(Digest::of(format!("{site} {seed}").as_bytes()).to_string().as_bytes())
     }

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
@@ -100,6 +101,10 @@ impl Cli {
     /// Does what the command line asks.
     pub fn run(self) -> ExitCode {
         start_log(self.log_json);
+        if SystemTime::UNIX_EPOCH.elapsed().is_err() {
+            eprintln!("aggregator: this machine's clock stands before 1970: set it, best by NTP");
+            return ExitCode::FAILURE;
+        }
         match act(self.verb, &Acting(self.acting)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {

@@ -17,9 +17,10 @@ use crate::approvals::announced;
 use crate::config::Config;
 use crate::home::Home;
 use crate::tasks::{
-    self, Cohort, CohortError, FewShot, Finetuned, FinetunedFolder, Finetuning, Learnt, Look, TasksError, built_in,
+    self, Cohort, CohortError, FewShot, Finetuned, FinetunedFolder, Finetuning, Heard, Learnt, TasksError, built_in,
     read_task,
 };
+use crate::trainer::stopping::Stop;
 
 #[derive(Debug, Args)]
 pub(super) struct FinetuneArgs {
@@ -165,12 +166,18 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
     let metric = told.task.best.metric;
     folder.begin(&told)?;
     folder.write_learnt(&Learnt::from(&cohort, &cache, config.held_out))?;
-    let course = tasks::finetune(&folder, &finetuning, &backbone, &mut |look: &Look| {
-        let left = (steps.saturating_sub(look.step)) as f64 * look.seconds_per_step;
-        let (loss, value) = (format!("{:.3}", look.loss), told_value(look.value));
-        let (step, best, left_s) = (look.step, look.better, left.round());
-        tracing::info!(step, of = steps, %loss, %metric, %value, best, left_s, "on the validation subjects");
-    })?;
+    let left = |step: u64, seconds_per_step: f64| (steps.saturating_sub(step) as f64 * seconds_per_step).round();
+    let mut told_of = |heard: Heard<'_>| match heard {
+        Heard::Look(look) => {
+            let (loss, value) = (format!("{:.3}", look.loss), told_value(look.value));
+            let (step, best, left_s) = (look.step, look.better, left(look.step, look.seconds_per_step));
+            tracing::info!(step, of = steps, %loss, %metric, %value, best, left_s, "on the validation subjects");
+        }
+        Heard::Step { step, seconds_per_step } => {
+            tracing::info!(step, of = steps, left_s = left(step, seconds_per_step), "training");
+        }
+    };
+    let course = tasks::finetune(&folder, &finetuning, &backbone, &Stop::heard(false), &mut told_of)?;
     if args.json.json {
         return print_json(&serde_json::json!({
             "steps": course.steps, "best_step": course.best_step, "best": course.best,

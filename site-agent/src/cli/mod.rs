@@ -37,10 +37,14 @@ use crate::agent::AgentError;
 use crate::config::Config;
 use crate::home::Home;
 use crate::job::JobFolder;
+use crate::tasks::TasksError;
 use crate::trainer::TrainerError;
 use crate::trainer::stopping::Stop;
 use crate::training::{DISK_FULL, NO_LABELS, STOPPED, TOO_FEW_SUBJECTS};
 use crate::{durable, log, trainer};
+
+/// Where help lists what every command takes.
+const EVERY: &str = "Options of every command";
 
 /// The agent of one hospital: reads DICOM, trains on this machine, sends weight updates, never images.
 ///
@@ -48,22 +52,22 @@ use crate::{durable, log, trainer};
 /// in its state folder; it opens one outbound connection and listens on none.
 ///
 /// Exit codes: 0 done; 1 failed; 2 the command line is not understood; 3 the disk is full; 5 a check of the doctor's failed; of
-/// `run --until-finished`, 8 the run failed or was aborted; of a trainer, which the agent starts by itself, 4 no usable labels, 6 too
-/// few subjects for the policy, 7 stopped as asked, with a checkpoint.
+/// `run --until-finished`, 8 the run failed or was aborted; of `finetune`, and of a trainer, which the agent starts by itself, 7
+/// stopped as asked, with a checkpoint; of a trainer 4 no usable labels, 6 too few subjects for the policy.
 #[derive(Debug, Parser)]
 #[command(name = "site-agent", version)]
 struct Cli {
     /// The agent's state folder.
-    #[arg(long, global = true, default_value = "site-state", env = "SITE_AGENT_STATE")]
+    #[arg(long, global = true, default_value = "site-state", env = "SITE_AGENT_STATE", help_heading = EVERY)]
     state: PathBuf,
     /// Compute here instead of on the settings' device: cpu, cuda or cuda:<n>.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERY)]
     device: Option<String>,
     /// Multiply in this instead of the settings' precision while training: f32 or bf16.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERY)]
     precision: Option<String>,
     /// Write the log as JSON lines.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERY)]
     log_json: bool,
     #[command(subcommand)]
     verb: Verb,
@@ -171,6 +175,7 @@ pub fn main() -> ExitCode {
                 Some(TrainerError::NoLabels(_)) => ExitCode::from(NO_LABELS),
                 Some(TrainerError::TooFewSubjects { .. }) => ExitCode::from(TOO_FEW_SUBJECTS),
                 Some(TrainerError::Stopped { .. }) => ExitCode::from(STOPPED),
+                _ if matches!(error.downcast_ref(), Some(TasksError::Stopped { .. })) => ExitCode::from(STOPPED),
                 _ if unwell => ExitCode::from(DOCTOR_FAILED),
                 _ if in_vain => ExitCode::from(RUN_FAILED),
                 _ => ExitCode::FAILURE,

@@ -36,7 +36,7 @@ pub use learnt::{Learnt, Seen};
 pub use measuring::{Agreement, Measured, Value, evaluate, held_out_examples, measure};
 pub use predicting::{Predicted, predict};
 pub use pseudonyms::write_pseudonyms;
-pub use training::{Course, Finetuning, finetune, thinned};
+pub use training::{Course, Finetuning, Heard, finetune, thinned};
 
 use common::task::TaskError;
 
@@ -46,6 +46,12 @@ use crate::metrics::Unusable;
 /// Why a task cannot be done here.
 #[derive(Debug, thiserror::Error)]
 pub enum TasksError {
+    /// Asked to end before the last step. Nothing is lost: the checkpoint is of this very step.
+    #[error("stopped after step {step}, with a checkpoint: the same command goes on from there")]
+    Stopped {
+        /// Steps taken.
+        step: u64,
+    },
     /// The declaration is not sound.
     #[error(transparent)]
     Declared(#[from] TaskError),

@@ -12,6 +12,7 @@ use model::{DeviceChoice, Finetuner, Precision};
 use super::folder::{Finetuned, FinetunedFolder, Look};
 use super::{Asked, Batches, Cohort, Example, Examples, TasksError, measure};
 use crate::durable;
+use crate::trainer::stopping::Stop;
 
 /// What a finetuning needs.
 pub struct Finetuning<'a> {
@@ -31,6 +32,22 @@ pub struct Finetuning<'a> {
 
 /// Longest time that a kill takes with it: looks may be many minutes apart.
 const KEPT_EVERY: Duration = Duration::from_secs(60);
+/// Longest time without a word.
+const TOLD_EVERY: Duration = Duration::from_secs(15);
+
+/// What is heard of a finetuning as it goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Heard<'a> {
+    /// A look at the validation subjects.
+    Look(&'a Look),
+    /// Between two looks: steps taken, and how long one takes.
+    Step {
+        /// Taken so far.
+        step: u64,
+        /// Each, in the mean.
+        seconds_per_step: f64,
+    },
+}
 
 /// How a finetuning went.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,13 +60,14 @@ pub struct Course {
     pub best: Option<f64>,
 }
 
-/// Trains in `folder` to the end, from its checkpoint if there is one. `backbone` is what a new training begins from;
-/// `progress` hears every look.
+/// Trains in `folder` to the end, from its checkpoint if there is one, or until `stop` is wished for. `backbone` is what a new
+/// training begins from; `progress` hears every look, and a word in between.
 pub fn finetune(
     folder: &FinetunedFolder,
     finetuning: &Finetuning<'_>,
     backbone: &common::NamedTensors,
-    progress: &mut dyn FnMut(&Look),
+    stop: &Stop,
+    progress: &mut dyn FnMut(Heard<'_>),
 ) -> Result<Course, TasksError> {
     let Finetuning { told, cache, examples, cohort, device, precision } = *finetuning;
     folder.begin(told)?;
@@ -77,12 +95,13 @@ pub fn finetune(
     let asked = Asked::new(cache, task, side, plan.in_channels);
     let picking = thinned(cohort.validation(), task, cache, examples);
     let training = &task.training;
-    let (mut losses, mut kept) = (Vec::new(), Instant::now());
+    let (mut losses, mut kept, mut told_at) = (Vec::new(), Instant::now(), Instant::now());
     while !is_over(task, &looks) {
         let step = network.step_count();
         let (images, answers) = batches.at(seed_of(told, step, "batch"));
         losses.push(network.step(task, &images, &answers, seed_of(told, step, "drop-path"))?);
         let taken = network.step_count();
+        let seconds_per_step = began.elapsed().as_secs_f64() / (taken - first) as f64;
         if taken.is_multiple_of(training.validate_every as u64) || taken == training.steps as u64 {
             let said = asked.all(&network, &picking)?;
             let measured = measure(task, cache, examples, &picking, &said, None)?;
@@ -96,7 +115,6 @@ pub fn finetune(
             };
             let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
             losses.clear();
-            let seconds_per_step = began.elapsed().as_secs_f64() / (taken - first) as f64;
             let look = Look { step: taken, loss, value, better, seconds_per_step };
             if better {
                 durable::write(&folder.model(), &network.weights().to_safetensors())?;
@@ -104,11 +122,18 @@ pub fn finetune(
             looks.push(look);
             folder.write_looks(&looks)?;
             durable::write(&folder.checkpoint(), &network.checkpoint())?;
-            kept = Instant::now();
-            progress(&look);
-        } else if kept.elapsed() >= KEPT_EVERY {
+            (kept, told_at) = (Instant::now(), Instant::now());
+            progress(Heard::Look(&look));
+        } else if stop.is_wished() || kept.elapsed() >= KEPT_EVERY {
             durable::write(&folder.checkpoint(), &network.checkpoint())?;
             kept = Instant::now();
+        }
+        if stop.is_wished() && !is_over(task, &looks) {
+            return Err(TasksError::Stopped { step: taken });
+        }
+        if told_at.elapsed() >= TOLD_EVERY {
+            told_at = Instant::now();
+            progress(Heard::Step { step: taken, seconds_per_step });
         }
     }
     folder.end(told)?;

@@ -55,6 +55,11 @@ impl Stop {
         process::exit(NOT_IN_TIME);
     }
 
+    /// Whether it is wished for.
+    pub fn is_wished(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// The end of training if it is wished for, after `step` steps of the round of which the checkpoint on disk holds `kept`.
     pub(super) fn after(
         &self,
@@ -64,7 +69,7 @@ impl Stop {
         progress: &mut Progress,
         checkpoint: impl FnOnce() -> Vec<u8>,
     ) -> Result<(), TrainerError> {
-        if !self.0.load(Ordering::Relaxed) {
+        if !self.is_wished() {
             return Ok(());
         }
         if step > kept {

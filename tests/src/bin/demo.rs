@@ -11,7 +11,7 @@ use tests::demo::{self, Options};
 /// Makes DICOM files, starts the real aggregator and three real site agents over mutual TLS on loopback, runs federated
 /// DINO pretraining, and ends with a table, a report page, and weights with the published DINO key names.
 #[derive(Debug, Parser)]
-#[command(name = "demo", version)]
+#[command(name = "demo", bin_name = "cargo demo", version)]
 struct Cli {
     /// Folder for images, state, model and report.
     #[arg(long, default_value = "demo")]

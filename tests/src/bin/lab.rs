@@ -15,7 +15,7 @@ use tests::learning::{hospitals, results, simulation};
 
 /// Compare ways to train one model on phantom hospitals: random, pooled, each site alone, federated.
 #[derive(Debug, Parser)]
-#[command(name = "lab", version)]
+#[command(name = "lab", bin_name = "cargo lab", version)]
 struct Cli {
     /// Folder of caches, courses and results; a stopped experiment goes on in it.
     #[arg(long, default_value = "lab")]

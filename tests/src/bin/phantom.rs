@@ -12,7 +12,7 @@ use tests::phantom::{self, SiteSpec};
 /// diagnoses), as a site keeps its labels; below `DIR/SITE/truth` what is true (scar, disease, volumes). The same seed
 /// writes the same bytes.
 #[derive(Debug, Parser)]
-#[command(name = "phantom", version)]
+#[command(name = "phantom", bin_name = "cargo phantom", version)]
 struct Cli {
     /// Where to write.
     #[arg(long)]

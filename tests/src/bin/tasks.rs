@@ -15,7 +15,7 @@ use tests::finetuning::{Beginning, Bench, Cell, Effort, Experiment, tables};
 /// Finetune and measure the nine clinical tasks at a phantom hospital, from a federated backbone and from random weights, with
 /// all labels and with few. Two cores take a quarter of an hour, pretraining included.
 #[derive(Debug, Parser)]
-#[command(name = "tasks", version)]
+#[command(name = "tasks", bin_name = "cargo tasks", version)]
 struct Cli {
     /// Folder of images, trainings and results; a stopped experiment goes on in it.
     #[arg(long, default_value = "tasks")]
