@@ -93,7 +93,12 @@ pub fn alarms(round: &[(SiteId, Measured)]) -> Vec<Alarm> {
     for (site, own) in round {
         let others =
             |of: fn(&Measured) -> f64| median(round.iter().filter(|(other, _)| other != site).map(|(_, one)| of(one)));
-        let mut raise = |kind, value: f64, bound: f64| found.push(Alarm { site: site.clone(), kind, value, bound });
+        // A number that cannot be written as JSON would hide the whole status from whoever reads it.
+        let mut raise = |kind, value: f64, bound: f64| {
+            if value.is_finite() && bound.is_finite() {
+                found.push(Alarm { site: site.clone(), kind, value, bound });
+            }
+        };
         let bound =
             others(information).map_or(0.0, |others| LEAST_INFORMATION_OF_OTHERS * others).max(LEAST_INFORMATION);
         if information(own) < bound {

@@ -109,7 +109,8 @@ fn lines(lines: &[String]) -> impl Iterator<Item = &str> {
     lines.iter().map(String::as_str)
 }
 
-/// The heads that sites countersigned, by the keys that they enrolled with.
+/// The heads that sites countersigned, by the keys that they enrolled with. Each update of a site that has such a key has one: an
+/// aggregator takes none without it, so whoever writes the ledger anew cannot leave it out. A site without a key signs nothing.
 fn countersigned(aggregator: &AggregatorLedger, entries: &[Entry]) -> Result<Vec<Head>, Broken> {
     #[derive(Deserialize)]
     struct Enrolled {
@@ -125,19 +126,27 @@ fn countersigned(aggregator: &AggregatorLedger, entries: &[Entry]) -> Result<Vec
     each(entries, |entry, kind| {
         if kind == "enrolled" {
             let Enrolled { site, signing_key } = read(entry)?;
-            keys.extend(site.zip(signing_key));
+            // One that enrols once more signs with what it enrols with then.
+            if let Some(site) = site {
+                keys.insert(site, signing_key);
+            }
         }
         if kind != "update-stored" {
             return Ok(None);
         }
         let Stored { site, attestation } = read(entry)?;
-        let Some(SignedHead { head, signature }) = attestation.and_then(|it| it.ledger) else { return Ok(None) };
-        let is_the_sites = |key: &VerifyingKey| {
-            verifies(*key, &countersigned_statement(&aggregator.federation, &site, head), signature)
-        };
-        match keys.get(&site).is_some_and(is_the_sites) {
-            true => Ok(Some(head)),
-            false => Err(Fault::Unsigned(format!("site {site}, with the key that it enrolled with"))),
+        let key = keys.get(&site).copied().flatten();
+        match (key, attestation.and_then(|it| it.ledger)) {
+            (None, None) => Ok(None),
+            (Some(key), Some(SignedHead { head, signature }))
+                if verifies(key, &countersigned_statement(&aggregator.federation, &site, head), signature) =>
+            {
+                Ok(Some(head))
+            }
+            (Some(_), None) => Err(Fault::Unsigned(format!(
+                "site {site}, which enrolled with a signing key and whose hand is not there"
+            ))),
+            (_, Some(_)) => Err(Fault::Unsigned(format!("site {site}, with the key that it enrolled with"))),
         }
     })
 }
@@ -347,6 +356,40 @@ mod tests {
         let alone = audit(&anew, &[]).unwrap_err();
         assert_eq!((&alone.whose, alone.broken.entry), (&Party::Aggregator, 504), "{alone}");
         assert!(alone.to_string().contains("not signed by site aalst"), "{alone}");
+    }
+
+    #[test]
+    fn a_hand_of_a_site_that_enrolled_with_a_key_cannot_be_left_out_of_a_ledger_that_is_written_anew() {
+        let house = House::new();
+        for left_out in [json!(null), json!({ "ledger": null, "signature": "00".repeat(64) })] {
+            let mut events = events(&house.aggregator.lines);
+            for event in events.iter_mut().skip(500).filter(|event| event["kind"] == "update-stored") {
+                event["attestation"] = left_out.clone();
+            }
+            let (lines, end) = chained(&events);
+            let anew = AggregatorLedger { lines, end, ..house.aggregator.clone() };
+            let alone = audit(&anew, &[]).unwrap_err();
+            assert_eq!((&alone.whose, alone.broken.entry), (&Party::Aggregator, 504), "{alone}");
+            assert!(alone.to_string().contains("site aalst, which enrolled with a signing key"), "{alone}");
+        }
+    }
+
+    #[test]
+    fn a_site_signs_nothing_until_it_enrols_with_a_key() {
+        let house = House::new();
+        let enrolled = |key: Option<VerifyingKey>| json!({ "kind": "enrolled", "site": "aalst", "signing_key": key });
+        let stored = json!({ "kind": "update-stored", "site": "aalst", "attestation": null });
+        let others = json!({ "kind": "update-stored", "site": "bergen", "attestation": null });
+        let audited = |events: &[Value]| {
+            let (lines, end) = chained(events);
+            audit(&AggregatorLedger { lines, end, ..house.aggregator.clone() }, &[]).map(|held| held.told)
+        };
+        let mut history = vec![stored.clone(), enrolled(None), stored.clone()];
+        assert_eq!(audited(&history), Ok(0));
+        history.extend([enrolled(Some(house.site_key.verifying())), others]);
+        assert_eq!(audited(&history), Ok(0), "its key is not another site's");
+        history.push(stored);
+        assert_eq!(audited(&history).unwrap_err().broken.entry, 6);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Where the federation's authority and the server's key lie in the state folder, and what is signed with them.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use certs::CertsError;
 use certs::authority::Authority;
 use certs::keys::Key;
+use certs::lock::Lock;
 use certs::signing::SigningKey;
 use common::FederationName;
 
@@ -21,44 +23,124 @@ pub fn create(state: &Path, federation: &FederationName, now: Stamp) -> Result<A
 
 /// The authority of a state folder, with the next one if one takes its place.
 pub fn load(state: &Path, federation: &FederationName) -> Result<Authority, CertsError> {
-    let next = load_next(state, federation)?;
-    Ok(Authority::load(&folder(state), federation)?.followed_by(next))
+    let (authority, next) = read(state, federation)?;
+    Ok(authority.followed_by(next))
 }
 
-/// The authority that takes the place of the one there is, if one does.
-pub fn load_next(state: &Path, federation: &FederationName) -> Result<Option<Authority>, CertsError> {
-    settle(state)?;
-    next(state).join("ca.crt").exists().then(|| Authority::load(&next(state), federation)).transpose()
+/// Both of them. Readers wait for nobody, because what is put aside is whole; only if a switch beside them moves what they read do
+/// they wait for its end.
+fn read(state: &Path, federation: &FederationName) -> Result<(Authority, Option<Authority>), CertsError> {
+    settle_unless_held(state)?;
+    read_once(state, federation).or_else(|error| match hold(state) {
+        Ok(_held) => read_once(state, federation),
+        Err(_) => Err(error),
+    })
 }
 
-/// Makes the authority that takes the place of the one there is; refuses if one does already.
-pub fn begin_next(state: &Path, federation: &FederationName, now: Stamp) -> Result<Authority, CertsError> {
-    Authority::create(&next(state), federation, seconds(now))
+/// Both as they stand; an error if a switch moved them meanwhile.
+fn read_once(state: &Path, federation: &FederationName) -> Result<(Authority, Option<Authority>), CertsError> {
+    let place = if aside(state).exists() { aside(state) } else { folder(state) };
+    // This one first: once it has taken the other one's place, it is not the next of it.
+    let is_there = next(state).join("ca.crt").exists();
+    let next = is_there.then(|| Authority::load(&next(state), federation)).transpose()?;
+    let authority = Authority::load(&place, federation)?;
+    match next.as_ref().is_some_and(|next| next.certificate_pem() == authority.certificate_pem()) {
+        true => Err(CertsError::Malformed {
+            what: "the federation's authority",
+            why: "another one took its place just now".to_owned(),
+        }),
+        false => Ok((authority, next)),
+    }
 }
 
-/// Puts the next authority in the place of the one there is, whose key is removed.
-pub fn switch(state: &Path) -> Result<(), CertsError> {
-    rename(&next(state), &aside(state))?;
-    settle(state)
+/// The right to change the authority of a state folder: of one command at a time.
+#[derive(Debug)]
+pub struct Held {
+    state: PathBuf,
+    _lock: Lock,
 }
 
-/// Makes up for a switch that was cut short: from the moment when the next authority was put aside, it is the one.
-fn settle(state: &Path) -> Result<(), CertsError> {
-    if !aside(state).exists() {
+/// Takes that right, after whoever has it, and makes up for a switch that was cut short.
+pub fn hold(state: &Path) -> Result<Held, CertsError> {
+    let held = Held { _lock: Lock::wait(&lock(state))?, state: state.to_owned() };
+    held.settle()?;
+    Ok(held)
+}
+
+/// Makes up for a switch that was cut short, unless somebody who holds the authority is at it: then it is read as it stands.
+fn settle_unless_held(state: &Path) -> Result<(), CertsError> {
+    if !aside(state).exists() && !ended(state).exists() {
         return Ok(());
     }
-    if folder(state).exists() {
-        let told = |source| CertsError::Disk { what: "remove", path: folder(state).display().to_string(), source };
-        fs::remove_dir_all(folder(state)).map_err(told)?;
+    match Lock::take(&lock(state))? {
+        Some(lock) => Held { _lock: lock, state: state.to_owned() }.settle(),
+        None => Ok(()),
     }
-    rename(&aside(state), &folder(state))
+}
+
+impl Held {
+    /// The authority, and the one that takes its place, if one does. [`load`] would wait for who holds it.
+    pub fn read(&self, federation: &FederationName) -> Result<(Authority, Option<Authority>), CertsError> {
+        read_once(&self.state, federation)
+    }
+
+    /// Makes the authority that is to take the place of the one there is, where nobody sees it yet.
+    pub fn prepare_next(&self, federation: &FederationName, now: Stamp) -> Result<Authority, CertsError> {
+        // What was cut short here was seen by nobody.
+        remove(&prepared(&self.state))?;
+        Authority::create(&prepared(&self.state), federation, seconds(now))
+    }
+
+    /// Shows the one that was prepared, whole; refuses if another one takes the place of the one there is already.
+    pub fn begin_next(&self) -> Result<(), CertsError> {
+        // A key alone: earlier versions made the two where they are seen, and could be cut short between them.
+        if !next(&self.state).join("ca.crt").exists() {
+            remove(&next(&self.state))?;
+        }
+        rename(&prepared(&self.state), &next(&self.state))
+    }
+
+    /// Puts the next authority in the place of the one there is, whose key is removed.
+    pub fn switch(&self) -> Result<(), CertsError> {
+        rename(&next(&self.state), &aside(&self.state))?;
+        self.settle()
+    }
+
+    /// From the moment when the next authority was put aside, it is the one. What is looked at here is looked at under the lock:
+    /// who saw it put aside earlier may come when all is done. Removed is what another one stands in the place of, and by a name
+    /// that no authority in use has.
+    fn settle(&self) -> Result<(), CertsError> {
+        let (folder, aside, ended) = (folder(&self.state), aside(&self.state), ended(&self.state));
+        if folder.exists() {
+            remove(&ended)?;
+        }
+        if !aside.exists() {
+            return Ok(());
+        }
+        if folder.exists() {
+            rename(&folder, &ended)?;
+        }
+        rename(&aside, &folder)?;
+        remove(&ended)
+    }
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), CertsError> {
     let told = |source| CertsError::Disk { what: "rename", path: from.display().to_string(), source };
-    fs::rename(from, to).map_err(told)?;
-    let parent = to.parent().unwrap_or(Path::new("."));
-    fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(told)
+    fs::rename(from, to).and_then(|()| sync_above(to)).map_err(told)
+}
+
+/// Removes a folder with all that is in it, if it is there.
+fn remove(path: &Path) -> Result<(), CertsError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let told = |source| CertsError::Disk { what: "remove", path: path.display().to_string(), source };
+    fs::remove_dir_all(path).and_then(|()| sync_above(path)).map_err(told)
+}
+
+fn sync_above(path: &Path) -> io::Result<()> {
+    fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// The authority of the folder, if it is another one than this, or has another one beside it; its leaves live as long.
@@ -131,8 +213,23 @@ fn next(state: &Path) -> PathBuf {
     folder(state).join("next")
 }
 
+/// Where the next one is made.
+fn prepared(state: &Path) -> PathBuf {
+    folder(state).join("next.part")
+}
+
+/// The next one on its way to the place of the one there is.
 fn aside(state: &Path) -> PathBuf {
     state.join("authority.next")
+}
+
+/// The one there was, on its way to be removed.
+fn ended(state: &Path) -> PathBuf {
+    state.join("authority.ended")
+}
+
+fn lock(state: &Path) -> PathBuf {
+    state.join("authority.lock")
 }
 
 fn server_key(state: &Path) -> PathBuf {
@@ -143,33 +240,117 @@ fn server_key(state: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
+    fn begin(state: &Path, federation: &FederationName) -> Authority {
+        let held = hold(state).unwrap();
+        let next = held.prepare_next(federation, Stamp(0)).unwrap();
+        held.begin_next().unwrap();
+        next
+    }
+
     #[test]
     fn a_switch_that_is_cut_short_is_made_up_for() {
         let federation = "cmr".parse().unwrap();
-        for cut in 0..4 {
+        // Cut after so many of: the next one put aside, the old one taken away, the next one in its place, half of the old one
+        // removed. An earlier version removed the old one where it was, first its key: that is 5 and 6.
+        for cut in 0..7 {
             let state = tempfile::tempdir().unwrap();
-            let old = create(state.path(), &federation, Stamp(0)).unwrap();
-            assert!(!has_changed(state.path(), &old));
-            let next_one = begin_next(state.path(), &federation, Stamp(0)).unwrap();
-            assert!(begin_next(state.path(), &federation, Stamp(0)).is_err(), "there is one already");
-            let both = load(state.path(), &federation).unwrap();
-            assert!(has_changed(state.path(), &old) && !has_changed(state.path(), &both));
+            let state = state.path();
+            let old = create(state, &federation, Stamp(0)).unwrap();
+            assert!(!has_changed(state, &old));
+            let next_one = begin(state, &federation);
+            let again = hold(state).unwrap();
+            again.prepare_next(&federation, Stamp(0)).unwrap();
+            assert!(again.begin_next().is_err(), "there is one already");
+            drop(again);
+            let both = load(state, &federation).unwrap();
+            assert!(has_changed(state, &old) && !has_changed(state, &both));
             assert_eq!(both.anchors_pem(), format!("{}{}", old.certificate_pem(), next_one.certificate_pem()));
             if cut == 0 {
-                switch(state.path()).unwrap();
+                hold(state).unwrap().switch().unwrap();
             } else {
-                rename(&next(state.path()), &aside(state.path())).unwrap();
-                if cut > 1 {
-                    fs::remove_file(folder(state.path()).join("ca.key")).unwrap();
-                }
-                if cut > 2 {
-                    fs::remove_dir_all(folder(state.path())).unwrap();
-                }
+                rename(&next(state), &aside(state)).unwrap();
             }
-            let now = load(state.path(), &federation).unwrap();
+            if (2..5).contains(&cut) {
+                rename(&folder(state), &ended(state)).unwrap();
+            }
+            if (3..5).contains(&cut) {
+                rename(&aside(state), &folder(state)).unwrap();
+            }
+            if cut == 4 {
+                fs::remove_file(ended(state).join("ca.key")).unwrap();
+            }
+            if cut > 4 {
+                fs::remove_file(folder(state).join("ca.key")).unwrap();
+            }
+            if cut > 5 {
+                fs::remove_dir_all(folder(state)).unwrap();
+            }
+            let now = load(state, &federation).unwrap();
             assert_eq!(now.anchors_pem(), next_one.certificate_pem(), "cut {cut}");
-            assert!(!aside(state.path()).exists());
+            assert!(!aside(state).exists() && !ended(state).exists(), "cut {cut}");
         }
+    }
+
+    #[test]
+    fn whoever_reads_while_a_switch_is_under_way_sees_the_next_one_and_leaves_the_work_to_the_command() {
+        let federation = "cmr".parse().unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let state = state.path();
+        create(state, &federation, Stamp(0)).unwrap();
+        let next_one = begin(state, &federation);
+        let held = hold(state).unwrap();
+        rename(&next(state), &aside(state)).unwrap();
+        assert_eq!(load(state, &federation).unwrap().anchors_pem(), next_one.certificate_pem());
+        assert!(held.read(&federation).unwrap().1.is_none());
+        assert!(aside(state).exists() && folder(state).exists(), "the reader moved and removed nothing");
+        held.settle().unwrap();
+        // Who saw it put aside comes when all is done.
+        held.settle().unwrap();
+        assert_eq!(load(state, &federation).unwrap().anchors_pem(), next_one.certificate_pem());
+    }
+
+    #[test]
+    fn readers_beside_many_switches_always_find_an_authority_that_is_whole() {
+        let federation = "cmr".parse().unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let state = state.path();
+        create(state, &federation, Stamp(0)).unwrap();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        let mut last = None;
+        std::thread::scope(|scope| {
+            let reads = || {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let found = load(state, &federation).unwrap();
+                    let next = found.anchors_pem().replacen(found.certificate_pem(), "", 1);
+                    assert_ne!(next, found.certificate_pem(), "one that takes its own place");
+                }
+            };
+            let readers: Vec<_> = (0..4).map(|_| scope.spawn(reads)).collect();
+            for _ in 0..40 {
+                last = Some(begin(state, &federation));
+                hold(state).unwrap().switch().unwrap();
+            }
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            readers.into_iter().for_each(|reader| reader.join().unwrap());
+        });
+        let found = load(state, &federation).unwrap();
+        assert_eq!(found.anchors_pem(), last.unwrap().certificate_pem());
+    }
+
+    #[test]
+    fn a_next_one_that_was_cut_short_is_seen_by_nobody_and_is_made_again() {
+        let federation = "cmr".parse().unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let state = state.path();
+        let old = create(state, &federation, Stamp(0)).unwrap();
+        // Cut before it was shown; and, of an earlier version, between the key and the certificate.
+        hold(state).unwrap().prepare_next(&federation, Stamp(0)).unwrap();
+        Key::create(&next(state).join("ca.key")).unwrap();
+        assert!(!has_changed(state, &old));
+        let next_one = begin(state, &federation);
+        let found = hold(state).unwrap().read(&federation).unwrap().1.unwrap();
+        assert_eq!(found.certificate_pem(), next_one.certificate_pem());
+        assert!(!prepared(state).exists());
     }
 
     #[test]

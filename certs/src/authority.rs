@@ -72,11 +72,14 @@ impl Authority {
         Ok(Self { federation: federation.clone(), key, certificate_pem, leaf_s: LEAF_S, next: None })
     }
 
-    /// The authority that was created in `folder`.
+    /// The authority that was created in `folder`: key and certificate must belong together.
     pub fn load(folder: &Path, federation: &FederationName) -> Result<Self, CertsError> {
         let key = Key::load(&folder.join("ca.key"))?;
         let certificate_pem = files::read(&folder.join("ca.crt"))?;
-        fingerprint(&certificate_pem)?;
+        // Two that are read while another CA takes this one's place may be of either: what they signed nobody would believe.
+        if Hand::of_certificate(&certificate_pem)? != Hand::Site(key.pair().public_key_raw().to_vec()) {
+            return Err(CertsError::malformed("the CA's certificate")("it is not for the key beside it".to_owned()));
+        }
         Ok(Self { federation: federation.clone(), key, certificate_pem, leaf_s: LEAF_S, next: None })
     }
 
@@ -244,4 +247,25 @@ fn text<T: for<'a> TryFrom<&'a str>>(value: &str) -> Result<T, CertsError> {
 
 fn since_1970(seconds: i64) -> Duration {
     Duration::from_secs(seconds.max(0).unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_beside_the_key_of_another_authority_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (folder.path().join("one"), folder.path().join("other"));
+        let federation = "cmr".parse().unwrap();
+        for place in [&one, &other] {
+            Authority::create(place, &federation, 0).unwrap();
+            Authority::load(place, &federation).unwrap();
+        }
+        fs::rename(other.join("ca.key"), one.join("ca.key")).unwrap();
+        let refused = Authority::load(&one, &federation).unwrap_err().to_string();
+        assert!(refused.contains("it is not for the key beside it"), "{refused}");
+    }
 }

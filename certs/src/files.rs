@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::CertsError;
 
-fn told<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> CertsError + 'a {
+pub(crate) fn told<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> CertsError + 'a {
     move |source| CertsError::Disk { what, path: path.display().to_string(), source }
 }
 

@@ -12,6 +12,7 @@ mod files;
 pub mod identity;
 pub mod invitation;
 pub mod keys;
+pub mod lock;
 pub mod message;
 pub mod probe;
 pub mod proxy;

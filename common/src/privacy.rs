@@ -236,7 +236,7 @@ fn rounded(subjects: u32) -> u32 {
 
 fn finite(update: Update) -> Result<Update, Withheld> {
     update.delta.require_finite()?;
-    if update.meters.are_finite() { Ok(update) } else { Err(Withheld::Meters) }
+    if update.meters.can_be() { Ok(update) } else { Err(Withheld::Meters) }
 }
 
 /// Scales the delta down to the bound, over all tensors together (McMahan et al. 2018, flat clipping).

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{RoundNumber, SiteId};
 use crate::privacy::SUBJECTS_ROUNDED_TO;
 use crate::task::{Best, Metric, TaskName};
+use crate::update::can_be;
 
 /// One number that a site measured of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,7 +58,7 @@ impl Score {
 
     /// Whether it could have left a site as it is.
     pub fn is_reportable(&self) -> bool {
-        self.value.is_finite() && self.subjects > 0 && self.subjects.is_multiple_of(SUBJECTS_ROUNDED_TO)
+        can_be(self.value) && self.subjects > 0 && self.subjects.is_multiple_of(SUBJECTS_ROUNDED_TO)
     }
 }
 

@@ -52,10 +52,18 @@ pub struct Meters {
     pub rank_me: f64,
 }
 
+/// Largest magnitude of what is measured: of a loss in nats, of a rank, of millilitres or milliseconds.
+pub const MOST_MEASURED: f64 = 1e9;
+
+/// Whether a number can have been measured.
+pub fn can_be(measured: f64) -> bool {
+    measured.abs() <= MOST_MEASURED
+}
+
 impl Meters {
-    /// Whether all are finite numbers.
-    pub fn are_finite(&self) -> bool {
-        [self.loss, self.teacher_entropy, self.batch_entropy, self.rank_me].iter().all(|meter| meter.is_finite())
+    /// Whether all are numbers that can be: finite, and so far from the largest that differences and means of them are as well.
+    pub fn can_be(&self) -> bool {
+        [self.loss, self.teacher_entropy, self.batch_entropy, self.rank_me].into_iter().all(can_be)
     }
 }
 

@@ -199,18 +199,25 @@ pub async fn enrol(home: &Home, network: &NetworkConfig, invitation: &str) -> Re
         fingerprint_words: fingerprint_words(invitation.authority),
         aggregator_key: welcome.aggregator_key,
     };
-    credentials.replace(&welcome.certificate_pem, &welcome.authority_pem)?;
-    let path = home.identity().join("federation.json");
-    let bytes = serde_json::to_vec_pretty(&enrolled).map_err(|error| durable::told("write", &path)(error.into()))?;
-    durable::write(&path, &bytes)?;
-    Ledger::at(home.ledger()).enter(&Event::Enrolled {
-        federation: enrolled.federation.clone(),
-        site: enrolled.site.clone(),
-        authority: invitation.authority,
-        aggregator_key: enrolled.aggregator_key,
-        signing_key: signer.verifying(),
-    })?;
+    keep(home, &enrolled, &welcome, (invitation.authority, signer.verifying()))?;
     Ok(enrolled)
+}
+
+/// Takes what the federation's CA made for the next key, and who this site is from now on. The key comes to be the one in use last:
+/// until then a crash or a full disk leaves it the next one, and the same invitation, for which it gets the same answer, is typed
+/// again.
+fn keep(
+    home: &Home,
+    enrolled: &Enrolled,
+    welcome: &Welcome,
+    (authority, signing_key): (Digest, VerifyingKey),
+) -> Result<(), EnrolError> {
+    let Enrolled { federation, site, aggregator_key, .. } = enrolled.clone();
+    Ledger::at(home.ledger()).enter(&Event::Enrolled { federation, site, authority, aggregator_key, signing_key })?;
+    let path = home.identity().join("federation.json");
+    let bytes = serde_json::to_vec_pretty(enrolled).map_err(|error| durable::told("write", &path)(error.into()))?;
+    durable::write(&path, &bytes)?;
+    Ok(Credentials::at(home.identity()).replace(&welcome.certificate_pem, &welcome.authority_pem)?)
 }
 
 /// How an enrolled site calls its aggregator, with the certificate as it is now.
@@ -245,4 +252,56 @@ pub fn enrolled(home: &Home) -> Result<Enrolled, EnrolError> {
     let path = home.identity().join("federation.json");
     let bytes = durable::read_if_there(&path)?.ok_or(EnrolError::NotYet)?;
     Ok(serde_json::from_slice(&bytes).map_err(|error| durable::told("read", &path)(error.into()))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use certs::authority::{Authority, requested_key};
+
+    use super::*;
+
+    #[test]
+    fn an_enrolment_that_is_cut_short_before_its_end_keeps_the_key_that_the_invitation_was_used_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let (home, federation, site) = (Home::at(folder.path().join("state")), "cmr".parse().unwrap(), "aalst".parse());
+        let authority = Authority::create(&folder.path().join("ca"), &federation, 1_800_000_000).unwrap();
+        let (pinned, site): (_, SiteId) = (authority.fingerprint().unwrap(), site.unwrap());
+        let asked = || requested_key(&Credentials::at(home.identity()).next().unwrap().csr_pem().unwrap()).unwrap();
+        let key = Credentials::at(home.identity()).next().unwrap();
+        let (before, signing) = (asked(), SigningKey::load_or_create(&signing_key_path(&home)).unwrap());
+        let enrolled = Enrolled {
+            federation: federation.clone(),
+            site: site.clone(),
+            address: "aggregator:4433".to_owned(),
+            fingerprint: fingerprint_text(pinned),
+            fingerprint_words: fingerprint_words(pinned),
+            aggregator_key: VerifyingKey([7; 32]),
+        };
+        let welcome = Welcome {
+            certificate_pem: authority
+                .issue_site(&key.csr_pem().unwrap(), &site, 1_800_000_000)
+                .unwrap()
+                .certificate_pem,
+            authority_pem: authority.certificate_pem().to_owned(),
+            aggregator_key: enrolled.aggregator_key,
+            authority_proof: Vec::new(),
+            signing_certificate_pem: None,
+        };
+        let kept = || keep(&home, &enrolled, &welcome, (pinned, signing.verifying()));
+        // What cannot be written in turn: the ledger, who this site is, the CA's certificate.
+        for odd in [home.ledger(), home.identity().join("federation.json.part"), home.identity().join("authority.crt")]
+        {
+            fs::create_dir(&odd).unwrap();
+            assert!(kept().is_err(), "{}", odd.display());
+            assert_eq!(asked(), before, "{}", odd.display());
+            fs::remove_dir(&odd).unwrap();
+        }
+        kept().unwrap();
+        assert_eq!(super::enrolled(&home).unwrap(), enrolled);
+        let (in_use, certificate_pem) = Credentials::at(home.identity()).load().unwrap();
+        tls::site_config(&federation, &certificate_pem, &welcome.authority_pem, &in_use).unwrap();
+        assert_ne!(asked(), before, "it is in use");
+    }
 }

@@ -1,5 +1,6 @@
 //! The site's images on a plan's grid: sources, secret, caches. Parsing happens in child processes of `data`.
 
+use std::error::Error;
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -10,8 +11,8 @@ use std::sync::atomic::AtomicBool;
 use common::plan::ImagePlan;
 use common::{Decline, Digest};
 use data::{
-    DataSet, ImportError, Imported, IntakeError, IntakeOptions, IntakeProgress, IntakeReport, LabelsOut, SiteSecret,
-    SpotCheck, Workers,
+    CacheError, DataSet, ImportError, Imported, IntakeError, IntakeOptions, IntakeProgress, IntakeReport, LabelsOut,
+    Listed, SiteSecret, SpotCheck, Workers,
 };
 
 use crate::config::{IntakeConfig, Source, Sources};
@@ -83,24 +84,47 @@ impl ImagesError {
                 report.faults + report.images,
                 100.0 * tolerance
             ),
-            Self::Import(_) => "a public data set cannot be taken in".to_owned(),
             // These name files of the agent's own.
             Self::NoSources
             | Self::Intake(IntakeError::NoWorker { .. } | IntakeError::Stopped | IntakeError::Cache(_))
+            | Self::Import(ImportError::Cache(_))
             | Self::DataSet { .. }
             | Self::Disk(_)
             | Self::Secret { .. } => return self.to_string(),
+            Self::Import(_) => "a public data set cannot be taken in".to_owned(),
         };
         format!("{told}: `site-agent index` with that source shows which, and why")
     }
 
     /// What to tell the aggregator.
     pub fn decline(&self) -> Decline {
+        // By the system's own answer, which every error of a disk holds innermost.
+        let mut causes = std::iter::successors(Some(self as &dyn Error), |&error| error.source());
+        if causes.any(|cause| cause.downcast_ref().is_some_and(durable::is_full)) {
+            return Decline::DiskFull;
+        }
         match self {
             Self::Intake(IntakeError::TooManyFaults { .. }) => Decline::TooManySkipped,
-            Self::Disk(error) if error.is_full() => Decline::DiskFull,
-            _ => Decline::TooFewImages,
+            Self::Intake(IntakeError::Cache(cache)) | Self::Import(ImportError::Cache(cache)) => of_cache(cache),
+            Self::Import(ImportError::Labels { .. }) => Decline::NoLabels,
+            // Of images there may be enough: this program, or what it runs on, is not well. The log says what it is.
+            Self::Intake(IntakeError::NoWorker { .. } | IntakeError::Stopped)
+            | Self::Import(ImportError::Stopped)
+            | Self::Disk(_)
+            | Self::Secret { .. } => Decline::TrainingFailed,
+            Self::NoSources | Self::Intake(_) | Self::Import(_) | Self::DataSet { .. } => Decline::TooFewImages,
         }
+    }
+}
+
+/// What a cache that cannot be used means: images that are still to be indexed, or a machine on which something broke.
+fn of_cache(error: &CacheError) -> Decline {
+    match error {
+        CacheError::Damaged { .. }
+        | CacheError::Busy { .. }
+        | CacheError::OtherSecret { .. }
+        | CacheError::Disk { .. } => Decline::TrainingFailed,
+        _ => Decline::TooFewImages,
     }
 }
 
@@ -211,15 +235,14 @@ fn read_all(
         return Err(ImagesError::NoSources);
     }
     durable::remove(&finished(&options.cache))?;
+    let listed = sources.0.iter().map(|source| listed(home, source)).collect::<Result<_, _>>()?;
+    let options = &IntakeOptions { listed: Some(listed), ..options.clone() };
     let (mut reports, mut labelled) = (Vec::new(), None);
     for source in &sources.0 {
         let report = match source {
             Source::Dicom(path) => data::index(path, options, progress)?,
             Source::Public { dataset, folder } => {
-                let dataset: DataSet = dataset.parse().map_err(|_| ImagesError::DataSet {
-                    path: sources_file(home).display().to_string(),
-                    dataset: dataset.clone(),
-                })?;
+                let dataset = data_set(home, dataset)?;
                 let labels = labels.filter(|(own, _)| *own == source).map(|(_, labels)| labels);
                 let imported = data::import(dataset, folder, options, labels, progress)?;
                 let report = imported.report.clone();
@@ -235,6 +258,19 @@ fn read_all(
     let frames = reports.last().map_or(0, |(_, report)| report.cache_frames);
     durable::write(&finished(&options.cache), sources.digest().to_string().as_bytes())?;
     Ok((Indexed { frames, reports }, labelled))
+}
+
+fn listed(home: &Home, source: &Source) -> Result<Listed, ImagesError> {
+    Ok(match source {
+        Source::Dicom(path) => Listed::Dicom(path.clone()),
+        Source::Public { dataset, folder } => Listed::Public(data_set(home, dataset)?, folder.clone()),
+    })
+}
+
+fn data_set(home: &Home, dataset: &str) -> Result<DataSet, ImagesError> {
+    let unknown =
+        |_| ImagesError::DataSet { path: sources_file(home).display().to_string(), dataset: dataset.to_owned() };
+    dataset.parse().map_err(unknown)
 }
 
 /// A look at a few files of a source; nothing is kept.
@@ -285,4 +321,45 @@ pub(crate) fn read_secret(path: &Path) -> Result<SiteSecret, ImagesError> {
     SiteSecret::from_hex(text.trim()).ok_or_else(|| {
         wrong("this is not a secret of 64 hexadecimal digits; remove it, and the caches beside it, to start over")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_as_one_wherever_it_was_met() {
+        let full = || io::Error::from(ErrorKind::StorageFull);
+        let disk = |source| CacheError::Disk { path: PathBuf::from("frames-0.bin"), source };
+        let met = [
+            ImagesError::from(IntakeError::from(disk(full()))),
+            ImportError::from(disk(io::Error::from(ErrorKind::QuotaExceeded))).into(),
+            ImportError::Labels { file: PathBuf::from("masks.csv"), source: full() }.into(),
+            durable::told("write", Path::new("secret.key"))(full()).into(),
+        ];
+        for error in met {
+            assert_eq!(error.decline(), Decline::DiskFull, "{error}");
+        }
+        let denied = disk(io::Error::from(ErrorKind::PermissionDenied));
+        assert_eq!(ImagesError::from(IntakeError::from(denied)).decline(), Decline::TrainingFailed);
+    }
+
+    #[test]
+    fn a_cache_that_broke_is_no_want_of_images_and_one_that_is_still_to_be_made_is() {
+        let folder = || PathBuf::from("cache-1");
+        let of = |error: CacheError| ImagesError::from(IntakeError::from(error)).decline();
+        let damaged = || CacheError::Damaged { folder: folder(), what: "its last line".to_owned() };
+        for broken in [damaged(), CacheError::Busy { folder: folder() }, CacheError::OtherSecret { folder: folder() }] {
+            assert_eq!(of(broken), Decline::TrainingFailed);
+        }
+        let import = ImagesError::from(ImportError::from(damaged()));
+        assert_eq!(import.decline(), Decline::TrainingFailed);
+        assert!(import.for_a_log().contains("is damaged (its last line)"), "the remedy is in the log");
+        assert_eq!(of(CacheError::OtherVersion { folder: folder() }), Decline::TooFewImages);
+        assert_eq!(ImagesError::NoSources.decline(), Decline::TooFewImages);
+        let empty = IntakeError::Empty { source_path: folder() };
+        assert_eq!(ImagesError::from(empty).decline(), Decline::TooFewImages);
+    }
 }

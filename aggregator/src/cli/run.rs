@@ -243,7 +243,7 @@ fn start_here(folder: &Path, plan: &Plan, bytes: &[u8], length: u64) -> Result<V
         false => Err(StoreError::io("finding the first model", std::io::ErrorKind::NotFound.into())),
     };
     let by = asking();
-    store.start_run(plan, &by.by, by.now, &mut || is_there())?;
+    store.start_run(plan, None, &by.by, by.now, &mut || is_there())?;
     Ok(desk::not_enrolled(&store, plan)?)
 }
 

@@ -4,6 +4,7 @@
 //! person.key, signing.key    0600; made here, and never leave
 //! person.crt, authority.crt  what the federation's CA made for the key, and the CA
 //! federation.json            who this is, where the aggregator is reached, what it signs with
+//! lock                       held by the command that reads or renews the certificate
 //! ```
 
 use std::fs::{self, DirBuilder, File};
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use certs::credentials::Credentials;
 use certs::identity::Validity;
 use certs::invitation::Invitation;
+use certs::lock::Lock;
 use certs::signing::SigningKey;
 use certs::{CertsError, fingerprint_text, fingerprint_words, tls};
 use common::signed::{Ed25519, VerifyingKey, plan_statement};
@@ -78,28 +80,44 @@ pub enum FolderError {
 
 /// A person's folder.
 #[derive(Clone, Debug)]
-pub struct Folder {
-    path: PathBuf,
+pub struct Folder(PathBuf);
+
+/// A person's folder that one command has for itself: while a certificate is renewed, its key and it are of two kinds.
+#[derive(Debug)]
+pub struct Held {
+    folder: Folder,
     credentials: Credentials,
+    _lock: Option<Lock>,
 }
 
 impl Folder {
     /// The folder at `path`. Nothing is read yet.
     pub fn at(path: &Path) -> Self {
-        Self { path: path.to_owned(), credentials: Credentials::of_person(path) }
+        Self(path.to_owned())
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.0
+    }
+
+    /// Waits until no other command reads or renews the certificate, and has it for itself.
+    pub fn hold(&self) -> Result<Held, FolderError> {
+        let lock = match Lock::wait(&self.0.join("lock")) {
+            Ok(lock) => Some(lock),
+            // What cannot be written to is renewed by nobody, and a disk without locks has none.
+            Err(CertsError::Disk { source, .. }) if cannot_lock(&source) => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Held { folder: self.clone(), credentials: Credentials::of_person(&self.0), _lock: lock })
     }
 
     /// Who is enrolled here.
     pub fn enrolled(&self) -> Result<Enrolled, FolderError> {
-        let path = self.path.join("federation.json");
+        let path = self.0.join("federation.json");
         let bytes = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(FolderError::NotEnrolled(self.path.display().to_string()));
+                return Err(FolderError::NotEnrolled(self.0.display().to_string()));
             }
             read => read.map_err(self.told(&path))?,
         };
@@ -112,36 +130,50 @@ impl Folder {
             Ok(Enrolled { person: other, federation, .. })
                 if other != *person || federation != invitation.federation =>
             {
-                let folder = self.path.display().to_string();
+                let folder = self.0.display().to_string();
                 return Err(FolderError::Already { folder, person: other.told(), federation });
             }
             Err(error @ (FolderError::Disk { .. } | FolderError::Certs(_))) => return Err(error),
             _ => {}
         }
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.path).map_err(self.told(&self.path))
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0).map_err(self.told(&self.0))
     }
 
+    /// The signing key, made if there is none.
+    pub fn signing_key(&self) -> Result<SigningKey, FolderError> {
+        Ok(SigningKey::load_or_create(&self.0.join("signing.key"))?)
+    }
+
+    /// This person's hand under a plan.
+    pub fn sign(&self, enrolled: &Enrolled, plan: Digest) -> Result<Ed25519, FolderError> {
+        let key = SigningKey::load(&self.0.join("signing.key"))?;
+        Ok(key.sign(&plan_statement(&enrolled.federation, &enrolled.person.name, plan)))
+    }
+
+    fn told<'a>(&self, path: &'a Path) -> impl FnOnce(io::Error) -> FolderError + 'a {
+        move |source| FolderError::Disk { path: path.display().to_string(), source }
+    }
+}
+
+impl Held {
     /// Key and certificate, and how they are replaced.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials
     }
 
-    /// The signing key, made if there is none.
-    pub fn signing_key(&self) -> Result<SigningKey, FolderError> {
-        Ok(SigningKey::load_or_create(&self.path.join("signing.key"))?)
-    }
-
-    /// Takes what the federation's CA made for the key that `credentials().next()` is, and who this is from now on.
+    /// Takes what the federation's CA made for the key that `credentials().next()` is, and who this is from now on. The key comes to be
+    /// the one in use last: until then a crash or a full disk leaves it the next one, and the same invitation, for which it gets the
+    /// same answer, is typed again.
     pub fn keep(&self, enrolled: &Enrolled, certificate_pem: &str, authority_pem: &str) -> Result<(), FolderError> {
-        self.credentials.replace(certificate_pem, authority_pem)?;
-        let path = self.path.join("federation.json");
-        let bytes = serde_json::to_vec_pretty(enrolled).map_err(|error| self.told(&path)(error.into()))?;
+        let path = self.folder.0.join("federation.json");
+        let bytes = serde_json::to_vec_pretty(enrolled).map_err(|error| self.folder.told(&path)(error.into()))?;
         let beside = path.with_added_extension("part");
         let written = File::create(&beside)
             .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
             .and_then(|()| fs::rename(&beside, &path))
-            .and_then(|()| File::open(&self.path)?.sync_all());
-        written.map_err(self.told(&path))
+            .and_then(|()| File::open(&self.folder.0)?.sync_all());
+        written.map_err(self.folder.told(&path))?;
+        Ok(self.credentials.replace(certificate_pem, authority_pem)?)
     }
 
     /// When the certificate counts.
@@ -149,27 +181,19 @@ impl Folder {
         Ok(self.credentials.validity()?)
     }
 
-    /// The CAs that are known here.
-    pub fn authority_pem(&self) -> Result<String, FolderError> {
-        let path = self.credentials.authority_path();
-        fs::read_to_string(&path).map_err(self.told(&path))
-    }
-
-    /// This person's side of TLS.
-    pub fn tls(&self, federation: &FederationName) -> Result<Arc<ClientConfig>, FolderError> {
+    /// This person's side of TLS, and the digest of the certificate that it presents.
+    pub fn tls(&self, federation: &FederationName) -> Result<(Arc<ClientConfig>, Digest), FolderError> {
         let (key, certificate_pem) = self.credentials.load()?;
-        Ok(tls::site_config(federation, &certificate_pem, &self.authority_pem()?, &key)?)
+        let path = self.credentials.authority_path();
+        let authority_pem = fs::read_to_string(&path).map_err(self.folder.told(&path))?;
+        let presented = Digest::of(certificate_pem.as_bytes());
+        Ok((tls::site_config(federation, &certificate_pem, &authority_pem, &key)?, presented))
     }
+}
 
-    /// This person's hand under a plan.
-    pub fn sign(&self, enrolled: &Enrolled, plan: Digest) -> Result<Ed25519, FolderError> {
-        let key = SigningKey::load(&self.path.join("signing.key"))?;
-        Ok(key.sign(&plan_statement(&enrolled.federation, &enrolled.person.name, plan)))
-    }
-
-    fn told<'a>(&self, path: &'a Path) -> impl FnOnce(io::Error) -> FolderError + 'a {
-        move |source| FolderError::Disk { path: path.display().to_string(), source }
-    }
+fn cannot_lock(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | Unsupported)
 }
 
 impl Enrolled {
@@ -194,5 +218,52 @@ impl Enrolled {
     /// The person as a holder.
     pub fn holder(&self) -> Holder {
         Holder::Person(self.person.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use certs::authority::{Authority, requested_key};
+
+    use super::*;
+
+    #[test]
+    fn a_folder_is_of_one_command_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = Folder::at(folder.path()).hold().unwrap();
+        let takes = || Lock::take(&folder.path().join("lock")).unwrap();
+        assert!(takes().is_none());
+        drop(held);
+        assert!(takes().is_some());
+    }
+
+    #[test]
+    fn an_enrolment_that_is_cut_short_before_its_end_keeps_the_key_that_the_invitation_was_used_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let federation: FederationName = "cmr".parse().unwrap();
+        let authority = Authority::create(&folder.path().join("ca"), &federation, 1_800_000_000).unwrap();
+        let holder: Holder = "observer/eve".parse().unwrap();
+        let person = holder.person().unwrap().clone();
+        let pinned = authority.fingerprint().unwrap();
+        let invitation = Invitation::new(federation.clone(), "host:1".to_owned(), holder.clone(), pinned).unwrap();
+        let own = Folder::at(&folder.path().join("eve"));
+        own.prepare(&invitation, &person).unwrap();
+        let held = own.hold().unwrap();
+        let asked = || requested_key(&held.credentials().next().unwrap().csr_pem().unwrap()).unwrap();
+        let (before, csr) = (asked(), held.credentials().next().unwrap().csr_pem().unwrap());
+        let issued = authority.issue_holder(&csr, &holder, 1_800_000_000).unwrap().certificate_pem;
+        let enrolled = Enrolled::of(&invitation, person, VerifyingKey([7; 32]), VerifyingKey([8; 32]));
+        let keeps = || held.keep(&enrolled, &issued, authority.certificate_pem());
+        // What cannot be written in turn: who this is, the CA's certificate.
+        for odd in ["federation.json.part", "authority.crt"].map(|name| own.path().join(name)) {
+            fs::create_dir(&odd).unwrap();
+            assert!(keeps().is_err(), "{}", odd.display());
+            assert_eq!(asked(), before, "{}", odd.display());
+            fs::remove_dir(&odd).unwrap();
+        }
+        keeps().unwrap();
+        assert_eq!(own.enrolled().unwrap(), enrolled);
+        held.tls(&federation).unwrap();
+        assert_ne!(asked(), before, "it is in use");
     }
 }

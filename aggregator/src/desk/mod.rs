@@ -29,7 +29,7 @@ const VALID: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest reason for an abort, in bytes.
 const REASON: usize = 200;
 /// Lines of the ledger that are read from the store at a time.
-pub(crate) const AT_ONCE: u64 = 1024;
+const AT_ONCE: u64 = 1024;
 
 /// Why something cannot be done.
 #[derive(Debug, thiserror::Error)]
@@ -189,16 +189,16 @@ pub fn revoke(store: &dyn Store, holder: &Holder, asking: &Asking) -> Result<Rev
     }
 }
 
-/// Makes the CA that takes the place of the federation's, and enters it in the ledger.
+/// Makes the CA that takes the place of the federation's. The ledger has it before a member can: one that was announced and did
+/// not come is asked for again, and none is taken over unsaid.
 pub fn announce_authority(store: &dyn Store, state: &Path, asking: &Asking) -> Result<(), DeskError> {
     let federation = store.federation()?.name;
-    let before = authority::load(state, &federation)?;
-    if before.anchors_pem() != before.certificate_pem() {
-        return Err(DeskError::NextAuthority);
-    }
-    let next = authority::begin_next(state, &federation, asking.now)?.fingerprint()?;
+    let held = authority::hold(state)?;
+    let (before, None) = held.read(&federation)? else { return Err(DeskError::NextAuthority) };
+    let next = held.prepare_next(&federation, asking.now)?.fingerprint()?;
     let announced = Event::AuthorityAnnounced { authority: before.fingerprint()?, next, by: &asking.by };
-    Ok(store.enter(&announced, asking.now)?)
+    store.enter(&announced, asking.now)?;
+    Ok(held.begin_next()?)
 }
 
 /// Puts the next CA in the place of the federation's, of whose members these do not know it. The ledger has it first: one that
@@ -210,11 +210,12 @@ pub fn switch_authority(
     asking: &Asking,
 ) -> Result<(), DeskError> {
     let federation = store.federation()?.name;
-    let next = authority::load_next(state, &federation)?.ok_or(DeskError::NoNextAuthority)?.fingerprint()?;
-    let before = authority::load(state, &federation)?.fingerprint()?;
+    let held = authority::hold(state)?;
+    let (before, Some(next)) = held.read(&federation)? else { return Err(DeskError::NoNextAuthority) };
+    let (before, next) = (before.fingerprint()?, next.fingerprint()?);
     let switched = Event::AuthoritySwitched { before, authority: next, shut_out, by: &asking.by };
     store.enter(&switched, asking.now)?;
-    Ok(authority::switch(state)?)
+    Ok(held.switch()?)
 }
 
 /// Something that is asked of a run.
@@ -293,14 +294,21 @@ pub fn not_enrolled(store: &dyn Store, plan: &Plan) -> Result<Vec<SiteId>, DeskE
 
 /// All lines of the ledger, held to their chain and to where it is noted to end; and that end.
 pub fn ledger(store: &dyn Store) -> Result<(Vec<String>, ledger::Head), DeskError> {
-    let mut lines = Vec::new();
-    let end = loop {
-        let some = store.ledger(lines.len() as u64, AT_ONCE)?;
-        if some.is_empty() {
-            break store.ledger_head()?;
-        }
-        lines.extend(some);
-    };
+    let (lines, end) = lines(store)?;
     ledger::verify(lines.iter().map(String::as_str), &[end], |_, _| {})?;
     Ok((lines, end))
+}
+
+/// The ledger's lines up to where it ends just now, and that end, which is read first: others append to it meanwhile.
+pub(crate) fn lines(store: &dyn Store) -> Result<(Vec<String>, ledger::Head), StoreError> {
+    let end = store.ledger_head()?;
+    let mut lines = Vec::new();
+    loop {
+        let left = end.entries.saturating_sub(lines.len() as u64);
+        let some = store.ledger(lines.len() as u64, left.min(AT_ONCE))?;
+        if some.is_empty() {
+            return Ok((lines, end));
+        }
+        lines.extend(some);
+    }
 }

@@ -25,7 +25,7 @@ use tokio_rustls::rustls::ClientConfig;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status, Streaming};
 
-use super::folder::{Enrolled, Folder, FolderError};
+use super::folder::{Enrolled, Folder, FolderError, Held};
 use super::{Invited, Wanted};
 use crate::authority::seconds;
 use crate::clock::{Stamp, wall};
@@ -40,6 +40,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Longest wait until a new certificate is let in, and the pause between two tries.
 const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 const KNOWN_AGAIN: Duration = Duration::from_millis(100);
+
+/// The code of a refusal because the certificate counts no more.
+const REVOKED: &str = "revoked";
 
 /// What a certificate in PEM begins with.
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
@@ -140,29 +143,36 @@ impl From<certs::CertsError> for RemoteError {
     }
 }
 
+type Client = CoordinationClient<Channel>;
+
 /// The aggregator, as a person reaches it.
 #[derive(Debug)]
 pub struct Remote {
     folder: Folder,
     enrolled: Enrolled,
     runtime: Runtime,
-    client: CoordinationClient<Channel>,
+    client: Client,
+    /// Digest of the certificate that it presents.
+    presented: Digest,
 }
 
 impl Remote {
-    /// The aggregator of the person whose folder this is. Nothing is sent, unless it is time to renew the certificate.
+    /// The aggregator of the person whose folder this is. Nothing is sent, unless it is time to renew the certificate. Another
+    /// command that is renewing it is waited for, and its certificate is used.
     pub fn open(path: &Path) -> Result<Self> {
         let folder = Folder::at(path);
-        let (enrolled, validity, now_s) = (folder.enrolled()?, folder.validity()?, seconds(wall()));
+        let enrolled = folder.enrolled()?;
+        let held = folder.hold()?;
+        let (validity, now_s) = (held.validity()?, seconds(wall()));
         if validity.is_over(now_s) {
             return Err(RemoteError::Expired { who: enrolled.person.told(), end: validity.end_text() });
         }
         let runtime = runtime()?;
-        let client = runtime.block_on(async { client(&folder, &enrolled) })?;
-        let mut remote = Self { folder, enrolled, runtime, client };
+        let (client, presented) = runtime.block_on(async { client(&held, &enrolled) })?;
+        let mut remote = Self { folder, enrolled, runtime, client, presented };
         if validity.is_renewed_at(now_s) {
-            match remote.renew() {
-                Ok(_) => tracing::info!(until = remote.folder.validity()?.end_text(), "the certificate is renewed"),
+            match remote.renew_held(&held) {
+                Ok(_) => tracing::info!(until = held.validity()?.end_text(), "the certificate is renewed"),
                 Err(error @ RemoteError::Refused { .. }) => return Err(error),
                 // A third of its life is left for that.
                 Err(error) => {
@@ -181,7 +191,7 @@ impl Remote {
 
     /// Whether it is time for another certificate.
     pub fn is_to_be_renewed(&self) -> bool {
-        self.folder.validity().is_ok_and(|validity| validity.is_renewed_at(seconds(wall())))
+        self.validity().is_ok_and(|validity| validity.is_renewed_at(seconds(wall())))
     }
 
     /// Who this is.
@@ -191,48 +201,76 @@ impl Remote {
 
     /// When the certificate counts.
     pub fn validity(&self) -> Result<certs::identity::Validity> {
-        Ok(self.folder.validity()?)
+        Ok(self.folder.hold()?.validity()?)
     }
 
     /// Takes a certificate for a new key in the place of the one in use, and uses it: the aggregator counts it, and the CAs that
     /// came with it, from then on.
     pub fn renew(&mut self) -> Result<Renewed> {
-        let key = self.folder.credentials().next()?;
+        let held = self.folder.hold()?;
+        // Another command may have renewed the one that this one has known.
+        self.present(&held)?;
+        self.renew_held(&held)
+    }
+
+    fn renew_held(&mut self, held: &Held) -> Result<Renewed> {
+        let key = held.credentials().next()?;
         let request = wire::RenewRequest { csr_pem: key.csr_pem()? };
         let renewed = self.runtime.block_on(self.client.renew_person(request))?.into_inner();
         // A certificate for another key, or of another CA, would be refused here, before anything is kept.
         tls::site_config(&self.enrolled.federation, &renewed.certificate_pem, &renewed.authority_pem, &key)?;
-        self.folder.credentials().replace(&renewed.certificate_pem, &renewed.authority_pem)?;
-        self.client = self.runtime.block_on(async { client(&self.folder, &self.enrolled) })?;
+        held.credentials().replace(&renewed.certificate_pem, &renewed.authority_pem)?;
+        self.present(held)?;
         let next_authority = renewed.authority_pem.matches(CERTIFICATE).count() > 1;
         Ok(Renewed { next_authority, unused: self.is_known().err() })
     }
 
     /// Makes a call with a certificate that is new. A server that has just heard of the next CA lets in whom that vouches for a
     /// second later.
-    fn is_known(&mut self) -> Result<()> {
+    fn is_known(&self) -> Result<()> {
         let end = Instant::now() + KNOWN_WITHIN;
         loop {
-            match self.status() {
+            match self.runtime.block_on(read_status(self.client.clone())) {
                 Err(RemoteError::Unreachable(_)) if Instant::now() < end => std::thread::sleep(KNOWN_AGAIN),
                 answer => return answer.map(drop),
             }
         }
     }
 
+    /// Presents the certificate that is in the folder.
+    fn present(&mut self, held: &Held) -> Result<()> {
+        (self.client, self.presented) = self.runtime.block_on(async { client(held, &self.enrolled) })?;
+        Ok(())
+    }
+
+    /// The same; whether it is another one than before.
+    fn presents_another(&mut self) -> Result<bool> {
+        let before = self.presented;
+        self.present(&self.folder.hold()?)?;
+        Ok(self.presented != before)
+    }
+
+    /// The answer to a call. A certificate that counts no more because another command has renewed it meanwhile is no reason to fail:
+    /// the call, of which nothing was done, is made once more with the new one.
+    fn answer<T>(&mut self, call: impl AsyncFn(Client) -> Result<T>) -> Result<T> {
+        let answer = self.runtime.block_on(call(self.client.clone()));
+        let is_revoked = matches!(&answer, Err(RemoteError::Refused { code, .. }) if code == REVOKED);
+        if is_revoked && matches!(self.presents_another(), Ok(true)) {
+            return self.runtime.block_on(call(self.client.clone()));
+        }
+        answer
+    }
+
     /// How the federation stands, as far as this person may see it.
     pub fn status(&mut self) -> Result<status::Status> {
-        let text = self
-            .runtime
-            .block_on(async { whole(self.client.read_status(wire::ReadStatusRequest {}).await?.into_inner()).await })?;
-        Ok(serde_json::from_slice(&text)?)
+        self.answer(read_status)
     }
 
     /// The ledger's lines, which hold to their chain and to their end in the aggregator's hand, and that end.
     pub fn ledger(&mut self) -> Result<(Vec<String>, Colophon)> {
-        let text = self
-            .runtime
-            .block_on(async { whole(self.client.read_ledger(wire::ReadLedgerRequest {}).await?.into_inner()).await })?;
+        let text = self.answer(async |mut client| {
+            whole(client.read_ledger(wire::ReadLedgerRequest {}).await?.into_inner()).await
+        })?;
         let text = String::from_utf8_lossy(&text).into_owned();
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
         let last = lines.pop().ok_or(RemoteError::NotIts("a ledger without an end"))?;
@@ -248,7 +286,8 @@ impl Remote {
     /// The plan of a run.
     pub fn plan(&mut self, run: &RunId) -> Result<Plan> {
         let request = wire::ReadPlanRequest { run: run.to_string() };
-        let bytes = self.runtime.block_on(self.client.read_plan(request))?.into_inner().canonical;
+        let reply = self.answer(async |mut client| Ok(client.read_plan(request.clone()).await?))?;
+        let bytes = reply.into_inner().canonical;
         Ok(Plan::from_agreed_bytes(&bytes, Digest::of(&bytes))?)
     }
 
@@ -257,42 +296,41 @@ impl Remote {
         let signature = self.folder.sign(&self.enrolled, plan.digest())?;
         let new = wire::NewRun { canonical: plan.canonical_bytes().into(), signature: signature_bytes(signature) };
         let model = Bytes::from(first_model);
-        let pieces = (0..model.len())
-            .step_by(CHUNK_BYTES)
-            .map(move |begin| start_run_part::Part::Data(model.slice(begin..model.len().min(begin + CHUNK_BYTES))));
-        let parts = [start_run_part::Part::Run(new)].into_iter().chain(pieces);
-        let parts = tokio_stream::iter(parts.map(|part| wire::StartRunPart { part: Some(part) }));
-        let reply = self.runtime.block_on(self.client.start_run(parts))?.into_inner();
-        Ok(reply.not_enrolled.iter().map(|name| site("StartRunReply", name)).collect::<std::result::Result<_, _>>()?)
+        let reply = self.answer(async |mut client| {
+            let parts = start_run_parts(new.clone(), model.clone());
+            Ok(client.start_run(tokio_stream::iter(parts)).await?)
+        })?;
+        let names = &reply.into_inner().not_enrolled;
+        Ok(names.iter().map(|name| site("StartRunReply", name)).collect::<std::result::Result<_, _>>()?)
     }
 
     /// Puts this person's hand under a plan that it has read.
     pub fn sign(&mut self, run: &RunId, plan: Digest) -> Result<Signatures> {
         let signature = signature_bytes(self.folder.sign(&self.enrolled, plan)?);
         let request = wire::SignPlanRequest { run: run.to_string(), plan: digest_bytes(plan), signature };
-        let reply = self.runtime.block_on(self.client.sign_plan(request))?.into_inner();
+        let reply = self.answer(async |mut client| Ok(client.sign_plan(request.clone()).await?))?.into_inner();
         Ok(Signatures { counting: reply.counting as usize, needed: reply.needed })
     }
 
     /// Asks something of a run.
     pub fn ask(&mut self, run: &RunId, wanted: &Wanted) -> Result<()> {
-        let run = run.to_string();
-        self.runtime.block_on(async {
+        self.answer(async |mut client| {
+            let run = run.to_string();
             match wanted {
-                Wanted::Pause => self.client.pause_run(wire::RunRequest { run }).await,
-                Wanted::Resume => self.client.resume_run(wire::RunRequest { run }).await,
+                Wanted::Pause => client.pause_run(wire::RunRequest { run }).await?,
+                Wanted::Resume => client.resume_run(wire::RunRequest { run }).await?,
                 Wanted::Abort(because) => {
-                    self.client.abort_run(wire::AbortRunRequest { run, because: because.clone() }).await
+                    client.abort_run(wire::AbortRunRequest { run, because: because.clone() }).await?
                 }
-            }
-        })?;
-        Ok(())
+            };
+            Ok(())
+        })
     }
 
     /// Has an invitation made.
     pub fn invite(&mut self, holder: &Holder, address: Option<String>) -> Result<Invited> {
         let request = wire::InviteRequest { holder: holder.to_string(), address: untold(address) };
-        let reply = self.runtime.block_on(self.client.invite(request))?.into_inner();
+        let reply = self.answer(async |mut client| Ok(client.invite(request.clone()).await?))?.into_inner();
         let invitation: certs::invitation::Invitation = reply.invitation.parse()?;
         if invitation.holder != *holder {
             return Err(RemoteError::NotIts("an invitation for somebody else"));
@@ -303,9 +341,23 @@ impl Remote {
     /// Ends a holder's certificate and open invitations.
     pub fn revoke(&mut self, holder: &Holder) -> Result<Revoked> {
         let request = wire::RevokeRequest { holder: holder.to_string() };
-        let reply = self.runtime.block_on(self.client.revoke(request))?.into_inner();
+        let reply = self.answer(async |mut client| Ok(client.revoke(request.clone()).await?))?.into_inner();
         Ok(Revoked { certificate: reply.certificate, invitations: reply.invitations as usize })
     }
+}
+
+async fn read_status(mut client: Client) -> Result<status::Status> {
+    let text = whole(client.read_status(wire::ReadStatusRequest {}).await?.into_inner()).await?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// A run, and its first model in pieces.
+fn start_run_parts(new: wire::NewRun, model: Bytes) -> impl Iterator<Item = wire::StartRunPart> {
+    let pieces = (0..model.len())
+        .step_by(CHUNK_BYTES)
+        .map(move |begin| start_run_part::Part::Data(model.slice(begin..model.len().min(begin + CHUNK_BYTES))));
+    let parts = [start_run_part::Part::Run(new)].into_iter().chain(pieces);
+    parts.map(|part| wire::StartRunPart { part: Some(part) })
 }
 
 /// Enrols a person into a folder, or once more: after the certificate expired or was revoked, with a new key. A key from an
@@ -318,7 +370,8 @@ pub fn enrol(invitation: &str, path: &Path) -> Result<Enrolled> {
     };
     let folder = Folder::at(path);
     folder.prepare(&invitation, &person)?;
-    let (key, signing) = (folder.credentials().next()?, folder.signing_key()?);
+    let held = folder.hold()?;
+    let (key, signing) = (held.credentials().next()?, folder.signing_key()?);
     let request = enrolment::request(&invitation, &key, &signing)?;
     let tls = tls::enrolment_config(&invitation.federation, invitation.authority)?;
     let runtime = runtime()?;
@@ -336,7 +389,7 @@ pub fn enrol(invitation: &str, path: &Path) -> Result<Enrolled> {
         }
     }
     let enrolled = Enrolled::of(&invitation, person, welcome.aggregator_key, signing.verifying());
-    folder.keep(&enrolled, &welcome.certificate_pem, &welcome.authority_pem)?;
+    held.keep(&enrolled, &welcome.certificate_pem, &welcome.authority_pem)?;
     Ok(enrolled)
 }
 
@@ -344,11 +397,11 @@ fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RemoteError::Start)
 }
 
-fn client(folder: &Folder, enrolled: &Enrolled) -> Result<CoordinationClient<Channel>> {
-    let channel = channel(&enrolled.address, folder.tls(&enrolled.federation)?)?;
-    Ok(CoordinationClient::new(channel)
-        .max_decoding_message_size(MESSAGE_BYTES)
-        .max_encoding_message_size(MESSAGE_BYTES))
+/// Who calls with the certificate that is in the folder, and the digest of that.
+fn client(held: &Held, enrolled: &Enrolled) -> Result<(Client, Digest)> {
+    let (tls, presented) = held.tls(&enrolled.federation)?;
+    let client = CoordinationClient::new(channel(&enrolled.address, tls)?);
+    Ok((client.max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES), presented))
 }
 
 /// A channel to `address` (host:port) that connects when it is first used.

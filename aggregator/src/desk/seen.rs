@@ -13,6 +13,8 @@ impl Status {
         self.damaged_runs.clear();
         self.runs.retain(|run| run.sites.contains_key(site));
         for run in &mut self.runs {
+            let others: Vec<SiteId> = run.sites.keys().filter(|other| *other != site).cloned().collect();
+            run.because = run.because.take().map(|because| without_names(because, &others));
             run.sites.retain(|other, _| other == site);
             run.scores.iter_mut().for_each(|scores| scores.sites.retain(|other, _| other == site));
             run.tasks.iter_mut().for_each(|task| task.best = None);
@@ -30,5 +32,27 @@ impl Status {
             }
         }
         self
+    }
+}
+
+/// Why a run does not go on, unless that names other sites.
+fn without_names(because: String, others: &[SiteId]) -> String {
+    let is_name = |word: &str| others.iter().any(|other| other.as_str() == word);
+    let mut words = because.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+    if words.any(is_name) { "for a reason that names other sites: ask the coordinator".to_owned() } else { because }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_unless_it_names_another_site() {
+        let others = ["bergen".parse().unwrap(), "c".parse().unwrap()];
+        let told = |because: &str| without_names(because.to_owned(), &others);
+        assert_eq!(told("aborted by the coordinator: a scanner"), "aborted by the coordinator: a scanner");
+        for naming in ["left out: bergen: declined", "the update of c is damaged", "c"] {
+            assert!(told(naming).contains("ask the coordinator") && !told(naming).contains("declined"));
+        }
     }
 }

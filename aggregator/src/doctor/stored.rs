@@ -11,7 +11,7 @@ use crate::audit::{AggregatorLedger, audit};
 use crate::authority;
 use crate::clock::Stamp;
 use crate::config::Config;
-use crate::desk::AT_ONCE;
+use crate::desk;
 use crate::status::{self, EnrolledSite, RunPhase, Status};
 use crate::store::{Blobs, MemberRecord, SqliteStore, Store, StoreError};
 
@@ -49,24 +49,22 @@ pub(super) fn read(state: &Path, now: Stamp) -> Result<Read, StoreError> {
         return Err(StoreError::Damaged(damaged.clone()));
     }
     let heard = store.progress()?.iter().map(|said| said.heard_at).max();
-    let mut lines = Vec::new();
-    loop {
-        let some = store.ledger(lines.len() as u64, AT_ONCE)?;
-        if some.is_empty() {
-            break;
-        }
-        lines.extend(some);
-    }
+    let (lines, end) = desk::lines(&store)?;
     let written = lines.last().and_then(|line| common::ledger::time_of(line)).map(Stamp);
     let latest = heard.max(written).max(Some(store.federation()?.created_at)).unwrap_or(now);
     let (members, needed) = (store.members()?, needed(&store, &status)?);
-    let (ledger, waiting) = (ledger(state, &store, lines), waiting(state, &status, &members));
+    let (ledger, waiting) = (ledger(state, &store, lines, end), waiting(state, &status, &members));
     Ok(Read { status, members, ledger, latest, waiting, needed })
 }
 
-fn ledger(state: &Path, store: &SqliteStore, lines: Vec<String>) -> Result<(u64, usize), String> {
+fn ledger(
+    state: &Path,
+    store: &SqliteStore,
+    lines: Vec<String>,
+    end: common::ledger::Head,
+) -> Result<(u64, usize), String> {
     let key = authority::existing_signing_key(state).map_err(told)?.verifying();
-    let (federation, end) = (store.federation().map_err(told)?.name, store.ledger_head().map_err(told)?);
+    let federation = store.federation().map_err(told)?.name;
     let held = audit(&AggregatorLedger { federation, key, lines, end }, &[]).map_err(told)?;
     Ok((held.head.entries, held.told))
 }

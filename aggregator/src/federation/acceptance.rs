@@ -5,6 +5,7 @@ use std::sync::Arc;
 use common::plan::ShareBy;
 use common::privacy::SUBJECTS_ROUNDED_TO;
 use common::refusal::UpdateFault;
+use common::update::MOST_MEASURED;
 use common::{Encoding, Refusal, RoundNumber, UpdateManifest};
 
 use super::LiveRun;
@@ -78,8 +79,8 @@ pub(super) fn require_acceptable(run: &LiveRun, manifest: &UpdateManifest, layou
         (UpdateFault::Share, why)
     } else if *steps == 0 || *steps as usize > most {
         (UpdateFault::Steps, format!("{steps} steps, but a round has 1 to {most}"))
-    } else if !meters.are_finite() {
-        (UpdateFault::Meters, "a meter is not a finite number".to_owned())
+    } else if !meters.can_be() {
+        (UpdateFault::Meters, format!("a meter is no number from -{MOST_MEASURED:e} to {MOST_MEASURED:e}"))
     } else {
         return Ok(());
     };

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -74,6 +75,8 @@ pub struct Federation {
     /// Who was turned away: entered in the ledger with the next refresh.
     door: Mutex<Door>,
     uploads: Mutex<BTreeMap<UpdateKey, Arc<Upload>>>,
+    /// How many they were when that was looked at last.
+    uploading: AtomicUsize,
     /// Files that were removed, to be closed where nobody waits: of many gigabytes that takes seconds.
     closing: Mutex<Vec<File>>,
     /// Updates that are no longer needed, whose files wait to be written over by the next round's: so many as these take room,
@@ -190,6 +193,7 @@ impl Federation {
             used: Mutex::default(),
             door: Mutex::default(),
             uploads: Mutex::default(),
+            uploading: AtomicUsize::default(),
             closing: Mutex::default(),
             spares: Mutex::default(),
             checked: Mutex::default(),

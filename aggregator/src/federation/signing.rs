@@ -64,7 +64,6 @@ impl Federation {
 
     /// Starts a run whose first model is stored, in the name of a coordinator and with that hand under its plan.
     pub fn start_signed(&self, coordinator: &PersonId, plan: &Plan, signature: Ed25519) -> Result<(), Refusal> {
-        let (run, digest) = (plan.run(), plan.digest());
         let by = Actor::Person(Person::coordinator(coordinator.clone()));
         let is_there = || match self.blobs.length(plan.first_model) {
             Some(_) => Ok(()),
@@ -74,9 +73,8 @@ impl Federation {
         let live = self.live();
         self.admit(self.store.members().map_err(refusal)?);
         let counted = plan.draft.signatures == 0;
-        let record = SignatureRecord { counted, ..self.signature(coordinator, digest, signature)? };
-        self.store.start_run(plan, &by, self.clock.wall(), &mut || is_there()).map_err(refusal)?;
-        self.store.sign(run, digest, &record).map_err(refusal)?;
+        let record = SignatureRecord { counted, ..self.signature(coordinator, plan.digest(), signature)? };
+        self.store.start_run(plan, Some(&record), &by, self.clock.wall(), &mut || is_there()).map_err(refusal)?;
         drop(live);
         self.refresh().map_err(refusal)
     }

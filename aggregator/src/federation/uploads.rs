@@ -8,6 +8,7 @@
 //! restart only bytes that were synced and noted count.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use certs::signing::verifies;
@@ -134,7 +135,9 @@ impl Federation {
         if received.count != upload.manifest.bytes {
             return Err(Refusal::Offset { expected: received.count, found: upload.manifest.bytes });
         }
-        let checked = match self.check(&upload, &mut received) {
+        // Signed when it was announced; by now the site may have enrolled with another key.
+        let signed = self.require_attested(&upload.manifest);
+        let checked = match signed.and_then(|()| self.check(&upload, &mut received)) {
             Ok(checked) => checked,
             Err(refusal) => {
                 if !refusal.is_transient() {
@@ -169,7 +172,11 @@ impl Federation {
 
     /// How large the next chunk of an upload should be, with so many on their way.
     pub fn chunk_bytes(&self) -> u32 {
-        chunk_bytes(self.uploads().len())
+        // Asked where nobody may wait: who holds the uploads may be waiting for the disk, and how many they were is as good.
+        if let Ok(uploads) = self.uploads.try_lock() {
+            self.uploading.store(uploads.len(), Ordering::Relaxed);
+        }
+        chunk_bytes(self.uploading.load(Ordering::Relaxed))
     }
 
     /// Goes on with uploads that a restart interrupted; forgets those whose round is over.
@@ -379,7 +386,7 @@ pub(super) mod tests {
         let model = weights(0.0);
         let plan = draft.with_first_model(model.signature(), model.digest());
         Blobs::open(state).unwrap().put(&model.to_safetensors()).unwrap();
-        store.start_run(&plan, &crate::ledger::Actor::StateFolder, Stamp(0), &mut || Ok(())).unwrap();
+        store.start_run(&plan, None, &crate::ledger::Actor::StateFolder, Stamp(0), &mut || Ok(())).unwrap();
         let limits = Limits { spool_bytes: 1 << 20, keep_updates_of_rounds: 2 };
         let federation = Federation::open(state, limits, Arc::new(SystemClock::new())).unwrap();
         let manifest = |value| UpdateManifest {

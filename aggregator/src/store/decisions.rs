@@ -146,7 +146,7 @@ fn write_update(transaction: &Transaction<'_>, manifest: &UpdateManifest, moment
     forget_upload(transaction, &UpdateKey::of(manifest))
 }
 
-/// Whether an upload, a stored update, a round, or the server's state in a run that goes on names a blob: the last one, and as long as the
+/// Whether an upload, a stored update, a round, a run that has no round yet, or the server's state in a run that goes on names a blob: the last one, and as long as the
 /// last model's updates are kept the one before, so that this model can be made again. With one site in a round, the server's first
 /// momentum has the very bytes of its update.
 pub(super) fn names(connection: &Connection, blob: Digest) -> Result<bool> {
@@ -155,6 +155,8 @@ pub(super) fn names(connection: &Connection, blob: Digest) -> Result<bool> {
          SELECT EXISTS (SELECT 1 FROM uploads WHERE blob = ?1) \
          OR EXISTS (SELECT 1 FROM updates WHERE blob = ?1 AND retired = 0) \
          OR EXISTS (SELECT 1 FROM rounds WHERE base = ?1 OR model = ?1) \
+         OR EXISTS (SELECT 1 FROM runs WHERE state = 'awaiting' \
+                    AND json_extract(CAST(plan AS TEXT), '$.first_model') = ?1) \
          OR EXISTS (SELECT 1 FROM runs JOIN rounds USING (run) JOIN last USING (run), \
                                   json_each(rounds.merged, '$.states') AS state \
                     WHERE runs.state = 'running' AND state.value = ?1 \

@@ -449,10 +449,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn revoke(&self, holder: &Holder, by: &Actor, now: Stamp) -> Result<Revoked, StoreError>;
 
     /// Starts a run, or lets it await its signatures if the plan needs some. Its first model is stored before; `check` sees that
-    /// it is there, while nothing can take it away.
+    /// it is there, while nothing can take it away. With it a coordinator's `hand` is put under the plan, if there is one: both or neither
+    /// are written down.
     fn start_run(
         &self,
         plan: &Plan,
+        hand: Option<&SignatureRecord>,
         by: &Actor,
         now: Stamp,
         check: &mut dyn FnMut() -> Result<(), StoreError>,

@@ -197,7 +197,14 @@ impl Store for SqliteStore {
         self.write(|transaction| members::revoke(transaction, holder, by, now))
     }
 
-    fn start_run(&self, plan: &Plan, by: &Actor, now: Stamp, check: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    fn start_run(
+        &self,
+        plan: &Plan,
+        hand: Option<&SignatureRecord>,
+        by: &Actor,
+        now: Stamp,
+        check: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         self.write(|transaction| {
             let run = plan.run();
             let exists =
@@ -215,7 +222,8 @@ impl Store for SqliteStore {
             let (first_model, digest) = (plan.first_model, plan.digest());
             ledger::append(transaction, &Event::RunStarted { run, plan: digest, first_model, by }, now)?;
             let moment = Moment { wall: now, of_round: Duration::ZERO };
-            actions.iter().try_for_each(|action| write_action(transaction, run, action, Details::None, moment))
+            actions.iter().try_for_each(|action| write_action(transaction, run, action, Details::None, moment))?;
+            hand.map_or(Ok(()), |hand| signatures::sign(transaction, run, digest, hand))
         })
     }
 

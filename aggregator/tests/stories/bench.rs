@@ -123,7 +123,7 @@ impl Bench {
         let plan = draft.with_first_model(model.signature(), model.digest());
         let blobs = Blobs::open(self.folder.path()).unwrap();
         blobs.put(&model.to_safetensors()).unwrap();
-        self.store().start_run(&plan, &Actor::StateFolder, self.clock.wall(), &mut || Ok(())).unwrap();
+        self.store().start_run(&plan, None, &Actor::StateFolder, self.clock.wall(), &mut || Ok(())).unwrap();
         self.federation().refresh().unwrap();
         plan
     }

@@ -8,7 +8,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use aggregator::authority;
 use aggregator::config::Config;
+use aggregator::desk::remote::{Remote, RemoteError};
 use aggregator::ledger::Actor;
 use aggregator::status::{RunPhase, Status};
 use aggregator::store::{SqliteStore, Store};
@@ -403,6 +405,23 @@ fn a_change_of_the_ca_is_in_the_ledger_with_both_fingerprints_and_whom_it_shut_o
 }
 
 #[test]
+fn a_next_ca_that_cannot_be_entered_in_the_ledger_is_shown_to_nobody_and_is_made_when_it_is_typed_again() {
+    let desk = Desk::new();
+    let database = rusqlite::Connection::open(desk.path("fed/state.db")).unwrap();
+    let full = "CREATE TRIGGER full BEFORE INSERT ON ledger BEGIN SELECT RAISE(ABORT, 'no room'); END";
+    database.execute_batch(full).unwrap();
+    assert_eq!(desk.types(&["authority", "next"]).status.code(), Some(1));
+    database.execute_batch("DROP TRIGGER full").unwrap();
+    assert_eq!(desk.json(&["authority", "show", "--json"])["next"], false);
+    desk.json(&["authority", "next", "--json"]);
+    let entries = desk.json(&["ledger", "show", "--json"]);
+    let announced = &entries.as_array().unwrap().last().unwrap()["event"];
+    let federation = "typed".parse().unwrap();
+    let next = authority::hold(&desk.path("fed")).unwrap().read(&federation).unwrap().1.unwrap();
+    assert_eq!(announced["next"], json!(next.fingerprint().unwrap()));
+}
+
+#[test]
 fn what_keeps_a_command_from_its_work_is_named_and_not_taken_for_something_else() {
     let desk = Desk::reachable();
     // A folder that nobody can look into, root neither.
@@ -499,6 +518,51 @@ fn whoever_types_commands_has_a_certificate_that_renews_itself_until_it_is_over(
     }
     assert_ne!(fs::read(desk.path("eve/person.key")).unwrap(), key, "a new certificate is for a new key");
     assert!(!desk.path("eve/next.key").exists());
+}
+
+#[test]
+fn an_invitation_whose_answer_could_not_be_kept_is_typed_again() {
+    let desk = Desk::reachable();
+    let _server = desk.serve();
+    let invited = desk.json(&["invite", "--observer", "eve", "--json"]);
+    let enrol = ["enrol", invited["invitation"].as_str().unwrap(), "--as", "eve"];
+    // Where who this is would be written first.
+    let odd = desk.path("eve/federation.json.part");
+    fs::create_dir_all(&odd).unwrap();
+    assert_eq!(desk.beside(&enrol).status.code(), Some(1));
+    assert_eq!(desk.json(&["status", "--json"])["persons"][0]["person"], "observer/eve", "the invitation is used");
+    fs::remove_dir(&odd).unwrap();
+    let again = desk.beside(&enrol);
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    assert!(desk.beside(&["status", "--as", "eve"]).status.success());
+}
+
+#[test]
+fn a_command_whose_certificate_another_one_renewed_meanwhile_goes_on_with_the_new_one() {
+    let desk = Desk::reachable();
+    let _server = desk.serve();
+    let invited = desk.json(&["invite", "--observer", "eve", "--json"]);
+    assert!(desk.beside(&["enrol", invited["invitation"].as_str().unwrap(), "--as", "eve"]).status.success());
+    let open = || Remote::open(&desk.path("eve")).unwrap();
+    // All three know the first certificate.
+    let (mut asks, mut renews, mut renews_too) = (open(), open(), open());
+    assert!(renews.renew().unwrap().unused.is_none());
+    assert!(asks.status().is_ok());
+    assert!(renews_too.renew().unwrap().unused.is_none());
+    let mut many: Vec<Remote> = (0..4).map(|_| open()).collect();
+    thread::scope(|scope| {
+        let renewing: Vec<_> = many.iter_mut().map(|remote| scope.spawn(|| remote.renew().map(drop))).collect();
+        renewing.into_iter().for_each(|renewed| renewed.join().unwrap().unwrap());
+    });
+    // What was revoked by somebody is no renewal.
+    let mut revoked = open();
+    assert!(desk.types(&["revoke", "--observer", "eve"]).status.success());
+    let code = loop {
+        if let Err(RemoteError::Refused { code, .. }) = revoked.status() {
+            break code;
+        }
+    };
+    assert_eq!(code, "revoked");
 }
 
 #[test]

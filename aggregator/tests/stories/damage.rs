@@ -6,7 +6,7 @@ use std::time::Duration;
 use aggregator::status::{OpenState, RunPhase};
 use aggregator::store::{Blobs, RoundRecord, RoundState, Store};
 use common::plan::Strategy;
-use common::{Decline, Digest, Phase, Refusal};
+use common::{Decline, Digest, Phase, Refusal, UpdateManifest};
 
 use crate::bench::{Bench, plan_draft, run_id, site_id, weights};
 use crate::restarts::{all_report, student};
@@ -325,4 +325,17 @@ fn of_blobs_that_a_merge_made_those_that_no_record_names_are_removed_and_no_othe
         })
         .unwrap();
     assert_eq!(removed, [stray]);
+}
+
+#[test]
+fn the_first_model_of_a_run_that_awaits_its_signatures_is_nobodys_upload_to_forget() {
+    let bench = Bench::with_run(500, 2, 1, 1);
+    let mut waiting = plan_draft("waiting", &["a", "b", "c"], 2, 1, 1);
+    waiting.signatures = 2;
+    let first = bench.start_run_of(waiting, &weights(500, |place| place as f32)).first_model;
+    let announced = bench.manifest("a", &weights(500, |_| 0.5));
+    for blob in [first, announced.blob] {
+        bench.begin(&UpdateManifest { blob, ..announced.clone() }).unwrap();
+    }
+    assert!(path_of(&bench, first).exists());
 }

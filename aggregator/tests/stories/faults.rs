@@ -125,11 +125,12 @@ impl Store for Faulty {
     fn start_run(
         &self,
         plan: &Plan,
+        hand: Option<&SignatureRecord>,
         by: &Actor,
         now: Stamp,
         check: &mut dyn FnMut() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        self.write(|store| store.start_run(plan, by, now, check))
+        self.write(|store| store.start_run(plan, hand, by, now, check))
     }
     fn runs(&self, skip: usize) -> Result<Vec<Result<RunRecord, StoreError>>, StoreError> {
         self.store.runs(skip)
@@ -343,7 +344,9 @@ fn overdue(fault: Fault, grace: u64) -> (Bench, Federation, Arc<AtomicUsize>) {
     bench.start_run(draft, 60);
     for seconds in [58, 69].into_iter().filter(|_| grace > 0) {
         ["a", "b", "c"].into_iter().for_each(|site| drop(bench.joins(site)));
-        ["a", "b"].into_iter().for_each(|site| drop(bench.reports(site, &weights(60, |_| 0.5)).unwrap()));
+        for site in ["a", "b"] {
+            bench.reports(site, &weights(60, |_| 0.5)).unwrap();
+        }
         bench.clock.pass(Duration::from_secs(seconds));
         bench.reports("c", &weights(60, |_| 0.25)).unwrap();
         bench.merge();

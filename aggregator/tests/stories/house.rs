@@ -132,7 +132,7 @@ impl House {
         let plan = draft.with_first_model(model.signature(), model.digest());
         let blobs = aggregator::store::Blobs::open(self.folder.path()).unwrap();
         blobs.put(&model.to_safetensors()).unwrap();
-        self.store().start_run(&plan, &Actor::StateFolder, wall(), &mut || Ok(())).unwrap();
+        self.store().start_run(&plan, None, &Actor::StateFolder, wall(), &mut || Ok(())).unwrap();
     }
 
     /// An invitation for a site, or for a person as a certificate names it.

@@ -1,7 +1,10 @@
 //! What the aggregator writes of what happened, and what sites signed of it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use aggregator::clock::Clock;
-use aggregator::ledger::Actor;
+use aggregator::desk;
+use aggregator::ledger::{Actor, Event};
 use aggregator::store::Store;
 use certs::signing::verifies;
 use common::ledger::{self, Fault, Head};
@@ -9,7 +12,7 @@ use common::signed::{Attestation, SignedHead, model_statement};
 use common::{Digest, Directive, Phase, Progress, RoundNumber, UpdateManifest};
 use proto::wire;
 
-use crate::bench::{Bench, enrol, holder, weights};
+use crate::bench::{Bench, enrol, holder, run_id, weights};
 use crate::house::{House, Site, code};
 
 fn lines(store: &dyn Store) -> Vec<String> {
@@ -25,6 +28,25 @@ fn told(store: &dyn Store) -> Vec<String> {
     });
     assert_eq!(head, Ok(store.ledger_head().unwrap()));
     told
+}
+
+#[test]
+fn a_ledger_that_grows_while_it_is_read_holds() {
+    let bench = Bench::with_run(40, 2, 2, 1);
+    let is_read = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (store, model) = (bench.store(), Digest::of(b"model"));
+            // No end is no reason to read for ever.
+            for _ in (0..4000).take_while(|_| !is_read.load(Ordering::Relaxed)) {
+                store.enter(&Event::ModelDamaged { run: &run_id(), model }, bench.clock.wall()).unwrap();
+            }
+        });
+        let store = bench.store();
+        let read: Vec<_> = (0..200).map(|_| desk::ledger(&store).map(|(_, head)| head.entries)).collect();
+        is_read.store(true, Ordering::Relaxed);
+        assert!(read.iter().all(Result::is_ok), "{read:?}");
+    });
 }
 
 #[test]

@@ -172,7 +172,10 @@ async fn another_authority_takes_the_place_of_the_federations_with_the_work_goin
     let mut b = house.site("b").await;
     a.is_asked_to_renew(false).await;
     let federation = "wired".parse().unwrap();
-    authority::begin_next(house.path(), &federation, wall()).unwrap();
+    let held = authority::hold(house.path()).unwrap();
+    held.prepare_next(&federation, wall()).unwrap();
+    held.begin_next().unwrap();
+    drop(held);
     a.is_asked_to_renew(true).await;
     // A round goes on with the certificate of before.
     let work = a.work(1).await;
@@ -202,7 +205,7 @@ async fn another_authority_takes_the_place_of_the_federations_with_the_work_goin
     timeout(WITHIN, noted).await.expect("a note of the certificate in use");
     assert_eq!(knowing(), ["a"]);
 
-    authority::switch(house.path()).unwrap();
+    authority::hold(house.path()).unwrap().switch().unwrap();
     a.is_asked_to_renew(true).await;
     let (mut a, one) = renewed(&mut a, "a-one").await;
     assert_eq!(one.matches("BEGIN CERTIFICATE").count(), 1);

@@ -155,6 +155,9 @@ const CASES: &[Case] = &[
     ("another infinite entropy", "update-meters", "meter", |s| {
         s.announces(|m| m.meters.batch_entropy = f64::NEG_INFINITY)
     }),
+    ("an entropy that leaves no room for a difference", "update-meters", "meter", |s| {
+        s.announces(|m| m.meters.batch_entropy = -1.7e308)
+    }),
     ("a rank of NaN", "update-meters", "meter", |s| s.announces(|m| m.meters.rank_me = -f64::NAN)),
     ("a head in a run that pretrains", "update-heads", "no head cine", |s| {
         s.announces(|m| m.heads = [(task(), 10)].into())

@@ -6,7 +6,7 @@
 
 mod labelling;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::Digest;
 use common::ids::DigestBuilder;
@@ -112,6 +112,7 @@ pub(crate) fn catalogue(images: &[FoundImage]) -> Catalogue {
             groups.entry((header.subject, header.series)).or_default().push(place);
         }
     }
+    drop_shared(&mut groups, &mut skipped);
     drop_repetitions(images, &mut groups, &mut skipped);
     let mut series: Vec<Series> = groups.values().flat_map(|members| parts(images, members)).collect();
     labelling::label_by_study(&mut series);
@@ -128,6 +129,19 @@ fn is_copy(one: &ImageHeader, other: &ImageHeader) -> bool {
     let series = |header: &ImageHeader| (header.subject, header.study, header.series, header.instance_number);
     let frame = |frame: &FrameHeader| (frame.position, frame.orientation, frame.trigger_ms, frame.phase_index);
     series(one) == series(other) && one.frames.iter().map(frame).eq(other.frames.iter().map(frame))
+}
+
+/// Of a series that is of several patients nobody can say whose it is.
+fn drop_shared(groups: &mut BTreeMap<(SubjectKey, SeriesKey), Vec<usize>>, skipped: &mut Vec<(usize, SkipReason)>) {
+    let mut whose: BTreeMap<SeriesKey, BTreeSet<SubjectKey>> = BTreeMap::new();
+    groups.keys().for_each(|(subject, series)| _ = whose.entry(*series).or_default().insert(*subject));
+    groups.retain(|(_, series), members| {
+        let is_shared = whose[series].len() > 1;
+        if is_shared {
+            skipped.extend(members.iter().map(|place| (*place, SkipReason::SeveralPatients)));
+        }
+        !is_shared
+    });
 }
 
 /// Of series that are one for each name (UK Biobank's slices and planes), the newest in a study is used.
@@ -167,12 +181,15 @@ struct Shape {
     matrix: [u32; 2],
     spacing: [f64; 2],
     axis: Option<Vector>,
+    /// Of the two kinds of gray, values are not to be compared.
+    inverted_gray: bool,
 }
 
 impl Shape {
     fn of(header: &ImageHeader, frame: &FrameHeader) -> Self {
         let axis = frame.orientation.as_ref().and_then(slice_axis);
-        Self { component: frame.component, matrix: [header.rows, header.columns], spacing: frame.spacing, axis }
+        let (matrix, inverted_gray) = ([header.rows, header.columns], header.inverted_gray);
+        Self { component: frame.component, matrix, spacing: frame.spacing, axis, inverted_gray }
     }
 
     fn fits(&self, other: &Self) -> bool {
@@ -182,7 +199,8 @@ impl Shape {
             _ => false,
         };
         let spaced = self.spacing.iter().zip(&other.spacing).all(|(a, b)| (a - b).abs() < 1e-3);
-        self.component == other.component && self.matrix == other.matrix && spaced && parallel
+        let alike = self.component == other.component && self.inverted_gray == other.inverted_gray;
+        alike && self.matrix == other.matrix && spaced && parallel
     }
 }
 
@@ -242,7 +260,7 @@ fn series_of(images: &[FoundImage], key: SeriesKey, shape: &Shape, frames: &[Fra
         plane,
         matrix: shape.matrix,
         spacing_mm: shape.spacing,
-        inverted_gray: first.inverted_gray,
+        inverted_gray: shape.inverted_gray,
         slices,
         content: Digest([0; 32]),
         axis,

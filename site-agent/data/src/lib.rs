@@ -44,8 +44,8 @@ pub use crops::{CropBatch, CropMaker, Crops};
 pub use evaluation::{LabelledFrame, frames_for_evaluation, shown_frame, whole_frames};
 pub use geometry::{FrameGrid, Placement};
 pub use intake::{
-    IntakeError, IntakeOptions, IntakeProgress, IntakeReport, SkipCount, SpotCheck, Stage, ViewCount, Workers, index,
-    spot_check,
+    IntakeError, IntakeOptions, IntakeProgress, IntakeReport, Listed, SkipCount, SpotCheck, Stage, ViewCount, Workers,
+    index, spot_check,
 };
 pub use keys::{PathKey, SeriesKey, SiteSecret, StudyKey, SubjectKey};
 pub use labels::{Level, Plane, Rule, Sequence, Vendor};

@@ -116,6 +116,8 @@ pub enum SkipReason {
     Encrypted,
     /// An archive that cannot be read.
     DamagedArchive,
+    /// Images of several patients bear the SeriesInstanceUID of one series.
+    SeveralPatients,
 }
 
 impl SkipReason {
@@ -157,6 +159,7 @@ impl SkipReason {
             Self::Expansion => "expansion",
             Self::Encrypted => "encrypted",
             Self::DamagedArchive => "damaged-archive",
+            Self::SeveralPatients => "several-patients",
         }
     }
 
@@ -188,6 +191,9 @@ impl SkipReason {
             Self::Blank => "nothing: the series shows nothing",
             Self::Duplicate | Self::Superseded => "nothing: another copy is used",
             Self::ReusedUid => "let the exporting or anonymising system give every image a SOPInstanceUID of its own",
+            Self::SeveralPatients => {
+                "whose the series is cannot be told: export it again after the PatientID was corrected, or with series UIDs of their own"
+            }
             Self::EscapingPath | Self::ArchivedLink | Self::Expansion => {
                 "do not use this archive: ask whoever made it for another"
             }

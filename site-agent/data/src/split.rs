@@ -3,6 +3,11 @@
 //! A subject's key is an HMAC, so its first eight bytes are a uniform number: a subject is held out if that number is
 //! below the fraction. The choice does not change when other subjects come or go.
 
+use std::collections::BTreeSet;
+
+use common::Digest;
+
+use crate::cache::{FrameCache, SeriesRecord};
 use crate::keys::SubjectKey;
 
 /// A site's subjects in two parts, both sorted.
@@ -28,6 +33,18 @@ impl Split {
         }
         let training = sorted.split_off(held);
         Self { training, held_out: sorted }
+    }
+
+    /// As [`Split::new`] of a cache's subjects, but for those to train on who show the very pixels of a series of somebody held out: a
+    /// patient under a second identifier would be measured by what was learnt of him. They are in neither part.
+    pub fn of(cache: &FrameCache, fraction: f64) -> Self {
+        let mut split = Self::new(&cache.subjects(), fraction);
+        let is_held = |record: &&SeriesRecord| split.held_out.binary_search(&record.subject).is_ok();
+        let held: BTreeSet<Digest> = cache.series().iter().filter(is_held).map(SeriesRecord::pixels).collect();
+        let shows_it = |record: &&SeriesRecord| held.contains(&record.pixels());
+        let twins: BTreeSet<SubjectKey> = cache.series().iter().filter(shows_it).map(|record| record.subject).collect();
+        split.training.retain(|subject| !twins.contains(subject));
+        split
     }
 
     /// Subjects to train on.

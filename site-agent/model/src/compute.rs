@@ -96,6 +96,8 @@ pub(crate) trait Compute: Send {
     fn finetune(&self, input: &TaskInput<'_>, loss: Loss<'_>) -> TaskOutput;
     /// What a task's network says, row-major.
     fn logits(&self, plan: &ModelPlan, task: &Task, weights: &NamedTensors, shown: Shown<'_>) -> Vec<f32>;
+    /// What a detection's head says of features that [`Self::features`] gave, `group` images a subject, row-major.
+    fn pooled(&self, head: &NamedTensors, features: &[f32], group: usize) -> Vec<f32>;
     /// CLS features, `[count, dim]`, of a backbone with published names.
     fn features(&self, plan: &ModelPlan, backbone: &NamedTensors, images: Images<'_>) -> Vec<f32>;
     /// CLS attention of the last block, `[count, heads, patches]`.
@@ -296,6 +298,10 @@ where
 
     fn logits(&self, plan: &ModelPlan, task: &Task, weights: &NamedTensors, shown: Shown<'_>) -> Vec<f32> {
         self.apart(|| host(heads::logits(plan, task, &self.bare(weights), shown, &[])))
+    }
+
+    fn pooled(&self, head: &NamedTensors, features: &[f32], group: usize) -> Vec<f32> {
+        self.apart(|| host(heads::pooled(&self.bare(head), features, group)))
     }
 
     fn features(&self, plan: &ModelPlan, backbone: &NamedTensors, images: Images<'_>) -> Vec<f32> {

@@ -205,6 +205,23 @@ impl Finetuner {
         Ok(self.device.logits(&self.plan, task, &self.weights, self.checked(images)?))
     }
 
+    /// CLS features of its backbone, `[count, dim]`. A detection pools them with [`Self::pooled`]: of a subject with
+    /// more images than fit into memory at a time they are asked for in parts.
+    pub fn features(&self, images: &TaskImages) -> Result<Vec<f32>, ModelError> {
+        let shown = self.checked(images)?;
+        Ok(self.device.features(&self.plan, &self.weights.under(BACKBONE), shown.images))
+    }
+
+    /// What the head of a detection says of subjects with `group` images each, from [`Self::features`] of all of them:
+    /// the same as [`Self::logits`] of the images, to rounding.
+    pub fn pooled(&self, task: &Task, features: &[f32], group: usize) -> Result<Vec<f32>, ModelError> {
+        let subject = group * self.plan.dim;
+        if task.kind != TaskKind::Detection || subject == 0 || !features.len().is_multiple_of(subject) {
+            return Err(ModelError::Crops { what: "features to pool", expected: subject, found: features.len() });
+        }
+        Ok(self.device.pooled(&self.weights.under(&task.name.head_prefix()), features, group))
+    }
+
     fn checked<'a>(&self, images: &'a TaskImages) -> Result<Shown<'a>, ModelError> {
         let TaskImages { values, count, side, group } = images;
         let expected = count * self.plan.in_channels * side * side;
@@ -345,6 +362,30 @@ mod tests {
         });
         let said = network.logits(&detection, &images).unwrap();
         assert!(said.chunks_exact(2).zip(&halves).all(|(row, half)| usize::from(row[1] > row[0]) == *half));
+    }
+
+    #[test]
+    fn a_detection_says_of_features_in_parts_what_it_says_of_all_images_at_once() {
+        let (images, _, _, halves) = squares(14, 7);
+        let detection = task("detection", r#"{ "column": "side" }"#, &["left", "right"], "auc");
+        let mut network = finetuner(&detection, false);
+        let halves: Vec<usize> = halves.into_iter().step_by(7).collect();
+        (0..20).for_each(|seed| {
+            network.step(&detection, &images, &Answers::Classes(halves.clone()), seed).unwrap();
+        });
+        let parts = images.values.chunks(3 * 256).map(|values| {
+            let part = TaskImages { values: values.to_vec(), count: values.len() / 256, side: 16, group: 1 };
+            network.features(&part).unwrap()
+        });
+        let features: Vec<f32> = parts.flatten().collect();
+        let (pooled, whole) =
+            (network.pooled(&detection, &features, 7).unwrap(), network.logits(&detection, &images).unwrap());
+        assert_eq!((pooled.len(), whole.len()), (4, 4));
+        assert!(pooled.iter().zip(&whole).all(|(a, b)| (a - b).abs() < 1e-4), "{pooled:?} {whole:?}");
+        assert!((whole[0] - whole[2]).abs() > 0.1, "the two subjects are told apart");
+        assert!(network.pooled(&detection, &features, 4).is_err() && network.pooled(&detection, &features, 0).is_err());
+        let other = task("classification", "\"view\"", &["left", "right"], "accuracy");
+        assert!(network.pooled(&other, &features, 7).is_err());
     }
 
     #[test]

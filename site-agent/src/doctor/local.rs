@@ -153,7 +153,7 @@ fn caches(home: &Home, held_out: f64) -> (Check, Option<usize>) {
     for (folder, grid) in &folders {
         let sound = FrameCache::open(folder, grid).and_then(|cache| {
             frames += cache.frame_count();
-            let subjects = Split::new(&cache.subjects(), held_out).training().len();
+            let subjects = Split::of(&cache, held_out).training().len();
             training = Some(training.map_or(subjects, |fewest: usize| fewest.min(subjects)));
             let bytes = cache.frame_count() * 2 * (grid.frame_size as u64).pow(2);
             read &= bytes <= MOST_READ;

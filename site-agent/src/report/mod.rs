@@ -5,7 +5,7 @@
 //! arms        runs by task and arm, over seeds                 curves     ROC
 //! audience    what may be read where                           agreement  Bland and Altman
 //! plot        scales, ticks, axes as SVG                       confusion  a shaded table
-//! page        one HTML file: no script, nothing to fetch
+//! shares      of subjects, no finer than they may be told      page       one HTML file: no script, nothing to fetch
 //! ```
 //!
 //! Numbers are the evaluations' own: nothing is measured anew here, and a picture of other images than were measured is refused.
@@ -19,6 +19,7 @@ mod overlays;
 mod page;
 pub mod plot;
 mod runs;
+mod shares;
 
 pub use arms::{Arm, Figure, TaskRuns, grouped};
 pub use audience::Audience;

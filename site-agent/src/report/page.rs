@@ -53,8 +53,11 @@ fn banner(audience: Audience) -> &'static str {
              of these.</p>"
         }
         Audience::Elsewhere => {
-            "<p class=\"banner\"><strong>Holds no image and no value of a single subject.</strong> Counts of subjects are rounded \
-             down to a multiple of five; what fewer than five stand behind is not told.</p>"
+            "<p class=\"banner\"><strong>Holds no image and no value of a single subject.</strong> Counts are rounded \
+             down to a multiple of five; what fewer than five subjects stand behind is not told. Of a share of subjects, \
+             such as an accuracy, it is told between which two numbers it lies, as far as the rounded counts say, and an \
+             area under a curve has two decimals, of few subjects one: finer, they would tell the counts that are left \
+             out.</p>"
         }
     }
 }
@@ -148,7 +151,7 @@ fn section(place: usize, task: &TaskRuns, audience: Audience, shown: &[Shown]) -
 
 /// A row an arm, a column a metric of the whole task.
 fn arms_table(task: &TaskRuns, audience: Audience, tags: &[String]) -> String {
-    let metrics = task.metrics();
+    let metrics = columns(task, audience);
     let head = |metric: &Metric| format!("<th scope=\"col\">{metric} <i>{}</i></th>", better(*metric));
     let heads: String = metrics.iter().map(head).collect();
     let best: Vec<Vec<usize>> = metrics.iter().map(|metric| task.clearly_best(*metric, None)).collect();
@@ -174,6 +177,19 @@ fn arms_table(task: &TaskRuns, audience: Audience, tags: &[String]) -> String {
          subjects</th><th scope=\"col\">seeds</th><th scope=\"col\">measured subjects (n)</th>{heads}</tr></thead><tbody>{rows}</tbody>\
          </table></div>"
     )
+}
+
+/// The metrics of the whole task that have a column. Elsewhere these are all that the task asks of classes: one that is
+/// missing says that nobody is of a class.
+fn columns(task: &TaskRuns, audience: Audience) -> Vec<Metric> {
+    let mut metrics = task.metrics();
+    let of_classes = matches!(task.task.kind, TaskKind::Classification | TaskKind::Detection);
+    for metric in task.task.metrics.iter().filter(|_| of_classes && !audience.sees_subjects()) {
+        if !metrics.contains(metric) {
+            metrics.push(*metric);
+        }
+    }
+    metrics
 }
 
 /// A row a structure or landmark, a column an arm.
@@ -262,15 +278,20 @@ fn classes(task: &TaskRuns, audience: Audience, tags: &[String]) -> String {
     let tables: Vec<String> = task.arms.iter().enumerate().filter_map(table).collect();
     if !tables.is_empty() {
         html += &format!(
-            "<h3>Confusion matrices</h3><p class=\"soft\">Counts of {samples}, of the lowest seed of each arm.</p><div class=\"plots\">{}</div>",
+            "<h3>Confusion matrices</h3><p class=\"soft\">Counts of {samples}, of the lowest seed of each arm.{}</p>\
+             <div class=\"plots\">{}</div>",
+            if audience.sees_subjects() { "" } else { FEW },
             tables.concat()
         );
     }
     html
 }
 
-const ELSEWHERE: &str =
-    " A class that fewer than five are of is left out, and a curve goes by twentieths of the false positive rate.";
+const ELSEWHERE: &str = " A class that fewer than five subjects are of is left out, and a curve goes by steps of a \
+    twentieth, or of five subjects where that is more.";
+
+const FEW: &str = " They are rounded down to a multiple of five. A cell of fewer than five subjects is not told, and its row \
+    is not shaded.";
 
 fn pictures(task: &TaskRuns, tags: &[String], shown: &[Shown]) -> String {
     let Some(place) = task.leading() else { return String::new() };
@@ -332,40 +353,40 @@ fn provenance(report: &Report) -> String {
 
 /// A number as tables have it, or why it is not there.
 fn told(arm: &Arm, metric: Metric, of: Option<&str>, best: bool, audience: Audience) -> String {
-    let Some(figure) = arm.figure(metric, of) else { return "<span class=\"soft\">not to be told</span>".to_owned() };
-    let visible = match of {
+    let figure = arm.figure(metric, of);
+    let visible = |figure: &Figure| match of {
         None => arm.runs.iter().all(|run| audience.sees_metric(run, metric, figure.subjects)),
         Some(_) => audience.sees(figure.subjects),
     };
-    if !visible {
-        return "<span class=\"soft\">fewer than 5 subjects</span>".to_owned();
-    }
-    let value = value_text(metric, &figure);
+    // Elsewhere what nobody tells is not told from what a few do.
+    let Some(figure) = figure.filter(visible) else {
+        let why = if audience.sees_subjects() { "not to be told" } else { "fewer than 5 subjects" };
+        return format!("<span class=\"soft\">{why}</span>");
+    };
+    let range = audience.range(arm, metric, &figure);
+    let decimals = arm.runs.iter().filter_map(|run| audience.decimals(run, metric)).min();
+    let decimals = decimals.unwrap_or(decimals_of(metric));
+    let number = |value: f64| format!("{value:.decimals$}");
+    let value = match (range, figure.deviation) {
+        (Some([low, high]), _) => format!("{low:.3} to {high:.3}"),
+        (None, Some(deviation)) => format!("{} ± {}", number(figure.mean), number(deviation)),
+        (None, None) => number(figure.mean),
+    };
     let value = if best { format!("<b class=\"best\">{value}</b>") } else { value };
     let mut below = Vec::new();
-    if let Some([low, high]) = figure.interval {
-        below.push(format!("[{}, {}]", number(metric, low), number(metric, high)));
+    if let Some([low, high]) = figure.interval.filter(|_| range.is_none()) {
+        below.push(format!("[{}, {}]", number(low), number(high)));
     }
     if figure.seeds < arm.runs.len() {
         below.push(format!("{} of {} seeds", figure.seeds, arm.runs.len()));
     }
-    if figure.missed > 0 {
-        below.push(
-            audience.cell(figure.missed as u64).map_or("fewer than 5".to_owned(), |n| n.to_string()) + " not told",
-        );
-    }
+    below.extend(audience.lost(figure.missed).map(|lost| format!("{lost} not told")));
     format!("{value}<small>{}</small>", below.join("<br>"))
 }
 
-fn value_text(metric: Metric, figure: &Figure) -> String {
-    let mean = number(metric, figure.mean);
-    figure.deviation.map_or(mean.clone(), |deviation| format!("{mean} ± {}", number(metric, deviation)))
-}
-
-/// Three decimals of a fraction, one of what has a unit.
-fn number(metric: Metric, value: f64) -> String {
-    let decimals = if arms::direction(metric) == Direction::Higher { 3 } else { 1 };
-    format!("{value:.decimals$}")
+/// Three of a fraction, one of what has a unit.
+fn decimals_of(metric: Metric) -> usize {
+    if arms::direction(metric) == Direction::Higher { 3 } else { 1 }
 }
 
 fn better(metric: Metric) -> &'static str {
@@ -400,6 +421,8 @@ mod tests {
     use super::super::grouped;
     use super::super::runs::made::{disease, of, with};
     use super::*;
+    use crate::metrics::classification::Confusion;
+    use crate::tasks::Value;
 
     fn made(runs: Vec<Run>, audience: Audience) -> String {
         let shown = Shown { caption: "Worst subject (ab): Dice 0.1".to_owned(), png: vec![0x89, b'P', b'N', b'G'] };
@@ -458,8 +481,9 @@ mod tests {
     #[test]
     fn a_page_that_leaves_has_no_picture_no_subject_no_folder_and_no_small_count() {
         let page = made(vec![of("random", 23, 1, 0.7), disease([[17, 1], [2, 27]])], Audience::Elsewhere);
-        holds(&page, &["Holds no image", "<td>≥ 20</td>", "n ≥ 5", "&lt; 5</td>", ">17</td>", ">27</td>"]);
-        for held in ["<img", "<circle", "runs/random", ">23<", ">2</td>", "Worst subject", "(ab)"] {
+        holds(&page, &["Holds no image", "<td>≥ 20</td>", "n ≥ 5", "&lt; 5</td>", ">≥ 15</td>", ">≥ 25</td>"]);
+        for held in ["<img", "<circle", "runs/random", ">23<", ">2</td>", "17<", "27<", "rgba", "Worst subject", "(ab)"]
+        {
             assert!(!page.contains(held), "{held:?} leaves");
         }
         let page = made(vec![of("random", 23, 1, 0.7)], Audience::Site);
@@ -471,9 +495,9 @@ mod tests {
         let rare = disease([[9, 0], [1, 2]]);
         let page = made(vec![rare.clone()], Audience::Elsewhere);
         assert!(!page.contains("<polyline"), "three are of the class");
-        // The accuracy is over twelve; AUC and sensitivity would tell of three.
-        assert_eq!(page.matches("fewer than 5 subjects").count(), 3, "{page}");
-        holds(&page, &["0.875"]);
+        // The accuracy is over twelve; AUC (in two tables), sensitivity and what was not measured would tell of three.
+        assert_eq!(page.matches("fewer than 5 subjects</span>").count(), 5, "{page}");
+        holds(&page, &["<td>0.385 to 1.000<small></small></td>"]);
         assert!(made(vec![rare], Audience::Site).contains("<polyline"));
 
         let mut few = of("random", 20, 1, 0.7);
@@ -482,5 +506,76 @@ mod tests {
         few.measured.subjects = 4;
         let page = made(vec![few], Audience::Elsewhere);
         assert!(!page.contains("0.700") && !page.contains("6.5") && !page.contains("<svg"), "{page}");
+    }
+
+    /// A run of which all is measured that two classes of subjects have, by its table.
+    fn counted(run: &mut Run, counts: [[u64; 2]; 2]) {
+        let each = |truth: usize, said: usize| vec![(truth, said); counts[truth][said] as usize];
+        let (truth, said): (Vec<_>, Vec<_>) =
+            [each(0, 0), each(0, 1), each(1, 0), each(1, 1)].concat().into_iter().unzip();
+        let table = Confusion::new(&truth, &said, 2).unwrap();
+        let values = [
+            (Metric::Accuracy, table.accuracy()),
+            (Metric::BalancedAccuracy, table.balanced_accuracy()),
+            (Metric::F1Macro, table.f1_macro()),
+            (Metric::Sensitivity, table.sensitivity(1)),
+            (Metric::Specificity, table.specificity(1)),
+        ];
+        let subjects = truth.len();
+        let told = values.into_iter().filter_map(|(metric, value)| {
+            Some(Value { metric, of: None, value: value?, interval: Some([0.1, 0.9]), subjects, missed: 0 })
+        });
+        run.measured.values = told.collect();
+        run.measured.subjects = subjects;
+        run.measured.confusion = counts.map(|row| row.to_vec()).to_vec();
+    }
+
+    #[test]
+    fn from_what_a_page_that_leaves_shows_no_count_below_five_can_be_computed() {
+        let metrics =
+            [Metric::Accuracy, Metric::BalancedAccuracy, Metric::F1Macro, Metric::Sensitivity, Metric::Specificity];
+        let mut arm = Arm { name: "arm".to_owned(), runs: vec![disease([[5, 5], [5, 5]])] };
+        // For all that is shown, of each cell the counts that fit: the least and the most of them. Right calls up to 24
+        // and wrong ones up to 9 are whole fives, so that nothing that fits is left out.
+        let mut fitting: BTreeMap<String, [[u64; 2]; 4]> = BTreeMap::new();
+        for (healthy, sick) in (0..25).flat_map(|healthy| (0..25).map(move |sick| (healthy, sick))) {
+            for (found, missed) in (0..10).flat_map(|found| (0..10).map(move |missed| (found, missed))) {
+                let counts = [[healthy, found], [missed, sick]];
+                counted(&mut arm.runs[0], counts);
+                let mut shown = Audience::Elsewhere.count(arm.first().measured.subjects);
+                for metric in metrics {
+                    shown += &told(&arm, metric, None, false, Audience::Elsewhere);
+                }
+                shown += &confusion::table(arm.first(), Audience::Elsewhere, "").unwrap_or_default();
+                if Audience::Elsewhere.sees_class(arm.first(), 1) {
+                    shown += &format!("{:?}", Audience::Elsewhere.curve_steps(arm.first(), 1));
+                    shown += &format!("{:?}", Audience::Elsewhere.area_decimals(arm.first(), 1));
+                }
+                let fits = fitting.entry(shown).or_insert([[u64::MAX, 0]; 4]);
+                for (fits, count) in fits.iter_mut().zip(counts.as_flattened()) {
+                    *fits = [fits[0].min(*count), fits[1].max(*count)];
+                }
+            }
+        }
+        for (shown, fits) in &fitting {
+            assert!(fits.iter().all(|[least, most]| *least >= 5 || least < most), "{fits:?} of {shown}");
+        }
+        assert!(fitting.len() > 100, "and yet it tells tables apart: {}", fitting.len());
+    }
+
+    #[test]
+    fn a_class_that_one_subject_has_is_not_on_a_page_that_leaves_whatever_number_of_frames_he_has() {
+        let mut run = disease([[60, 0], [9, 8]]);
+        run.told.task.kind = TaskKind::Classification;
+        (run.measured.of_class, run.measured.behind) = (vec![[12, 1], [1, 12]], vec![vec![12, 0], vec![1, 1]]);
+        let page = made(vec![run.clone()], Audience::Elsewhere);
+        assert!(!page.contains("<polyline") && !page.contains("0.875"), "{page}");
+        assert_eq!(page.matches("&lt; 5</td>").count(), 3, "{page}");
+        holds(&page, &[">≥ 60</td>"]);
+        let page = made(vec![run.clone()], Audience::Site);
+        holds(&page, &["<polyline", "0.875", ">60</td>", ">9</td>", ">8</td>"]);
+        // Of a file that does not say whose the frames are nothing is told.
+        (run.measured.of_class, run.measured.behind) = (Vec::new(), Vec::new());
+        assert!(!made(vec![run], Audience::Elsewhere).contains("≥ 60"));
     }
 }

@@ -55,17 +55,18 @@ impl<'a> Asked<'a> {
             _ => {
                 let frames: Vec<FrameRef> =
                     examples.iter().filter_map(|example| example.frames.first().copied()).collect();
-                let parts: Result<Vec<_>, _> = frames.chunks(BATCH).map(|some| self.of_frames(network, some)).collect();
-                Ok(parts?.into_iter().flatten().collect())
+                in_batches(&frames, |some| self.of_frames(network, some))
             }
         }
     }
 
     /// What it says of a subject, from all its frames.
     fn of_subject(&self, network: &Finetuner, frames: &[FrameRef]) -> Result<Said, ModelError> {
-        let (values, _) = self.shown(frames);
-        let (count, side) = (frames.len(), self.side);
-        let logits = network.logits(self.task, &TaskImages { values, count, side, group: count })?;
+        let features = in_batches(frames, |some| {
+            let (values, _) = self.shown(some);
+            network.features(&TaskImages { values, count: some.len(), side: self.side, group: 1 })
+        })?;
+        let logits = network.pooled(self.task, &features, frames.len())?;
         Ok(Said::Scores(probabilities(&logits, outputs(self.task))))
     }
 
@@ -121,6 +122,16 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// What is said of frames, so few at a time that no subject has too many for the memory: a stack of cine slices and the
+/// long axes are hundreds.
+fn in_batches<T>(
+    frames: &[FrameRef],
+    said: impl FnMut(&[FrameRef]) -> Result<Vec<T>, ModelError>,
+) -> Result<Vec<T>, ModelError> {
+    let parts: Result<Vec<_>, _> = frames.chunks(BATCH).map(said).collect();
+    Ok(parts?.into_iter().flatten().collect())
+}
+
 /// How much of a heatmap's probability lies within `reach` pixels of its peak: 1 if all does. A heatmap that is as sharp as it
 /// was taught to be has 0.86 of it within two of its standard deviations; one that knows nothing has the area's share of the
 /// image. `logits` is `[side * side]`.
@@ -165,6 +176,17 @@ fn probabilities(logits: &[f32], outputs: usize) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_subject_of_nine_hundred_frames_is_asked_few_frames_at_a_time_and_in_their_order() {
+        let frames: Vec<FrameRef> = (0..900).map(|phase| FrameRef { series: 0, slice: 0, phase }).collect();
+        let mut most = 0;
+        let said = in_batches(&frames, |some| {
+            most = most.max(some.len());
+            Ok(some.to_vec())
+        });
+        assert_eq!((most, said.unwrap()), (BATCH, frames));
+    }
 
     #[test]
     fn between_pixels_a_plane_is_a_plane_and_beyond_the_edge_is_nothing() {

@@ -76,7 +76,9 @@ impl<'a> Batches<'a> {
             match &example.answer {
                 Answer::Class(class) => classes.push(*class),
                 Answer::Mask(mask) => masks.extend(self.views.mask(warp, mask)),
-                Answer::Places(all) => places.extend(all.iter().map(|place| place.map(|place| warp.to_view(place)))),
+                Answer::Places(all) => {
+                    places.extend(all.iter().map(|place| in_view(warp.to_view((*place)?), self.side)));
+                }
             }
         }
         let answers = match task.kind {
@@ -94,6 +96,13 @@ impl<'a> Batches<'a> {
     }
 }
 
+/// A (row, column) that is on one of a view's pixels. Of a landmark that was turned or moved out of the view nothing
+/// can be learnt: a heatmap of what is left of it would stand at the edge, where the landmark is not.
+fn in_view(place: [f64; 2], side: usize) -> Option<[f64; 2]> {
+    let pixels = -0.5..side as f64 - 0.5;
+    place.iter().all(|value| pixels.contains(value)).then_some(place)
+}
+
 /// So many of a subject's frames, in their order; some twice if there are fewer.
 fn some_frames(frames: &[FrameRef], count: usize, rng: &mut ChaCha8Rng) -> Vec<FrameRef> {
     let mut places: Vec<usize> = (0..frames.len()).collect();
@@ -101,4 +110,19 @@ fn some_frames(frames: &[FrameRef], count: usize, rng: &mut ChaCha8Rng) -> Vec<F
     let mut some: Vec<usize> = places.iter().copied().cycle().take(count).collect();
     some.sort_unstable();
     some.into_iter().map(|place| frames[place]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_landmark_is_there_while_a_pixel_of_the_view_shows_it_and_absent_once_it_was_moved_out() {
+        for inside in [[0.0, 0.0], [-0.4, 63.4], [31.5, 12.25]] {
+            assert_eq!(in_view(inside, 64), Some(inside));
+        }
+        for outside in [[-0.6, 12.0], [12.0, 63.6], [70.0, 70.0], [f64::NAN, 1.0]] {
+            assert_eq!(in_view(outside, 64), None);
+        }
+    }
 }

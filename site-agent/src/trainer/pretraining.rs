@@ -21,7 +21,10 @@ const RANK_ME_FRAMES: usize = 256;
 /// Trains a round of DINO.
 pub(super) fn train(folder: &JobFolder, job: &Job, stop: &Stop) -> Result<JobResult, TrainerError> {
     let cache = FrameCache::open(&job.cache, &job.plan.images)?;
-    let split = Split::new(&cache.subjects(), job.held_out);
+    let split = Split::of(&cache, job.held_out);
+    if split.training().len() + split.held_out().len() < cache.subjects().len() {
+        tracing::warn!("subjects who show the same images as somebody held out are not trained on");
+    }
     let sampler = Sampler::new(&cache, split.training())?;
     let subjects = subjects_drawn(job, &cache, &sampler);
     enough_subjects(subjects, job, "the backbone")?;

@@ -67,6 +67,10 @@ pub(super) fn place_all(
             continue;
         }
         let near = nearest(row, &records)?;
+        // On which of the frames that are left the landmark lies, nobody knows.
+        if !near.record.is_whole(near.slice) {
+            continue;
+        }
         let (slice, phase) = (near.slice as u32, phase_of(&row.at, row.phase, near.record)?);
         let phases = near.record.slices[near.slice].phases;
         if phase >= phases {

@@ -232,8 +232,8 @@ struct Found {
 }
 
 impl Found {
-    /// The slices of a record that lie on planes of the mask, as far as they have the phase; and how many are drawn on that
-    /// have not.
+    /// The slices of a record that lie on planes of the mask, as far as they have the phase and it is known which of their frames that
+    /// is; and how many are drawn on of which that is not so.
     fn cut(
         &mut self,
         record: &SeriesRecord,
@@ -250,7 +250,7 @@ impl Found {
             if let Some(plane) = grid.plane(&fit) {
                 self.planes.push(plane);
                 let pixels = grid.slice(&fit, plane, record.matrix, voxels);
-                if phase < held.phases {
+                if phase < held.phases && record.is_whole(slice) {
                     slices.push((slice, pixels));
                 } else {
                     short += usize::from(pixels.iter().any(|class| *class > 0));

@@ -131,6 +131,12 @@ impl SeriesRecord {
         self.slices.iter().map(|slice| slice.phases).max().unwrap_or(0)
     }
 
+    /// Whether the frames of a slice are known to be all that were acquired: of one that has fewer than another, in a series of which an image
+    /// could not be decoded, nobody knows which phase is missing, and so which those after it are.
+    pub fn is_whole(&self, slice: usize) -> bool {
+        self.skipped.is_empty() || self.slices[slice].phases == self.phases()
+    }
+
     /// How many frames there are.
     pub fn frame_count(&self) -> u64 {
         self.slices.iter().map(|slice| u64::from(slice.phases)).sum()

@@ -6,6 +6,7 @@ use common::Digest;
 use common::plan::ImagePlan;
 
 use super::headers::FoundImages;
+use super::listed::Order;
 use super::walk::WalkedFile;
 use super::workers::Crew;
 use super::{IntakeError, IntakeProgress, Stage};
@@ -25,6 +26,7 @@ const REQUEST: usize = 4 << 20;
 /// Where a catalogue's images are.
 pub(super) struct Sources<'a> {
     pub(super) key: PathKey,
+    pub(super) order: Order,
     pub(super) files: &'a [WalkedFile],
     pub(super) found: &'a FoundImages,
     pub(super) secret: &'a SiteSecret,
@@ -58,14 +60,15 @@ pub(super) fn build(
     let mut changed: Vec<&Series> = Vec::new();
     let mut relabelled = Vec::new();
     let mut shown = BTreeSet::new();
-    let elsewhere = held_elsewhere(sources.key, writer);
+    let elsewhere = held_elsewhere(sources, writer);
     for series in &catalogue.series {
         let own = (sources.key, series.key);
         let held = writer.latest().get(&own).filter(|held| is_settled(held) && held.content == series.content);
-        if let Some(held) = held {
+        let another = elsewhere.get(&(series.key, series.content)).copied();
+        if let (Some(held), None) = (held, another) {
             relabelled.extend(relabel(held, series));
         }
-        match held.map(SeriesRecord::id).or_else(|| elsewhere.get(&(series.key, series.content)).copied()) {
+        match another.or(held.map(SeriesRecord::id)) {
             Some(id) => {
                 counts.unchanged += 1;
                 shown.insert(id);
@@ -105,8 +108,9 @@ pub(super) fn build(
 }
 
 /// Other sources' series, by what their pixels were made from: a folder inside another, or a copy, is not cached twice.
-fn held_elsewhere(source: PathKey, writer: &FrameWriter) -> BTreeMap<(SeriesKey, Digest), SeriesId> {
-    let others = writer.latest().values().filter(|record| record.source != source && is_settled(record));
+fn held_elsewhere(own: &Sources<'_>, writer: &FrameWriter) -> BTreeMap<(SeriesKey, Digest), SeriesId> {
+    let stands = |record: &&SeriesRecord| own.order.stands_for(record.source, own.key) && is_settled(record);
+    let others = writer.latest().values().filter(stands);
     others.map(|record| ((record.key, record.content), record.id())).collect()
 }
 

@@ -8,6 +8,7 @@
 
 mod frames;
 mod headers;
+mod listed;
 mod report;
 mod spot;
 mod walk;
@@ -21,6 +22,8 @@ use std::{fs, io};
 use common::plan::ImagePlan;
 
 pub(crate) use frames::Counts;
+pub use listed::Listed;
+pub(crate) use listed::{Order, public_key};
 pub use report::{IntakeReport, SkipCount, ViewCount};
 pub use spot::{SpotCheck, spot_check};
 pub(crate) use walk::walk;
@@ -51,6 +54,9 @@ pub struct IntakeOptions {
     pub tolerance: f64,
     /// Keep the frames of other image plans beside this one's.
     pub keep_other_plans: bool,
+    /// All sources that the cache is to be made of, in the order in which they are read: what it holds of others goes. Without, whatever
+    /// it holds of others stays.
+    pub listed: Option<Vec<Listed>>,
     /// Set, from anywhere, it ends the intake soon, as a kill does: what was flushed is not read again.
     pub stopped: Arc<AtomicBool>,
 }
@@ -67,6 +73,7 @@ impl IntakeOptions {
             limits,
             tolerance: 0.1,
             keep_other_plans: false,
+            listed: None,
             stopped: Arc::default(),
         }
     }
@@ -158,7 +165,7 @@ pub enum IntakeError {
 
 /// Brings a cache up to date with a source: a folder, walked to its ends, or one archive or file.
 ///
-/// Series whose files have gone from this source are dropped; other sources' series stay.
+/// Series whose files have gone from this source are dropped; other sources' series stay, unless [`IntakeOptions::listed`] says otherwise.
 pub fn index(
     source: &Path,
     options: &IntakeOptions,
@@ -172,7 +179,7 @@ pub fn index(
         return Err(IntakeError::Empty { source_path: source.to_owned() });
     }
     let folder = CacheFolder::lock(&options.cache, &options.secret)?;
-    let key = PathKey::of(&options.secret, &root.to_string_lossy());
+    let key = listed::dicom_key(&options.secret, &root);
     let crew = workers::Crew::new(options);
 
     let mut found = headers::read_all(&files, key, &folder, &crew, progress)?;
@@ -185,7 +192,9 @@ pub fn index(
     }
 
     let mut writer = FrameWriter::open(&folder, &options.images)?;
-    let sources = frames::Sources { key, files: &files, found: &found, secret: &options.secret };
+    let order = Order::of(options);
+    order.drop_others(&mut writer)?;
+    let sources = frames::Sources { key, order, files: &files, found: &found, secret: &options.secret };
     let mut built = frames::build(&catalogue, &sources, &mut writer, &crew, progress)?;
     skips.append(&mut built.skips);
     skips.sort_by(|a, b| (&a.file, &a.entry).cmp(&(&b.file, &b.entry)));

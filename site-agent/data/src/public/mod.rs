@@ -47,8 +47,7 @@ use self::case::{Case, Found};
 use self::frames::Made;
 use self::listing::Listing;
 use crate::cache::{CacheFolder, FrameWriter, SeriesId, SeriesRecord};
-use crate::intake::{Counts, IntakeOptions, IntakeProgress, IntakeReport, Stage};
-use crate::keys::PathKey;
+use crate::intake::{Counts, IntakeOptions, IntakeProgress, IntakeReport, Order, Stage, public_key};
 
 /// A public data set of cardiac MR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -208,9 +207,10 @@ pub fn import(
         Some(out) => Some(written::codes(dataset, out, &listing)?),
         None => None,
     };
-    let key = PathKey::of(&options.secret, &format!("{}:{}", dataset.name(), listing.root().display()));
+    let key = public_key(&options.secret, dataset, listing.root());
     let cache = CacheFolder::lock(&options.cache, &options.secret)?;
     let mut writer = FrameWriter::open(&cache, &options.images)?;
+    Order::of(options).drop_others(&mut writer)?;
     let own = |writer: &FrameWriter| -> BTreeMap<SeriesId, SeriesRecord> {
         let records = writer.latest().values().filter(|record| record.source == key);
         records.map(|record| (record.id(), record.clone())).collect()

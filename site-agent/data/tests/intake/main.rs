@@ -11,4 +11,6 @@ mod records;
 #[cfg(test)]
 mod site;
 #[cfg(test)]
+mod sources;
+#[cfg(test)]
 mod support;

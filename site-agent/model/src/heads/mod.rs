@@ -15,7 +15,7 @@ use crate::ModelError;
 use crate::fused::Fused;
 use crate::init::normal;
 use crate::names::BACKBONE;
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, tensor};
 use crate::vit::{self, DropPath, Images};
 
 /// What a task's network is shown: images, as many for each answer as a subject has.
@@ -86,4 +86,12 @@ pub(crate) fn logits<B: Fused>(
             decoder::logits(plan, weights, &head, images, &between, last)
         }
     }
+}
+
+/// What the head of a detection says of the CLS features of its subjects' images, `group` of each: `[subjects,
+/// classes]`.
+pub(crate) fn pooled<B: Fused>(head: &Parameters<B>, features: &[f32], group: usize) -> Tensor<B, 2> {
+    let [_, dim] = head.matrix("last.weight").dims();
+    let cls = tensor(features.to_vec(), [features.len() / dim, dim], head.device());
+    pooling::logits(head, "", cls, group)
 }

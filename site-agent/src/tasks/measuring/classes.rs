@@ -53,6 +53,9 @@ impl Sheet<'_> {
         }
         let all: Vec<usize> = (0..samples.len()).collect();
         self.measured.confusion = confusion(&all).map(|table| table.counts().to_vec()).unwrap_or_default();
+        self.measured.of_class = (0..classes).map(|class| who_have(&samples, class)).collect();
+        self.measured.behind =
+            (0..classes).map(|truth| (0..classes).map(|said| called(&samples, truth, said)).collect()).collect();
         let rows_of_classes = names.iter().zip(&self.measured.confusion);
         let nobodys = rows_of_classes.filter(|(_, row)| row.iter().sum::<u64>() == 0).map(|(name, _)| name);
         let nobodys =
@@ -71,9 +74,36 @@ impl Sheet<'_> {
     }
 }
 
+/// Of subjects' samples: how many subjects have one of a class, and one of another.
+fn who_have(samples: &[Vec<Sample<'_>>], class: usize) -> [u64; 2] {
+    [true, false]
+        .map(|own| samples.iter().filter(|all| all.iter().any(|(truth, _)| (*truth == class) == own)).count() as u64)
+}
+
+/// Of subjects' samples: how many subjects have one of a class that is called `said`.
+fn called(samples: &[Vec<Sample<'_>>], class: usize, said: usize) -> u64 {
+    let is = |(truth, scores): &Sample<'_>| *truth == class && likeliest(scores) == said;
+    samples.iter().filter(|all| all.iter().any(is)).count() as u64
+}
+
 /// The curve of a class against the others.
 fn roc(rows: &[Sample<'_>], class: usize) -> Result<Roc, crate::metrics::Unusable> {
     let truth: Vec<bool> = rows.iter().map(|(truth, _)| *truth == class).collect();
     let scores: Vec<f64> = rows.iter().map(|(_, scores)| scores[class]).collect();
     Roc::new(&truth, &scores)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_are_counted_once_whatever_number_of_frames_they_have() {
+        let (first, second) = ([0.9, 0.1], [0.2, 0.8]);
+        let one: Vec<Sample<'_>> = vec![(0, &first), (0, &first), (0, &second)];
+        let both: Vec<Sample<'_>> = vec![(0, &first), (1, &second), (1, &second)];
+        let samples = [one, both, Vec::new()];
+        assert_eq!([0, 1].map(|class| who_have(&samples, class)), [[2, 1], [1, 2]]);
+        assert_eq!([(0, 0), (0, 1), (1, 0), (1, 1)].map(|(class, said)| called(&samples, class, said)), [2, 1, 0, 1]);
+    }
 }

@@ -35,6 +35,12 @@ pub struct Measured {
     pub agreements: Vec<Agreement>,
     /// Samples by class, `[truth][said]`.
     pub confusion: Vec<Vec<u64>>,
+    /// Subjects behind each of these counts; none in files of before they were written.
+    #[serde(default)]
+    pub behind: Vec<Vec<u64>>,
+    /// Subjects by class: with a sample of it, and with one of another. None in files of before they were written.
+    #[serde(default)]
+    pub of_class: Vec<[u64; 2]>,
     /// A curve a class (the second alone, of two): (false positive rate, true positive rate).
     pub curves: BTreeMap<String, Vec<[f64; 2]>>,
     /// The task's best metric of each subject, in the order of their keys; none where it cannot be told of one subject.
@@ -90,21 +96,38 @@ impl Measured {
 
 /// What may leave the site of a measurement, be it on a page or as a score.
 impl Measured {
-    /// Samples of a class, and of the others.
-    pub fn class_and_rest(&self, class: usize) -> [u64; 2] {
+    /// Subjects with a sample of a class, and with one of another: never frames, of which a single subject has many. Of
+    /// a file that does not say they are the samples of a detection, which has one a subject, and of a classification
+    /// nobody.
+    pub fn class_and_rest(&self, task: &Task, class: usize) -> [u64; 2] {
+        if let Some(subjects) = self.of_class.get(class) {
+            return *subjects;
+        }
+        if task.kind != TaskKind::Detection {
+            return [0, 0];
+        }
         let counts: Vec<u64> = self.confusion.iter().map(|row| row.iter().sum()).collect();
         let own = counts.get(class).copied().unwrap_or(0);
         [own, counts.iter().sum::<u64>() - own]
     }
 
-    /// Whether a metric of the whole task over so many subjects tells of enough of them. Where a subject has one of two
-    /// classes, what is told of each class apart needs enough of both: the sensitivity of one patient is that patient.
+    /// Subjects who have a class and are called another, or the same, with one sample or more. Of a file that does not
+    /// say as with [`Self::class_and_rest`].
+    pub fn subjects_called(&self, task: &Task, class: usize, called: usize) -> u64 {
+        let of = |counts: &[Vec<u64>]| counts.get(class).and_then(|row| row.get(called)).copied();
+        let samples = || of(&self.confusion).filter(|_| task.kind == TaskKind::Detection);
+        of(&self.behind).or_else(samples).unwrap_or(0)
+    }
+
+    /// Whether a metric of the whole task over so many subjects tells of enough of them. Of two classes, what is told
+    /// of each apart needs enough subjects of both: the sensitivity of one patient is that patient.
     pub fn may_leave(&self, task: &Task, metric: Metric, subjects: usize) -> bool {
         use Metric::{Auc, BalancedAccuracy, F1Macro, Sensitivity, Specificity};
         let least = u64::from(SUBJECTS_ROUNDED_TO);
         let of_a_class = matches!(metric, Auc | BalancedAccuracy | F1Macro | Sensitivity | Specificity);
-        let two = task.kind == TaskKind::Detection && task.classes.len() == 2;
-        subjects as u64 >= least && (!of_a_class || !two || self.class_and_rest(1).iter().all(|count| *count >= least))
+        let two = matches!(task.kind, TaskKind::Detection | TaskKind::Classification) && task.classes.len() == 2;
+        let enough = || self.class_and_rest(task, 1).iter().all(|count| *count >= least);
+        subjects as u64 >= least && (!of_a_class || !two || enough())
     }
 }
 
@@ -312,5 +335,16 @@ mod tests {
             assert!(!of(4).may_leave(&task, metric, 24) && of(5).may_leave(&task, metric, 25), "{metric}");
         }
         assert!(of(1).may_leave(&task, Metric::Accuracy, 21) && !of(1).may_leave(&task, Metric::Accuracy, 4));
+    }
+
+    #[test]
+    fn of_frames_the_subjects_count_who_have_them_and_a_file_that_does_not_say_tells_of_nobody() {
+        let mut task =
+            super::super::built_in().into_iter().find(|task| task.name.as_str() == "lge-hyperenhancement").unwrap();
+        task.kind = TaskKind::Classification;
+        let frames = Measured { confusion: vec![vec![200, 0], vec![0, 40]], ..Measured::default() };
+        let of = |sick: u64| Measured { of_class: vec![[20, sick], [sick, 20]], ..frames.clone() };
+        let leaves = |measured: &Measured| measured.may_leave(&task, Metric::Sensitivity, 20);
+        assert!(leaves(&of(5)) && !leaves(&of(4)) && !leaves(&frames));
     }
 }

@@ -28,23 +28,50 @@ struct Stack<'a> {
     slices: Vec<Slice<'a>>,
 }
 
+impl Stack<'_> {
+    /// From the middle of a slice to that of the next, in mm, gaps included: as they lie, else as the scanner was told,
+    /// which may have said no more than how thick they are. None if neither is known.
+    fn slice_distance_mm(&self, series: &[SeriesRecord]) -> Option<f64> {
+        let (Some(own), Some(step)) = (alone(self.record), self.record.slice_step_mm) else {
+            return self.record.slice_distance_mm();
+        };
+        // By all that were acquired, drawn on or not: the distance is the same at every moment.
+        let beside = series.iter().filter(|other| are_of_one_stack(self.record, other)).filter_map(alone);
+        neighbors_mm(beside.chain([own]).collect(), step / 2.0).or(Some(step))
+    }
+}
+
 /// Where a series of one slice lies along its normal, in mm; none of a whole stack.
 fn alone(record: &SeriesRecord) -> Option<f64> {
     if let [slice] = &record.slices[..] { slice.position_mm } else { None }
 }
 
+/// Whether two series of one slice may be of one stack.
+fn are_of_one_stack(one: &SeriesRecord, other: &SeriesRecord) -> bool {
+    let of = |record: &SeriesRecord| (record.subject, record.study, record.sequence, record.plane, record.matrix);
+    of(one) == of(other) && one.spacing_mm == other.spacing_mm && one.slice_step_mm == other.slice_step_mm
+}
+
+/// The usual distance of neighbors among places, which are one and the same within `same`; none of a single place.
+fn neighbors_mm(mut places: Vec<f64>, same: f64) -> Option<f64> {
+    places.sort_by(f64::total_cmp);
+    places.dedup_by(|next, held| *next - *held <= same);
+    let mut steps: Vec<f64> = places.windows(2).map(|two| two[1] - two[0]).collect();
+    steps.sort_by(f64::total_cmp);
+    // The median, and of two the smaller: a slice that is missing makes a step too large, and nothing makes one too
+    // small.
+    steps.get(steps.len().checked_sub(1)? / 2).copied()
+}
+
 /// Adds slices to the stack that they are of, or as one of their own. A second image of the same place is of another stack.
 fn stacked<'a>(stacks: &mut Vec<Stack<'a>>, next: Stack<'a>, series: &[SeriesRecord]) {
-    let of = |record: &SeriesRecord| (record.subject, record.study, record.sequence, record.plane, record.matrix);
     let place = |slice: &Slice<'_>| alone(&series[slice.frame.series as usize]);
     let own = alone(next.record).zip(next.record.slice_step_mm);
     let takes = |stack: &&mut Stack<'_>| {
         own.is_some_and(|(position, step)| {
             let is_elsewhere = |other: f64| (other - position).abs() > step / 2.0;
             stack.phase == next.phase
-                && of(stack.record) == of(next.record)
-                && stack.record.spacing_mm == next.record.spacing_mm
-                && stack.record.slice_step_mm == Some(step)
+                && are_of_one_stack(stack.record, next.record)
                 && stack.slices.iter().all(|slice| place(slice).is_some_and(is_elsewhere))
         })
     };
@@ -77,12 +104,13 @@ struct Volume {
 }
 
 impl Sheet<'_> {
-    fn volume(&self, record: &SeriesRecord, phase: u32, slices: &[Slice<'_>]) -> Result<Volume, TasksError> {
+    fn volume(&self, stack: &Stack<'_>) -> Result<Volume, TasksError> {
+        let Stack { record, phase, slices } = stack;
         let structures = self.task.classes.len();
         let truth: Vec<u8> = slices.iter().flat_map(|slice| slice.truth).copied().collect();
         let found: Vec<u8> = slices.iter().flat_map(|slice| slice.found).copied().collect();
         let [rows, columns] = record.matrix.map(|count| count as usize);
-        let step = record.slice_distance_mm();
+        let step = stack.slice_distance_mm(self.cache.series());
         let dice = dice(&truth, &found, structures + 1)?.split_off(1);
         let far = self.seed.is_some() && self.has(Metric::Hd95) || self.task.best.metric == Metric::Hd95;
         let mut hd95 = Vec::new();
@@ -104,7 +132,7 @@ impl Sheet<'_> {
         };
         let series = slices.iter().map(|slice| slice.frame.series).collect();
         Ok(Volume {
-            phase,
+            phase: *phase,
             series,
             slices: slices.len(),
             dice,
@@ -156,8 +184,7 @@ impl Sheet<'_> {
                 stacked(&mut stacks, Stack { record, phase: mask.phase, slices }, self.cache.series());
             }
         }
-        let volume =
-            |stack: &Stack<'_>| Ok((stack.record.subject, self.volume(stack.record, stack.phase, &stack.slices)?));
+        let volume = |stack: &Stack<'_>| Ok((stack.record.subject, self.volume(stack)?));
         let volumes: Vec<_> = stacks.iter().map(volume).collect::<Result<_, TasksError>>()?;
         let volumes: Vec<Vec<Volume>> = self.by_subject(volumes);
         let structures = self.task.classes.len();
@@ -308,6 +335,51 @@ mod tests {
 
     fn volumes(own: &[Volume]) -> Option<[Option<[f64; 2]>; 2]> {
         Cycle::of(own, 0)?.volumes(0)
+    }
+
+    /// A short-axis series with slices at these places, whose header says how thick they are and not how far apart.
+    fn series(places: &[f64], thickness: f64) -> SeriesRecord {
+        let slice =
+            |place: &f64| serde_json::json!({ "position_mm": place, "placement": null, "level": null, "phases": 2 });
+        let (key, digest) = ("00112233445566778899aabbccddeeff", common::Digest::of(b"pixels"));
+        serde_json::from_value(serde_json::json!({
+            "key": key, "subject": key, "study": key, "source": key, "vendor": "siemens", "sequence": "cine",
+            "sequence_rule": "timing", "plane": "sax", "plane_rule": "geometry", "matrix": [2, 2],
+            "spacing_mm": [2.0, 2.0], "slice_step_mm": thickness, "window": [0.0, 1.0],
+            "slices": places.iter().map(slice).collect::<Vec<_>>(),
+            "skipped": [], "first_frame": 0, "content": digest, "pixels": digest,
+        }))
+        .unwrap()
+    }
+
+    /// The distance in the stacks that are made of these series, all drawn on at one moment but for those `undrawn`.
+    fn distances(all: &[SeriesRecord], undrawn: &[usize]) -> Vec<Option<f64>> {
+        let mask = vec![1; 4];
+        let mut stacks = Vec::new();
+        for (index, record) in all.iter().enumerate().filter(|(index, _)| !undrawn.contains(index)) {
+            let frame = |slice: usize| FrameRef { series: index as u32, slice: slice as u32, phase: 0 };
+            let slice = |slice: usize| Slice { frame: frame(slice), truth: &mask, found: &mask };
+            let slices = (0..record.slices.len()).map(slice).collect();
+            stacked(&mut stacks, Stack { record, phase: 0, slices }, all);
+        }
+        stacks.iter().map(|stack| stack.slice_distance_mm(all)).collect()
+    }
+
+    #[test]
+    fn slices_of_8_mm_every_10_mm_are_10_mm_apart_be_they_one_series_or_one_series_each() {
+        let places = [30.0, 0.0, 10.0, 20.0];
+        let each: Vec<SeriesRecord> = places.iter().map(|place| series(&[*place], 8.0)).collect();
+        assert_eq!(distances(&each, &[]), [Some(10.0)]);
+        assert_eq!(distances(&[series(&[0.0, 10.0, 20.0, 30.0], 8.0)], &[]), [Some(10.0)]);
+        // In systole the base and the apex are not drawn: the slices lie where they lay in diastole.
+        for undrawn in [&[0, 1][..], &[2], &[0, 2, 3]] {
+            assert_eq!(distances(&each, undrawn), [Some(10.0)], "{undrawn:?}");
+        }
+        // A slice that was taken again is a stack of its own, as far from its neighbors; one that is missing is a gap.
+        let again = [each.clone(), vec![series(&[10.1], 8.0)]].concat();
+        assert_eq!(distances(&again, &[]), [Some(10.0); 2]);
+        assert_eq!(distances(&[0.0, 10.0, 30.0].map(|place| series(&[place], 8.0)), &[]), [Some(10.0)]);
+        assert_eq!(distances(&each[..1], &[]), [Some(8.0)], "of a lone slice nothing else is known");
     }
 
     #[test]

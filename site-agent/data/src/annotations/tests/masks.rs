@@ -1,5 +1,8 @@
 //! Masks, and the slices they belong to.
 
+use dicom_core::value::{PixelFragmentSequence, Value};
+use dicom_core::{DataElement, VR};
+use dicom_dictionary_std::tags;
 use std::f64::consts::FRAC_PI_2;
 
 use super::*;
@@ -273,4 +276,26 @@ fn a_stack_on_which_nobody_drew_is_refused_and_a_slice_above_the_heart_is_not() 
     let slices = site.rows(&row("0", "slice.nii.gz")).unwrap().remove(0).slices;
     let drawn: Vec<_> = slices.into_iter().flatten().collect();
     assert_eq!(drawn, [vec![0; ROWS * COLUMNS]], "one slice, with no heart on it");
+}
+
+#[test]
+fn a_slice_of_which_a_frame_could_not_be_decoded_has_no_mask_since_nobody_knows_which_frame_it_is_of() {
+    let template = Image { spacing: Some(SPACING), ..Image::new() };
+    let mut images = short_axis_cine(&template, SLICES as u32, 3);
+    images.iter_mut().for_each(|image| image.position = moved(image.position));
+    // The pixels of one are cut short.
+    let cut_short = PixelFragmentSequence::new(Vec::<u32>::new(), vec![vec![1_u8, 0, 0, 0]]);
+    images[4].syntax = dicom_dictionary_std::uids::RLE_LOSSLESS;
+    images[4].extra.push(DataElement::new(tags::PIXEL_DATA, VR::OB, Value::PixelSequence(cut_short)));
+    let site = Site::of(&images, 24);
+    let (_, record) = site.record(1);
+    assert_eq!(record.skipped.len(), 1);
+    let cut = record.slices.iter().position(|slice| slice.phases == 2).unwrap();
+    site.volume("m.nii.gz", [COLUMNS, ROWS, SLICES], stack_affine(record).unwrap(), drawn());
+    let mut without = expected();
+    without[cut] = None;
+    for phase in ["0", "1"] {
+        let mask = site.rows(&row(phase, "m.nii.gz")).unwrap().remove(0);
+        assert_eq!((mask.slices, mask.short), (without.clone(), 1), "phase {phase}");
+    }
 }
