@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
 use common::plan::ImagePlan;
@@ -18,8 +19,10 @@ pub fn cache(folder: &Path, site: &str) -> PathBuf {
     folder.join("caches").join(site)
 }
 
-/// Makes images and caches of a seed, unless they are there.
+/// Makes images and caches of a seed, unless they are there. Several threads may ask for the same ones.
 pub fn prepare(folder: &Path, seed: u64, images: &ImagePlan) -> anyhow::Result<()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let finished = folder.join("images-finished");
     if finished.exists() {
         return Ok(());
