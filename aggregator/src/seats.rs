@@ -1,6 +1,7 @@
 //! Connections without a certificate: a stranger's at first; then of whichever sites make signed calls in it, each with a place of
 //! its own. More sites than one are in a connection where a hospital's proxy puts them into it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -86,37 +87,63 @@ struct Inside {
 struct Claim {
     peer: Peer,
     counted: bool,
+    /// Its calls that are under way, and when the last one ended.
+    under_way: usize,
+    last_call: Option<Instant>,
     _place: Place,
+}
+
+impl Claim {
+    /// Whether it is to keep its place: others' calls keep the connection, and a site that comes back in another one needs it there.
+    fn is_in_use(&self, now: Instant) -> bool {
+        self.under_way > 0 || self.last_call.is_some_and(|last| now.saturating_duration_since(last) < QUIET)
+    }
 }
 
 /// A signed call that is under way: its connection stays.
 #[derive(Debug)]
-pub struct UnderWay(Arc<Unnamed>);
+pub struct UnderWay {
+    seat: Arc<Unnamed>,
+    name: String,
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut inside = lock(&self.0.inside);
+        let (mut inside, now) = (lock(&self.seat.inside), Instant::now());
         inside.under_way -= 1;
-        inside.last_call = Some(Instant::now());
+        inside.last_call = Some(now);
+        if let Some(claim) = inside.claims.get_mut(&self.name) {
+            claim.under_way -= 1;
+            claim.last_call = Some(now);
+        }
     }
 }
 
 impl Unnamed {
     /// A verified call of this peer's begins: it has a place here from now on. None if all are taken.
     pub(crate) fn begin(self: &Arc<Self>, peer: &Peer, places: &Places, admitted: &Admitted) -> Option<UnderWay> {
+        self.begin_at(Instant::now(), peer, places, admitted)
+    }
+
+    fn begin_at(self: &Arc<Self>, now: Instant, peer: &Peer, places: &Places, admitted: &Admitted) -> Option<UnderWay> {
         let mut inside = lock(&self.inside);
         if inside.gave_way {
             return None;
         }
         let (name, counts) = (peer.identity.uri(), stands(peer, admitted));
-        if let Some(claim) = inside.claims.get_mut(&name) {
-            (claim.peer, claim.counted) = (peer.clone(), claim.counted || counts);
-        } else {
-            let claim = Claim { peer: peer.clone(), counted: counts, _place: places.place(&peer.identity)? };
-            inside.claims.insert(name, claim);
-        }
+        inside.claims.retain(|held, claim| *held == name || claim.is_in_use(now));
+        let claim = match inside.claims.entry(name.clone()) {
+            Entry::Occupied(held) => held.into_mut(),
+            Entry::Vacant(free) => {
+                let place = places.place(&peer.identity)?;
+                let (peer, counted) = (peer.clone(), counts);
+                free.insert(Claim { peer, counted, under_way: 0, last_call: None, _place: place })
+            }
+        };
+        (claim.peer, claim.counted) = (peer.clone(), claim.counted || counts);
+        claim.under_way += 1;
         inside.under_way += 1;
-        Some(UnderWay(Arc::clone(self)))
+        Some(UnderWay { seat: Arc::clone(self), name })
     }
 
     fn is_strangers(&self) -> bool {
@@ -186,6 +213,7 @@ mod tests {
     use common::{Digest, Holder};
 
     use super::*;
+    use crate::identity::CONNECTIONS_OF_ONE;
     use crate::store::MemberRecord;
 
     fn peer(site: &str) -> Peer {
@@ -234,6 +262,24 @@ mod tests {
         drop(call);
         assert!(seat.stays(Instant::now(), wall).is_some());
         assert_eq!(seat.stays(Instant::now() + QUIET, wall), None);
+    }
+
+    #[test]
+    fn a_site_that_is_quiet_in_connections_of_others_has_its_places_elsewhere() {
+        let (strangers, places, admitted) = (Strangers::default(), Places::new(64), Admitted::default());
+        let shared: Vec<_> = (0..CONNECTIONS_OF_ONE).map(|_| strangers.come()).collect();
+        let (own, later) = (strangers.come(), Instant::now() + QUIET + Duration::from_secs(1));
+        let calls = |site: &str, now| -> Vec<UnderWay> {
+            shared.iter().map(|seat| seat.begin_at(now, &peer(site), &places, &admitted).unwrap()).collect()
+        };
+        let uploads = calls("a", Instant::now());
+        drop(calls("b", later));
+        assert!(own.begin(&peer("a"), &places, &admitted).is_none(), "its calls are under way there");
+        drop(uploads);
+        drop(calls("b", Instant::now()));
+        assert!(own.begin(&peer("a"), &places, &admitted).is_none(), "nor is it quiet yet");
+        drop(calls("b", later));
+        assert!(own.begin(&peer("a"), &places, &admitted).is_some());
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub(crate) struct Log<T> {
     path: PathBuf,
     file: File,
     kind: Kind,
+    /// Bytes that are on the disk, whole records all.
+    whole: u64,
     unwritten: Vec<u8>,
     records: PhantomData<T>,
 }
@@ -36,7 +38,7 @@ impl<T: Serialize + DeserializeOwned> Log<T> {
         };
         file.set_len(whole).map_err(disk())?;
         file.seek(SeekFrom::Start(whole)).map_err(disk())?;
-        Ok(Self { path: path.to_owned(), file, kind, unwritten: Vec::new(), records: PhantomData })
+        Ok(Self { path: path.to_owned(), file, kind, whole, unwritten: Vec::new(), records: PhantomData })
     }
 
     /// Gives all whole records of a log to `each`, without touching the file; a log that is not there has none.
@@ -57,15 +59,27 @@ impl<T: Serialize + DeserializeOwned> Log<T> {
         Ok(())
     }
 
-    /// Writes what was appended and waits until the disk has it.
+    /// Writes what was appended and waits until the disk has it. What could not be written is written by the next one.
     pub(crate) fn sync(&mut self) -> Result<(), CacheError> {
         if self.unwritten.is_empty() {
             return Ok(());
         }
-        self.file.write_all(&self.unwritten).map_err(CacheError::disk(&self.path))?;
-        self.file.sync_data().map_err(CacheError::disk(&self.path))?;
+        let written = self.file.write_all(&self.unwritten).and_then(|()| self.file.sync_data());
+        if let Err(error) = written {
+            self.take_back();
+            return Err(CacheError::disk(&self.path)(error));
+        }
+        self.whole += self.unwritten.len() as u64;
         self.unwritten.clear();
         Ok(())
+    }
+
+    /// Takes off what of the unwritten got to the file: a whole record behind a torn one would be damage. Where that fails as well,
+    /// the next write finds the file as it is.
+    fn take_back(&mut self) {
+        let whole = self.whole;
+        let taken = self.file.set_len(whole).and_then(|()| self.file.seek(SeekFrom::Start(whole)));
+        drop(taken);
     }
 }
 
@@ -186,5 +200,24 @@ mod tests {
             assert!(matches!(Log::read(&path, KIND, |_: String| ()), Err(CacheError::Damaged { .. })), "byte {place}");
             assert_eq!(std::fs::read(&path).unwrap(), damaged, "byte {place}");
         }
+    }
+
+    #[test]
+    fn what_a_full_disk_cut_short_is_written_whole_once_there_is_room_with_what_came_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut log = Log::open(&path, KIND, |_: u32| ()).unwrap();
+        log.append(&1).unwrap();
+        log.sync().unwrap();
+        log.append(&2).unwrap();
+        // As far as there was room.
+        let half = log.unwritten[..log.unwritten.len() / 2].to_vec();
+        log.file.write_all(&half).unwrap();
+        log.take_back();
+        log.append(&3).unwrap();
+        log.sync().unwrap();
+        let mut read = Vec::new();
+        Log::read(&path, KIND, |value: u32| read.push(value)).unwrap();
+        assert_eq!(read, [1, 2, 3]);
     }
 }

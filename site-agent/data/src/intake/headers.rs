@@ -127,7 +127,7 @@ impl Found {
 
 fn examine(parser: &mut dyn Parser, file: &WalkedFile) -> Found {
     match parser.open(&file.path) {
-        Err(SkipReason::NotDicom) if file.relative.to_lowercase().ends_with(".zip") => {
+        Err(SkipReason::NotDicom) if file.relative.to_lowercase().ends_with(".zip") && !is_beside(&file.relative) => {
             Found::Nothing(SkipReason::DamagedArchive)
         }
         Err(reason) => Found::Nothing(not_dicom_or_damaged(reason, &file.relative)),
@@ -147,7 +147,13 @@ fn examine(parser: &mut dyn Parser, file: &WalkedFile) -> Found {
 fn not_dicom_or_damaged(reason: SkipReason, name: &str) -> SkipReason {
     let lower = name.to_lowercase();
     let called_dicom = [".dcm", ".dicom", ".ima"].iter().any(|end| lower.ends_with(end));
-    if reason == SkipReason::NotDicom && called_dicom { SkipReason::Damaged } else { reason }
+    if reason == SkipReason::NotDicom && called_dicom && !is_beside(name) { SkipReason::Damaged } else { reason }
+}
+
+/// Whether a file is what macOS keeps beside another one that it copies to a disk of others: it has that one's name after these two
+/// characters, and none of its content.
+fn is_beside(name: &str) -> bool {
+    name.rsplit('/').next().is_some_and(|name| name.starts_with("._"))
 }
 
 fn gather(files: &[WalkedFile], found: Vec<Option<Found>>) -> FoundImages {

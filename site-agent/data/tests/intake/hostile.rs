@@ -225,3 +225,18 @@ fn an_unreadable_file_is_left_out_and_read_once_it_can_be() {
     Image { series: 2, ..Image::new() }.write(&site.path("gone"));
     assert_eq!(site.index().unwrap().frames, 2);
 }
+
+#[test]
+fn what_macos_leaves_beside_each_image_is_no_image_and_no_fault() {
+    let mut site = Site::new();
+    site.options.tolerance = 0.1;
+    for (place, image) in short_axis_cine(&Image::new(), 1, 3).iter().enumerate() {
+        image.write(&site.path(&format!("IM{place}.dcm")));
+        fs::write(site.path(&format!("._IM{place}.dcm")), [0, 5, 22, 7]).unwrap();
+    }
+    fs::write(site.path("._export.zip"), [0, 5, 22, 7]).unwrap();
+    let beside = ("__MACOSX/._IM9.dcm", vec![0, 5, 22, 7]);
+    archive(&site.path("export.zip"), &[("IM9.dcm", Image { series: 9, ..Image::new() }.bytes()), beside]);
+    let report = site.index().unwrap();
+    assert_eq!((report.images, report.faults), (4, 0));
+}
