@@ -56,6 +56,11 @@ fn a_run_with_a_site_behind_an_inspector_ends_with_the_models_of_one_without_and
     for method in ["Report", "GetPlan", "Download", "BeginUpload", "UploadChunk", "FinishUpload", "Renew"] {
         assert!(seen.iter().any(|(call, _)| call.path.ends_with(&format!("/{method}"))), "{method} went through it");
     }
+    // A certificate that lives longer than whatever comes before the doctor.
+    federation.kill_aggregator();
+    fs::write(&settings, &text).unwrap();
+    federation.start_aggregator().unwrap();
+    federation.enrol(SITES[0]).unwrap();
     let doctor = federation.at_site(SITES[0], &["doctor"]).unwrap_or_else(|error| error.to_string());
     for told in ["by signed messages", "every message is signed, and may be read there", "Corporate Inspection CA"] {
         assert!(doctor.contains(told), "{told:?}: {doctor}");
