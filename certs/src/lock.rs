@@ -2,7 +2,8 @@
 //! process ends, however it ends.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use crate::CertsError;
 use crate::files::told;
@@ -11,6 +12,7 @@ use crate::files::told;
 #[derive(Debug)]
 pub struct Lock {
     file: File,
+    path: PathBuf,
 }
 
 impl Drop for Lock {
@@ -27,22 +29,28 @@ impl Lock {
     pub fn wait(path: &Path) -> Result<Self, CertsError> {
         let file = opened(path)?;
         file.lock().map_err(told("lock", path))?;
-        Ok(Self { file })
+        Ok(Self { file, path: path.to_owned() })
     }
 
     /// The same without waiting: none if somebody holds it.
     pub fn take(path: &Path) -> Result<Option<Self>, CertsError> {
         let file = opened(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { file })),
+            Ok(()) => Ok(Some(Self { file, path: path.to_owned() })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => Err(told("lock", path)(source)),
         }
     }
+
+    /// Writes a line into the file, for people who look at who holds it.
+    pub fn note(&self, line: &str) -> Result<(), CertsError> {
+        let written = self.file.set_len(0).and_then(|()| writeln!(&self.file, "{line}"));
+        written.map_err(told("write", &self.path))
+    }
 }
 
 fn opened(path: &Path) -> Result<File, CertsError> {
-    // It holds nothing; the lock is the kernel's.
+    // What it holds is for people; the lock is the kernel's.
     OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(told("open", path))
 }
 

@@ -156,7 +156,7 @@ pub(super) fn names(connection: &Connection, blob: Digest) -> Result<bool> {
          OR EXISTS (SELECT 1 FROM updates WHERE blob = ?1 AND retired = 0) \
          OR EXISTS (SELECT 1 FROM rounds WHERE base = ?1 OR model = ?1) \
          OR EXISTS (SELECT 1 FROM runs WHERE state = 'awaiting' \
-                    AND json_extract(CAST(plan AS TEXT), '$.first_model') = ?1) \
+                    AND instr(CAST(plan AS TEXT), ?1) > 0) \
          OR EXISTS (SELECT 1 FROM runs JOIN rounds USING (run) JOIN last USING (run), \
                                   json_each(rounds.merged, '$.states') AS state \
                     WHERE runs.state = 'running' AND state.value = ?1 \

@@ -547,7 +547,8 @@ fn a_command_whose_certificate_another_one_renewed_meanwhile_goes_on_with_the_ne
     // All three know the first certificate.
     let (mut asks, mut renews, mut renews_too) = (open(), open(), open());
     assert!(renews.renew().unwrap().unused.is_none());
-    assert!(asks.status().is_ok());
+    let eve = asks.status().unwrap().persons.remove(0);
+    assert_eq!((eve.person.to_string().as_str(), eve.revoked), ("observer/eve", false));
     assert!(renews_too.renew().unwrap().unused.is_none());
     let mut many: Vec<Remote> = (0..4).map(|_| open()).collect();
     thread::scope(|scope| {

@@ -6,6 +6,7 @@
 
 mod bounds;
 mod changing;
+mod defaults;
 mod draft;
 mod remarks;
 mod size;
@@ -18,9 +19,10 @@ use crate::ids::{Digest, RunId};
 use crate::task::{TaskError, TaskName};
 use crate::weights::Signature;
 
+pub use defaults::EXAMPLE;
 pub use draft::{
-    Adaptive, AggregationPlan, Centering, CropPlan, EXAMPLE, Exchange, FinetuningPlan, HeadPlan, ImagePlan, Init,
-    ModelPlan, Optimizer, PlanDraft, PrivacyPlan, RoundPlan, ShareBy, Strategy, TrainingPlan,
+    Adaptive, AggregationPlan, Centering, CropPlan, Exchange, FinetuningPlan, HeadPlan, ImagePlan, Init, ModelPlan,
+    Optimizer, PlanDraft, PrivacyPlan, RoundPlan, ShareBy, Strategy, TrainingPlan,
 };
 
 /// A run, agreed: the draft plus the first model.

@@ -31,8 +31,11 @@ pub(super) struct ApproveArgs {
 pub(super) fn plans(home: &Home, config: &Config, args: &PlansArgs) -> anyhow::Result<()> {
     let approved = approvals::approved(home)?;
     let known = approvals::announced(home)?;
-    // Plans can be read where the ledger does not hold, which its own command and the doctor tell.
-    let runs = Runs::of(&Ledger::at(home.ledger())).unwrap_or_default();
+    // Plans can be read where the ledger cannot.
+    let runs = Runs::of(&Ledger::at(home.ledger())).unwrap_or_else(|error| {
+        eprintln!("which runs are over is not known: {error}");
+        Runs::default()
+    });
     let of = |digest: &Digest| known.iter().find(|(known, _)| known == digest).map(|(_, plan)| plan);
     let last = approved.iter().rev().find_map(|digest| Some((*digest, of(digest)?)));
     if args.json.json {

@@ -1,6 +1,7 @@
 //! `site-agent run`: the agent at work, until it is stopped, or its run is over.
 
 use anyhow::{Context, bail};
+use certs::lock::Lock;
 use clap::Args;
 
 use super::runtime;
@@ -18,11 +19,10 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(home: Home, config: Config, args: &RunArgs) -> anyhow::Result<()> {
     let member = Member::of(&home, &config.network)?;
-    let path = home.lock();
-    let lock = std::fs::File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-    if lock.try_lock().is_err() {
+    // Held until this returns.
+    let Some(_lock) = Lock::take(&home.lock())? else {
         bail!("another agent works in {}: stop it first, or give this one its own --state", home.root().display());
-    }
+    };
     let program = std::env::current_exe().context("finding this program")?;
     let until = if args.until_finished { Until::RunFinished } else { Until::Stopped };
     let runtime = runtime()?;
