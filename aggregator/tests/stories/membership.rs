@@ -1,5 +1,6 @@
 //! A membership's life: certificates that are renewed in the middle of the work, and one that is revoked there.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use aggregator::clock::{Clock, wall};
@@ -160,6 +161,27 @@ async fn a_certificate_that_expires_ends_its_connection_in_the_middle_of_an_uplo
     // A certificate counts to the end of its last second; then nobody is let in with it.
     let shut_out = async { while a.report(Progress::idle()).await.is_ok() {} };
     timeout(WITHIN, shut_out).await.expect("the certificate's end");
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_under_a_key_that_its_site_has_given_up_since_is_refused_by_name_and_may_be_sent_under_the_new_one() {
+    let mut house = House::new();
+    house.start();
+    house.start_run(&["a"], 1);
+    let mut a = house.site("a").await;
+    let (work, delta) = (a.work(1).await, weights(600_000, |_| 0.5));
+    let (manifest, bytes) = (a.manifest(&work, &delta), delta.to_safetensors());
+    a.begin(&manifest).await.unwrap();
+    for (index, part) in bytes.chunks(CHUNK_BYTES).enumerate() {
+        a.chunk(&manifest, (index * CHUNK_BYTES) as u64, part.to_vec()).await.unwrap();
+    }
+    // All of it is there, and the site enrols again, with keys of its own making.
+    ["a", "any.signing"].into_iter().for_each(|key| fs::remove_file(house.key_path(key)).unwrap());
+    let mut again = house.site("a").await;
+    assert_eq!(code(&again.finish(&manifest).await.unwrap_err()), "signature");
+    again.send(&work, &delta).await.unwrap();
+    again.told(|directive| matches!(directive, Directive::Finished { .. }).then_some(())).await;
     house.stop().await;
 }
 
