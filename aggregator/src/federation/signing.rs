@@ -5,6 +5,7 @@ use common::signed::{Ed25519, PlanSignature, plan_statement};
 use common::{Digest, Person, PersonId, Plan, Refusal, RunId};
 
 use super::{Federation, LiveRun, refusal};
+use crate::clock::Stamp;
 use crate::ledger::Actor;
 use crate::run::{Run, RunEvent};
 use crate::signatures::counting;
@@ -90,6 +91,8 @@ impl Federation {
         let admitted = self.admitted.borrow();
         let member = admitted.member(&person.clone().into()).filter(|member| !member.revoked);
         let certified = member.and_then(|member| Some((member.signing_key?, member.signing_certificate.clone()?)));
+        // Never before the enrolment that it belongs to: the clock may have been set back since.
+        let signed_at = self.clock.wall().max(member.map_or(Stamp(0), |member| member.enrolled_at));
         let (key, certificate_pem) = certified.ok_or(Refusal::PersonRevoked(person))?;
         if !verifies(key, &plan_statement(&self.name, coordinator, plan), signature) {
             return Err(Refusal::Refused(format!(
@@ -98,14 +101,7 @@ impl Federation {
             )));
         }
         let coordinator = coordinator.clone();
-        Ok(SignatureRecord {
-            coordinator,
-            key,
-            signature,
-            certificate_pem,
-            signed_at: self.clock.wall(),
-            counted: false,
-        })
+        Ok(SignatureRecord { coordinator, key, signature, certificate_pem, signed_at, counted: false })
     }
 
     /// Lets a run begin whose signatures are there.

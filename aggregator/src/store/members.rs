@@ -55,6 +55,7 @@ pub(super) fn redeem(
         return Err(StoreError::Token("expired"));
     }
     let issued = issue()?;
+    let enrolled_at = after_what_was_signed(transaction, holder)?.max(now);
     transaction.execute(
         "UPDATE tokens SET used_at_ms = ?2, request = ?3, certificate = ?4, serial = ?5, cert_expires_at_ms = ?6, \
          anchors = ?7, signing_certificate = ?8 \
@@ -82,7 +83,7 @@ pub(super) fn redeem(
             holder.to_string(),
             issued.serial,
             int(issued.expires_at.0),
-            int(now.0),
+            int(enrolled_at.0),
             issued.signing_key.map(|key| key.to_string()),
             issued.anchors.to_string(),
             issued.signing_certificate
@@ -202,10 +203,22 @@ pub(super) fn note_used(transaction: &Transaction<'_>, holder: &Holder, serial: 
     Ok(())
 }
 
-/// Lets the invitations of a holder that could still be used expire; says how many.
+/// The first moment after all that a holder signed: what was signed before an enrolment counts no more, also where the clock was set
+/// back since.
+fn after_what_was_signed(transaction: &Transaction<'_>, holder: &Holder) -> Result<Stamp> {
+    let Some(person) = holder.person() else { return Ok(Stamp(0)) };
+    let newest: Option<i64> = transaction.query_row(
+        "SELECT MAX(signed_at_ms) FROM signatures WHERE coordinator = ?1",
+        [person.name.as_str()],
+        |row| row.get(0),
+    )?;
+    Ok(Stamp(newest.and_then(|newest| u64::try_from(newest).ok()).map_or(0, |newest| newest.saturating_add(1))))
+}
+
+/// Lets the invitations of a holder that could still be used expire, whatever the clock says later; says how many.
 fn expire_invitations(transaction: &Transaction<'_>, holder: &Holder, now: Stamp) -> Result<usize> {
     Ok(transaction.execute(
-        "UPDATE tokens SET expires_at_ms = ?2 WHERE holder = ?1 AND used_at_ms IS NULL AND expires_at_ms > ?2",
+        "UPDATE tokens SET expires_at_ms = 0 WHERE holder = ?1 AND used_at_ms IS NULL AND expires_at_ms > ?2",
         params![holder.to_string(), int(now.0)],
     )?)
 }

@@ -4,11 +4,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aggregator::clock::{Clock, Stamp};
+use aggregator::federation::Admitted;
 use aggregator::ledger::Actor;
-use aggregator::store::{Issued, Revoked, Store, StoreError};
+use aggregator::signatures::counting;
+use aggregator::store::{Issued, Revoked, SignatureRecord, Store, StoreError};
+use common::signed::{Ed25519, VerifyingKey};
 use common::{Digest, Directive, Holder, Progress, Refusal};
 
 use crate::bench::{Bench, holder, issued, plan_draft, site_id};
+use crate::persons::signed_plan;
 
 fn certificate(serial: &str) -> Result<Issued, StoreError> {
     Ok(issued(serial))
@@ -151,4 +155,48 @@ fn a_revocation_takes_effect_although_a_run_is_damaged_and_the_other_runs_go_on(
     bench.store().revoke(&Holder::from(&site), &Actor::StateFolder, bench.clock.wall()).unwrap();
     bench.federation().refresh().unwrap();
     assert_eq!(bench.federation().admits(&site, "01"), Err(Refusal::Revoked(site)));
+}
+
+#[test]
+fn a_clock_that_is_set_back_revives_neither_an_ended_invitation_nor_what_was_signed_before_a_revocation() {
+    let bench = Bench::empty();
+    let (store, now) = (bench.store(), bench.clock.wall());
+    let (before, expires) = (Stamp(now.0 - 3_600_000), now.after(Duration::from_secs(60)));
+    let alice = holder("coordinator/alice");
+    let (key, request) = (VerifyingKey([7; 32]), Digest::of(b"request"));
+    let invite = |token: &[u8], now| {
+        store.invite(Digest::of(token), &alice, &Actor::StateFolder, now, expires).unwrap();
+    };
+    let redeem = |token: &[u8], now| {
+        let mut issue = || Ok(Issued { signing_key: Some(key), ..issued("01") });
+        store.redeem(Digest::of(token), &alice, request, now, &mut issue)
+    };
+    let (plan, _) = signed_plan("two", 2);
+    store.start_run(&plan, None, &Actor::StateFolder, now, &mut || Ok(())).unwrap();
+    invite(b"first", before);
+    redeem(b"first", before).unwrap();
+    let signature = SignatureRecord {
+        coordinator: "alice".parse().unwrap(),
+        key,
+        signature: Ed25519([0; 64]),
+        certificate_pem: String::new(),
+        signed_at: now,
+        counted: false,
+    };
+    store.sign(plan.run(), plan.digest(), &signature).unwrap();
+    let counts = || {
+        let signed = store.signatures(plan.run()).unwrap();
+        counting(&signed, &Admitted::of(store.members().unwrap())).len()
+    };
+    assert_eq!(counts(), 1);
+    invite(b"second", now);
+    let revoked = store.revoke(&alice, &Actor::StateFolder, now).unwrap();
+    assert_eq!(revoked, Revoked { certificate: true, invitations: 1 });
+    assert!(matches!(redeem(b"second", before), Err(StoreError::Token("expired"))));
+    // Let in again with the very key, an hour before it signed by the clock.
+    invite(b"third", before);
+    redeem(b"third", before).unwrap();
+    assert_eq!(counts(), 0);
+    store.sign(plan.run(), plan.digest(), &SignatureRecord { signed_at: Stamp(now.0 + 1), ..signature }).unwrap();
+    assert_eq!(counts(), 1);
 }

@@ -9,6 +9,9 @@ use super::Agent;
 use super::failure::{Failure, Then};
 use crate::images::{self, ImagesError};
 
+/// Of an intake that panicked.
+const BROKE_OFF: &str = "reading the images broke off by a fault of this program: its standard error says where";
+
 #[derive(Debug)]
 pub(super) struct Indexing {
     pub(super) grid: Digest,
@@ -41,7 +44,8 @@ impl Agent {
             Some(indexing) if indexing.grid == grid && !indexing.is_stopped() => match indexing.task.await {
                 Ok(Ok(indexed)) => tracing::info!(frames = indexed.frames, "the images are on the plan's grid"),
                 Ok(Err(error)) => return Err(Failure::Decline(error.decline(), error.for_a_log())),
-                Err(error) => return Err(Failure::Decline(Decline::TooFewImages, error.to_string())),
+                // Its words may hold what it had read.
+                Err(_) => return Err(Failure::Decline(Decline::TrainingFailed, BROKE_OFF.to_owned())),
             },
             _ => {
                 tracing::info!("reading the images onto the plan's grid");
