@@ -58,4 +58,4 @@ pub use sample::{NothingToSample, Sampler};
 pub use skip::SkipReason;
 pub use split::Split;
 pub use views::{ViewMaker, Warp};
-pub use worker::worker_main;
+pub use worker::{holds_files, worker_main};

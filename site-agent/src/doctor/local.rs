@@ -96,6 +96,7 @@ pub(super) fn machine(home: &Home, config: &Config, program: &Path) -> Vec<Check
         verdicts::disk(free_bytes(home.root()), model * 10 + (1 << 30)),
         // Both networks, gradients, moments, the round's start, and activations of a batch.
         verdicts::memory(memory_available(), model * 8 + (1 << 30)),
+        verdicts::parser(data::holds_files()),
         verdicts::gpu(&config.device, config.precision, cfg!(feature = "cuda"), driver.as_deref()),
         verdicts::trainer(&config.device, step.as_ref().map(|took| *took).map_err(String::as_str)),
     ]

@@ -180,7 +180,7 @@ pub fn index(
     }
     let folder = CacheFolder::lock(&options.cache, &options.secret)?;
     let key = listed::dicom_key(&options.secret, &root);
-    let crew = workers::Crew::new(options);
+    let crew = workers::Crew::new(options, &root);
 
     let mut found = headers::read_all(&files, key, &folder, &crew, progress)?;
     let mut skips = std::mem::take(&mut found.skips);

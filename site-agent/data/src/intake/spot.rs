@@ -36,7 +36,7 @@ pub fn spot_check(source: &Path, options: &IntakeOptions, most: usize) -> Result
     let files = walk(source).map_err(unreadable)?;
     let taken: Vec<&Path> = evenly(files.len(), most).map(|place| files[place].path.as_path()).collect();
     let mut found = SpotCheck { files: files.len(), ..SpotCheck::default() };
-    let crew = Crew::new(options);
+    let crew = Crew::new(options, source);
     crew.each(
         taken.len(),
         |parser, piece| looks(parser, taken[piece]),

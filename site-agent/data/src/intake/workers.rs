@@ -1,7 +1,7 @@
 //! The crew that parses: so many threads, each with its own parser.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -34,6 +34,7 @@ pub(super) struct Crew<'a> {
     workers: &'a Workers,
     secret: &'a SiteSecret,
     limits: IntakeLimits,
+    source: &'a Path,
     asked_to_stop: &'a Arc<AtomicBool>,
 }
 
@@ -45,9 +46,10 @@ pub(super) enum Stop {
 }
 
 impl<'a> Crew<'a> {
-    pub(super) fn new(options: &'a IntakeOptions) -> Self {
+    /// For the files of one source.
+    pub(super) fn new(options: &'a IntakeOptions, source: &'a Path) -> Self {
         let IntakeOptions { workers, secret, limits, stopped, .. } = options;
-        Self { workers, secret, limits: *limits, asked_to_stop: stopped }
+        Self { workers, secret, limits: *limits, source, asked_to_stop: stopped }
     }
 
     /// What is permitted.
@@ -119,7 +121,8 @@ impl<'a> Crew<'a> {
         Ok(match self.workers {
             Workers::InProcess => Box::new(Examiner::new(self.secret.clone(), self.limits)),
             Workers::Processes { program, args, .. } => {
-                Box::new(Remote::start(program, args, self.secret.clone(), self.limits, self.asked_to_stop)?)
+                let (secret, limits) = (self.secret.clone(), self.limits);
+                Box::new(Remote::start(program, args, secret, limits, self.source, self.asked_to_stop)?)
             }
         })
     }

@@ -1,7 +1,7 @@
 //! The worker process: puts limits on itself, then answers requests until its input ends.
 //!
-//! It can neither write files nor leave a core dump. Its standard error is closed, because what a parser prints about a file
-//! may hold the file's values.
+//! It can neither write files nor leave a core dump, and the kernel lets it do little beside reading its source
+//! ([`super::sandbox`]). Its standard error is closed, because what a parser prints about a file may hold the file's values.
 
 use std::ffi::OsString;
 use std::io::{self, BufReader, BufWriter, stdin, stdout};
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use rlimit::Resource;
 
 use super::protocol::{Bounds, Request, Response, read_message, write_message};
-use super::{Content, Examiner, Parser};
+use super::{Content, Examiner, Parser, sandbox};
 use crate::keys::SiteSecret;
 use crate::limits::IntakeLimits;
 
@@ -27,11 +27,12 @@ pub fn worker_main() -> ExitCode {
 
 fn serve() -> io::Result<()> {
     let (mut input, mut output) = (BufReader::new(stdin().lock()), BufWriter::new(stdout().lock()));
-    let (_, Request::Begin { secret, limits }, _) = read_message(&mut input, Bounds::REQUEST)? else {
+    let (_, Request::Begin { secret, limits, source }, _) = read_message(&mut input, Bounds::REQUEST)? else {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let secret = SiteSecret::from_hex(&secret).ok_or(io::ErrorKind::InvalidData)?;
     confine(&limits)?;
+    sandbox::enter(&path(source))?;
     let mut examiner = Examiner::new(secret, limits);
     loop {
         let (number, request) = match read_message(&mut input, Bounds::REQUEST) {
@@ -45,7 +46,6 @@ fn serve() -> io::Result<()> {
 }
 
 fn answer(examiner: &mut Examiner, request: Request) -> io::Result<(Response, Vec<f32>)> {
-    let path = |bytes: Vec<u8>| PathBuf::from(OsString::from_vec(bytes));
     let answered = match request {
         Request::Begin { .. } => return Err(io::ErrorKind::InvalidData.into()),
         Request::Open { path: file } => examiner.open(&path(file)).map(|content| match content {
@@ -63,6 +63,10 @@ fn answer(examiner: &mut Examiner, request: Request) -> io::Result<(Response, Ve
         }
     };
     Ok(answered.unwrap_or_else(|reason| (Response::Skip(reason), Vec::new())))
+}
+
+fn path(bytes: Vec<u8>) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes))
 }
 
 /// Bounds this process for the rest of its life.

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! intake ── Parser ──▶ Examiner                       in this process: tests, and files one trusts
-//!                 └──▶ Remote ── pipe ──▶ child: Examiner     hostile files stay outside
+//!                 └──▶ Remote ── pipe ──▶ child: Examiner     a process under limits, between the kernel's walls
 //! ```
 
 mod child;
 mod examiner;
 mod protocol;
 mod remote;
+mod sandbox;
 
 use std::path::Path;
 
@@ -17,6 +18,7 @@ pub(crate) use examiner::Examiner;
 #[cfg(test)]
 pub(crate) use examiner::guarded;
 pub(crate) use remote::Remote;
+pub use sandbox::holds_files;
 
 use serde::{Deserialize, Serialize};
 

@@ -25,10 +25,12 @@ const MAX_TEXT_BESIDE_VALUES: usize = 64 << 10;
 /// From intake to worker.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Request {
-    /// First of all: the secret comes over the pipe, so that no list of processes shows it.
+    /// First of all: the secret comes over the pipe, so that no list of processes shows it. The source is the folder, or the
+    /// archive, that all later paths lie in.
     Begin {
         secret: String,
         limits: IntakeLimits,
+        source: Vec<u8>,
     },
     Open {
         path: Vec<u8>,

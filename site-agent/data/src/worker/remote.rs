@@ -33,6 +33,7 @@ pub(crate) struct Remote {
     args: Vec<OsString>,
     secret: SiteSecret,
     limits: IntakeLimits,
+    source: PathBuf,
     stopped: Arc<AtomicBool>,
     worker: Option<Worker>,
 }
@@ -58,16 +59,18 @@ enum Failure {
 }
 
 impl Remote {
-    /// Starts `program` with `args` for a worker; it must call [`super::worker_main`]. Once `stopped` is set no answer of it counts.
+    /// Starts `program` with `args` for a worker of this source; it must call [`super::worker_main`]. Once `stopped` is set no answer
+    /// of it counts.
     pub(crate) fn start(
         program: &Path,
         args: &[OsString],
         secret: SiteSecret,
         limits: IntakeLimits,
+        source: &Path,
         stopped: &Arc<AtomicBool>,
     ) -> io::Result<Self> {
         let (program, args, stopped) = (program.to_owned(), args.to_vec(), Arc::clone(stopped));
-        let mut remote = Self { program, args, secret, limits, stopped, worker: None };
+        let mut remote = Self { program, args, secret, limits, source: source.to_owned(), stopped, worker: None };
         remote.worker = Some(remote.begin()?);
         Ok(remote)
     }
@@ -97,7 +100,7 @@ impl Remote {
             }
         });
         let mut worker = Worker { child, input: BufWriter::new(input), expected, answers, served: 0 };
-        let begin = Request::Begin { secret: self.secret.to_hex(), limits: self.limits };
+        let begin = Request::Begin { secret: self.secret.to_hex(), limits: self.limits, source: bytes(&self.source) };
         write_message(&mut worker.input, 0, &begin, &[])?;
         Ok(worker)
     }
@@ -231,8 +234,8 @@ mod tests {
         let script = format!("cat {}; exec cat > /dev/null", said.display());
         let args = ["-c".into(), script.into()];
         let secret = SiteSecret::new([1; 32]);
-        let mut remote =
-            Remote::start(Path::new("/bin/sh"), &args, secret, IntakeLimits::default(), &Arc::default()).unwrap();
+        let (shell, limits) = (Path::new("/bin/sh"), IntakeLimits::default());
+        let mut remote = Remote::start(shell, &args, secret, limits, folder.path(), &Arc::default()).unwrap();
         remote.open(Path::new("/a")).unwrap_err()
     }
 

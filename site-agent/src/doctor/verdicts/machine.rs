@@ -39,6 +39,19 @@ pub(in crate::doctor) fn memory(free: Option<u64>, need: u64) -> Check {
     }
 }
 
+/// Whether the kernel holds the process that parses images to their files.
+pub(in crate::doctor) fn parser(holds_files: bool) -> Check {
+    match holds_files {
+        true => Check::ok("parser", "the kernel lets it read the images, and nothing else"),
+        false => Check::warning(
+            "parser",
+            "this kernel has no Landlock: what takes over the process that parses images could read this user's files, though not \
+             send them",
+            "Linux 5.13 or later with `landlock` among its security modules (`lsm=` of its command line)",
+        ),
+    }
+}
+
 /// The device and the precision that the settings name, whether this build can use a GPU, and the version of the NVIDIA driver.
 pub(in crate::doctor) fn gpu(
     device: &str,

@@ -6,7 +6,7 @@ mod network;
 mod site;
 
 pub(super) use images::{caches, labels, no_sample, sample, sources, subjects, unread_sources};
-pub(super) use machine::{disk, gpu, memory, trainer};
+pub(super) use machine::{disk, gpu, memory, parser, trainer};
 pub(super) use network::{Inspection, bandwidth, certificate, chain, clock, link, proxy, reach, resolution};
 pub(super) use site::{
     approvals, enrolment, journal, keys, ledger, policy, private, rounds, settings, standing, unread_plans,
@@ -151,6 +151,8 @@ mod tests {
             (memory(None, 1), Warning, "not known"),
             (memory(Some(1), 2), Warning, "needs about"),
             (memory(Some(2), 2), Fine, ""),
+            (parser(false), Warning, "no Landlock"),
+            (parser(true), Fine, "nothing else"),
             (gpu("cpu", Precision::F32, false, None), Fine, "not used"),
             (gpu("cpu", Precision::F32, false, Some("550.1")), Fine, "550.1"),
             (gpu("cpu", Precision::Bf16, false, None), Warning, "makes the CPU slower"),
