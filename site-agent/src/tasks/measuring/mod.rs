@@ -119,15 +119,17 @@ impl Measured {
         of(&self.behind).or_else(samples).unwrap_or(0)
     }
 
-    /// Whether a metric of the whole task over so many subjects tells of enough of them. Of two classes, what is told
-    /// of each apart needs enough subjects of both: the sensitivity of one patient is that patient.
+    /// Whether a metric of the whole task over so many subjects tells of enough of them. What tells classes apart needs
+    /// enough subjects of each class that somebody has, and enough of others: the sensitivity of one patient is that patient,
+    /// and so is, beside the accuracy, a mean over classes of which one is his.
     pub fn may_leave(&self, task: &Task, metric: Metric, subjects: usize) -> bool {
         use Metric::{Auc, BalancedAccuracy, F1Macro, Sensitivity, Specificity};
         let least = u64::from(SUBJECTS_ROUNDED_TO);
-        let of_a_class = matches!(metric, Auc | BalancedAccuracy | F1Macro | Sensitivity | Specificity);
-        let two = matches!(task.kind, TaskKind::Detection | TaskKind::Classification) && task.classes.len() == 2;
-        let enough = || self.class_and_rest(task, 1).iter().all(|count| *count >= least);
-        subjects as u64 >= least && (!of_a_class || !two || enough())
+        let tells_apart = matches!(metric, Auc | BalancedAccuracy | F1Macro | Sensitivity | Specificity);
+        let classes = (0..task.classes.len()).map(|class| self.class_and_rest(task, class));
+        let had: Vec<[u64; 2]> = classes.filter(|[own, _]| *own > 0).collect();
+        let enough = || !had.is_empty() && had.iter().flatten().all(|count| *count >= least);
+        subjects as u64 >= least && (!tells_apart || enough())
     }
 }
 
@@ -335,6 +337,22 @@ mod tests {
             assert!(!of(4).may_leave(&task, metric, 24) && of(5).may_leave(&task, metric, 25), "{metric}");
         }
         assert!(of(1).may_leave(&task, Metric::Accuracy, 21) && !of(1).may_leave(&task, Metric::Accuracy, 4));
+    }
+
+    #[test]
+    fn of_five_classes_of_which_one_is_a_single_patients_no_mean_over_classes_leaves() {
+        let known = super::super::built_in();
+        let task = known.into_iter().find(|task| task.name.as_str() == "cardiac-disease").unwrap();
+        let of = |first: u64, second: u64| Measured {
+            of_class: vec![[first, second], [second, first], [0, 25], [0, 25], [0, 25]],
+            ..Measured::default()
+        };
+        for metric in [Metric::Auc, Metric::BalancedAccuracy, Metric::F1Macro] {
+            let leaves = |first, second| of(first, second).may_leave(&task, metric, 25);
+            assert!(!leaves(24, 1) && !leaves(21, 4) && leaves(20, 5), "{metric}");
+            assert!(!leaves(25, 0), "{metric}: nobody else is there to be told apart");
+        }
+        assert!(of(24, 1).may_leave(&task, Metric::Accuracy, 25));
     }
 
     #[test]
