@@ -4,9 +4,10 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::task::Metric;
-use data::{FrameRef, SeriesMask, SeriesRecord, mask_on_frame};
+use data::{FrameRef, Plane, SeriesMask, SeriesRecord, SliceRecord, mask_on_frame};
 
 use super::{Agreement, Sheet, mean};
+use crate::metrics::Unusable;
 use crate::metrics::agreement::Pairs;
 use crate::metrics::cardiac::{ejection_fraction_percent, mean_under_mask, myocardial_mass_g, scar_percent, volume_ml};
 use crate::metrics::overlap::dice;
@@ -20,8 +21,8 @@ struct Slice<'a> {
     found: &'a Vec<u8>,
 }
 
-/// The slices of a volume at one moment. Where each slice of a stack is a series of its own, as in UK Biobank, they are put
-/// together here.
+/// The slices of a volume at one moment. Pieces of a short axis are put together here: a series a slice, as in UK Biobank, a
+/// series a breath-hold, or halves of a series in two sources.
 struct Stack<'a> {
     record: &'a SeriesRecord,
     phase: u32,
@@ -32,24 +33,108 @@ impl Stack<'_> {
     /// From the middle of a slice to that of the next, in mm, gaps included: as they lie, else as the scanner was told,
     /// which may have said no more than how thick they are. None if neither is known.
     fn slice_distance_mm(&self, series: &[SeriesRecord]) -> Option<f64> {
-        let (Some(own), Some(step)) = (alone(self.record), self.record.slice_step_mm) else {
-            return self.record.slice_distance_mm();
-        };
+        let own: BTreeSet<u32> = self.slices.iter().map(|slice| slice.frame.series).collect();
+        let own: Option<Vec<Vec<f64>>> =
+            own.into_iter().map(|piece| places_beside(self.record, &series[piece as usize])).collect();
+        let (Some(own), Some(step)) = (own, step_mm(self.record)) else { return self.record.slice_distance_mm() };
+        let mut places = own.concat();
         // By all that were acquired, drawn on or not: the distance is the same at every moment.
-        let beside = series.iter().filter(|other| are_of_one_stack(self.record, other)).filter_map(alone);
-        neighbors_mm(beside.chain([own]).collect(), step / 2.0).or(Some(step))
+        for beside in series.iter().filter_map(|other| places_beside(self.record, other)) {
+            if are_elsewhere(&beside, &places, step) {
+                places.extend(beside);
+            }
+        }
+        let is_whole = places.len() == self.record.slices.len();
+        if is_whole { self.record.slice_distance_mm() } else { neighbors_mm(places, step / 2.0).or(Some(step)) }
+    }
+
+    /// Where a slice lies along the stack, in mm; none if it may be of another.
+    fn place(&self, slice: &Slice<'_>, series: &[SeriesRecord]) -> Option<f64> {
+        places_beside(self.record, &series[slice.frame.series as usize])?.get(slice.frame.slice as usize).copied()
+    }
+
+    /// On which plane of an even grid each slice lies. A slice that is not drawn on is a plane as well, and keeps its neighbors
+    /// apart.
+    fn planes(&self, series: &[SeriesRecord], step: Option<f64>) -> Vec<usize> {
+        let is_whole = self.slices.windows(2).all(|two| two[0].frame.series == two[1].frame.series);
+        let number = |slice: &Slice<'_>| match is_whole {
+            true => Some(f64::from(slice.frame.slice)),
+            false => Some(self.place(slice, series)? / step?),
+        };
+        let numbers: Option<Vec<f64>> = self.slices.iter().map(number).collect();
+        let numbers = numbers.unwrap_or_else(|| (0..self.slices.len()).map(|number| number as f64).collect());
+        let first = numbers.first().copied().unwrap_or(0.0);
+        let after = |next: &mut usize, number: f64| {
+            let plane = ((number - first).round() as usize).max(*next);
+            *next = plane + 1;
+            Some(plane)
+        };
+        numbers.into_iter().scan(0, after).collect()
+    }
+
+    /// How far the surfaces of a structure lie apart, as it was drawn and as it was found.
+    fn hausdorff_95(&self, structure: u8, (planes, step): (&[usize], Option<f64>)) -> Result<Hausdorff, Unusable> {
+        let [rows, columns] = self.record.matrix.map(|count| count as usize);
+        let dims = [planes.last().map_or(0, |last| last + 1), rows, columns];
+        let spacing = [step.unwrap_or(1.0), self.record.spacing_mm[0], self.record.spacing_mm[1]];
+        let truth = self.slices.iter().map(|slice| slice.truth);
+        let found = self.slices.iter().map(|slice| slice.found);
+        hausdorff_95(
+            &on_planes(truth, structure, planes, dims),
+            &on_planes(found, structure, planes, dims),
+            dims,
+            spacing,
+        )
     }
 }
 
-/// Where a series of one slice lies along its normal, in mm; none of a whole stack.
-fn alone(record: &SeriesRecord) -> Option<f64> {
-    if let [slice] = &record.slices[..] { slice.position_mm } else { None }
+/// Where masks on some planes of a grid show a structure.
+fn on_planes<'a>(
+    masks: impl Iterator<Item = &'a Vec<u8>>,
+    structure: u8,
+    planes: &[usize],
+    [slices, rows, columns]: [usize; 3],
+) -> Vec<bool> {
+    let mut all = vec![false; slices * rows * columns];
+    for (mask, plane) in masks.zip(planes) {
+        let held = all.iter_mut().skip(plane * rows * columns);
+        held.zip(mask).for_each(|(held, class)| *held = *class == structure);
+    }
+    all
 }
 
-/// Whether two series of one slice may be of one stack.
-fn are_of_one_stack(one: &SeriesRecord, other: &SeriesRecord) -> bool {
+/// Where the slices of a series lie along the normal of another's, in mm; none if the two are of no one stack. Short axes
+/// alone come in pieces: a second series of a long axis is the view planned anew.
+fn places_beside(stack: &SeriesRecord, other: &SeriesRecord) -> Option<Vec<f64>> {
     let of = |record: &SeriesRecord| (record.subject, record.study, record.sequence, record.plane, record.matrix);
-    of(one) == of(other) && one.spacing_mm == other.spacing_mm && one.slice_step_mm == other.slice_step_mm
+    let alike = of(stack) == of(other)
+        && stack.plane == Plane::Sax
+        && stack.spacing_mm == other.spacing_mm
+        && stack.slice_step_mm == other.slice_step_mm;
+    let first = stack.slices.first()?.placement.filter(|_| alike)?;
+    let place = |slice: &SliceRecord| {
+        let own = slice.placement?;
+        let is_parallel = cosine(own.row, first.row).min(cosine(own.column, first.column)) > PARALLEL;
+        is_parallel.then(|| first.distance_mm(own.origin))
+    };
+    other.slices.iter().map(place).collect()
+}
+
+/// Cosine of the angle between slices of one stack at the most: a degree.
+const PARALLEL: f64 = 0.9998;
+
+fn cosine(a: [f64; 3], b: [f64; 3]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// From slice to slice of a series, in mm, as the scanner was told, else as they lie.
+fn step_mm(record: &SeriesRecord) -> Option<f64> {
+    record.slice_step_mm.or_else(|| record.slice_distance_mm())
+}
+
+/// Whether none of these places is one of those, of slices so far apart.
+fn are_elsewhere(these: &[f64], those: &[f64], step: f64) -> bool {
+    these.iter().all(|place| those.iter().all(|other| (place - other).abs() > step / 2.0))
 }
 
 /// The usual distance of neighbors among places, which are one and the same within `same`; none of a single place.
@@ -65,21 +150,20 @@ fn neighbors_mm(mut places: Vec<f64>, same: f64) -> Option<f64> {
 
 /// Adds slices to the stack that they are of, or as one of their own. A second image of the same place is of another stack.
 fn stacked<'a>(stacks: &mut Vec<Stack<'a>>, next: Stack<'a>, series: &[SeriesRecord]) {
-    let place = |slice: &Slice<'_>| alone(&series[slice.frame.series as usize]);
-    let own = alone(next.record).zip(next.record.slice_step_mm);
     let takes = |stack: &&mut Stack<'_>| {
-        own.is_some_and(|(position, step)| {
-            let is_elsewhere = |other: f64| (other - position).abs() > step / 2.0;
-            stack.phase == next.phase
-                && are_of_one_stack(stack.record, next.record)
-                && stack.slices.iter().all(|slice| place(slice).is_some_and(is_elsewhere))
-        })
+        let places = |slices: &[Slice<'_>]| slices.iter().map(|slice| stack.place(slice, series)).collect();
+        let both: (Option<Vec<f64>>, Option<Vec<f64>>) = (places(&next.slices), places(&stack.slices));
+        let (Some(these), Some(those), Some(step)) = (both.0, both.1, step_mm(stack.record)) else { return false };
+        stack.phase == next.phase && are_elsewhere(&these, &those, step)
     };
     match stacks.iter_mut().find(takes) {
         Some(stack) => {
-            stack.slices.extend(next.slices);
+            let mut slices = std::mem::take(&mut stack.slices);
+            slices.extend(next.slices);
             // All have a place: it took nobody in without one.
-            stack.slices.sort_by(|a, b| place(a).partial_cmp(&place(b)).unwrap_or(Ordering::Equal));
+            slices
+                .sort_by(|a, b| stack.place(a, series).partial_cmp(&stack.place(b, series)).unwrap_or(Ordering::Equal));
+            stack.slices = slices;
         }
         None => stacks.push(next),
     }
@@ -109,16 +193,14 @@ impl Sheet<'_> {
         let structures = self.task.classes.len();
         let truth: Vec<u8> = slices.iter().flat_map(|slice| slice.truth).copied().collect();
         let found: Vec<u8> = slices.iter().flat_map(|slice| slice.found).copied().collect();
-        let [rows, columns] = record.matrix.map(|count| count as usize);
         let step = stack.slice_distance_mm(self.cache.series());
+        let planes = stack.planes(self.cache.series(), step);
         let dice = dice(&truth, &found, structures + 1)?.split_off(1);
         let far = self.seed.is_some() && self.has(Metric::Hd95) || self.task.best.metric == Metric::Hd95;
         let mut hd95 = Vec::new();
         for structure in 1..=structures as u8 {
-            let only = |values: &[u8]| values.iter().map(|value| *value == structure).collect::<Vec<bool>>();
-            let spacing = [step.unwrap_or(1.0), record.spacing_mm[0], record.spacing_mm[1]];
             hd95.push(match far {
-                true => hausdorff_95(&only(&truth), &only(&found), [slices.len(), rows, columns], spacing)?,
+                true => stack.hausdorff_95(structure, (&planes, step))?,
                 false => Hausdorff::BothEmpty,
             });
         }
@@ -296,6 +378,11 @@ impl<'a> Cycle<'a> {
             }
         }
         let stack = stacks.into_iter().find(|stack| stack.len() > 1)?;
+        // Pieces that are labelled at moments of their own: none of these moments is the whole stack's.
+        let apart = |one: &&Volume| stack.iter().any(|other| one.series.is_disjoint(&other.series));
+        if stack.iter().any(apart) {
+            return None;
+        }
         let truth = |volume: &Volume| volume.voxels[ventricle][0];
         let (diastole, _) =
             stack.iter().enumerate().max_by_key(|(place, volume)| (truth(volume), std::cmp::Reverse(*place)))?;
@@ -339,8 +426,7 @@ mod tests {
 
     /// A short-axis series with slices at these places, whose header says how thick they are and not how far apart.
     fn series(places: &[f64], thickness: f64) -> SeriesRecord {
-        let slice =
-            |place: &f64| serde_json::json!({ "position_mm": place, "placement": null, "level": null, "phases": 2 });
+        let slice = |place: &f64| serde_json::json!({ "position_mm": place, "placement": at(*place), "level": null, "phases": 2 });
         let (key, digest) = ("00112233445566778899aabbccddeeff", common::Digest::of(b"pixels"));
         serde_json::from_value(serde_json::json!({
             "key": key, "subject": key, "study": key, "source": key, "vendor": "siemens", "sequence": "cine",
@@ -352,17 +438,85 @@ mod tests {
         .unwrap()
     }
 
-    /// The distance in the stacks that are made of these series, all drawn on at one moment but for those `undrawn`.
-    fn distances(all: &[SeriesRecord], undrawn: &[usize]) -> Vec<Option<f64>> {
-        let mask = vec![1; 4];
+    /// Facing z.
+    fn at(mm: f64) -> serde_json::Value {
+        serde_json::json!({ "origin": [0.0, 0.0, mm], "row": [1.0, 0.0, 0.0], "column": [0.0, 1.0, 0.0] })
+    }
+
+    /// The stacks that are made of these series at a moment: slices, each with its truth and what was found.
+    fn stacks<'a>(all: &'a [SeriesRecord], drawn: &[(FrameRef, &'a [Vec<u8>; 2])]) -> Vec<Stack<'a>> {
         let mut stacks = Vec::new();
-        for (index, record) in all.iter().enumerate().filter(|(index, _)| !undrawn.contains(index)) {
-            let frame = |slice: usize| FrameRef { series: index as u32, slice: slice as u32, phase: 0 };
-            let slice = |slice: usize| Slice { frame: frame(slice), truth: &mask, found: &mask };
-            let slices = (0..record.slices.len()).map(slice).collect();
-            stacked(&mut stacks, Stack { record, phase: 0, slices }, all);
+        for (index, record) in all.iter().enumerate() {
+            let own = drawn.iter().filter(|(frame, _)| frame.series as usize == index);
+            let slices: Vec<Slice<'_>> =
+                own.map(|(frame, [truth, found])| Slice { frame: *frame, truth, found }).collect();
+            if !slices.is_empty() {
+                stacked(&mut stacks, Stack { record, phase: 0, slices }, all);
+            }
         }
-        stacks.iter().map(|stack| stack.slice_distance_mm(all)).collect()
+        stacks
+    }
+
+    /// Every slice of these series.
+    fn frames(all: &[SeriesRecord]) -> Vec<FrameRef> {
+        let of = |(index, record): (usize, &SeriesRecord)| {
+            let slices = 0..record.slices.len() as u32;
+            slices.map(move |slice| FrameRef { series: index as u32, slice, phase: 0 })
+        };
+        all.iter().enumerate().flat_map(of).collect()
+    }
+
+    /// The slices and the distance in the stacks that are made of these series, all drawn on at one moment but for those
+    /// `undrawn`.
+    fn sizes(all: &[SeriesRecord], undrawn: &[usize]) -> Vec<(usize, Option<f64>)> {
+        let masks = [vec![1; 4], vec![1; 4]];
+        let drawn = frames(all).into_iter().filter(|frame| !undrawn.contains(&(frame.series as usize)));
+        let stacks = stacks(all, &drawn.map(|frame| (frame, &masks)).collect::<Vec<_>>());
+        stacks.iter().map(|stack| (stack.slices.len(), stack.slice_distance_mm(all))).collect()
+    }
+
+    fn distances(all: &[SeriesRecord], undrawn: &[usize]) -> Vec<Option<f64>> {
+        sizes(all, undrawn).into_iter().map(|(_, distance)| distance).collect()
+    }
+
+    #[test]
+    fn a_short_axis_in_pieces_is_one_stack_and_two_long_axes_are_two() {
+        let whole: Vec<f64> = (0..10).map(|slice| 10.0 * f64::from(slice)).collect();
+        let one_after_the_other = [series(&whole[..5], 8.0), series(&whole[5..], 8.0)];
+        assert_eq!(sizes(&one_after_the_other, &[]), [(10, Some(10.0))]);
+        let every_other = [0, 1].map(|first| whole.iter().copied().skip(first).step_by(2).collect::<Vec<_>>());
+        assert_eq!(sizes(&every_other.map(|places| series(&places, 8.0)), &[]), [(10, Some(10.0))]);
+        // Of a header that does not say how thick they are.
+        let mut untold = one_after_the_other.clone();
+        untold.iter_mut().for_each(|record| record.slice_step_mm = None);
+        assert_eq!(sizes(&untold, &[]), [(10, Some(10.0))]);
+        // The same slices twice are two stacks, and so are long axes and a short axis that was turned.
+        assert_eq!(sizes(&[series(&whole, 8.0), series(&whole, 8.0)], &[]), [(10, Some(10.0)); 2]);
+        let alone = [0.0, 12.0].map(|place| series(&[place], 8.0));
+        let mut long = alone.clone();
+        long.iter_mut().for_each(|record| record.plane = Plane::FourChamber);
+        assert_eq!(sizes(&long, &[]), [(1, Some(8.0)); 2]);
+        let mut turned = alone.clone();
+        let tilted =
+            serde_json::json!({ "origin": [0.0, 0.0, 12.0], "row": [0.995, 0.0, 0.0999], "column": [0.0, 1.0, 0.0] });
+        turned[1].slices[0].placement = serde_json::from_value(tilted).unwrap();
+        assert_eq!(sizes(&turned, &[]), [(1, Some(8.0)); 2]);
+        assert_eq!(sizes(&alone, &[]), [(2, Some(12.0))]);
+    }
+
+    #[test]
+    fn a_slice_that_is_not_drawn_on_keeps_its_neighbors_apart() {
+        let (full, empty) = (vec![1; 4], vec![0; 4]);
+        let (first, last) = ([full.clone(), empty.clone()], [empty, full]);
+        let far = |all: &[SeriesRecord]| {
+            let frames = frames(all);
+            let stacks = stacks(all, &[(frames[0], &first), (frames[2], &last)]);
+            assert_eq!(stacks.len(), 1);
+            let step = stacks[0].slice_distance_mm(all);
+            stacks[0].hausdorff_95(1, (&stacks[0].planes(all, step), step)).unwrap()
+        };
+        assert_eq!(far(&[series(&[0.0, 10.0, 20.0], 8.0)]), Hausdorff::Mm(20.0));
+        assert_eq!(far(&[0.0, 10.0, 20.0].map(|place| series(&[place], 8.0))), Hausdorff::Mm(20.0));
     }
 
     #[test]
@@ -393,6 +547,16 @@ mod tests {
         let own = [volume(3, &[1], 9, [80, 70]), volume(5, &[1], 9, [120, 60]), volume(9, &[1], 9, [50, 90])];
         assert_eq!(volumes(&own), Some([Some([120.0, 50.0]), Some([60.0, 70.0])]));
         assert_eq!(volumes(&own[..1]), None, "one moment is no cycle");
+    }
+
+    #[test]
+    fn pieces_of_a_stack_that_are_labelled_at_moments_of_their_own_are_no_cycle() {
+        let diastole = volume(0, &[1, 2], 10, [120, 110]);
+        let apart = [diastole.clone(), volume(9, &[1], 5, [30, 40]), volume(10, &[2], 5, [20, 20])];
+        assert_eq!(volumes(&apart), None);
+        // Of one whose apex is not drawn in systole it is the ventricle that ends there.
+        let shorter = [diastole, volume(9, &[1], 5, [50, 60])];
+        assert_eq!(volumes(&shorter), Some([Some([120.0, 50.0]), Some([110.0, 60.0])]));
     }
 
     #[test]
