@@ -159,8 +159,7 @@ fn is_over(task: &Task, looks: &[Look]) -> bool {
     done || worse >= task.training.patience && looks.len() > worse
 }
 
-/// The examples of some subjects that a look or a measurement asks: of a classification, four frames a slice are enough,
-/// since those of a cine are near-duplicates.
+/// The examples of some subjects that a look or a measurement asks ([`is_asked`]).
 pub fn thinned<'a>(
     subjects: &[SubjectKey],
     task: &Task,
@@ -171,9 +170,16 @@ pub fn thinned<'a>(
     let kept = |example: &&Example| {
         let Some(frame) = example.frames.first() else { return false };
         let phases = cache.series()[frame.series as usize].slices[frame.slice as usize].phases;
-        task.kind != TaskKind::Classification || frame.phase.is_multiple_of(phases.div_ceil(4).max(1))
+        is_asked(task, frame.phase, phases)
     };
     own.filter(kept).collect()
+}
+
+/// Whether a look or a measurement asks a frame that the task is shown: of a classification, four frames a slice are enough,
+/// since those of a cine are near-duplicates. Where the task names its moments, these are asked: there may be one alone.
+fn is_asked(task: &Task, phase: u32, phases: u32) -> bool {
+    let thins = task.kind == TaskKind::Classification && task.input.phases.is_empty();
+    !thins || phase.is_multiple_of(phases.div_ceil(4).max(1))
 }
 
 fn seed_of(told: &Finetuned, step: u64, purpose: &str) -> u64 {
@@ -186,6 +192,16 @@ fn seed_of(told: &Finetuned, step: u64, purpose: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_classification_is_asked_of_four_frames_a_slice_and_of_every_moment_that_it_names() {
+        let mut task = crate::tasks::built_in().into_iter().find(|task| task.name.as_str() == "cine-view").unwrap();
+        let asked = |task: &Task| (0..25).filter(|phase| is_asked(task, *phase, 25)).collect::<Vec<u32>>();
+        assert_eq!(asked(&task), [0, 7, 14, 21]);
+        // Of 25 frames the one nearest to this moment is the tenth.
+        task.input.phases = vec![0.37];
+        assert!(asked(&task).contains(&9));
+    }
 
     #[test]
     fn a_training_ends_with_its_steps_or_after_as_many_looks_without_a_better_value_as_its_patience() {
