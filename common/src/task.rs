@@ -271,12 +271,25 @@ impl Task {
         for metric in self.metrics.iter().chain([&self.best.metric]) {
             self.require(*metric)?;
         }
-        Ok(())
+        self.require_picking(self.best.metric)
     }
 
     /// Where a class is among the task's.
     pub fn class(&self, name: &str) -> Option<usize> {
         self.classes.iter().position(|class| class == name)
+    }
+
+    /// Refuses to pick a model by what is told of parts alone, which is no one number, and by a distance, which a model that
+    /// misses a whole structure has of the others only.
+    fn require_picking(&self, metric: Metric) -> Result<(), TaskError> {
+        use Metric::{EjectionFraction, Hd95, Mass, MeanValue, ScarFraction, Volumes};
+        let why = match metric {
+            Volumes | EjectionFraction | Mass | ScarFraction | MeanValue => "it is no one number of the whole task",
+            Hd95 => "a structure that is missed altogether has none, and is left out of its mean",
+            _ => return Ok(()),
+        };
+        let bound = format!("another metric, since {why}: name dice under best, and leave this one among metrics");
+        within("best.metric", metric.name(), false, &bound)
     }
 
     fn require(&self, metric: Metric) -> Result<(), TaskError> {
@@ -448,6 +461,28 @@ mod tests {
         assert!(refused(&|task| task.input.phases = vec![1.0]).contains("input.phases is [1.0]"));
         assert!(refused(&|task| task.training.layer_decay = 0.0).contains("training.layer_decay is 0"));
         assert!(refused(&|task| task.augmentation.flip = 2.0).contains("0 to 1"));
+    }
+
+    #[test]
+    fn no_model_is_picked_by_a_clinical_quantity_or_by_a_distance_that_what_is_missed_does_not_have() {
+        for metric in [Metric::EjectionFraction, Metric::Volumes, Metric::Mass, Metric::Hd95] {
+            let mut measured = task();
+            measured.metrics.push(metric);
+            measured.check().unwrap();
+            let picked = Task { best: Best { metric, direction: Direction::Lower }, ..measured };
+            let refused = picked.check().unwrap_err().to_string();
+            assert!(
+                refused.contains(&format!("best.metric is {}", metric.name())) && refused.contains("name dice"),
+                "{refused}"
+            );
+        }
+        // The others need classes or images of their own, and are no more one number.
+        let mut scar = Task { classes: vec!["myocardium".to_owned(), "scar".to_owned()], ..task() };
+        (scar.metrics, scar.best.metric) = (vec![Metric::Dice], Metric::ScarFraction);
+        assert!(scar.check().unwrap_err().to_string().contains("best.metric is scar-fraction"));
+        scar.input.sequences = vec!["t1-map".to_owned()];
+        scar.best.metric = Metric::MeanValue;
+        assert!(scar.check().unwrap_err().to_string().contains("best.metric is mean-value"));
     }
 
     #[test]
