@@ -10,7 +10,7 @@ use model::BACKBONE;
 use super::weights::read_weights;
 use super::{Json, print, print_json, read_draft};
 use crate::durable;
-use crate::tasks::{Finetuned, FinetunedFolder};
+use crate::tasks::{Finetuned, FinetunedFolder, TasksError};
 
 #[derive(Debug, Args)]
 pub(super) struct AdoptArgs {
@@ -58,7 +58,13 @@ pub(super) fn adopt(args: &AdoptArgs) -> anyhow::Result<()> {
         learnt_from: None,
     };
     folder.begin(&told)?;
-    durable::write(&folder.model(), &weights.to_safetensors())?;
+    let bytes = weights.to_safetensors();
+    // Of a frozen backbone every round has the same one: what was measured of another's head is beside that head.
+    if durable::read_if_there(&folder.model())?.is_some_and(|held| held != bytes) {
+        let held = format!("the task {} out of another model of this run", told.task.name);
+        return Err(TasksError::OtherFinetuning { folder: args.out.display().to_string(), held }.into());
+    }
+    durable::write(&folder.model(), &bytes)?;
     folder.end(&told)?;
     if args.json.json {
         return print_json(&serde_json::json!({ "task": told.task.name, "model": weights.digest(), "path": args.out }));
@@ -71,4 +77,47 @@ fn expected(weights: &NamedTensors, plan: &common::plan::ModelPlan, task: &commo
     let backbone = model::initial_weights(plan, 0).under("teacher.backbone.");
     let first = model::Finetuner::first_weights(plan, std::slice::from_ref(task), &backbone, 0)?;
     Ok(first.signature().require(&weights.signature())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use common::PlanDraft;
+    use common::plan::FinetuningPlan;
+    use model::{Finetuner, initial_weights};
+
+    use super::*;
+    use crate::tasks::built_in;
+
+    #[test]
+    fn a_folder_keeps_the_head_of_one_round_although_a_frozen_backbone_is_that_of_every_round() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let mut plan: PlanDraft = toml::from_str(include_str!("../../../tests/plans/story.toml")).unwrap();
+        let tasks = vec![built_in().remove(0)];
+        let backbone = initial_weights(&plan.model, 1).under("teacher.backbone.");
+        for round in 1..=2 {
+            let weights = Finetuner::first_weights(&plan.model, &tasks, &backbone, round).unwrap();
+            std::fs::write(path(&format!("{round}.safetensors")), weights.to_safetensors()).unwrap();
+        }
+        let task = tasks[0].name.to_string();
+        plan.finetuning = Some(FinetuningPlan { frozen_backbone: true, tasks });
+        std::fs::write(path("plan.toml"), toml::to_string(&plan).unwrap()).unwrap();
+        let adopted = |round: u64, out: &str| {
+            adopt(&AdoptArgs {
+                model: path(&format!("{round}.safetensors")),
+                plan: path("plan.toml"),
+                task: task.clone(),
+                out: path(out),
+                json: Json { json: false },
+            })
+        };
+        adopted(1, "one").unwrap();
+        let held = std::fs::read(path("one/model.safetensors")).unwrap();
+        let refused = adopted(2, "one").unwrap_err().to_string();
+        assert!(refused.contains("out of another model of this run") && refused.contains("--out"), "{refused}");
+        assert_eq!(std::fs::read(path("one/model.safetensors")).unwrap(), held);
+        // Typed once more it is the same one.
+        adopted(1, "one").unwrap();
+        adopted(2, "two").unwrap();
+    }
 }

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use common::Task;
+use common::plan::ModelPlan;
 use common::task::{Direction, Metric};
+use common::{Digest, Task};
+use model::initial_weights;
 
 use super::{ReportError, Run};
 use crate::tasks::{Finetuned, Value, built_in};
@@ -49,6 +51,7 @@ pub fn grouped(runs: Vec<Run>) -> Result<Vec<TaskRuns>, ReportError> {
     let known = built_in();
     let place = |task: &Task| known.iter().position(|known| known.name == task.name).unwrap_or(known.len());
     let mut tasks: Vec<(Task, Vec<Arm>)> = Vec::new();
+    let mut random = Random::default();
     for run in runs {
         let own = match tasks.iter().position(|(task, _)| question(task) == question(&run.told.task)) {
             Some(at) => at,
@@ -58,7 +61,7 @@ pub fn grouped(runs: Vec<Run>) -> Result<Vec<TaskRuns>, ReportError> {
             }
         };
         let arms = &mut tasks[own].1;
-        match arms.iter_mut().find(|arm| but_for_its_seed(&arm.first().told) == but_for_its_seed(&run.told)) {
+        match arms.iter_mut().find(|arm| random.are_of_one_arm(&arm.first().told, &run.told)) {
             Some(arm) => arm.add(run)?,
             None => arms.push(Arm { name: String::new(), runs: vec![run] }),
         }
@@ -87,9 +90,28 @@ fn question(task: &Task) -> Task {
     Task { about: String::new(), augmentation: Default::default(), training: Default::default(), ..task.clone() }
 }
 
-/// A random backbone is drawn from the seed as well, so its digest is not asked.
-fn but_for_its_seed(told: &Finetuned) -> Finetuned {
-    Finetuned { seed: 0, backbone: common::Digest::of(b""), ..told.clone() }
+/// Backbones that are drawn from a seed, as far as they were asked for: a network takes a moment.
+#[derive(Default)]
+struct Random(Vec<(ModelPlan, u64, Digest)>);
+
+impl Random {
+    /// Whether two runs differ by the seed alone, which draws a random backbone as well. One that was trained is the same whatever
+    /// the seed, or it is of another arm.
+    fn are_of_one_arm(&mut self, one: &Finetuned, other: &Finetuned) -> bool {
+        let but_for_seed = |told: &Finetuned| Finetuned { seed: 0, backbone: Digest::of(b""), ..told.clone() };
+        but_for_seed(one) == but_for_seed(other)
+            && (one.backbone == other.backbone || self.has_drawn(one) && self.has_drawn(other))
+    }
+
+    fn has_drawn(&mut self, told: &Finetuned) -> bool {
+        let known = self.0.iter().find(|(model, seed, _)| (model, *seed) == (&told.model, told.seed));
+        let digest = known.map(|(_, _, digest)| *digest).unwrap_or_else(|| {
+            let digest = initial_weights(&told.model, told.seed).under("teacher.backbone.").digest();
+            self.0.push((told.model.clone(), told.seed, digest));
+            digest
+        });
+        digest == told.backbone
+    }
 }
 
 fn named(mut arms: Vec<Arm>) -> Vec<Arm> {
@@ -107,6 +129,16 @@ fn named(mut arms: Vec<Arm>) -> Vec<Arm> {
         let told = &arm.runs[0].told;
         let own = differing.iter().map(|of| of(told));
         arm.name = [told.arm.clone()].into_iter().chain(own).collect::<Vec<_>>().join(", ");
+    }
+    // Two that are called the same begin from different backbones.
+    let twins = |arm: &Arm| {
+        let called = |arm: &Arm| (arm.name.clone(), arm.training_subjects());
+        arms.iter()
+            .any(|other| called(other) == called(arm) && other.first().told.backbone != arm.first().told.backbone)
+    };
+    let twins: Vec<bool> = arms.iter().map(twins).collect();
+    for (arm, _) in arms.iter_mut().zip(twins).filter(|(_, is_twin)| *is_twin) {
+        arm.name += &format!(", backbone {}", &arm.first().told.backbone.to_string()[..8]);
     }
     arms.sort_by(|a, b| b.training_subjects().cmp(&a.training_subjects()).then_with(|| a.name.cmp(&b.name)));
     arms
@@ -273,6 +305,18 @@ mod tests {
         let [low, high] = figure.interval.unwrap();
         assert!((low - 0.6).abs() < 1e-12 && (high - 0.7).abs() < 1e-12, "each seed's interval is 0.05 either way");
         assert_eq!(task.arms[0].figure(Metric::Dice, None).unwrap().deviation, None);
+    }
+
+    #[test]
+    fn two_trained_backbones_of_one_name_are_two_arms_and_no_deviation_over_seeds() {
+        let from = |backbone: &[u8], seed, dice| {
+            with(of("last-model", 20, seed, dice), |told| told.backbone = Digest::of(backbone))
+        };
+        let task = table(vec![from(b"a", 1, 0.7), from(b"b", 2, 0.9), from(b"a", 3, 0.8)]);
+        let mut told: Vec<(usize, String)> = task.arms.iter().map(|arm| (arm.runs.len(), arm.name.clone())).collect();
+        told.sort();
+        let named = |backbone: &[u8]| format!("last-model, backbone {}", &Digest::of(backbone).to_string()[..8]);
+        assert_eq!(told, [(1, named(b"b")), (2, named(b"a"))]);
     }
 
     #[test]

@@ -36,11 +36,16 @@ pub(super) mod made {
     /// A run of the short-axis segmentation with this Dice.
     pub(in super::super) fn of(arm: &str, training_subjects: usize, seed: u64, dice: f64) -> Run {
         let plan: PlanDraft = toml::from_str(include_str!("../../../tests/plans/story.toml")).unwrap();
+        // Random ones are drawn from the seed, the others were trained once.
+        let backbone = match arm {
+            "random" => model::initial_weights(&plan.model, seed).under("teacher.backbone.").digest(),
+            trained => Digest::of(trained.as_bytes()),
+        };
         let told = Finetuned {
             task: built_in().into_iter().find(|task| task.name.as_str() == "cine-sax-segmentation").unwrap(),
             model: plan.model,
             images: plan.images,
-            backbone: Digest::of(&seed.to_le_bytes()),
+            backbone,
             arm: arm.to_owned(),
             frozen: false,
             seed,
