@@ -94,7 +94,7 @@ pub struct Question<'a> {
 /// Measures a backbone at this site, and draws `pictures` of it if a folder is given.
 pub fn evaluate(question: &Question<'_>, pictures: Option<&Path>) -> Result<Evaluation, TrainerError> {
     let cache = FrameCache::open(question.cache, &question.plan.images)?;
-    let split = Split::new(&cache.subjects(), question.held_out);
+    let split = Split::of(&cache, question.held_out);
     let bank = at_most(frames_for_evaluation(&cache, split.training(), 4), MOST_FRAMES);
     let asked = at_most(frames_for_evaluation(&cache, split.held_out(), 4), MOST_FRAMES);
     if asked.is_empty() {

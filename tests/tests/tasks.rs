@@ -10,9 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{NamedTensors, PlanDraft, Task};
-use data::{FrameCache, Labels, SiteSecret, Split, SubjectKey};
+use data::{FrameCache, FrameRef, Labels, SiteSecret, Split, SubjectKey};
 use dicom_dictionary_std::tags;
-use site_agent::tasks::{Cohort, CohortError, Examples, FewShot, built_in};
+use site_agent::tasks::{Cohort, CohortError, Example, Examples, FewShot, Said, built_in, measure};
 use tests::phantom::{self, SiteSpec};
 use tests::programs::{Process, ProgramError, Programs, run};
 
@@ -192,6 +192,15 @@ fn what_masks_mean_and_whose_they_are_is_said_beside_them(hospital: &Hospital) {
     let other = "predict --finetuned {}/lge-sax-segmentation --out {}/plain";
     hospital.refused(other, &["plain/labels.toml gives the masks there other codes", "--out"]);
 
+    // Who cannot be written takes nothing along of whom was written before.
+    let [first, second, ..] = &held_out[..] else { panic!("{held_out:?}") };
+    fs::create_dir(hospital.path("half")).unwrap();
+    fs::write(hospital.path("half").join(second.to_string()), "").unwrap();
+    hospital.refused("predict --finetuned {}/cine-sax-segmentation --out {}/half", &[&second.to_string()]);
+    let of_first = |folder: &str| files(&hospital.path(folder).join(first.to_string()));
+    assert_eq!(of_first("half").len(), of_first("plain").len());
+    assert!(!of_first("half").is_empty());
+
     // A map that has no scar.
     let (labels, poor) = (hospital.path("labels"), hospital.path("poor"));
     fs::create_dir(&poor).unwrap();
@@ -345,7 +354,12 @@ fn a_patient_who_was_learnt_from_is_never_measured_be_it_under_another_identifie
     // Some of those who are held out from now on have trained it.
     let config = hospital.path("state/site-agent.toml");
     fs::write(&config, "held_out = 0.9\n").unwrap();
-    hospital.refused(evaluate, &["before: of ", "trained this model or picked it", "while 0.40", "`held_out`"]);
+    let learnt = ["before: of ", "trained this model or picked it", "while 0.40", "`held_out`"];
+    hospital.refused(evaluate, &learnt);
+    // Nor is it written of those who are held out what the model says of whom it has learnt.
+    hospital.refused("predict --finetuned {}/before --out {}/said", &learnt);
+    assert!(!hospital.path("said").exists(), "nothing was written");
+    hospital.done("predict --finetuned {}/before --out {}/said --of all");
     fs::write(&config, "held_out = 0.4\n").unwrap();
     hospital.done(evaluate);
     // A patient who is learnt from again, sent under other identifiers: some of them fall on the other side.
@@ -376,6 +390,15 @@ fn a_patient_who_was_learnt_from_is_never_measured_be_it_under_another_identifie
     assert!(!hospital.path("after").exists(), "nothing was begun");
     hospital.refused(evaluate, &["0 trained this model or picked it, and", "under another identifier"]);
 
+    // Where neighbors vote, a copy of who is asked has no voice.
+    hospital.done("init-model {}/plan.toml --out {}/first.safetensors");
+    let told = hospital.done("evaluate --model {}/first.safetensors --plan {}/plan.toml --json");
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let cache = hospital.cache();
+    let (plain, apart) = (Split::new(&cache.subjects(), 0.4), Split::of(&cache, 0.4));
+    assert!(apart.training().len() < plain.training().len());
+    assert_eq!(told["training_subjects"], apart.training().len(), "{told}");
+
     // None of the copies being measured, the model would still be picked by whom it has learnt.
     let (cache, task) = (hospital.cache(), task("sequence"));
     let mut examples = Examples::of(&task, &cache, None).unwrap();
@@ -401,6 +424,61 @@ fn a_patient_who_was_learnt_from_is_never_measured_be_it_under_another_identifie
     cohort(&examples).unwrap();
 }
 
+/// What is measured of the readers' own masks: LV volumes, by subject.
+fn own_volumes(hospital: &Hospital) -> Vec<Vec<[f64; 2]>> {
+    let (cache, task) = (hospital.cache(), task("cine-sax-segmentation"));
+    let examples = Examples::of(&task, &cache, Some(&hospital.labels())).unwrap();
+    let drawn = |example: &Example| {
+        let FrameRef { series, slice, phase } = example.frames[0];
+        let own = examples.masks.iter().find(|mask| (mask.series, mask.phase) == (series, phase)).unwrap();
+        Said::Pixels(own.slices[slice as usize].clone().unwrap())
+    };
+    let asked: Vec<&Example> = examples.all.iter().collect();
+    let said: Vec<Said> = asked.iter().map(|example| drawn(example)).collect();
+    let measured = measure(&task, &cache, &examples, &asked, &said, None).unwrap();
+    let volumes = measured.agreements.into_iter().filter(|agreement| agreement.quantity.starts_with("LV E"));
+    volumes.map(|agreement| agreement.pairs).collect()
+}
+
+#[test]
+fn a_series_whose_halves_lie_in_two_folders_has_the_volumes_of_the_whole_and_a_mask_for_each_half() {
+    let hospital = Hospital::with(SiteSpec::c(8));
+    let whole = own_volumes(&hospital);
+    assert!(whole.len() == 3 && whole.iter().all(|pairs| pairs.len() == 8), "{whole:?}");
+    // The last slice of each short axis lies elsewhere.
+    let mut stacks: BTreeMap<String, Vec<(f64, PathBuf)>> = BTreeMap::new();
+    for file in files(&hospital.path("dicom")) {
+        let object = dicom_object::open_file(&file).unwrap();
+        let text = |tag| object.element(tag).unwrap().to_str().unwrap().trim_end_matches(['\0', ' ']).to_owned();
+        if text(tags::SERIES_DESCRIPTION) == "FIESTA SAX" {
+            let place = object.element(tags::SLICE_LOCATION).unwrap().to_float64().unwrap();
+            stacks.entry(text(tags::SERIES_INSTANCE_UID)).or_default().push((place, file));
+        }
+    }
+    fs::create_dir(hospital.path("more")).unwrap();
+    for (number, slices) in stacks.into_values().enumerate() {
+        let last = slices.iter().map(|(place, _)| *place).fold(f64::NEG_INFINITY, f64::max);
+        for (frame, (_, file)) in slices.iter().filter(|(place, _)| last - place < 1.0).enumerate() {
+            fs::rename(file, hospital.path("more").join(format!("{number}-{frame}.dcm"))).unwrap();
+        }
+    }
+    hospital.done("index {}/dicom --plan {}/plan.toml");
+    hospital.done("index {}/more --plan {}/plan.toml");
+    let halves = own_volumes(&hospital);
+    let pairs = whole.iter().flatten().flatten().zip(halves.iter().flatten().flatten());
+    assert!(pairs.into_iter().all(|(whole, halves)| (whole - halves).abs() < 1e-6), "{whole:?} {halves:?}");
+    assert_eq!(halves.concat().len(), whole.concat().len());
+
+    hospital.done(&finetune("cine-sax-segmentation", "out"));
+    let told = hospital.done("predict --finetuned {}/out --out {}/said --json");
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let is_mask = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "gz");
+    let masks: Vec<PathBuf> = files(&hospital.path("said")).into_iter().filter(is_mask).collect();
+    assert_eq!(told["masks"], masks.len(), "{told}");
+    let of_part = |part: &str| masks.iter().filter(|path| path.to_string_lossy().contains(part)).count();
+    assert!(of_part("-part1-") > 0 && of_part("-part1-") == of_part("-part2-"), "{masks:?}");
+}
+
 #[test]
 fn a_training_never_starts_on_labels_that_are_missing_or_too_few() {
     let hospital = Hospital::with(SiteSpec::c(6));
@@ -408,6 +486,7 @@ fn a_training_never_starts_on_labels_that_are_missing_or_too_few() {
     hospital.refused(&verb.replace(" --labels {}/labels", ""), &["masks.csv", "--labels"]);
     hospital.refused(&verb.replace("--min-subjects 2", "--min-subjects 40"), &["at least 40", "--min-subjects"]);
     hospital.refused(&verb.replace("--json", "--subjects 40"), &["at least 40", "lower --subjects"]);
+    hospital.refused(&verb.replace("--min-subjects 2", "--min-subjects 0"), &["--min-subjects is 0", "at least 1"]);
     let settings = hospital.path("state/site-agent.toml");
     fs::write(&settings, "held_out = 0.0\n").unwrap();
     hospital.refused(&verb, &["none of this site's 6", "raise held_out in", "site-agent.toml"]);

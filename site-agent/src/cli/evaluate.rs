@@ -68,10 +68,7 @@ fn evaluate_task(home: &Home, config: &Config, folder: &std::path::Path, args: &
     let examples = finetuned::examples(&told.task, &cache, labels.as_ref())?;
     finetuned::require_held_out(home, config, &cache, (&told.task, &examples))?;
     let folder = FinetunedFolder::at(folder);
-    let learnt = folder.learnt()?;
-    if learnt.is_none() {
-        tracing::warn!(task = %told.task.name, "whom of this site the model learnt from is not written down: that nobody measured is among them rests on `held_out`, which must not have been raised since");
-    }
+    let learnt = finetuned::learnt(&folder, &told)?;
     let whose = (&folder, &told, learnt.as_ref());
     let measured = tasks::evaluate(whose, &cache, &examples, config.held_out, &network, BOOTSTRAP_SEED)?;
     folder.write("evaluation.json", &measured)?;

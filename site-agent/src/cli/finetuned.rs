@@ -12,7 +12,7 @@ use model::Finetuner;
 use crate::config::Config;
 use crate::home::Home;
 use crate::images;
-use crate::tasks::{Examples, Finetuned, FinetunedFolder};
+use crate::tasks::{Examples, Finetuned, FinetunedFolder, Learnt};
 
 /// The site's frames on a grid; `plan` is how a person names the plan that has it.
 pub(super) fn open_cache(home: &Home, grid: &ImagePlan, plan: &str) -> anyhow::Result<FrameCache> {
@@ -60,6 +60,16 @@ pub(super) fn require_held_out(
         config.held_out,
         home.config().display()
     )
+}
+
+/// Whom of this site a model has learnt from. Where that is not written down it is said: nothing but `held_out` keeps those who
+/// trained it apart.
+pub(super) fn learnt(folder: &FinetunedFolder, told: &Finetuned) -> anyhow::Result<Option<Learnt>> {
+    let learnt = folder.learnt()?;
+    if learnt.is_none() {
+        tracing::warn!(task = %told.task.name, "whom of this site the model learnt from is not written down: that nobody measured is among them rests on `held_out`, which must not have been raised since");
+    }
+    Ok(learnt)
 }
 
 /// A finetuning that has ended, the frames of its grid, and its network.

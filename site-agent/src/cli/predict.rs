@@ -1,14 +1,16 @@
 //! `site-agent predict`: what a finetuned network says of this site's subjects.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use data::Split;
+use data::{Split, SubjectKey};
 
 use super::{Json, finetuned, print, print_json};
 use crate::config::Config;
 use crate::home::Home;
-use crate::{images, tasks};
+use crate::images;
+use crate::tasks::{self, FinetunedFolder};
 
 #[derive(Debug, Args)]
 pub(super) struct PredictArgs {
@@ -43,7 +45,14 @@ pub(super) fn predict(home: &Home, config: &Config, args: &PredictArgs) -> anyho
     let split = Split::new(&cache.subjects(), config.held_out);
     let all = cache.subjects();
     let subjects = match args.of {
-        Whom::HeldOut => split.held_out(),
+        Whom::HeldOut => {
+            let folder = FinetunedFolder::at(&args.finetuned);
+            let whom: BTreeSet<SubjectKey> = split.held_out().iter().copied().collect();
+            if let Some(learnt) = finetuned::learnt(&folder, &told)? {
+                learnt.require_unseen(&whom, &cache, folder.path())?;
+            }
+            split.held_out()
+        }
         Whom::All => &all,
     };
     let labels = finetuned::open_labels(home, &cache, args.labels.as_deref())?;

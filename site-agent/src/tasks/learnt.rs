@@ -5,13 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::Path;
 
 use common::Digest;
 use common::ids::DigestBuilder;
 use data::{FrameCache, SubjectKey};
 use serde::{Deserialize, Serialize};
 
-use super::Cohort;
+use super::{Cohort, TasksError};
 
 /// Who a model learnt from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -48,11 +49,6 @@ impl Learnt {
         }
     }
 
-    /// The fraction that was held out.
-    pub fn held_out(&self) -> f64 {
-        self.held_out
-    }
-
     /// Whom of these it learnt from, if any.
     pub fn seen(&self, asked: &BTreeSet<SubjectKey>, cache: &FrameCache) -> Option<Seen> {
         let (learnt, others): (Vec<SubjectKey>, Vec<SubjectKey>) =
@@ -64,6 +60,18 @@ impl Learnt {
         let twins = others.iter().filter(of_another).count();
         let seen = Seen { asked: asked.len(), learnt: learnt.len(), twins };
         (seen.learnt + seen.twins > 0).then_some(seen)
+    }
+
+    /// Refuses subjects of whom the model in `folder` has learnt.
+    pub fn require_unseen(
+        &self,
+        asked: &BTreeSet<SubjectKey>,
+        cache: &FrameCache,
+        folder: &Path,
+    ) -> Result<(), TasksError> {
+        let folder = || folder.display().to_string();
+        let refused = |seen| Err(TasksError::Seen { folder: folder(), seen, learnt: self.held_out });
+        self.seen(asked, cache).map_or(Ok(()), refused)
     }
 }
 

@@ -7,7 +7,8 @@ use std::path::Path;
 use common::Task;
 use common::task::TaskKind;
 use data::{
-    Affine, FrameCache, FrameRef, Labels, MaskCodes, NiftiError, Plane, SubjectKey, Volume, stack_affine, write_nifti,
+    Affine, FrameCache, FrameRef, Labels, MaskCodes, NiftiError, Plane, SeriesRecord, SubjectKey, Volume, stack_affine,
+    write_nifti,
 };
 use model::Finetuner;
 use serde_json::{Value, json};
@@ -62,24 +63,30 @@ pub fn predict(
         }
     };
     let asked = Asked::new(cache, task, side, channels);
-    let refs: Vec<&Example> = examples.iter().collect();
-    let (said, scores): (Vec<_>, Vec<_>) = asked.all_scored(network, &refs)?.into_iter().unzip();
     let mut written = Predicted::default();
-    let mut seen: Vec<SubjectKey> = examples.iter().map(|example| example.subject).collect();
-    seen.sort_unstable();
-    seen.dedup();
-    written.subjects = seen.len();
-    if let Some(codes) = codes {
-        masks(cache, (&examples, &said), &codes, folder, &mut written)?;
-    } else {
-        let (text, answers) = table((task, &seen_in), cache, &examples, (&said, &scores));
+    let (mut text, mut answers) = (heading(task), Vec::new());
+    // A subject at a time: the masks of all of them would fill the memory, and what is written is not lost to who comes later.
+    for own in examples.chunk_by(|one, next| one.subject == next.subject) {
+        let refs: Vec<&Example> = own.iter().collect();
+        let (said, scores): (Vec<_>, Vec<_>) = asked.all_scored(network, &refs)?.into_iter().unzip();
+        match &codes {
+            Some(codes) => masks(cache, (own, &said), codes, folder, &mut written)?,
+            None => {
+                let (own_text, own_answers) = rows((task, &seen_in), cache, own, (&said, &scores));
+                text += &own_text;
+                answers.extend(own_answers);
+            }
+        }
+        drawing::pictures((task, &seen_in), cache, (own, &said), folder)?;
+        written.subjects += 1;
+    }
+    if codes.is_none() {
         written.rows = answers.len();
         let path = |kind: &str| folder.join(format!("{}.{kind}", task.name));
         durable::write(&path("csv"), text.as_bytes())?;
         let lines = answers.iter().map(|answer| format!("  {answer}")).collect::<Vec<_>>().join(",\n");
         durable::write(&path("json"), format!("[\n{lines}\n]\n").as_bytes())?;
     }
-    drawing::pictures((task, &seen_in), cache, (&examples, &said), folder)?;
     Ok(written)
 }
 
@@ -119,6 +126,16 @@ fn declare_codes(task: &Task, labels: Option<&Labels>, folder: &Path) -> Result<
     }
 }
 
+/// What files and rows call a series: its key, and where halves of it in several sources have one key, which of them it is.
+fn name_of(series: &[SeriesRecord], place: usize) -> String {
+    let record = &series[place];
+    // Series are in the order of subject and key.
+    let is_of_it = |other: &&SeriesRecord| (other.subject, other.key) == (record.subject, record.key);
+    let before = series[..place].iter().rev().take_while(is_of_it).count();
+    let after = series[place + 1..].iter().take_while(is_of_it).count();
+    if before + after == 0 { record.key.to_string() } else { format!("{}-part{}", record.key, before + 1) }
+}
+
 /// A file for each series and phase: `<subject>/<series>-<phase>.nii.gz`.
 fn masks(
     cache: &FrameCache,
@@ -146,7 +163,7 @@ fn masks(
         let values: Vec<i64> = all.map(|place| codes.value(*place)).collect();
         let folder = folder.join(record.subject.to_string());
         std::fs::create_dir_all(&folder).map_err(durable::told("create", &folder))?;
-        let path = folder.join(format!("{}-{phase}.nii.gz", record.key));
+        let path = folder.join(format!("{}-{phase}.nii.gz", name_of(cache.series(), series as usize)));
         write_mask(&path, [columns, rows, record.slices.len(), 1], affine, &values, codes.largest())?;
         written.masks += 1;
     }
@@ -166,34 +183,43 @@ fn write_mask(path: &Path, dims: [usize; 4], affine: Affine, values: &[i64], lar
     write_nifti(path, &Volume { dims, affine, values: all.map(|value| value as f32).collect() })
 }
 
-/// A row for each answer: subject, series, slice and phase, and what was said; and the same as JSON. Landmarks in the
-/// patient's coordinates (LPS), of the planes in which they are to be seen, each with its score.
-fn table(
-    (task, seen_in): (&Task, &[Vec<Plane>]),
-    cache: &FrameCache,
-    examples: &[Example],
-    (said, scores): (&[Said], &[Vec<f64>]),
-) -> (String, Vec<Value>) {
-    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-    let place = |frame: &FrameRef| {
-        let record = &cache.series()[frame.series as usize];
-        format!("{},{},{},{}", record.subject, record.key, frame.slice, frame.phase)
-    };
-    let mut text = match task.kind {
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The table's first line.
+fn heading(task: &Task) -> String {
+    match task.kind {
         TaskKind::Localisation => "subject,series,slice,phase,landmark,x_mm,y_mm,z_mm,score\n".to_owned(),
         kind => {
             let who = if kind == TaskKind::Detection { "subject" } else { "subject,series,slice,phase" };
             let each = task.classes.iter().map(|class| quoted(&format!("probability of {class}")));
             format!("{who},class,{}\n", each.collect::<Vec<_>>().join(","))
         }
+    }
+}
+
+/// A row for each answer: subject, series, slice and phase, and what was said; and the same as JSON. Landmarks in the
+/// patient's coordinates (LPS), of the planes in which they are to be seen, each with its score.
+fn rows(
+    (task, seen_in): (&Task, &[Vec<Plane>]),
+    cache: &FrameCache,
+    examples: &[Example],
+    (said, scores): (&[Said], &[Vec<f64>]),
+) -> (String, Vec<Value>) {
+    let series = |frame: &FrameRef| name_of(cache.series(), frame.series as usize);
+    let place = |frame: &FrameRef| {
+        let subject = cache.series()[frame.series as usize].subject;
+        format!("{subject},{},{},{}", series(frame), frame.slice, frame.phase)
     };
+    let mut text = String::new();
     let mut answers = Vec::new();
     for ((example, said), scores) in examples.iter().zip(said).zip(scores) {
         let Some(frame) = example.frames.first() else { continue };
         let record = &cache.series()[frame.series as usize];
         let mut answer = json!({ "subject": example.subject.to_string() });
         if task.kind != TaskKind::Detection {
-            answer["series"] = record.key.to_string().into();
+            answer["series"] = series(frame).into();
             answer["slice"] = frame.slice.into();
             answer["phase"] = frame.phase.into();
         }

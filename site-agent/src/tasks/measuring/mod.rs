@@ -145,9 +145,8 @@ pub fn evaluate(
 ) -> Result<Measured, TasksError> {
     let asked = held_out_examples(&told.task, cache, examples, held_out);
     let whom = asked.iter().map(|example| example.subject).collect();
-    if let Some((learnt, seen)) = learnt.and_then(|learnt| Some((learnt, learnt.seen(&whom, cache)?))) {
-        let folder = folder.path().display().to_string();
-        return Err(TasksError::Seen { folder, seen, learnt: learnt.held_out() });
+    if let Some(learnt) = learnt {
+        learnt.require_unseen(&whom, cache, folder.path())?;
     }
     if asked.is_empty() {
         let subjects = examples.all.iter().map(|example| example.subject).collect::<BTreeSet<_>>().len();
@@ -277,8 +276,8 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 /// What a number of `not told` counts: of HD95 structures of volumes, of a quantity subjects.
 const NOT_TOLD: &str = "  \
   so many not told: of HD95, structures of a volume that only the mask or only the prediction has; of volumes, EF, mass, scar and T1,
-  subjects without a number by the mask or by the prediction: a structure that is not there, masks of fewer than two moments,
-  slices that are no stack";
+  subjects without a number by the mask or by the prediction: a structure that is not there, masks of fewer than two moments of a
+  whole stack, slices that are no stack";
 
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
