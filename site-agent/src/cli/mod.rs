@@ -211,37 +211,34 @@ fn act(cli: Cli) -> anyhow::Result<()> {
         precision: precision.unwrap_or(config.precision),
         ..config
     });
-    if let Verb::Doctor(args) = &cli.verb {
-        // The one verb that must work with settings that do not.
-        return doctor::doctor(&home, config, args);
-    }
-    if let Verb::TryDevice = &cli.verb {
-        return Ok(trainer::try_device(&device.unwrap_or(DeviceChoice::Cpu), precision.unwrap_or(Precision::F32))?);
-    }
-    let config = config?;
+    // Who asks for no settings works with those that cannot be read as well: the switch above all, and the trainer, whose settings are
+    // in its job.
     match cli.verb {
-        Verb::Doctor(_) | Verb::TryDevice => Ok(()),
-        Verb::Enrol(args) => enrol::enrol(&home, &config, &args),
-        Verb::Index(args) => index::index(&home, &config, &args),
-        Verb::Import(args) => import::import(&home, &config, &args),
-        Verb::Plans(args) => plans::plans(&home, &config, &args),
-        Verb::Approve(args) => plans::approve(&home, &config, &args),
-        Verb::Ledger(verb) => ledger::ledger(&home, &verb),
-        Verb::Run(args) => run::run(home, config, &args),
+        Verb::Doctor(args) => doctor::doctor(&home, config, &args),
+        Verb::TryDevice => {
+            Ok(trainer::try_device(&device.unwrap_or(DeviceChoice::Cpu), precision.unwrap_or(Precision::F32))?)
+        }
         Verb::Stop(json) => stop::stop(&home, &json),
         Verb::Resume(json) => stop::resume(&home, &json),
-        Verb::InitModel(args) => init_model::init_model(&args),
-        Verb::Evaluate(args) => evaluate::evaluate(&home, &config, &args),
-        Verb::Tasks(args) => finetune::tasks(&args),
-        Verb::Finetune(args) => finetune::finetune(&home, &config, &args),
-        Verb::Adopt(args) => adopt::adopt(&args),
-        Verb::Predict(args) => predict::predict(&home, &config, &args),
-        Verb::Report(args) => report::report(&home, &config, &args),
-        Verb::Model(args) => last_model::last_model(&home, &args),
-        Verb::Export(args) => export::export(&args),
+        Verb::Ledger(verb) => ledger::ledger(&home, &verb),
         Verb::Train { job, stop_with_parent } => {
             Ok(trainer::train(&JobFolder::at(job), &Stop::heard(stop_with_parent))?)
         }
+        Verb::InitModel(args) => init_model::init_model(&args),
+        Verb::Tasks(args) => finetune::tasks(&args),
+        Verb::Adopt(args) => adopt::adopt(&args),
+        Verb::Model(args) => last_model::last_model(&home, &args),
+        Verb::Export(args) => export::export(&args),
+        Verb::Enrol(args) => enrol::enrol(&home, &config?, &args),
+        Verb::Index(args) => index::index(&home, &config?, &args),
+        Verb::Import(args) => import::import(&home, &config?, &args),
+        Verb::Plans(args) => plans::plans(&home, &config?, &args),
+        Verb::Approve(args) => plans::approve(&home, &config?, &args),
+        Verb::Run(args) => run::run(home, config?, &args),
+        Verb::Evaluate(args) => evaluate::evaluate(&home, &config?, &args),
+        Verb::Finetune(args) => finetune::finetune(&home, &config?, &args),
+        Verb::Predict(args) => predict::predict(&home, &config?, &args),
+        Verb::Report(args) => report::report(&home, &config?, &args),
         Verb::IntakeWorker => Ok(()),
     }
 }
@@ -317,6 +314,41 @@ mod tests {
             assert!(told.contains(&format!("{read} is what is read")) && told.contains("--out"), "{told}");
         }
         assert_eq!(read("a.safetensors"), before);
+    }
+
+    #[test]
+    fn settings_that_cannot_be_read_keep_nobody_from_the_switch_and_the_ledger_nor_a_trainer_from_its_job() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let home = Home::at(folder.join("state"));
+        std::fs::create_dir(home.root()).unwrap();
+        std::fs::write(home.config(), "devise = \"cpu\"").unwrap();
+        done(folder, "stop --json").unwrap();
+        assert!(home.stopped().exists());
+        done(folder, "ledger show --json").unwrap();
+        done(folder, "ledger verify --json").unwrap();
+        done(folder, "resume --json").unwrap();
+        assert!(!home.stopped().exists());
+        let told = format!("{:#}", done(folder, "index {}").unwrap_err());
+        assert!(told.contains("devise"), "{told}");
+        // In a process of its own: a trainer takes its signals.
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "cli::tests::a_trainer_of_the_test_above", "--nocapture"])
+            .env(CHILD, folder)
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&child.stdout);
+        assert!(told.contains("1 passed") && told.contains("job.json") && !told.contains("devise"), "{told}");
+    }
+
+    /// Where a trainer finds settings that cannot be read.
+    const CHILD: &str = "A_TRAINER_OF_THE_TEST_ABOVE";
+
+    #[test]
+    fn a_trainer_of_the_test_above() {
+        if let Some(folder) = std::env::var_os(CHILD) {
+            println!("{:#}", done(Path::new(&folder), "train --job {}/no-job").unwrap_err());
+        }
     }
 
     #[test]
