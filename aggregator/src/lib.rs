@@ -3,6 +3,8 @@
 //! What decides is plain values ([`round`], [`run`], [`aggregation`]); what touches the world is thin and named for it
 //! ([`store`], [`clock`], [`server`]). The aggregator knows a model as names, shapes and numbers.
 
+#![warn(clippy::print_stderr, reason = "it panics where nothing can be written: `cli::say` does not")]
+
 pub mod aggregation;
 pub mod alarms;
 pub mod audit;

@@ -4,6 +4,8 @@
 //! aggregator over one outbound connection. [`decide`] says what to do next and touches nothing; the modules named for
 //! disk, network and processes do it.
 
+#![warn(clippy::print_stderr, reason = "it panics where nothing can be written: `cli::say` does not")]
+
 pub mod agent;
 pub mod approvals;
 pub mod architecture;

@@ -6,7 +6,7 @@ use clap::Args;
 use common::check;
 use serde_json::json;
 
-use super::{Failure, Json, State, print, print_json};
+use super::{Failure, Json, State, print, print_json, say};
 use crate::clock::wall;
 use crate::config::Config;
 use crate::doctor;
@@ -41,7 +41,8 @@ pub(super) fn doctor(Doctor { bundle, state, json }: Doctor) -> Result<(), Failu
     if let Some(path) = bundle {
         let held =
             doctor::write_bundle(&path, &checks, settings.as_ref(), &folder, wall()).map_err(Failure::refused)?;
-        eprintln!("{} holds {held}: no key, no host, no path, no log; read it before you send it", path.display());
+        let path = path.display();
+        say(&format!("{path} holds {held}: no key, no host, no path, no log; read it before you send it"));
     }
     if failed == 0 { Ok(()) } else { Err(Failure::Unwell(failed)) }
 }

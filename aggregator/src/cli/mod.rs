@@ -102,13 +102,13 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         start_log(self.log_json);
         if SystemTime::UNIX_EPOCH.elapsed().is_err() {
-            eprintln!("aggregator: this machine's clock stands before 1970: set it, best by NTP");
+            say(&"aggregator: this machine's clock stands before 1970: set it, best by NTP");
             return ExitCode::FAILURE;
         }
         match act(self.verb, &Acting(self.acting)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
-                eprintln!("aggregator: {failure}");
+                say(&format!("aggregator: {failure}"));
                 failure.code()
             }
         }
@@ -135,11 +135,18 @@ fn act(verb: Verb, acting: &Acting) -> Result<(), Failure> {
 fn start_log(json: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written, on a full disk for example, would be told of where it cannot be told either: by a panic.
+    let log = log.log_internal_errors(false);
     if json {
         log.json().init();
     } else {
         log.with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
     }
+}
+
+/// Says something to whoever types, on the standard error. Where that cannot be written, a command ends with its own code all the same.
+fn say(words: &impl Display) {
+    let _ = writeln!(std::io::stderr(), "{words}");
 }
 
 fn print(text: &impl Display) -> Result<(), Failure> {

@@ -29,6 +29,14 @@ struct Desk {
 /// A server that ends with its owner.
 struct Server(Child);
 
+impl Server {
+    /// Asks it to end; its exit code.
+    fn ended(mut self) -> Option<i32> {
+        assert!(Command::new("kill").arg(self.0.id().to_string()).status().unwrap().success());
+        self.0.wait().unwrap().code()
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.0.kill());
@@ -96,9 +104,14 @@ impl Desk {
     }
 
     fn serve(&self) -> Server {
+        self.serve_telling(Stdio::null())
+    }
+
+    /// A server, with its log.
+    fn serve_telling(&self, log: Stdio) -> Server {
         let mut serve = Command::new(PROGRAM);
         serve.args(["serve", "--log-json"]).arg("--state").arg(self.path("fed"));
-        let serve = serve.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let serve = serve.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut server = Server(serve.spawn().unwrap());
         // It says so, or its output ends with it.
         let mut said = String::new();
@@ -316,11 +329,23 @@ fn a_running_server_keeps_the_folder_and_sees_what_is_typed_beside_it() {
     // kill -9, and up again on the same folder.
     server.0.kill().unwrap();
     server.0.wait().unwrap();
-    let again = desk.serve();
-    let terminated = Command::new("kill").arg(again.0.id().to_string()).status().unwrap();
-    assert!(terminated.success());
-    let mut again = again;
-    assert_eq!(again.0.wait().unwrap().code(), Some(0), "SIGTERM is a graceful end");
+    assert_eq!(desk.serve().ended(), Some(0), "SIGTERM is a graceful end");
+}
+
+// Other systems have no disk that is always full.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_standard_error_that_takes_nothing_ends_no_server_and_no_command_with_another_code() {
+    let desk = Desk::reachable();
+    let full = || Stdio::from(fs::File::options().write(true).open("/dev/full").unwrap());
+    let server = desk.serve_telling(full());
+    let found: Value = serde_json::from_slice(&desk.types(&["doctor", "--json"]).stdout).unwrap();
+    let handshake = found["checks"].as_array().unwrap().iter().find(|check| check["name"] == "handshake").unwrap();
+    assert_eq!(handshake["outcome"], "ok", "{handshake}");
+    assert_eq!(server.ended(), Some(0));
+    let mut refused = Command::new(PROGRAM);
+    refused.args(["model", "--run", "nope", "--out", "nowhere", "--state"]).arg(desk.path("fed"));
+    assert_eq!(refused.stderr(full()).status().unwrap().code(), Some(3));
 }
 
 /// The words of a command as a shell would take them: quoted ones are one, and what follows a `#` is a comment.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use common::check;
 
-use super::{Json, print, print_json, runtime};
+use super::{Json, print, print_json, runtime, say};
 use crate::config::{Config, ConfigError};
 use crate::doctor;
 use crate::home::Home;
@@ -37,7 +37,8 @@ pub(super) fn doctor(home: &Home, config: Result<Config, ConfigError>, args: &Do
     }
     if let Some(path) = &args.bundle {
         let held = doctor::write_bundle(path, &checks, settings.as_ref(), home)?;
-        eprintln!("{} holds {held}: no image, no path, no log; read it before you send it", path.display());
+        let path = path.display();
+        say(&format!("{path} holds {held}: no image, no path, no log; read it before you send it"));
     }
     match check::failures(&checks) {
         0 => Ok(()),

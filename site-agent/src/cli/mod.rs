@@ -159,13 +159,13 @@ pub fn main() -> ExitCode {
     }
     log::begin(cli.log_json);
     if SystemTime::UNIX_EPOCH.elapsed().is_err() {
-        eprintln!("error: this machine's clock stands before 1970: set it, best by NTP");
+        say(&"error: this machine's clock stands before 1970: set it, best by NTP");
         return ExitCode::FAILURE;
     }
     match act(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", told(&error));
+            say(&format!("error: {}", told(&error)));
             // By the system's own answer, which every error of a disk holds innermost.
             let full = error.chain().filter_map(|cause| cause.downcast_ref()).any(durable::is_full);
             let in_vain = matches!(error.downcast_ref(), Some(AgentError::RunFailed(_)));
@@ -252,6 +252,11 @@ fn read_draft(path: &Path) -> anyhow::Result<PlanDraft> {
     let draft: PlanDraft = toml::from_str(&text).with_context(|| format!("in the plan {}", path.display()))?;
     draft.check()?;
     Ok(draft)
+}
+
+/// Says something to whoever types, on the standard error. Where that cannot be written, a command ends with its own code all the same.
+fn say(words: &impl Display) {
+    let _ = writeln!(std::io::stderr(), "{words}");
 }
 
 /// A reader that has gone, as `head` does, is an error and no panic.

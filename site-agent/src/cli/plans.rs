@@ -3,7 +3,7 @@
 use clap::Args;
 use common::{Digest, Plan};
 
-use super::{Json, print, print_json};
+use super::{Json, print, print_json, say};
 use crate::config::Config;
 use crate::hands::Hands;
 use crate::home::Home;
@@ -33,7 +33,7 @@ pub(super) fn plans(home: &Home, config: &Config, args: &PlansArgs) -> anyhow::R
     let known = approvals::announced(home)?;
     // Plans can be read where the ledger cannot.
     let runs = Runs::of(&Ledger::at(home.ledger())).unwrap_or_else(|error| {
-        eprintln!("which runs are over is not known: {error}");
+        say(&format!("which runs are over is not known: {error}"));
         Runs::default()
     });
     let of = |digest: &Digest| known.iter().find(|(known, _)| known == digest).map(|(_, plan)| plan);
