@@ -17,7 +17,7 @@ use crate::clock::Stamp;
 pub fn create(state: &Path, federation: &FederationName, now: Stamp) -> Result<Authority, CertsError> {
     let authority = Authority::create(&folder(state), federation, seconds(now))?;
     Key::create(&server_key(state))?;
-    signing_key(state)?;
+    SigningKey::load_or_create(&signing_key_path(state))?;
     Ok(authority)
 }
 
@@ -195,14 +195,16 @@ fn folder(state: &Path) -> PathBuf {
     state.join("authority")
 }
 
-/// The key that models and ledgers are signed with: made when it is first needed.
+/// The key that models and ledgers are signed with. It is made with the federation and never again: sites train from no model that
+/// another one signed.
 pub fn signing_key(state: &Path) -> Result<SigningKey, CertsError> {
-    SigningKey::load_or_create(&signing_key_path(state))
-}
-
-/// The same, for whoever only looks: an error if there is none.
-pub fn existing_signing_key(state: &Path) -> Result<SigningKey, CertsError> {
-    SigningKey::load(&signing_key_path(state))
+    let path = signing_key_path(state);
+    SigningKey::load(&path).map_err(|error| match error {
+        CertsError::Disk { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            CertsError::KeyIsLost { path: path.display().to_string() }
+        }
+        error => error,
+    })
 }
 
 fn signing_key_path(state: &Path) -> PathBuf {

@@ -46,6 +46,14 @@ pub enum CertsError {
         /// Its mode.
         mode: u32,
     },
+    /// A key that others know and that is not there.
+    #[error(
+        "{path} is not there: restore it from a backup; none takes its place, because others know what is signed by this one alone"
+    )]
+    KeyIsLost {
+        /// The file.
+        path: String,
+    },
     /// Not a key, certificate or request.
     #[error(
         "{what} cannot be read: {why}; use what this federation made: restore the file from a backup, or enrol again with a \

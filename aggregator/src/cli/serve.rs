@@ -51,7 +51,7 @@ pub(super) fn serve(arguments: Serve) -> Result<(), Failure> {
     let config = arguments.config.as_deref().map_or_else(|| Config::of_state(&state), Config::read)?;
     let record = SqliteStore::open(&state)?.federation()?;
     let certificates = |error| Failure::failed("the certificate authority", error);
-    let signer = authority::signing_key(&state).map_err(certificates)?;
+    let signer = authority::signing_key(&state).map_err(|error| Failure::failed("the signing key", error))?;
     let federation = Federation::open(&state, config.limits(), Arc::new(SystemClock::new()))?;
     let federation = federation.signing_with(signer).requiring_signatures(config.signatures);
     let authority = authority::load(&state, &record.name).map_err(certificates)?;

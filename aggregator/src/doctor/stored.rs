@@ -6,7 +6,7 @@ use common::check::Check;
 use common::{Digest, Holder, RunId};
 
 use super::local::told;
-use super::verdicts;
+use super::verdicts::{self, Unheld};
 use crate::audit::{AggregatorLedger, audit};
 use crate::authority;
 use crate::clock::Stamp;
@@ -19,8 +19,8 @@ use crate::store::{Blobs, MemberRecord, SqliteStore, Store, StoreError};
 pub(super) struct Read {
     pub(super) status: Status,
     members: Vec<MemberRecord>,
-    /// Entries of the ledger, and heads of it that sites signed; or what does not hold.
-    ledger: Result<(u64, usize), String>,
+    /// Entries of the ledger, and heads of it that sites signed.
+    ledger: Result<(u64, usize), Unheld>,
     /// The newest time that stands in it.
     latest: Stamp,
     /// Members that do not know the next CA, if there is one.
@@ -62,10 +62,11 @@ fn ledger(
     store: &SqliteStore,
     lines: Vec<String>,
     end: common::ledger::Head,
-) -> Result<(u64, usize), String> {
-    let key = authority::existing_signing_key(state).map_err(told)?.verifying();
-    let federation = store.federation().map_err(told)?.name;
-    let held = audit(&AggregatorLedger { federation, key, lines, end }, &[]).map_err(told)?;
+) -> Result<(u64, usize), Unheld> {
+    let key = authority::signing_key(state).map_err(|error| Unheld::NoKey(told(error)))?.verifying();
+    let federation = store.federation().map_err(|error| Unheld::Broken(told(error)))?.name;
+    let held = audit(&AggregatorLedger { federation, key, lines, end }, &[]);
+    let held = held.map_err(|blamed| Unheld::Broken(told(blamed)))?;
     Ok((held.head.entries, held.told))
 }
 
@@ -109,7 +110,7 @@ pub(super) fn checks(state: &Path, config: &Config, read: Result<&Read, &StoreEr
     vec![
         database,
         verdicts::next_authority(waiting.as_ref().map(Option::as_deref).map_err(String::as_str)),
-        verdicts::ledger(ledger.as_ref().copied().map_err(String::as_str)),
+        verdicts::ledger(ledger.as_ref().copied()),
         verdicts::sites(&sites, of(true).count() - sites.len()),
         verdicts::persons(&persons, of(false).count() - persons.len()),
         verdicts::connections(sites.len() + persons.len(), config.max_connections),

@@ -348,6 +348,29 @@ fn a_standard_error_that_takes_nothing_ends_no_server_and_no_command_with_anothe
     assert_eq!(refused.stderr(full()).status().unwrap().code(), Some(3));
 }
 
+#[test]
+fn a_signing_key_that_is_lost_is_asked_for_and_no_other_one_takes_its_place() {
+    let desk = Desk::new();
+    let (key, out) = (desk.path("fed/signing.key"), desk.path("out").display().to_string());
+    fs::remove_file(&key).unwrap();
+    // Neither would there be a server with the key: it cannot say where it listens.
+    for words in [
+        &["serve", "--ready-file", "/no/folder/ready"][..],
+        &["ledger", "verify"],
+        &["ledger", "export", "--out", &out],
+    ] {
+        let (code, told) = desk.refused(words);
+        let is_told = told.contains("fed/signing.key is not there: restore it from a backup");
+        assert!(code == 1 && is_told && !key.exists(), "{words:?}: {code}: {told}");
+    }
+    let found: Value = serde_json::from_slice(&desk.types(&["doctor", "--json"]).stdout).unwrap();
+    let outcome = |name: &str| {
+        let checks = found["checks"].as_array().unwrap().iter();
+        checks.filter(|check| check["name"] == name).map(|check| check["outcome"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!((outcome("keys"), outcome("ledger")), (vec![json!("failure")], vec![json!("not-yet")]), "{found}");
+}
+
 /// The words of a command as a shell would take them: quoted ones are one, and what follows a `#` is a comment.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);

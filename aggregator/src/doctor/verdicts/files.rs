@@ -45,7 +45,7 @@ pub(in crate::doctor) fn keys(modes: &[(&'static str, Option<u32>)]) -> Check {
     for (name, mode) in modes {
         match mode {
             None => {
-                let remedy = "restore it from a backup: sites trust this federation by its CA's key alone";
+                let remedy = "restore it from a backup: sites know this federation by its keys alone, and no new one takes their place";
                 return Check::failure("keys", format!("{name} is not there"), remedy);
             }
             Some(mode) if mode & 0o077 != 0 => {
@@ -103,15 +103,26 @@ pub(in crate::doctor) fn database(wrong: Option<&str>) -> Check {
     }
 }
 
+/// Why the ledger is not known to hold.
+pub(in crate::doctor) enum Unheld {
+    /// What the aggregator signs with cannot be read.
+    NoKey(String),
+    /// What of it does not hold.
+    Broken(String),
+}
+
 /// The ledger: its entries, and the heads of it that sites signed.
-pub(in crate::doctor) fn ledger(held: Result<(u64, usize), &str>) -> Check {
+pub(in crate::doctor) fn ledger(held: Result<(u64, usize), &Unheld>) -> Check {
     match held {
         Ok((entries, heads)) => {
             Check::ok("ledger", format!("{entries} entries hold, and with them {heads} heads that sites signed"))
         }
-        Err(why) => {
+        Err(Unheld::NoKey(why)) => {
+            Check::not_yet("ledger", "the signing key cannot be read: see the keys").here(why.as_str())
+        }
+        Err(Unheld::Broken(why)) => {
             let remedy = "keep the state folder as it is, and find out who changed it; a backup that holds shows from which entry on";
-            Check::failure("ledger", "it does not hold", remedy).here(why)
+            Check::failure("ledger", "it does not hold", remedy).here(why.as_str())
         }
     }
 }

@@ -5,7 +5,7 @@ mod machine;
 mod members;
 mod network;
 
-pub(super) use files::{authority, blobs, database, folder, keys, ledger, next_authority, no_blobs, settings};
+pub(super) use files::{Unheld, authority, blobs, database, folder, keys, ledger, next_authority, no_blobs, settings};
 pub(super) use machine::{clock, disk, memory, open_files, sync};
 pub(super) use members::{connections, persons, runs, signatures, silence, sites};
 pub(super) use network::{Silent, handshake, outside, server};
@@ -83,7 +83,8 @@ mod tests {
             (next_authority(Ok(Some(&[]))), Warning, "every member knows it"),
             (next_authority(Ok(Some(&waiting))), Warning, "do not know it yet: aalst"),
             (ledger(Ok((12, 3))), Fine, "12 entries hold, and with them 3 heads"),
-            (ledger(Err("entry 7")), Failure, "does not hold"),
+            (ledger(Err(&Unheld::Broken("entry 7".to_owned()))), Failure, "does not hold"),
+            (ledger(Err(&Unheld::NoKey("gone".to_owned()))), NotYet, "see the keys"),
             (persons(&[], 0), Fine, "the state folder"),
             (persons(&days(&[("coordinator alice", 3)]), 1), Fine, "2 enrolled, 1 revoked"),
             (persons(&days(&[("coordinator alice", -1)]), 0), Warning, "expired: coordinator alice"),
