@@ -230,7 +230,9 @@ fn start(Start { plan, first_model, state, json }: Start, acting: &Acting) -> Re
 fn start_here(folder: &Path, plan: &Plan, bytes: &[u8], length: u64) -> Result<Vec<SiteId>, Failure> {
     let store = store(folder)?;
     let blobs = Blobs::open(folder).map_err(|error| Failure::failed("the state folder", error))?;
-    desk::require_signatures(plan, Config::of_state(folder)?.signatures)?;
+    let settings = Config::of_state(folder)?;
+    desk::require_signatures(plan, settings.signatures)?;
+    desk::require_room(length, settings.max_spool_bytes)?;
     match desk::record(&store, plan.run()) {
         Err(desk::DeskError::NoRun(_)) => {}
         Ok(_) => return Err(StoreError::RunExists(plan.run().clone()).into()),

@@ -332,13 +332,8 @@ impl PersonCalls {
     /// Takes a first model's file in and stores it, if it is the plan's.
     async fn take_first_model(&self, plan: &Plan, arriving: &mut Streaming<wire::StartRunPart>) -> Result<(), Status> {
         let layout = Layout::of(&plan.signature).map_err(|error| refused(Refusal::Refused(error.to_string())))?;
-        let room = self.federation.limits().spool_bytes;
-        if layout.bytes() > room {
-            return Err(refused(Refusal::Refused(format!(
-                "the plan's model has {} bytes, but `max_spool_bytes` in aggregator.toml is {room}: raise it there",
-                layout.bytes()
-            ))));
-        }
+        super::require_room(layout.bytes(), self.federation.limits().spool_bytes)
+            .map_err(|error| refused(error.into()))?;
         let name = format!("first-{}", ARRIVING.fetch_add(1, Ordering::Relaxed));
         // Also if the caller hangs up in the middle: then this future is dropped where it is.
         let _part = Part { federation: Arc::clone(&self.federation), name: name.clone() };

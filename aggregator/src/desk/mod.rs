@@ -82,6 +82,14 @@ pub enum DeskError {
         /// The federation's.
         least: u32,
     },
+    /// A model that is larger than all updates together may be.
+    #[error("the plan's model has {bytes} bytes, but `max_spool_bytes` in aggregator.toml is {room}: raise it there")]
+    NoRoom {
+        /// The model's.
+        bytes: u64,
+        /// The settings'.
+        room: u64,
+    },
     /// Another CA takes the place of the federation's already.
     #[error("a next CA is there already: `aggregator authority show`, then `switch`")]
     NextAuthority,
@@ -284,6 +292,11 @@ pub fn record(store: &dyn Store, run: &RunId) -> Result<RunRecord, DeskError> {
 pub fn require_signatures(plan: &Plan, least: u32) -> Result<(), DeskError> {
     let found = plan.draft.signatures;
     if found < least { Err(DeskError::TooFewSignatures { found, least }) } else { Ok(()) }
+}
+
+/// Holds a model's length to the room that the settings have for all updates together.
+pub fn require_room(bytes: u64, room: u64) -> Result<(), DeskError> {
+    if bytes > room { Err(DeskError::NoRoom { bytes, room }) } else { Ok(()) }
 }
 
 /// Sites of a plan that are still to enrol.

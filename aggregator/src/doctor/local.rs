@@ -10,10 +10,9 @@ use certs::probe::Shown;
 use common::check::Check;
 use common::{Digest, machine};
 
-use super::verdicts;
+use super::verdicts::{self, Stored};
 use crate::clock::Stamp;
 use crate::config::Config;
-use crate::status::{RunPhase, Status};
 
 /// Times that the disk is asked to have some bytes durable; the one in the middle counts.
 const SYNCS: usize = 5;
@@ -54,14 +53,12 @@ pub(super) fn files(
 }
 
 /// Room, memory, open files, and how fast the disk is.
-pub(super) fn machine(state: &Path, config: &Config, status: Option<&Status>) -> Vec<Check> {
-    let running = || status.into_iter().flat_map(|status| &status.runs).filter(|run| run.state == RunPhase::Running);
-    let models = running().map(|run| run.model_bytes).max().unwrap_or(0);
-    let cohort = running().map(|run| run.sites.len()).max().unwrap_or(0);
+pub(super) fn machine(state: &Path, config: &Config, running: &[Stored]) -> Vec<Check> {
+    let cohort = running.iter().map(|run| run.sites).max().unwrap_or(0);
     let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| machine::available_memory(&text));
     let permitted = rlimit::Resource::NOFILE.get().ok().map(|(_, hard)| hard);
     vec![
-        verdicts::disk(free_bytes(state), models),
+        verdicts::disk(free_bytes(state), running, config.keep_updates_of_rounds),
         verdicts::sync(
             sync_time(state).as_ref().map(|took| *took).map_err(told).as_ref().map_err(String::as_str).copied(),
         ),

@@ -33,7 +33,7 @@ pub async fn examine(state: &Path, config: Result<Config, ConfigError>, now: Sta
     let read = stored.as_ref().ok();
     let mut checks = local::files(state, wrong.as_deref(), &authority, now);
     checks.extend(stored::checks(state, &config, stored.as_ref(), now));
-    checks.extend(local::machine(state, &config, read.map(|read| &read.status)));
+    checks.extend(local::machine(state, &config, read.map_or(&[], |read| &read.stored)));
     checks.extend(network::checks(&config, authority.ok().as_ref(), read.map(|read| &read.status), now).await);
     checks
 }

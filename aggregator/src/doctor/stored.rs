@@ -3,16 +3,17 @@
 use std::path::Path;
 
 use common::check::Check;
-use common::{Digest, Holder, RunId};
+use common::{Digest, Holder, Plan, RunId, SiteId};
 
 use super::local::told;
-use super::verdicts::{self, Unheld};
+use super::verdicts::{self, Cohort, Stored, Unheld};
 use crate::audit::{AggregatorLedger, audit};
 use crate::authority;
 use crate::clock::Stamp;
 use crate::config::Config;
 use crate::desk;
-use crate::status::{self, EnrolledSite, RunPhase, Status};
+use crate::layout::Layout;
+use crate::status::{self, EnrolledSite, RunPhase, RunStatus, Status};
 use crate::store::{Blobs, MemberRecord, SqliteStore, Store, StoreError};
 
 /// The database, read.
@@ -27,6 +28,8 @@ pub(super) struct Read {
     waiting: Result<Option<Vec<String>>, String>,
     /// Blobs that runs go on from.
     needed: Vec<Needed>,
+    /// What running runs have on the disk.
+    pub(super) stored: Vec<Stored>,
 }
 
 /// A blob that a run goes on from.
@@ -54,7 +57,31 @@ pub(super) fn read(state: &Path, now: Stamp) -> Result<Read, StoreError> {
     let latest = heard.max(written).max(Some(store.federation()?.created_at)).unwrap_or(now);
     let (members, needed) = (store.members()?, needed(&store, &status)?);
     let (ledger, waiting) = (ledger(state, &store, lines, end), waiting(state, &status, &members));
-    Ok(Read { status, members, ledger, latest, waiting, needed })
+    let stored = stored(&store, &status)?;
+    Ok(Read { status, members, ledger, latest, waiting, needed, stored })
+}
+
+fn stored(store: &SqliteStore, status: &Status) -> Result<Vec<Stored>, StoreError> {
+    let records = store.runs(0)?.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let running = status.runs.iter().filter(|run| run.state == RunPhase::Running);
+    let of_run = |run: &RunStatus| {
+        let plan = &records.iter().find(|record| *record.plan.run() == run.run)?.plan;
+        let merged = run.rounds.iter().filter(|round| round.merged).count();
+        Some(Stored {
+            model_bytes: run.model_bytes,
+            update_bytes: update_bytes(plan).unwrap_or(run.model_bytes),
+            sites: run.sites.len(),
+            merged: u32::try_from(merged).unwrap_or(u32::MAX),
+            planned: run.rounds_planned,
+        })
+    };
+    Ok(running.filter_map(of_run).collect())
+}
+
+/// Length of the largest update of a plan: of one with every head.
+fn update_bytes(plan: &Plan) -> Option<u64> {
+    let signature = plan.update_signature(&plan.tasks().cloned().collect()).ok()?;
+    Some(Layout::encoded(&signature, plan.draft.aggregation.encoding).ok()?.bytes())
 }
 
 fn ledger(
@@ -82,10 +109,22 @@ fn waiting(state: &Path, status: &Status, members: &[MemberRecord]) -> Result<Op
 pub(super) fn checks(state: &Path, config: &Config, read: Result<&Read, &StoreError>, now: Stamp) -> Vec<Check> {
     let wrong = read.err().map(ToString::to_string);
     let database = verdicts::database(wrong.as_deref());
-    let Ok(Read { status, members, ledger, latest, waiting, needed }) = read else {
+    let Ok(Read { status, members, ledger, latest, waiting, needed, stored }) = read else {
         let first = |name| Check::not_yet(name, "the database cannot be read: see there");
-        let names =
-            ["next CA", "ledger", "sites", "persons", "connections", "blobs", "runs", "signatures", "silence", "clock"];
+        let names = [
+            "next CA",
+            "ledger",
+            "sites",
+            "persons",
+            "connections",
+            "blobs",
+            "spool",
+            "runs",
+            "cohorts",
+            "signatures",
+            "silence",
+            "clock",
+        ];
         return [database].into_iter().chain(names.map(first)).collect();
     };
     let days = |end: Stamp| (end.seconds().cast_signed() - now.seconds().cast_signed()).div_euclid(86_400);
@@ -106,6 +145,13 @@ pub(super) fn checks(state: &Path, config: &Config, read: Result<&Read, &StoreEr
     let heard = status.sites.iter().filter_map(|site| site.last_word_ms).count();
     let running = || status.runs.iter().filter(|run| run.state == RunPhase::Running);
     let is_awaited = |site: &&EnrolledSite| !site.revoked && running().any(|run| run.sites.contains_key(&site.site));
+    let is_let_in = |site: &SiteId| status.sites.iter().any(|enrolled| enrolled.site == *site && !enrolled.revoked);
+    let cohorts = running().map(|run| Cohort {
+        run: run.run.clone(),
+        sites: run.sites.len(),
+        quorum: run.quorum,
+        outside: run.sites.keys().filter(|site| !is_let_in(site)).cloned().collect(),
+    });
     let awaited = status.sites.iter().filter(is_awaited).map(|site| (&site.site, site.last_word_ms));
     vec![
         database,
@@ -118,7 +164,9 @@ pub(super) fn checks(state: &Path, config: &Config, read: Result<&Read, &StoreEr
             Ok(lost) => verdicts::blobs(&lost),
             Err(error) => verdicts::no_blobs(&error.to_string()),
         },
+        verdicts::spool(stored, config.keep_updates_of_rounds, config.max_spool_bytes),
         verdicts::runs(status),
+        verdicts::cohorts(&cohorts.collect::<Vec<_>>()),
         verdicts::signatures(coordinators, config.signatures, &unsigned.collect::<Vec<_>>()),
         verdicts::silence(&awaited.collect::<Vec<_>>()),
         verdicts::clock(latest.0.saturating_sub(now.0), heard),

@@ -225,6 +225,28 @@ fn what_is_no_plan_or_no_model_starts_no_run_and_is_told_by_name() {
 }
 
 #[test]
+fn a_model_that_is_larger_than_all_updates_together_may_be_starts_no_run() {
+    let desk = Desk::new();
+    let settings = desk.path("fed/aggregator.toml");
+    let written = fs::read_to_string(&settings).unwrap();
+    let spool = |bytes: u32| {
+        let lines = written.lines().map(|line| match line.starts_with("max_spool_bytes") {
+            true => format!("max_spool_bytes = {bytes}\n"),
+            false => format!("{line}\n"),
+        });
+        fs::write(&settings, lines.collect::<String>()).unwrap();
+    };
+    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(MODEL));
+    let start = ["run", "start", &plan, "--first-model", &model];
+    let bytes = u32::try_from(fs::metadata(&model).unwrap().len()).unwrap();
+    spool(bytes - 1);
+    let (code, told) = desk.refused(&start);
+    assert!(code == 3 && told.contains(&format!("has {bytes} bytes, but `max_spool_bytes`")), "{code}: {told}");
+    spool(bytes);
+    assert!(desk.types(&start).status.success());
+}
+
+#[test]
 fn what_is_asked_of_a_run_that_does_not_stand_so_is_refused_with_its_state_and_not_in_the_ledger() {
     let desk = Desk::new();
     let (plan, model) = (desk.write_plan(PLAN), desk.write_model(MODEL));

@@ -23,10 +23,53 @@ pub(in crate::doctor) fn clock(ahead_ms: u64, words: usize) -> Check {
     }
 }
 
-/// Room on the disk, against what rounds with models of so many bytes take.
-pub(in crate::doctor) fn disk(free: Option<u64>, model_bytes: u64) -> Check {
-    // A model and its successor, a server's momentum, and the updates of sixteen sites.
-    let need = model_bytes * 20 + (1 << 30);
+/// What a running run has on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::doctor) struct Stored {
+    pub(in crate::doctor) model_bytes: u64,
+    /// Of the largest that a site may send.
+    pub(in crate::doctor) update_bytes: u64,
+    pub(in crate::doctor) sites: usize,
+    /// Rounds that were merged.
+    pub(in crate::doctor) merged: u32,
+    pub(in crate::doctor) planned: u32,
+}
+
+impl Stored {
+    /// Bytes of the updates of so many rounds, but of no more than `most`.
+    fn updates(&self, rounds: u32, most: u32) -> u64 {
+        let of_round = self.update_bytes.saturating_mul(self.sites as u64);
+        of_round.saturating_mul(rounds.min(most).into())
+    }
+
+    /// Bytes of what is to come. Beside the kept rounds and the open one, one more lies on the disk until it is written over.
+    fn to_come(&self, keep: u32) -> u64 {
+        let rounds = keep.saturating_add(2) - self.merged.min(keep.saturating_add(1));
+        // A model and its successor, and a server's momentum.
+        self.model_bytes
+            .saturating_mul(4)
+            .saturating_add(self.updates(rounds, self.planned.saturating_sub(self.merged)))
+    }
+}
+
+/// The spool, against the updates that running runs have there together: of the open round and of those that are kept.
+pub(in crate::doctor) fn spool(running: &[Stored], keep: u32, permitted: u64) -> Check {
+    let updates = running.iter().map(|run| run.updates(keep.saturating_add(1), run.planned));
+    let need = updates.fold(0, u64::saturating_add);
+    let found = format!("updates may take {}, and those of running rounds take {}", bytes(permitted), bytes(need));
+    match need > permitted {
+        true => {
+            let remedy = "raise `max_spool_bytes` in aggregator.toml, or lower `keep_updates_of_rounds`, and start the server again: a round \
+                          whose updates find no room has no end";
+            Check::failure("spool", found, remedy)
+        }
+        false => Check::ok("spool", found),
+    }
+}
+
+/// Room on the disk, against what running runs will have there beside what there is.
+pub(in crate::doctor) fn disk(free: Option<u64>, running: &[Stored], keep: u32) -> Check {
+    let need = running.iter().map(|run| run.to_come(keep)).fold(1 << 30, u64::saturating_add);
     match free {
         None => Check::warning("disk", "the room is not known", "does the state folder exist?"),
         Some(free) if free < need => {

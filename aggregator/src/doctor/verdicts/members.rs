@@ -87,6 +87,39 @@ pub(in crate::doctor) fn runs(status: &Status) -> Check {
     }
 }
 
+/// A running run, with those of its sites that are not let in.
+pub(in crate::doctor) struct Cohort {
+    pub(in crate::doctor) run: RunId,
+    pub(in crate::doctor) sites: usize,
+    pub(in crate::doctor) quorum: usize,
+    /// Never enrolled, or revoked.
+    pub(in crate::doctor) outside: Vec<SiteId>,
+}
+
+/// Whether those who are let in are enough for the quorums of running runs.
+pub(in crate::doctor) fn cohorts(running: &[Cohort]) -> Check {
+    let name = "cohorts";
+    let told = |of: &Cohort| {
+        let sites: Vec<&str> = of.outside.iter().map(|site| site.as_str()).collect();
+        format!("{} of {} in {}, whose quorum is {}: {}", sites.len(), of.sites, of.run, of.quorum, sites.join(", "))
+    };
+    let lacking: Vec<String> = running.iter().filter(|of| !of.outside.is_empty()).map(told).collect();
+    let found = format!("not let in are {}", lacking.join("; "));
+    match running.iter().any(|of| of.sites - of.outside.len() < of.quorum) {
+        true => Check::failure(
+            name,
+            found,
+            "`aggregator invite <site>` each of them: without a quorum no round begins; or `aggregator run abort`, and a run without them",
+        ),
+        false if lacking.is_empty() => Check::ok(name, "every site of a running run is let in"),
+        false => Check::warning(
+            name,
+            found,
+            "`aggregator invite <site>`, or let the run go on without: they are left out of its rounds",
+        ),
+    }
+}
+
 /// Coordinators whose signatures count, against those that the settings ask for; and plans that wait for some, each with how many
 /// it has and needs.
 pub(in crate::doctor) fn signatures(coordinators: usize, least: u32, waiting: &[(RunId, usize, u32)]) -> Check {

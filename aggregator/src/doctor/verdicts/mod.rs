@@ -6,8 +6,8 @@ mod members;
 mod network;
 
 pub(super) use files::{Unheld, authority, blobs, database, folder, keys, ledger, next_authority, no_blobs, settings};
-pub(super) use machine::{clock, disk, memory, open_files, sync};
-pub(super) use members::{connections, persons, runs, signatures, silence, sites};
+pub(super) use machine::{Stored, clock, disk, memory, open_files, spool, sync};
+pub(super) use members::{Cohort, cohorts, connections, persons, runs, signatures, silence, sites};
 pub(super) use network::{Silent, handshake, outside, server};
 
 const DAY_S: i64 = 86_400;
@@ -41,6 +41,13 @@ mod tests {
         let lost = [(run(), Digest::of(b"model"))];
         let waiting = ["aalst".to_owned()];
         let (site, other): (SiteId, SiteId) = ("aalst".parse().unwrap(), "bergen".parse().unwrap());
+        let of_sites = |sites: usize, merged: u32| {
+            [Stored { model_bytes: 100_000_000, update_bytes: 100_000_000, sites, merged, planned: 10 }]
+        };
+        let cohort = |quorum: usize, outside: &[&SiteId]| {
+            let outside = outside.iter().map(|site| (*site).clone()).collect();
+            Cohort { run: run(), sites: 2, quorum, outside }
+        };
         let (quick, slow) = (Duration::from_millis(3), Duration::from_millis(300));
         let table: Vec<(Check, Outcome, &str)> = vec![
             (folder(None), Failure, "cannot"),
@@ -66,9 +73,31 @@ mod tests {
             (clock(0, 0), Fine, ""),
             (clock(59_000, 2), Fine, ""),
             (clock(3_600_000, 2), Failure, "3600 s in the future"),
-            (disk(None, 0), Warning, ""),
-            (disk(Some(1 << 30), 100_000_000), Failure, "rounds need 3073.7 MB"),
-            (disk(Some(1 << 40), 100_000_000), Fine, "3073.7 MB"),
+            (disk(None, &[], 2), Warning, ""),
+            (disk(Some(1 << 30), &of_sites(4, 0), 2), Failure, "runs need 3073.7 MB"),
+            (disk(Some(1 << 40), &of_sites(4, 0), 2), Fine, "3073.7 MB"),
+            (disk(Some(1 << 40), &of_sites(40, 0), 2), Fine, "17473.7 MB"),
+            // What is kept is there by then.
+            (disk(Some(1 << 40), &of_sites(40, 3), 2), Fine, "5473.7 MB"),
+            (disk(Some(1 << 40), &of_sites(40, 9), 2), Fine, "5473.7 MB"),
+            (spool(&[], 2, 1 << 20), Fine, ""),
+            (
+                spool(&of_sites(40, 0), 2, 12_000_000_000),
+                Fine,
+                "take 12000.0 MB, and those of running rounds take 12000.0 MB",
+            ),
+            (spool(&of_sites(40, 0), 2, 11_999_999_999), Failure, "running rounds take 12000.0 MB"),
+            // The defaults, and updates of 690 MB.
+            (
+                spool(&[Stored { update_bytes: 690_000_000, ..of_sites(40, 0)[0].clone() }], 2, 64 << 30),
+                Failure,
+                "82800.0 MB",
+            ),
+            (cohorts(&[]), Fine, "every site"),
+            (cohorts(&[cohort(2, &[])]), Fine, "every site"),
+            (cohorts(&[cohort(1, &[&site])]), Warning, "not let in are 1 of 2 in run, whose quorum is 1: aalst"),
+            (cohorts(&[cohort(1, &[]), cohort(2, &[&site])]), Failure, "1 of 2 in run, whose quorum is 2: aalst"),
+            (cohorts(&[cohort(1, &[&site, &other])]), Failure, "2 of 2 in run, whose quorum is 1: aalst, bergen"),
             (server(Err(Silent::Free("refused")), Some("ca"), now), Failure, "nobody answers"),
             (
                 server(Err(Silent::Taken("no TLS")), Some("ca"), now),
