@@ -194,6 +194,11 @@ mod tests {
                 "round 4 of run pretrain: its update is",
             ),
             (rounds(Some((&run, &here(Some(Part::Declined(Decline::DiskFull)), None)))), Warning, "disk is full"),
+            (
+                rounds(Some((&run, &here(Some(Part::Declined(Decline::PolicyRoundsADay)), None)))),
+                Fine,
+                "after midnight, UTC",
+            ),
             (subjects(None, 5), NotYet, ""),
             (subjects(Some(4), 5), Warning, "fewer than 5"),
             (subjects(Some(5), 5), Fine, "5 or more"),

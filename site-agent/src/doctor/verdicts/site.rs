@@ -162,15 +162,20 @@ pub(in crate::doctor) fn rounds(latest: Option<(&RunId, &RunHere)>) -> Check {
         Part::Sealed => "trained, and its update is sealed",
         Part::Acknowledged => "its update is acknowledged",
         Part::Declined(reason) => {
-            return Check::warning(name, format!("round {round} of run {run} was declined: {reason}"), remedy(*reason));
+            let found = format!("round {round} of run {run} was declined: {reason}");
+            return match remedy(*reason) {
+                Some(remedy) => Check::warning(name, found, remedy),
+                None => Check::ok(name, format!("{found}; it goes on after midnight, UTC")),
+            };
         }
     };
     Check::ok(name, format!("round {round} of run {run}: {told}"))
 }
 
-/// What a person here may do about a round that was declined.
-fn remedy(declined: Decline) -> &'static str {
-    match declined {
+/// What a person here may do about a round that was declined; none where a day did all that this site's policy permits.
+fn remedy(declined: Decline) -> Option<&'static str> {
+    Some(match declined {
+        Decline::PolicyRoundsADay => return None,
         Decline::PlanNotApproved => "`site-agent plans`, then `site-agent approve`",
         Decline::PlanDiffers => "ask the coordinator: the plan that was sent is not the one that was announced",
         Decline::TooFewImages => "index more images with `site-agent index`, or the folders that the plan's grid needs",
@@ -188,7 +193,6 @@ fn remedy(declined: Decline) -> &'static str {
         | Decline::PolicyBatchSize
         | Decline::PolicySteps
         | Decline::PolicyTensors
-        | Decline::PolicyRoundsADay
         | Decline::PolicyNoise
         | Decline::PolicySignatures => {
             "the policy in site-agent.toml is this site's to change, and `site-agent plans` names the rule"
@@ -201,7 +205,7 @@ fn remedy(declined: Decline) -> &'static str {
             "keep the ledger, and ask the coordinator: the model does not come from where it is said to"
         }
         Decline::Architecture => "a later version of this program may have that network",
-    }
+    })
 }
 
 /// Plans or approvals that cannot be read.
