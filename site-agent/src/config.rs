@@ -139,7 +139,7 @@ impl Config {
                 why: error.message().to_owned(),
             }
         };
-        let config: Self = toml::from_str(&text).map_err(wrong)?;
+        let config: Self = toml::from_str::<Self>(&text).map_err(wrong)?.below(path.parent().unwrap_or(Path::new("")));
         config.network.check().map_err(|source| ConfigError::Proxy { path: told(), source })?;
         if config.network.inspection_roots.is_some() && config.network.channel == ChannelMode::Mutual {
             return Err(ConfigError::OutOfBounds {
@@ -186,6 +186,13 @@ impl Config {
             }
             None => Ok(config),
         }
+    }
+
+    /// The same with every path counted from a folder, unless it is whole: a service is started elsewhere than commands are typed.
+    fn below(mut self, folder: &Path) -> Self {
+        let paths = [&mut self.labels, &mut self.network.proxy_roots, &mut self.network.inspection_roots];
+        paths.into_iter().flatten().for_each(|path| *path = folder.join(&path));
+        self
     }
 
     /// Time between two reports.
@@ -266,6 +273,19 @@ mod tests {
     fn the_example_file_holds_the_defaults() {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("site-agent.example.toml");
         assert_eq!(Config::read(&example).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_path_counts_from_the_folder_of_the_settings_wherever_a_command_is_typed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("site-agent.toml");
+        let written =
+            "labels = 'labels'\n[network]\nchannel = 'signed'\nproxy_roots = '../p.pem'\ninspection_roots = '/i.pem'";
+        std::fs::write(&path, written).unwrap();
+        let config = Config::read(&path).unwrap();
+        assert_eq!(config.labels, Some(folder.path().join("labels")));
+        assert_eq!(config.network.proxy_roots, Some(folder.path().join("../p.pem")));
+        assert_eq!(config.network.inspection_roots, Some("/i.pem".into()));
     }
 
     #[test]
