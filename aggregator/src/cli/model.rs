@@ -9,7 +9,7 @@ use common::ids::DigestBuilder;
 use common::{Digest, RoundNumber, RunId};
 use serde::Serialize;
 
-use super::{Failure, Json, State, print, print_json};
+use super::{Failure, Json, State, print, print_json, wait};
 use crate::clock::wall;
 use crate::status;
 use crate::store::{Blobs, SqliteStore};
@@ -45,9 +45,7 @@ pub(super) fn model(arguments: Model) -> Result<(), Failure> {
     let folder = state.folder()?;
     let store = SqliteStore::open(&folder)?;
     let blobs = Blobs::open(&folder).map_err(|error| Failure::failed("the state folder", error))?;
-    let status = status::read(&store, wall())?;
-    let found = status.runs.iter().find(|status| status.run == run);
-    let found = found.ok_or_else(|| Failure::refused(format!("there is no run {run}: `aggregator run list`")))?;
+    let found = wait::find(status::read(&store, wall())?, &run)?;
     let digest = match round {
         None => found.model,
         Some(0) => found.first_model,

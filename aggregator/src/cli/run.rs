@@ -131,7 +131,15 @@ pub(super) fn run(verb: RunVerb, acting: &Acting) -> Result<(), Failure> {
         RunVerb::Abort(Abort { of, because }) => wish(of, "ends", &Wanted::Abort(because), acting),
         RunVerb::List(List { state, json }) => {
             let status = Source::of(acting.desk(state)?)?.status()?;
-            if json.json { print_json(&status.runs) } else { super::print(&text::runs(&status)) }
+            if json.json {
+                print_json(&status.runs)?
+            } else {
+                super::print(&text::runs(&status))?
+            }
+            match status.damaged_runs.as_slice() {
+                [] => Ok(()),
+                damaged => Err(Failure::failed("a run cannot be read", damaged.join("; "))),
+            }
         }
     }
 }

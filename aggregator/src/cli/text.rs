@@ -43,7 +43,7 @@ pub(super) fn runs(status: &Status) -> String {
         };
         line(&mut text, format_args!("{}  {}{because}  plan {}{}", run.run, standing(run), run.plan, signed_by(run)));
     }
-    if text.is_empty() { "no run\n".to_owned() } else { text }
+    if text.is_empty() && status.damaged_runs.is_empty() { "no run\n".to_owned() } else { text }
 }
 
 /// The rounds that ended after the first `told`, as in the status.
@@ -104,15 +104,17 @@ fn run_status(text: &mut String, run: &RunStatus) {
 fn task_scores(text: &mut String, run: &RunStatus, task: &TaskStatus) {
     let TaskStatus { task: name, metric, best, .. } = task;
     let sites: Vec<&SiteId> = run.sites.keys().collect();
+    // The widest name, and a space between it and the one before.
+    let width = sites.iter().map(|site| site.as_str().len() + 1).max().unwrap_or(0).max(12);
     let row = |text: &mut String, what: &str, scores: &ModelScores, on: MeasuredOn| {
         let each = sites.iter().map(|site| {
             let told = scores.sites.get(*site).and_then(|scores| score::value(scores, name, *metric, on));
-            told.map_or_else(|| format!("{:>12}", "-"), |value| format!("{value:>12.3}"))
+            told.map_or_else(|| format!("{:>width$}", "-"), |value| format!("{value:>width$.3}"))
         });
         line(text, format_args!("  {what:<22}{}", each.collect::<String>()));
     };
     line(text, format_args!("  {name}: {metric}"));
-    let names: String = sites.iter().map(|site| format!("{:>12}", site.as_str())).collect();
+    let names: String = sites.iter().map(|site| format!("{:>width$}", site.as_str())).collect();
     line(text, format_args!("  {:<22}{names}", "model of round"));
     for scores in &run.scores {
         row(text, &format!("{}, {}", scores.round, MeasuredOn::Validation), scores, MeasuredOn::Validation);
@@ -327,6 +329,18 @@ mod tests {
         assert!(aborted.contains("pretrain  aborted, 1 of 5 rounds: a mistake  plan "), "{aborted}");
         let failed = listed("round 2 was abandoned");
         assert!(failed.contains("pretrain  FAILED, 1 of 5 rounds: round 2 was abandoned  plan "), "{failed}");
+    }
+
+    #[test]
+    fn names_of_sites_never_run_together_above_their_scores() {
+        let mut told = told_of();
+        let task = json!({ "task": "ventricles", "metric": "dice", "direction": "higher", "best": null });
+        told.runs[0].tasks = vec![serde_json::from_value(task).unwrap()];
+        told.runs[0].sites = ["groningen-north", "groningen-south"].map(|site| (site.parse().unwrap(), None)).into();
+        let text = status(&told);
+        let head: Vec<&str> =
+            text.lines().find(|line| line.contains("model of round")).unwrap().split_whitespace().collect();
+        assert_eq!(head, ["model", "of", "round", "groningen-north", "groningen-south"]);
     }
 
     #[test]

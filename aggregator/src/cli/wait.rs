@@ -97,7 +97,8 @@ pub(super) fn wait(arguments: Wait, acting: &Acting) -> Result<(), Failure> {
     }
 }
 
-fn find(status: Status, name: &RunId) -> Result<RunStatus, Failure> {
+/// The run of a name. Where another one is damaged, none is told not to be there.
+pub(super) fn find(status: Status, name: &RunId) -> Result<RunStatus, Failure> {
     let found = status.runs.into_iter().find(|run| run.run == *name);
     match (found, status.damaged_runs.into_iter().next()) {
         (Some(run), _) => Ok(run),

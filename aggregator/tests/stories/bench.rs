@@ -1,7 +1,7 @@
 //! A federation in a temporary folder, with a clock that a test moves by hand.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -228,20 +228,9 @@ impl Bench {
         assert!(self.federation().merge_frozen(), "{:?}", self.run().because);
     }
 
-    /// Changes rows of a table as a disk would: past the seals.
+    /// As [`spoil`].
     pub(crate) fn spoil(&self, table: &str, change: impl FnOnce(&rusqlite::Connection)) {
-        let database = rusqlite::Connection::open(self.folder.path().join("state.db")).unwrap();
-        database.execute_batch("PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF;").unwrap();
-        let triggers: Vec<(String, String)> = {
-            let sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1";
-            let mut statement = database.prepare(sql).unwrap();
-            let found = statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
-            found.collect::<Result<_, _>>().unwrap()
-        };
-        assert!(!triggers.is_empty(), "no table {table}");
-        triggers.iter().for_each(|(name, _)| database.execute_batch(&format!("DROP TRIGGER {name}")).unwrap());
-        change(&database);
-        triggers.iter().for_each(|(_, sql)| database.execute_batch(sql).unwrap());
+        spoil(self.folder.path(), table, change);
     }
 
     /// The values of a stored blob.
@@ -281,4 +270,20 @@ pub(crate) fn holder(text: &str) -> Holder {
 
 pub(crate) fn run_id() -> RunId {
     "run".parse().unwrap()
+}
+
+/// Changes rows of a table as a disk would: past the seals.
+pub(crate) fn spoil(state: &Path, table: &str, change: impl FnOnce(&rusqlite::Connection)) {
+    let database = rusqlite::Connection::open(state.join("state.db")).unwrap();
+    database.execute_batch("PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF;").unwrap();
+    let triggers: Vec<(String, String)> = {
+        let sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1";
+        let mut statement = database.prepare(sql).unwrap();
+        let found = statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        found.collect::<Result<_, _>>().unwrap()
+    };
+    assert!(!triggers.is_empty(), "no table {table}");
+    triggers.iter().for_each(|(name, _)| database.execute_batch(&format!("DROP TRIGGER {name}")).unwrap());
+    change(&database);
+    triggers.iter().for_each(|(_, sql)| database.execute_batch(sql).unwrap());
 }

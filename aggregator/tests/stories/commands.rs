@@ -18,7 +18,7 @@ use certs::invitation::Invitation;
 use common::Digest;
 use serde_json::{Value, json};
 
-use crate::bench::{holder, issued, weights};
+use crate::bench::{holder, issued, spoil, weights};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_aggregator");
 
@@ -307,6 +307,23 @@ fn a_model_whose_file_is_gone_is_told_by_its_own_path() {
     let out = desk.path("model.safetensors").display().to_string();
     let (code, told) = desk.refused(&["model", "--run", "typed", "--out", &out]);
     assert!(code == 1 && told.contains(digest) && told.contains("backup"), "{told}");
+}
+
+#[test]
+fn a_run_whose_row_was_changed_by_the_disk_is_told_as_damaged_and_not_as_none() {
+    let desk = Desk::new();
+    let (plan, model) = (desk.write_plan(PLAN), desk.write_model(MODEL));
+    desk.json(&["run", "start", &plan, "--first-model", &model, "--json"]);
+    spoil(&desk.path("fed"), "runs", |database| {
+        database.execute("UPDATE runs SET plan = x'00'", []).unwrap();
+    });
+    let out = desk.path("model.safetensors").display().to_string();
+    for words in [&["model", "--run", "typed", "--out", &out][..], &["run", "list"], &["run", "list", "--json"]] {
+        let listed = desk.types(words);
+        let [told, said] = [listed.stdout, listed.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert!(listed.status.code() == Some(1) && said.contains("damaged"), "{words:?}: {said}");
+        assert!(["", "[]"].contains(&told.trim()), "{words:?}: {told}");
+    }
 }
 
 #[test]
