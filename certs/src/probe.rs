@@ -2,11 +2,14 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme, version};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::CertsError;
@@ -24,6 +27,8 @@ pub struct Shown {
     pub not_before_s: i64,
     /// Until when.
     pub not_after_s: i64,
+    /// All of it.
+    pub der: Vec<u8>,
 }
 
 impl Shown {
@@ -37,12 +42,29 @@ impl Shown {
             issuer: plain(certificate.issuer().to_string()),
             not_before_s: certificate.validity().not_before.timestamp(),
             not_after_s: certificate.validity().not_after.timestamp(),
+            der: der.to_vec(),
+        })
+    }
+
+    /// Whether one of these CAs issued it for a server: by the signature, since anybody may write any name. When it counts is not
+    /// looked at.
+    pub fn is_issued_by(&self, authorities_pem: &str) -> bool {
+        let authorities: Vec<_> =
+            CertificateDer::pem_slice_iter(authorities_pem.as_bytes()).filter_map(Result::ok).collect();
+        let anchors: Vec<_> =
+            authorities.iter().filter_map(|authority| anchor_from_trusted_cert(authority).ok()).collect();
+        let algorithms = ring::default_provider().signature_verification_algorithms.all;
+        let while_it_counts = Duration::from_secs(u64::try_from(self.not_before_s).unwrap_or(0));
+        let while_it_counts = UnixTime::since_unix_epoch(while_it_counts);
+        let der = CertificateDer::from(self.der.as_slice());
+        EndEntityCert::try_from(&der).is_ok_and(|leaf| {
+            let usage = KeyUsage::server_auth();
+            leaf.verify_for_usage(algorithms, &anchors, &[], while_it_counts, usage, None, None).is_ok()
         })
     }
 
     /// What a certificate in PEM says of itself.
     pub fn of_pem(pem: &str) -> Result<Self, CertsError> {
-        use rustls::pki_types::pem::PemObject;
         let der = CertificateDer::from_pem_slice(pem.as_bytes())
             .map_err(|error| CertsError::malformed("a certificate")(error.to_string()))?;
         Self::of_der(&der)
@@ -116,5 +138,30 @@ impl ServerCertVerifier for Seen {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::Authority;
+    use crate::keys::Key;
+
+    #[test]
+    fn a_certificate_is_of_the_ca_whose_key_signed_it_and_of_no_other_one_of_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = 1_800_000_000;
+        let [ours, other] = ["ours", "other"]
+            .map(|name| Authority::create(&folder.path().join(name), &"cmr".parse().unwrap(), now).unwrap());
+        let request = Key::create(&folder.path().join("server.key")).unwrap().csr_pem().unwrap();
+        let issued = ours.issue_aggregator(&request, &["localhost".to_owned()], now).unwrap();
+        let leaf = Shown::of_pem(&issued.certificate_pem).unwrap();
+        assert_eq!(leaf.issuer, Shown::of_pem(other.certificate_pem()).unwrap().subject);
+        assert!(leaf.is_issued_by(ours.certificate_pem()) && !leaf.is_issued_by(other.certificate_pem()));
+        assert!(
+            leaf.is_issued_by(&format!("{}{}", other.certificate_pem(), ours.certificate_pem())),
+            "the next CA as well"
+        );
+        assert!(!leaf.is_issued_by(""));
     }
 }

@@ -20,6 +20,7 @@ const SYNCS: usize = 5;
 /// The CA's certificate.
 pub(super) struct Authority {
     pub(super) shown: Shown,
+    pub(super) pem: String,
     pub(super) fingerprint: Digest,
 }
 
@@ -27,7 +28,7 @@ pub(super) struct Authority {
 pub(super) fn authority(state: &Path) -> Result<Authority, String> {
     let pem = fs::read_to_string(state.join("authority/ca.crt")).map_err(told)?;
     let fingerprint = certs::authority::fingerprint(&pem).map_err(told)?;
-    Ok(Authority { shown: Shown::of_pem(&pem).map_err(told)?, fingerprint })
+    Ok(Authority { shown: Shown::of_pem(&pem).map_err(told)?, fingerprint, pem })
 }
 
 pub(super) fn told(error: impl std::fmt::Display) -> String {

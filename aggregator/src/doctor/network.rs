@@ -31,8 +31,9 @@ pub(super) async fn checks(
     // No TLS there is not yet nobody there.
     let is_taken = listening.is_err() && within(probe::reach(&here(config.listen), &Route::Direct)).await.is_ok();
     let silent = if is_taken { Silent::Taken } else { Silent::Free };
-    let subject = authority.map(|authority| authority.shown.subject.as_str());
-    let server = verdicts::server(listening.as_deref().map_err(|why| silent(why)), subject, now);
+    let is_ours = |leaf: &Shown| authority.is_some_and(|authority| leaf.is_issued_by(&authority.pem));
+    let answer = listening.as_deref().map(|shown| shown.first().filter(|leaf| is_ours(leaf)));
+    let server = verdicts::server(answer.map_err(|why| silent(why)), now);
     let (Some(status), Some(authority)) = (status, authority) else {
         let first = |name| Check::not_yet(name, "the database and the CA must be readable first");
         return vec![server, first("address"), first("handshake")];

@@ -127,12 +127,12 @@ pub(super) fn checks(state: &Path, config: &Config, read: Result<&Read, &StoreEr
         ];
         return [database].into_iter().chain(names.map(first)).collect();
     };
-    let days = |end: Stamp| (end.seconds().cast_signed() - now.seconds().cast_signed()).div_euclid(86_400);
+    let seconds = |end: Stamp| end.seconds().cast_signed() - now.seconds().cast_signed();
     let of = |is_site: bool| members.iter().filter(move |member| member.holder.site().is_some() == is_site);
     let name = |holder: &Holder| holder.person().map_or_else(|| holder.to_string(), common::Person::told);
     let left = |is_site: bool| -> Vec<(String, i64)> {
         let live = of(is_site).filter(|member| !member.revoked);
-        live.map(|member| (name(&member.holder), days(member.expires_at))).collect()
+        live.map(|member| (name(&member.holder), seconds(member.expires_at))).collect()
     };
     let (sites, persons) = (left(true), left(false));
     let is_coordinator = |holder: &Holder| holder.person().is_some_and(common::Person::is_coordinator);
@@ -157,7 +157,7 @@ pub(super) fn checks(state: &Path, config: &Config, read: Result<&Read, &StoreEr
         database,
         verdicts::next_authority(waiting.as_ref().map(Option::as_deref).map_err(String::as_str)),
         verdicts::ledger(ledger.as_ref().copied()),
-        verdicts::sites(&sites, of(true).count() - sites.len()),
+        verdicts::sites(&sites, config.certificate_life_s.into(), of(true).count() - sites.len()),
         verdicts::persons(&persons, of(false).count() - persons.len()),
         verdicts::connections(sites.len() + persons.len(), config.max_connections),
         match lost(&Blobs::at(state), needed) {

@@ -11,7 +11,7 @@ use common::{Digest, Plan};
 use tokio::time::timeout;
 
 use super::NETWORK_WITHIN;
-use super::verdicts::{self, Inspection};
+use super::verdicts::{self, Authority, Inspection};
 use crate::approvals;
 use crate::clock;
 use crate::config::Config;
@@ -30,7 +30,7 @@ pub(super) async fn checks(home: &Home, config: &Config) -> Vec<Check> {
     let pem = |name: &str| std::fs::read_to_string(home.identity().join(name)).ok();
     let of_pem = |pem: String| Shown::of_pem(&pem).map_err(|error| error.to_string());
     let own = pem("site.crt").map(of_pem);
-    let own = own.as_ref().map(|shown| shown.as_ref().map(|shown| shown.not_after_s).map_err(String::as_str));
+    let own = own.as_ref().map(|shown| shown.as_ref().map_err(String::as_str));
     let certificate = verdicts::certificate(own, now);
     let Ok(enrolled) = enrol::enrolled(home) else {
         let proxy = proxy_check(config, "aggregator.invalid:443");
@@ -57,14 +57,18 @@ pub(super) async fn checks(home: &Home, config: &Config) -> Vec<Check> {
     checks.push(verdicts::reach(Some(reached.as_ref().map(|took| *took).map_err(String::as_str))));
 
     let shown = within(told(probe::shown(address, &route))).await;
-    let authority = pem("authority.crt").and_then(|pem| Shown::of_pem(&pem).ok()).map(|authority| authority.subject);
+    let authorities = pem("authority.crt").unwrap_or_default();
+    let authority = Shown::of_pem(&authorities).ok().map(|authority| authority.subject);
+    let leaf = shown.as_ref().ok().and_then(|shown| shown.first());
+    let is_issuer = leaf.is_some_and(|leaf| leaf.is_issued_by(&authorities));
+    let authority = authority.as_deref().map(|name| Authority { name, is_issuer });
     let as_seen = shown.as_ref().map(Vec::as_slice).map_err(String::as_str);
     let vouched = match config.network.channel {
         ChannelMode::Mutual => Inspection::NotPermitted,
         ChannelMode::Signed if config.network.inspection_roots.is_none() => Inspection::NoRoots,
         ChannelMode::Signed => Inspection::Vouched(within(inspected(home, config, address)).await),
     };
-    checks.push(verdicts::chain(Some(as_seen), authority.as_deref(), vouched, now));
+    checks.push(verdicts::chain(Some(as_seen), authority, vouched, now));
 
     checks.extend(over_the_link(home, config, &enrolled).await);
     checks

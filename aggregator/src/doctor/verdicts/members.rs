@@ -1,24 +1,23 @@
 //! Who is let in, and what is waited for from whom.
 
-use certs::authority::LEAF_DAYS;
 use common::check::Check;
 use common::{RunId, SiteId};
 
+use super::DAY_S;
 use crate::status::{RunPhase, Status};
 
-/// Days before a site's certificate ends from which on it is told.
-const ENDS_SOON: i64 = LEAF_DAYS / 3;
 /// An agent that runs says something every few seconds.
 const SILENT_MS: u64 = 60 * 60 * 1000;
 
-/// Enrolled sites, each with the days that its certificate is good for.
-pub(in crate::doctor) fn sites(days: &[(String, i64)], revoked: usize) -> Check {
-    let of = format!("{} enrolled, {revoked} revoked", days.len() + revoked);
-    let soon: Vec<String> =
-        days.iter().filter(|(_, days)| *days < ENDS_SOON).map(|(site, days)| format!("{site} ({days} days)")).collect();
-    match (days, soon.as_slice()) {
+/// Enrolled sites, each with the seconds that its certificate is still good for, of so many that certificates live. An agent renews its
+/// own when a third of them is left.
+pub(in crate::doctor) fn sites(left_s: &[(String, i64)], life_s: i64, revoked: usize) -> Check {
+    let of = format!("{} enrolled, {revoked} revoked", left_s.len() + revoked);
+    let soon = left_s.iter().filter(|(_, left)| *left < life_s / 3);
+    let soon: Vec<String> = soon.map(|(site, left)| format!("{site} ({} days)", left.div_euclid(DAY_S))).collect();
+    match (left_s, soon.as_slice()) {
         ([], _) if revoked == 0 => Check::not_yet("sites", "none is enrolled yet: `aggregator invite <site>`"),
-        (_, []) => Check::ok("sites", format!("{of}; no certificate ends within {ENDS_SOON} days")),
+        (_, []) => Check::ok("sites", format!("{of}; each certificate has a third of its life left, or more")),
         (_, soon) => {
             let remedy = "are their agents running, and do they reach this aggregator? If not in time: `aggregator invite <site>`";
             Check::warning("sites", format!("{of}; certificates that end soon: {}", soon.join(", ")), remedy)
@@ -26,12 +25,12 @@ pub(in crate::doctor) fn sites(days: &[(String, i64)], revoked: usize) -> Check 
     }
 }
 
-/// Enrolled persons, each with the days that the certificate is good for.
-pub(in crate::doctor) fn persons(days: &[(String, i64)], revoked: usize) -> Check {
-    let of = format!("{} enrolled, {revoked} revoked", days.len() + revoked);
-    let over: Vec<&str> = days.iter().filter(|(_, days)| *days < 0).map(|(person, _)| person.as_str()).collect();
+/// Enrolled persons, each with the seconds that the certificate is still good for.
+pub(in crate::doctor) fn persons(left_s: &[(String, i64)], revoked: usize) -> Check {
+    let of = format!("{} enrolled, {revoked} revoked", left_s.len() + revoked);
+    let over: Vec<&str> = left_s.iter().filter(|(_, left)| *left < 0).map(|(person, _)| person.as_str()).collect();
     match over.as_slice() {
-        _ if days.is_empty() => {
+        _ if left_s.is_empty() => {
             Check::ok("persons", format!("{of}; whoever may write to the state folder coordinates"))
         }
         [] => Check::ok("persons", format!("{of}; every certificate counts")),

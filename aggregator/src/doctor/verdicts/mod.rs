@@ -32,11 +32,16 @@ mod tests {
     fn each_verdict_follows_from_its_facts_and_whatever_is_not_well_has_a_remedy() {
         let now = Stamp(1_800_000_000_000);
         let until = |days: i64| seconds(now) + days * DAY_S + 60;
-        let leaf = |issuer: &str, days: i64| {
-            [Shown { subject: "s".into(), issuer: issuer.into(), not_before_s: 0, not_after_s: until(days) }]
+        let leaf = |days: i64| Shown {
+            subject: "s".into(),
+            issuer: "ca".into(),
+            not_before_s: 0,
+            not_after_s: until(days),
+            der: vec![],
         };
-        let days =
-            |list: &[(&str, i64)]| list.iter().map(|(site, days)| ((*site).to_owned(), *days)).collect::<Vec<_>>();
+        let left = |list: &[(&str, i64)]| {
+            list.iter().map(|(site, days)| ((*site).to_owned(), days * DAY_S)).collect::<Vec<_>>()
+        };
         let run = || "run".parse::<RunId>().unwrap();
         let lost = [(run(), Digest::of(b"model"))];
         let waiting = ["aalst".to_owned()];
@@ -65,18 +70,20 @@ mod tests {
             (authority(Err("x"), now), Failure, "cannot be read"),
             (database(None), Fine, ""),
             (database(Some("x")), Failure, ""),
-            (sites(&[], 0), NotYet, "none"),
-            (sites(&days(&[("a", 29)]), 1), Fine, "2 enrolled, 1 revoked"),
-            (sites(&days(&[("a", 29), ("b", 9)]), 0), Warning, "b (9 days)"),
+            (sites(&[], 30 * DAY_S, 0), NotYet, "none"),
+            (sites(&left(&[("a", 29)]), 30 * DAY_S, 1), Fine, "2 enrolled, 1 revoked"),
+            (sites(&left(&[("a", 29), ("b", 9)]), 30 * DAY_S, 0), Warning, "b (9 days)"),
+            (sites(&left(&[("a", 6), ("b", 3)]), 7 * DAY_S, 0), Fine, "2 enrolled"),
+            (sites(&left(&[("a", 6), ("b", 2)]), 7 * DAY_S, 0), Warning, "b (2 days)"),
             (blobs(&[]), Fine, ""),
             (blobs(&lost), Failure, "of run"),
             (clock(0, 0), Fine, ""),
             (clock(59_000, 2), Fine, ""),
             (clock(3_600_000, 2), Failure, "3600 s in the future"),
             (disk(None, &[], 2), Warning, ""),
-            (disk(Some(1 << 30), &of_sites(4, 0), 2), Failure, "runs need 3073.7 MB"),
+            (disk(Some(1 << 30), &of_sites(4, 0), 2), Failure, "rounds need 3073.7 MB"),
             (disk(Some(1 << 40), &of_sites(4, 0), 2), Fine, "3073.7 MB"),
-            (disk(Some(1 << 40), &of_sites(40, 0), 2), Fine, "17473.7 MB"),
+            (disk(Some(1 << 40), &of_sites(40, 0), 2), Fine, "17.5 GB"),
             // What is kept is there by then.
             (disk(Some(1 << 40), &of_sites(40, 3), 2), Fine, "5473.7 MB"),
             (disk(Some(1 << 40), &of_sites(40, 9), 2), Fine, "5473.7 MB"),
@@ -84,29 +91,25 @@ mod tests {
             (
                 spool(&of_sites(40, 0), 2, 12_000_000_000),
                 Fine,
-                "take 12000.0 MB, and those of running rounds take 12000.0 MB",
+                "take 12.0 GB, and those of running rounds take 12.0 GB",
             ),
-            (spool(&of_sites(40, 0), 2, 11_999_999_999), Failure, "running rounds take 12000.0 MB"),
+            (spool(&of_sites(40, 0), 2, 11_999_999_999), Failure, "running rounds take 12.0 GB"),
             // The defaults, and updates of 690 MB.
             (
                 spool(&[Stored { update_bytes: 690_000_000, ..of_sites(40, 0)[0].clone() }], 2, 64 << 30),
                 Failure,
-                "82800.0 MB",
+                "82.8 GB",
             ),
             (cohorts(&[]), Fine, "every site"),
             (cohorts(&[cohort(2, &[])]), Fine, "every site"),
             (cohorts(&[cohort(1, &[&site])]), Warning, "not let in are 1 of 2 in run, whose quorum is 1: aalst"),
             (cohorts(&[cohort(1, &[]), cohort(2, &[&site])]), Failure, "1 of 2 in run, whose quorum is 2: aalst"),
             (cohorts(&[cohort(1, &[&site, &other])]), Failure, "2 of 2 in run, whose quorum is 1: aalst, bergen"),
-            (server(Err(Silent::Free("refused")), Some("ca"), now), Failure, "nobody answers"),
-            (
-                server(Err(Silent::Taken("no TLS")), Some("ca"), now),
-                Failure,
-                "something that does not answer as this server",
-            ),
-            (server(Ok(&leaf("ca", 50)), Some("ca"), now), Fine, "50 days"),
-            (server(Ok(&leaf("ca", -1)), Some("ca"), now), Failure, "expired"),
-            (server(Ok(&leaf("other", 50)), Some("ca"), now), Failure, "no certificate of this federation"),
+            (server(Err(Silent::Free("refused")), now), Failure, "nobody answers"),
+            (server(Err(Silent::Taken("no TLS")), now), Failure, "something that does not answer as this server"),
+            (server(Ok(Some(&leaf(50))), now), Fine, "50 days"),
+            (server(Ok(Some(&leaf(-1))), now), Failure, "expired"),
+            (server(Ok(None), now), Failure, "no certificate of this federation"),
             (next_authority(Err("x")), NotYet, "cannot be read"),
             (next_authority(Ok(None)), Fine, "none"),
             (next_authority(Ok(Some(&[]))), Warning, "every member knows it"),
@@ -115,8 +118,8 @@ mod tests {
             (ledger(Err(&Unheld::Broken("entry 7".to_owned()))), Failure, "does not hold"),
             (ledger(Err(&Unheld::NoKey("gone".to_owned()))), NotYet, "see the keys"),
             (persons(&[], 0), Fine, "the state folder"),
-            (persons(&days(&[("coordinator alice", 3)]), 1), Fine, "2 enrolled, 1 revoked"),
-            (persons(&days(&[("coordinator alice", -1)]), 0), Warning, "expired: coordinator alice"),
+            (persons(&left(&[("coordinator alice", 3)]), 1), Fine, "2 enrolled, 1 revoked"),
+            (persons(&left(&[("coordinator alice", -1)]), 0), Warning, "expired: coordinator alice"),
             (connections(256, 256), Fine, ""),
             (connections(257, 256), Failure, "257 members are let in, and 256"),
             (signatures(0, 0, &[]), Fine, "no plan waits"),

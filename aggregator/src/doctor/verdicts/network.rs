@@ -18,32 +18,28 @@ pub(in crate::doctor) enum Silent<'a> {
     Taken(&'a str),
 }
 
-/// Who answers where this aggregator listens.
-pub(in crate::doctor) fn server(shown: Result<&[Shown], Silent<'_>>, authority: Option<&str>, now: Stamp) -> Check {
+/// Who answers where this aggregator listens: the certificate that is shown there, if this federation's CA issued it.
+pub(in crate::doctor) fn server(shown: Result<Option<&Shown>, Silent<'_>>, now: Stamp) -> Check {
     let name = "server";
-    match (shown, authority) {
-        (Err(Silent::Free(why)), _) => {
+    match shown {
+        Err(Silent::Free(why)) => {
             Check::failure(name, "nobody answers on the settings' `listen`", "start it: `aggregator serve`").here(why)
         }
-        (Err(Silent::Taken(why)), _) => {
+        Err(Silent::Taken(why)) => {
             let remedy = "end the program that has that port, or change `listen` in aggregator.toml; if it is this server, it hangs: \
                           start it again";
             Check::failure(name, "something that does not answer as this server has the port of `listen`", remedy)
                 .here(why)
         }
-        (Ok([leaf, ..]), Some(authority)) if leaf.issuer == authority => {
-            match (leaf.not_after_s - seconds(now)).div_euclid(DAY_S) {
-                ..0 => Check::failure(
-                    name,
-                    "answers with a certificate that has expired",
-                    "start it again: it takes a new one",
-                ),
-                days => {
-                    Check::ok(name, format!("answers; its certificate has {days} days left, and is renewed by itself"))
-                }
-            }
-        }
-        (Ok(_), _) => {
+        Ok(Some(leaf)) => match (leaf.not_after_s - seconds(now)).div_euclid(DAY_S) {
+            ..0 => Check::failure(
+                name,
+                "answers with a certificate that has expired",
+                "start it again: it takes a new one",
+            ),
+            days => Check::ok(name, format!("answers; its certificate has {days} days left, and is renewed by itself")),
+        },
+        Ok(None) => {
             let remedy = "another program or federation has that port: change `listen` in aggregator.toml";
             Check::failure(name, "who answers on `listen` has no certificate of this federation", remedy)
         }

@@ -7,7 +7,7 @@ mod site;
 
 pub(super) use images::{caches, labels, no_sample, sample, sources, subjects, unread_sources};
 pub(super) use machine::{disk, gpu, memory, parser, trainer};
-pub(super) use network::{Inspection, bandwidth, certificate, chain, clock, link, proxy, reach, resolution};
+pub(super) use network::{Authority, Inspection, bandwidth, certificate, chain, clock, link, proxy, reach, resolution};
 pub(super) use site::{
     approvals, enrolment, journal, keys, ledger, policy, private, rounds, settings, standing, unread_plans,
 };
@@ -27,7 +27,6 @@ mod tests {
     use data::SpotCheck;
     use model::Precision;
 
-    use super::network::ENDS_SOON;
     use super::*;
     use crate::clock::Moment;
     use crate::network::ChannelMode::{Mutual, Signed};
@@ -44,7 +43,8 @@ mod tests {
             subject: "s".into(),
             issuer: issuer.into(),
             not_before_s: now + from * DAY_S,
-            not_after_s: now + until * DAY_S,
+            not_after_s: now + until * DAY_S + 60,
+            der: vec![],
         }
     }
 
@@ -61,11 +61,12 @@ mod tests {
 
     #[test]
     fn each_verdict_follows_from_its_facts_and_whatever_is_not_well_has_a_remedy() {
-        let until = |days: i64| certificate(Some(Ok(NOW.0.cast_signed() + days * DAY_S + 60)), NOW);
+        let own = |age: i64, left: i64| certificate(Some(Ok(&shown("our CA", -age, left))), NOW);
         let ms = Duration::from_millis;
-        let mine = || Some("our CA");
+        let [mine, not_mine] = [true, false].map(|is_issuer| Some(Authority { name: "our CA", is_issuer }));
         let (ours, theirs) = ([shown("our CA", -1, 90)], [shown("Proxy Inspection CA", -1, 90)]);
-        let (young, old, ending) = ([shown("our CA", 1, 90)], [shown("our CA", -9, -1)], [shown("our CA", -9, 3)]);
+        let (young, old, ending) = ([shown("our CA", 1, 90)], [shown("our CA", -9, -1)], [shown("our CA", -27, 3)]);
+        let (brief, spent) = ([shown("our CA", -1, 6)], [shown("our CA", -5, 2)]);
         let strict: SitePolicy = SitePolicy { purposes: vec![], ..SitePolicy::default() };
         let hours = Some("20:00-06:00".parse().unwrap());
         let resting = Some(Still::OutsideHours { opens_in: ms(60_000) });
@@ -101,9 +102,12 @@ mod tests {
             (no_sample("x"), Failure, "could be looked at"),
             (certificate(None, NOW), NotYet, "none"),
             (certificate(Some(Err("x")), NOW), Failure, "cannot be read"),
-            (until(29), Fine, "29 days"),
-            (until(ENDS_SOON - 1), Warning, "9 days"),
-            (until(-1), Failure, "expired"),
+            (own(1, 29), Fine, "29 days"),
+            (own(20, 10), Fine, "10 days"),
+            (own(21, 9), Warning, "9 days"),
+            (own(0, 7), Fine, "7 days"),
+            (own(6, 1), Warning, "1 days"),
+            (own(31, -1), Failure, "expired"),
             (proxy(Ok(None)), Fine, "none"),
             (proxy(Ok(Some(("HTTPS_PROXY", "http://p:1")))), Fine, "as HTTPS_PROXY says"),
             (proxy(Err("x")), Failure, "cannot be used"),
@@ -115,17 +119,25 @@ mod tests {
             (reach(Some(Ok(ms(7)))), Fine, "7 ms"),
             (reach(Some(Err("refused"))), Failure, "not reached"),
             (chain(None, None, NotPermitted, NOW), NotYet, ""),
-            (chain(Some(Err("x")), mine(), NotPermitted, NOW), Failure, "no certificate"),
-            (chain(Some(Ok(&[])), mine(), NotPermitted, NOW), Failure, "no certificate"),
-            (chain(Some(Ok(&ours)), mine(), NotPermitted, NOW), Fine, "our CA), 90 days"),
-            (chain(Some(Ok(&theirs)), mine(), NotPermitted, NOW), Failure, "not issued by this federation's CA"),
-            (chain(Some(Ok(&young)), mine(), NotPermitted, NOW), Failure, "not valid yet"),
-            (chain(Some(Ok(&old)), mine(), NotPermitted, NOW), Failure, "expired"),
-            (chain(Some(Ok(&ending)), mine(), NotPermitted, NOW), Warning, "3 days"),
-            (chain(Some(Ok(&ours)), mine(), NoRoots, NOW), Fine, "our CA), 90 days"),
-            (chain(Some(Ok(&theirs)), mine(), NoRoots, NOW), Failure, "not issued by this federation's CA"),
-            (chain(Some(Ok(&theirs)), mine(), Vouched(Ok(())), NOW), Fine, "every message is signed, and may be read"),
-            (chain(Some(Ok(&theirs)), mine(), Vouched(Err("x".into())), NOW), Failure, "nor by `inspection_roots`"),
+            (chain(Some(Err("x")), mine, NotPermitted, NOW), Failure, "no certificate"),
+            (chain(Some(Ok(&[])), mine, NotPermitted, NOW), Failure, "no certificate"),
+            (chain(Some(Ok(&ours)), mine, NotPermitted, NOW), Fine, "our CA), 90 days"),
+            (chain(Some(Ok(&theirs)), not_mine, NotPermitted, NOW), Failure, "not issued by this federation's CA"),
+            (chain(Some(Ok(&young)), mine, NotPermitted, NOW), Failure, "not valid yet"),
+            (chain(Some(Ok(&old)), mine, NotPermitted, NOW), Failure, "expired"),
+            (chain(Some(Ok(&ending)), mine, NotPermitted, NOW), Warning, "3 days"),
+            (chain(Some(Ok(&brief)), mine, NotPermitted, NOW), Fine, "6 days"),
+            (chain(Some(Ok(&spent)), mine, NotPermitted, NOW), Warning, "2 days"),
+            (chain(Some(Ok(&ours)), mine, NoRoots, NOW), Fine, "our CA), 90 days"),
+            // Any CA may have that name.
+            (chain(Some(Ok(&ours)), not_mine, NotPermitted, NOW), Failure, "not issued by this federation's CA"),
+            (chain(Some(Ok(&theirs)), not_mine, NoRoots, NOW), Failure, "not issued by this federation's CA"),
+            (
+                chain(Some(Ok(&theirs)), not_mine, Vouched(Ok(())), NOW),
+                Fine,
+                "every message is signed, and may be read",
+            ),
+            (chain(Some(Ok(&theirs)), not_mine, Vouched(Err("x".into())), NOW), Failure, "nor by `inspection_roots`"),
             (link(None, Mutual), NotYet, ""),
             (link(Some(Ok(ms(12))), Mutual), Fine, "12 ms"),
             (link(Some(Ok(ms(12))), Signed), Fine, "12 ms, by signed messages"),
@@ -215,15 +227,16 @@ mod tests {
     #[test]
     fn what_is_sent_names_no_path_host_or_words_of_others() {
         let run = "pretrain".parse().unwrap();
+        let not_mine = Some(Authority { name: "our CA", is_issuer: false });
         let told = [
             settings(true, Some("CANARY")),
             proxy(Ok(Some(("HTTPS_PROXY", "http://CANARY:1")))),
             proxy(Err("CANARY")),
             resolution(false, Some(Err("CANARY".into()))),
             reach(Some(Err("CANARY"))),
-            chain(Some(Ok(&[shown("CANARY", -1, 1)])), Some("our CA"), NotPermitted, NOW),
+            chain(Some(Ok(&[shown("CANARY", -1, 1)])), not_mine, NotPermitted, NOW),
             link(Some(Err((None, "CANARY"))), Signed),
-            chain(Some(Ok(&[shown("CANARY", -1, 1)])), Some("our CA"), Vouched(Err("CANARY".into())), NOW),
+            chain(Some(Ok(&[shown("CANARY", -1, 1)])), not_mine, Vouched(Err("CANARY".into())), NOW),
             trainer("cpu", Err("CANARY")),
             sources(1, &["/CANARY".to_owned()]),
             caches(1, 0, true, &["CANARY".to_owned()]),

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use certs::authority::LEAF_DAYS;
 use certs::probe::Shown;
 use common::check::Check;
 use common::machine::bytes;
@@ -12,21 +11,23 @@ use super::DAY_S;
 use crate::clock::Moment;
 use crate::network::ChannelMode;
 
-/// Days before a leaf ends from which on it is told: whoever renews it should have by then.
-pub(super) const ENDS_SOON: i64 = LEAF_DAYS / 3;
+/// Seconds that a certificate is still good for, and those of its whole life.
+fn left_of(certificate: &Shown, now: Moment) -> (i64, i64) {
+    (certificate.not_after_s - now.0.cast_signed(), certificate.not_after_s - certificate.not_before_s)
+}
 
-/// The site's own certificate: when it ends.
-pub(in crate::doctor) fn certificate(not_after_s: Option<Result<i64, &str>>, now: Moment) -> Check {
+/// The site's own certificate: when it ends. The agent renews it when a third of its life is left.
+pub(in crate::doctor) fn certificate(own: Option<Result<&Shown, &str>>, now: Moment) -> Check {
     let name = "certificate";
     let again =
         "see that the agent runs and reaches the aggregator; once it has ended, enrol again with a new invitation";
-    match not_after_s {
+    match own {
         None => Check::not_yet(name, "this site has none yet"),
         Some(Err(_)) => Check::failure(name, "site.crt cannot be read", "restore it from a backup, or enrol again"),
-        Some(Ok(until)) => match (until - now.0.cast_signed()).div_euclid(DAY_S) {
-            ..0 => Check::failure(name, "it has expired, or this machine's clock is ahead", again),
-            days @ 0..ENDS_SOON => Check::warning(name, format!("{days} days left"), again),
-            days => Check::ok(name, format!("{days} days left")),
+        Some(Ok(own)) => match left_of(own, now) {
+            (..0, _) => Check::failure(name, "it has expired, or this machine's clock is ahead", again),
+            (left, life) if left < life / 3 => Check::warning(name, format!("{} days left", left / DAY_S), again),
+            (left, _) => Check::ok(name, format!("{} days left", left / DAY_S)),
         },
     }
 }
@@ -85,10 +86,19 @@ pub(in crate::doctor) enum Inspection {
     Vouched(Result<(), String>),
 }
 
+/// The CA of this site's enrolment.
+#[derive(Clone, Copy)]
+pub(in crate::doctor) struct Authority<'a> {
+    pub(in crate::doctor) name: &'a str,
+    /// Whether its key is under the certificate that was shown, and not its name alone.
+    pub(in crate::doctor) is_issuer: bool,
+}
+
 /// A certificate that is not of this federation's CA: what the settings make of it.
 fn opened(leaf: &Shown, authority: &str, inspection: Inspection) -> Check {
     let name = "TLS chain";
-    let here = format!("{} issued by {}, and not by {authority}", leaf.subject, leaf.issuer);
+    let other = if leaf.issuer == authority { ", another one of that name" } else { "" };
+    let here = format!("{} issued by {}{other}, and not by {authority}", leaf.subject, leaf.issuer);
     let found = "the certificate is not issued by this federation's CA";
     match inspection {
         Inspection::NotPermitted => {
@@ -118,7 +128,7 @@ fn opened(leaf: &Shown, authority: &str, inspection: Inspection) -> Check {
 /// Who answers, by the certificates that it shows, held to the CA of this site's enrolment.
 pub(in crate::doctor) fn chain(
     shown: Option<Result<&[Shown], &str>>,
-    authority: Option<&str>,
+    authority: Option<Authority<'_>>,
     inspection: Inspection,
     now: Moment,
 ) -> Check {
@@ -135,24 +145,26 @@ pub(in crate::doctor) fn chain(
     let Some(leaf) = shown.first() else {
         return Check::failure(name, "no certificate was shown", "is the address the aggregator's?");
     };
-    if leaf.issuer != authority {
-        return opened(leaf, authority, inspection);
+    if !authority.is_issuer {
+        return opened(leaf, authority.name, inspection);
     }
-    let now = now.0.cast_signed();
-    if now < leaf.not_before_s {
+    if now.0.cast_signed() < leaf.not_before_s {
         let remedy = "set this machine's clock: the aggregator's certificate begins to count in the future";
         return Check::failure(name, "issued by this federation's CA, and not valid yet", remedy);
     }
-    match (leaf.not_after_s - now).div_euclid(DAY_S) {
+    let (left, life) = left_of(leaf, now);
+    let days = left.div_euclid(DAY_S);
+    match left {
         ..0 => Check::failure(
             name,
             "issued by this federation's CA, and expired",
             "tell the coordinator: `aggregator` must renew it",
         ),
-        days @ 0..5 => {
+        // The server takes a new one at half of its life.
+        _ if left < life / 5 * 2 => {
             Check::warning(name, format!("issued by this federation's CA, {days} days left"), "tell the coordinator")
         }
-        days => Check::ok(name, format!("issued by this federation's CA ({authority}), {days} days left")),
+        _ => Check::ok(name, format!("issued by this federation's CA ({}), {days} days left", authority.name)),
     }
 }
 
