@@ -139,6 +139,12 @@ pub fn cache_folder(home: &Home, images: &ImagePlan) -> PathBuf {
     home.images().join(format!("cache-{}", grid_digest(images).short()))
 }
 
+/// Whether there is a cache of any grid.
+pub(crate) fn has_caches(home: &Home) -> bool {
+    let here = fs::read_dir(home.images()).into_iter().flatten().flatten();
+    here.filter(|entry| entry.path().is_dir()).any(|entry| entry.file_name().to_string_lossy().starts_with("cache-"))
+}
+
 /// The cache of a grid, once an intake of all the sources that are recorded now has finished.
 pub fn cache_for(home: &Home, images: &ImagePlan) -> Result<Option<PathBuf>, DiskError> {
     let folder = cache_folder(home, images);
@@ -215,12 +221,22 @@ fn options(
     config: &IntakeConfig,
     program: &Path,
 ) -> Result<IntakeOptions, ImagesError> {
+    Ok(options_under(secret(home)?, home, images, config, program))
+}
+
+fn options_under(
+    secret: SiteSecret,
+    home: &Home,
+    images: &ImagePlan,
+    config: &IntakeConfig,
+    program: &Path,
+) -> IntakeOptions {
     let workers =
         Workers::Processes { program: program.to_owned(), args: vec![PARSER_VERB.into()], count: config.workers };
-    let mut options = IntakeOptions::new(cache_folder(home, images), images.clone(), secret(home)?, workers);
+    let mut options = IntakeOptions::new(cache_folder(home, images), images.clone(), secret, workers);
     options.tolerance = config.tolerance;
     options.limits.worker_memory = config.memory_mib << 20;
-    Ok(options)
+    options
 }
 
 /// Reads sources in their order; labels are written for one of them, and what came of it is returned.
@@ -281,7 +297,9 @@ pub(crate) fn spot_check(
     program: &Path,
     most: usize,
 ) -> Result<SpotCheck, ImagesError> {
-    let options = options(home, &ImagePlan::default(), config, program)?;
+    // Of names under a secret nothing is kept: who only looks makes none.
+    let none = SiteSecret::new([0; 32]);
+    let options = options_under(none, home, &ImagePlan::default(), config, program);
     Ok(data::spot_check(source, &options, most)?)
 }
 
@@ -328,6 +346,22 @@ mod tests {
     use std::io::{self, ErrorKind};
 
     use super::*;
+
+    #[test]
+    fn a_look_at_images_makes_no_secret_and_a_cache_without_one_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path().join("state"));
+        fs::create_dir_all(home.images()).unwrap();
+        let source = folder.path().join("source");
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join("no-image"), "no image").unwrap();
+        // Whether anything can be looked at is another matter: this is no program that parses.
+        drop(spot_check(&home, &source, &IntakeConfig::default(), Path::new("/nowhere/site-agent"), 1));
+        assert!(!secret_path(&home).exists());
+        assert!(!has_caches(&home));
+        fs::create_dir(cache_folder(&home, &ImagePlan::default())).unwrap();
+        assert!(has_caches(&home));
+    }
 
     #[test]
     fn a_full_disk_is_told_as_one_wherever_it_was_met() {

@@ -47,6 +47,7 @@ pub(super) fn permissions(home: &Home, config: &Config) -> Vec<Check> {
         verdicts::enrolment(enrolled),
         verdicts::keys(
             is_enrolled,
+            images::has_caches(home),
             &[
                 ("site.key", mode(&home.identity().join("site.key"))),
                 ("signing.key", mode(&home.identity().join("signing.key"))),

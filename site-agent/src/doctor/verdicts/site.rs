@@ -7,6 +7,9 @@ use common::{Decline, RunId};
 use crate::runs::{End, Part, RunHere};
 use crate::standing::Still;
 
+/// The secret under which subjects are named.
+const SECRET: &str = "secret.key";
+
 /// The settings file: whether it is there, and what is wrong with it.
 pub(in crate::doctor) fn settings(is_there: bool, wrong: Option<&str>) -> Check {
     match (is_there, wrong) {
@@ -83,12 +86,19 @@ pub(in crate::doctor) fn enrolment(enrolled: Result<Option<(String, String)>, St
     }
 }
 
-/// Files that hold a key or a secret, each with its mode; none if it is not there. An enrolled site has all but the last, which
-/// the first images make.
-pub(in crate::doctor) fn keys(is_enrolled: bool, modes: &[(&'static str, Option<u32>)]) -> Check {
-    let needed = modes.iter().filter(|(name, _)| *name != "secret.key");
-    if let Some((name, _)) = needed.clone().find(|(_, mode)| is_enrolled && mode.is_none()) {
-        let remedy = "restore `identity/` from a backup, or enrol again with a new invitation";
+/// Files that hold a key or a secret, each with its mode; none if it is not there. An enrolled site has all but the secret, which the
+/// first images make: whoever has a cache has that.
+pub(in crate::doctor) fn keys(is_enrolled: bool, has_images: bool, modes: &[(&'static str, Option<u32>)]) -> Check {
+    let is_lost =
+        |(name, mode): &&(&str, Option<u32>)| mode.is_none() && if *name == SECRET { has_images } else { is_enrolled };
+    if let Some((name, _)) = modes.iter().find(is_lost) {
+        let remedy = match *name {
+            SECRET => {
+                "restore `images/secret.key` from a backup: with another one every subject is somebody else, and `images/cache-*` is of \
+                 no use"
+            }
+            _ => "restore `identity/` from a backup, or enrol again with a new invitation",
+        };
         return Check::failure("key files", format!("{name} is not there"), remedy);
     }
     let there: Vec<_> = modes.iter().filter_map(|(name, mode)| Some((*name, (*mode)?))).collect();
