@@ -88,6 +88,12 @@ impl Encoding {
         values / block * self.block_bytes(block) + last
     }
 
+    /// Bytes of every file of a signature.
+    pub fn file_bytes(self, signature: &Signature) -> u64 {
+        let values = signature.iter().map(|(_, shape)| self.tensor_bytes(shape.iter().product()) as u64);
+        self.header(signature).len() as u64 + values.sum::<u64>()
+    }
+
     /// Whether what an update loses is to be added to the next one.
     pub fn has_residual(self) -> bool {
         matches!(self, Self::TopK(_))

@@ -117,6 +117,11 @@ impl RoundNumber {
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
+
+    /// Whether it is the one after `before`, whatever numbers both are said to be.
+    pub fn follows(self, before: Self) -> bool {
+        before.0.checked_add(1) == Some(self.0)
+    }
 }
 
 impl fmt::Display for RoundNumber {

@@ -4,7 +4,7 @@
 
 use certs::signing::verifies;
 use common::signed::{SignedHead, VerifyingKey, ledger_statement, model_statement};
-use common::{Assignment, Digest, FederationName, RoundNumber};
+use common::{Assignment, Digest, FederationName, Plan, RoundNumber, RunId};
 use serde::{Deserialize, Serialize};
 
 /// A round that this site accepted, and the model it started from: the newest one of its run.
@@ -42,7 +42,7 @@ pub enum LineageFault {
         /// Where its model is said to come from.
         of: RoundNumber,
     },
-    /// Round 1 starts from another model than the plan's.
+    /// The model of round 1 is said to come of another one.
     #[error("round 1 starts from model {0}, which is not the first model of its own lineage")]
     First(Digest),
     /// A round that is over here.
@@ -79,6 +79,28 @@ pub enum LineageFault {
         /// What this site trained from in the round before.
         trained: Digest,
     },
+    /// Something else than the plan that it names says.
+    #[error("{what} of round {round} is {told}, but by the plan that it names must be {agreed}: tell the coordinator")]
+    Plan {
+        /// The round to be trained.
+        round: RoundNumber,
+        /// What of it.
+        what: &'static str,
+        /// What is told.
+        told: String,
+        /// What the plan says.
+        agreed: String,
+    },
+    /// A last model that cannot be the run's.
+    #[error(
+        "the last model of run {run} is said to have {bytes} bytes, which those of no plan have that was approved here: tell the coordinator"
+    )]
+    Last {
+        /// The run.
+        run: RunId,
+        /// What is told.
+        bytes: u64,
+    },
 }
 
 /// Holds an assignment to its lineage, and to what this site accepted of the run before.
@@ -98,7 +120,7 @@ pub fn check(
     if !work.ledger.as_deref().is_some_and(is_its) {
         return Err(LineageFault::Ledger(round));
     }
-    if lineage.round.next() != round {
+    if !round.follows(lineage.round) {
         return Err(LineageFault::Round { round, of: lineage.round });
     }
     if lineage.round.0 == 0 && lineage.before != base {
@@ -111,11 +133,37 @@ pub fn check(
     if round == before.round && base != before.base {
         return Err(LineageFault::Two { round, first: before.base, second: base });
     }
-    if round == before.round.next() && lineage.before != before.base {
+    if round.follows(before.round) && lineage.before != before.base {
         let (of, trained) = (before.round, before.base);
         return Err(LineageFault::Descent { round, of, before: lineage.before, trained });
     }
     Ok(())
+}
+
+/// Holds an assignment to the plan that it names: whoever approved that, approved its first model, its rounds and its steps under its
+/// name alone, and a model no longer than its own.
+pub fn of_plan(work: &Assignment, plan: &Plan) -> Result<(), LineageFault> {
+    let (round, rounds) = (work.round, plan.draft.rounds.count);
+    let held = |what, holds: bool, told: &dyn ToString, agreed: &dyn ToString| {
+        let fault = || LineageFault::Plan { round, what, told: told.to_string(), agreed: agreed.to_string() };
+        holds.then_some(()).ok_or_else(fault)
+    };
+    held("the run", work.run == *plan.run(), &work.run, plan.run())?;
+    held("the number", (1..=rounds).contains(&round.0), &round, &format!("1 to {rounds}"))?;
+    let is_first_models = round.0 > 1 || work.base == plan.first_model;
+    held("the first model", is_first_models, &work.base, &plan.first_model)?;
+    let (step, bytes) = (plan.first_step(round), plan.model_bytes());
+    held("the first step", work.first_step == step, &work.first_step, &step)?;
+    held("the length of the model", work.base_bytes == bytes, &work.base_bytes, &bytes)
+}
+
+/// Holds the length of a run's last model to the plans of the run that were approved here: nothing longer is fetched.
+pub fn of_last(run: &RunId, bytes: u64, approved: &[Plan]) -> Result<(), LineageFault> {
+    let is_its = |plan: &Plan| plan.run() == run && plan.model_bytes() == bytes;
+    match approved.iter().any(is_its) {
+        true => Ok(()),
+        false => Err(LineageFault::Last { run: run.clone(), bytes }),
+    }
 }
 
 #[cfg(test)]
@@ -212,5 +260,80 @@ mod tests {
             let fault = house.told(work, *accepted).unwrap_err();
             assert!(expected(&fault), "case {place}: {fault}");
         }
+    }
+
+    #[test]
+    fn rounds_at_the_end_of_what_can_be_counted_are_faults_and_no_panic() {
+        let house = House::new();
+        let mut last = house.signed(&house.key, 1, b"m0", b"m0");
+        let statement = model_statement(
+            &house.federation,
+            &last.run,
+            last.plan,
+            (RoundNumber(u32::MAX), Digest::of(b"m0")),
+            Digest::of(b"m0"),
+        );
+        let (round, before) = (RoundNumber(u32::MAX), Digest::of(b"m0"));
+        last.lineage = Some(Box::new(Lineage { round, before, signature: house.key.sign(&statement) }));
+        assert!(matches!(house.told(&last, None), Err(LineageFault::Round { .. })));
+        let over = house.signed(&house.key, u32::MAX, b"m0", b"m1");
+        assert_eq!(house.told(&over, Some((u32::MAX, b"m1"))), Ok(()));
+    }
+
+    fn plan() -> Plan {
+        let draft: common::PlanDraft = toml::from_str(include_str!("../../tests/plans/story.toml")).unwrap();
+        let signature = common::Signature::new([("center".to_owned(), vec![1, 4])]).unwrap();
+        draft.with_first_model(signature, Digest::of(b"first"))
+    }
+
+    /// What an honest aggregator tells of a round.
+    fn of_its_plan(round: u32) -> Assignment {
+        let (house, plan) = (House::new(), plan());
+        let mut work = house.signed(&house.key, round, b"first", if round == 1 { b"first" } else { b"later" });
+        (work.run, work.plan) = (plan.run().clone(), plan.digest());
+        (work.first_step, work.base_bytes) = (300 * u64::from(round - 1), plan.model_bytes());
+        work
+    }
+
+    #[test]
+    fn under_an_approved_plan_no_other_run_first_model_round_step_or_length_is_trained() {
+        for round in 1..=3 {
+            assert_eq!(of_plan(&of_its_plan(round), &plan()), Ok(()));
+        }
+        type Lie = fn(&mut Assignment);
+        let lies: [(u32, Lie, &str); 8] = [
+            (2, |work| work.run = "another".parse().unwrap(), "the run of round 2 is another, but by the plan"),
+            (1, |work| work.base = Digest::of(b"another"), "the first model of round 1 is"),
+            (1, |work| work.round = RoundNumber(0), "the number of round 0 is 0"),
+            (
+                3,
+                |work| work.round = RoundNumber(4),
+                "the number of round 4 is 4, but by the plan that it names must be 1 to 3",
+            ),
+            (3, |work| work.round = RoundNumber(u32::MAX), "must be 1 to 3"),
+            (
+                2,
+                |work| work.first_step += 1,
+                "the first step of round 2 is 301, but by the plan that it names must be 300",
+            ),
+            (2, |work| work.base_bytes += 1, "the length of the model of round 2 is"),
+            (2, |work| work.base_bytes = u64::MAX, "the length of the model of round 2 is"),
+        ];
+        for (round, lie, told) in lies {
+            let mut work = of_its_plan(round);
+            lie(&mut work);
+            let fault = of_plan(&work, &plan()).unwrap_err().to_string();
+            assert!(fault.contains(told), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_last_model_is_as_long_as_those_of_an_approved_plan_of_its_own_run() {
+        let (plan, run) = (plan(), plan().run().clone());
+        let bytes = plan.model_bytes();
+        assert_eq!(of_last(&run, bytes, std::slice::from_ref(&plan)), Ok(()));
+        assert!(of_last(&run, u64::MAX, std::slice::from_ref(&plan)).is_err());
+        assert!(of_last(&"another".parse().unwrap(), bytes, &[plan]).is_err());
+        assert!(of_last(&run, bytes, &[]).is_err(), "no plan of it was approved");
     }
 }

@@ -153,19 +153,14 @@ pub fn meaning(plan: &Plan) -> Meaning {
         rounds: draft.rounds.count,
         steps_per_round: draft.training.steps_per_round,
         batch_sizes,
-        fetched_bytes: file_bytes(Encoding::F32, &plan.signature),
-        sent_bytes: file_bytes(draft.aggregation.encoding, &leaving),
+        fetched_bytes: plan.model_bytes(),
+        sent_bytes: draft.aggregation.encoding.file_bytes(&leaving),
         sent: format!(
             "{weights}{without}, {written}, over all tensors no longer than {}{noise}{count}{scores}",
             privacy.max_delta_norm
         ),
         sites: draft.rounds.sites.iter().map(ToString::to_string).collect(),
     }
-}
-
-fn file_bytes(encoding: Encoding, signature: &common::Signature) -> u64 {
-    let values = signature.iter().map(|(_, shape)| encoding.tensor_bytes(shape.iter().product()));
-    (encoding.header(signature).len() + values.sum::<usize>()) as u64
 }
 
 impl Meaning {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use aggregator::download;
 use aggregator::server::SiteCalls;
-use common::Assignment;
+use common::{Assignment, Directive as Told};
 use proto::wire;
 use proto::wire::federation_server::Federation as Wire;
 use proto::wire::report_reply::Directive;
@@ -15,8 +15,8 @@ use tonic::{Request, Response, Status};
 
 use crate::tap::{self, Heard, Listening};
 
-/// What becomes of an assignment.
-type Lie = Arc<dyn Fn(Assignment) -> Assignment + Send + Sync>;
+/// What is told instead of an assignment.
+type Lie = Arc<dyn Fn(Assignment) -> Told + Send + Sync>;
 
 /// Honest calls, but for what to train.
 struct Liar {
@@ -30,11 +30,11 @@ impl fmt::Debug for Liar {
     }
 }
 
-/// Serves a federation's state folder at `address`, and tells sites to train what `lie` makes of the truth.
+/// Serves a federation's state folder at `address`, and tells sites what `lie` makes of what they are to train.
 pub fn listen(
     state: &Path,
     address: &str,
-    lie: impl Fn(Assignment) -> Assignment + Send + Sync + 'static,
+    lie: impl Fn(Assignment) -> Told + Send + Sync + 'static,
 ) -> anyhow::Result<Listening> {
     let lie: Lie = Arc::new(lie);
     tap::listen_through(state, address, &Heard::default(), |honest| Liar { honest, lie })
@@ -46,7 +46,7 @@ impl Wire for Liar {
         let mut reply = self.honest.report(request).await?.into_inner();
         if let Some(Directive::Train(work)) = reply.directive {
             let truth = Assignment::try_from(work).map_err(|error| Status::internal(error.to_string()))?;
-            reply.directive = Some(Directive::Train((self.lie)(truth).into()));
+            reply.directive = wire::ReportReply::from((self.lie)(truth)).directive;
         }
         Ok(Response::new(reply))
     }

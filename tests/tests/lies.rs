@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use aggregator::authority;
 use certs::signing::SigningKey;
 use common::signed::{Lineage, SignedHead, model_statement};
-use common::{Assignment, Digest, NamedTensors};
+use common::{Assignment, Digest, Directive, NamedTensors, RoundNumber};
 use tests::federation::{Federation, FederationError};
 use tests::liar;
 use tests::story::{self, WITHIN};
@@ -53,7 +53,7 @@ fn told(prepared: &Path, begins: From, lie: Lie, why: &str) {
     let now = Arc::clone(&lies);
     let aggregator = liar::listen(&federation.aggregator_state(), federation.address(), move |truth| {
         let first = first.lock().unwrap().get_or_insert(truth.clone()).clone();
-        if *now.lock().unwrap() { lie(truth, &first, &key) } else { truth }
+        Directive::Train(if *now.lock().unwrap() { lie(truth, &first, &key) } else { truth })
     });
     let aggregator = aggregator.unwrap();
     story::start_run_at(&federation, &root, &[SITE]).unwrap();
@@ -114,6 +114,59 @@ fn of_an_aggregator_that_lies_nothing_is_trained_and_the_lie_is_told_and_kept() 
     told(&root, From::Round(1), two, "round 1 has two models");
     let replayed = |_: Assignment, first: &Assignment, _: &SigningKey| first.clone();
     told(&root, From::Round(2), replayed, "round 1 is asked for again after round 2");
+}
+
+#[test]
+fn under_an_approved_plan_nothing_is_trained_or_fetched_that_it_does_not_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("prepared");
+    prepare(&root);
+    let first = |truth: Assignment, _: &Assignment, key: &SigningKey| another_model(truth, key, Digest::of(b"another"));
+    told(&root, From::TheStart, first, "the first model of round 1 is");
+    let beyond = |truth: Assignment, _: &Assignment, key: &SigningKey| {
+        let (federation, last) = ("demo".parse().unwrap(), (RoundNumber(3), truth.base));
+        let statement = model_statement(&federation, &truth.run, truth.plan, last, truth.base);
+        let lineage = Some(Box::new(Lineage { round: last.0, before: last.1, signature: key.sign(&statement) }));
+        Assignment { round: RoundNumber(4), lineage, ..truth }
+    };
+    told(&root, From::TheStart, beyond, "the number of round 4 is 4");
+    let moved = |truth: Assignment, _: &Assignment, _: &SigningKey| Assignment { first_step: 1, ..truth };
+    told(&root, From::TheStart, moved, "the first step of round 1 is 1");
+    let longer = |truth: Assignment, _: &Assignment, _: &SigningKey| {
+        let base_bytes = truth.base_bytes + 1;
+        Assignment { base_bytes, ..truth }
+    };
+    told(&root, From::TheStart, longer, "the length of the model of round 1 is");
+}
+
+#[test]
+fn a_last_model_of_another_length_than_the_plans_is_not_fetched() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    prepare(root);
+    let mut federation = Federation::open(root).unwrap();
+    let lies = Arc::new(Mutex::new(false));
+    let now = Arc::clone(&lies);
+    let _aggregator = liar::listen(&federation.aggregator_state(), federation.address(), move |truth| {
+        if *now.lock().unwrap() {
+            let (run, model, bytes) = (truth.run, Digest::of(b"another"), truth.base_bytes + 1);
+            Directive::Finished { run, model, bytes }
+        } else {
+            Directive::Train(truth)
+        }
+    })
+    .unwrap();
+    story::start_run_at(&federation, root, &[SITE]).unwrap();
+    federation.start_agent(SITE).unwrap();
+    federation.wait_until("a trainer", WITHIN, |federation| Ok(federation.has_trainer(SITE))).unwrap();
+    *lies.lock().unwrap() = true;
+    let log = federation.log(SITE);
+    let is_told = |_: &Federation| Ok(fs::read_to_string(&log).unwrap().contains("which those of no plan have"));
+    federation.wait_until("the site's word", WITHIN, is_told).unwrap();
+    let models = fs::read_dir(federation.site_state(SITE).join("models")).unwrap();
+    let others = models.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let another = Digest::of(b"another").to_string();
+    assert!(others.into_iter().all(|name| !name.starts_with(&another)), "nothing of it is fetched");
 }
 
 #[test]

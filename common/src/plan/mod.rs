@@ -15,7 +15,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Digest, RunId};
+use crate::encoding::Encoding;
+use crate::ids::{Digest, RoundNumber, RunId};
 use crate::task::{TaskError, TaskName};
 use crate::weights::Signature;
 
@@ -120,6 +121,16 @@ impl Plan {
     /// The run's id.
     pub fn run(&self) -> &RunId {
         &self.draft.run
+    }
+
+    /// Length of the file of every model of the run.
+    pub fn model_bytes(&self) -> u64 {
+        Encoding::F32.file_bytes(&self.signature)
+    }
+
+    /// Steps of the global clock before a round.
+    pub fn first_step(&self, round: RoundNumber) -> u64 {
+        self.draft.training.steps_per_round as u64 * u64::from(round.0.saturating_sub(1))
     }
 
     /// The tasks whose heads are finetuned; none in a run that pretrains.
@@ -345,7 +356,7 @@ pub(crate) mod tests {
     #[test]
     fn noise_that_would_count_twice_and_shares_by_what_heads_do_not_have_are_refused() {
         let mut noisy = draft();
-        noisy.privacy.noise_multiplier = 1.0;
+        (noisy.privacy.max_delta_norm, noisy.privacy.noise_multiplier) = (1.0, 1.0);
         noisy.check().unwrap();
         noisy.aggregation.encoding = Encoding::TopK(0.1);
         noisy.aggregation.exchange = Exchange::Student;

@@ -30,7 +30,7 @@ impl Agent {
 
     /// The folder of the round before, if this site was in it.
     fn job_before(&self, run: &RunId, round: RoundNumber) -> Option<JobFolder> {
-        let last = self.journal.run(run)?.sealed.as_ref().filter(|last| last.round.next() == round)?;
+        let last = self.journal.run(run)?.sealed.as_ref().filter(|last| round.follows(last.round))?;
         Some(JobFolder::at(self.home.job(run, last.round, last.base)))
     }
 

@@ -2,6 +2,7 @@
 
 use common::{Decline, Digest, Directive, Plan, RoundNumber, RunId};
 
+use super::saying::Said;
 use super::{Agent, AgentError, DECLINED_FOR, Work};
 use crate::approvals;
 use crate::decide::{self, Here, Kills, Reading, Trainer};
@@ -22,6 +23,9 @@ impl Agent {
             Directive::Finished { run, model, .. } => {
                 here.model = self.home.model(*model).exists();
                 here.done = self.has_ended(run, *model);
+                if here.done && self.is_anothers(run) {
+                    self.say(Said::NotFetched { run: run.clone() });
+                }
                 here.measured = here.done || self.plan_to_measure_by(run, *model)?.is_none();
                 self.look_for_result(&mut here, run, decide::AFTER_THE_LAST, *model);
             }

@@ -46,13 +46,21 @@ impl Agent {
         Ok(Ledger::at(self.home.ledger()).enter(event)?)
     }
 
-    /// Holds the model of an assignment to its lineage; a round that is accepted for the first time is written down before
-    /// anything of it is fetched or trained.
+    /// Holds the model of an assignment to its lineage and to its plan, and a run's last one to what was approved; a round that is
+    /// accepted for the first time is written down before anything of it is fetched or trained.
     pub(super) fn hold_to_lineage(&mut self, directive: &Directive) -> Result<(), Failure> {
-        let Directive::Train(work) = directive else { return Ok(()) };
+        let work = match directive {
+            Directive::Train(work) => work,
+            Directive::Finished { run, model, bytes } => return self.hold_last(run, *model, *bytes),
+            Directive::Wait { .. } | Directive::Failed { .. } => return Ok(()),
+        };
         let accepted = self.journal.run(&work.run).and_then(|run| run.accepted);
         let (federation, key) = (&self.member.enrolled.federation, self.member.enrolled.aggregator_key);
-        if let Err(fault) = lineage::check(work, federation, key, accepted) {
+        let is_to_be_held = !self.is_done(work) && self.home.plan(work.plan).exists();
+        let plan = is_to_be_held.then(|| self.read_plan(work.plan)).transpose()?;
+        let held = lineage::check(work, federation, key, accepted)
+            .and_then(|()| plan.as_ref().map_or(Ok(()), |plan| lineage::of_plan(work, plan)));
+        if let Err(fault) = held {
             let (run, round, plan, base) = (work.run.clone(), work.round, work.plan, work.base);
             let why = fault.to_string();
             if self.refused_lineage.replace((run.clone(), round, base)) != Some((run.clone(), round, base)) {
@@ -68,7 +76,8 @@ impl Agent {
             return Err(Failure::Decline(Decline::Lineage, why));
         }
         let now = Accepted { round: work.round, base: work.base };
-        if accepted != Some(now) {
+        // Without its plan nothing of a round is done here: what is accepted was held to it.
+        if plan.is_some() && accepted != Some(now) {
             self.journal.accept(&work.run, now).map_err(AgentError::from)?;
             let (run, round, plan, base) = (work.run.clone(), work.round, work.plan, work.base);
             self.enter(&Event::RoundAccepted {

@@ -259,10 +259,6 @@ impl Agent {
         }
     }
 
-    fn has_ended(&self, run: &RunId, model: Digest) -> bool {
-        self.journal.run(run).is_some_and(|run| run.finished == Some(model))
-    }
-
     fn phase_of(&self, assignment: &Assignment) -> Phase {
         if self.is_done(assignment) {
             Phase::Reported

@@ -1,7 +1,7 @@
 //! What the agent says of itself in its log: each thing once, not with every report. What varies in it is a field of its own.
 
-use common::Digest;
 use common::policy::Hours;
+use common::{Digest, RunId};
 
 use super::Agent;
 
@@ -14,6 +14,8 @@ pub(super) enum Said {
     TriesAgain { error: String },
     /// A person is to read a plan.
     AwaitsApproval(Digest),
+    /// A run is over, and none of its plans was approved here.
+    NotFetched { run: RunId },
     /// A person stopped it.
     Stopped,
     /// Its hours are over.
@@ -28,6 +30,10 @@ impl Said {
             Self::AwaitsApproval(plan) => tracing::info!(
                 %plan,
                 "a plan awaits the approval of a person at this site: read it with `site-agent plans`, then `site-agent approve`"
+            ),
+            Self::NotFetched { run } => tracing::info!(
+                %run,
+                "the run is over, and nobody at this site approved its plan: its last model is not fetched"
             ),
             Self::Stopped => tracing::info!(
                 "stopped by a person at this site: nothing trains and nothing is sent until `site-agent resume`"
