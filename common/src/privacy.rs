@@ -110,13 +110,17 @@ impl NoiseKey {
     }
 
     /// The seed of one update's noise. The same update has the same noise, so that one that is made again after a crash is
-    /// the same to the bit, and no average over repetitions takes the noise off.
+    /// the same to the bit, and no average over repetitions takes the noise off. Another delta has another noise, though it be of the same
+    /// round: two with one noise would differ by what no noise is on.
     fn seed(&self, update: &Update) -> [u8; 32] {
         let mut digest = DigestBuilder::default();
         digest.update(&self.0);
+        // All of one length, so that no two updates make the same bytes.
+        digest.update(&Digest::of(update.run.as_str().as_bytes()).0);
         digest.update(&update.plan.0);
         digest.update(&update.base.0);
         digest.update(&update.round.0.to_le_bytes());
+        digest.update(&update.delta.digest().0);
         digest.finish().0
     }
 }
@@ -372,16 +376,21 @@ mod tests {
         assert_eq!(sent(&own(b"a"), update(&values)), first, "made again after a crash");
         let next = Update { round: RoundNumber(2), ..update(&values) };
         let (next, other) = (sent(&own(b"a"), next), sent(&own(b"b"), update(&values)));
+        // A machine that was restored trains an open round again, and comes to another delta.
+        let mut values_again = values.clone();
+        values_again[7] += 1e-6;
+        let again = sent(&own(b"a"), update(&values_again));
+        let renamed = sent(&own(b"a"), Update { run: "another".parse().unwrap(), ..update(&values) });
         let clipped = clip(update(&values), 0.1).delta;
         let noise = |sent: &NamedTensors| sent.clone().minus(&clipped).unwrap();
-        for sent in [&first, &next, &other] {
+        for sent in [&first, &next, &other, &again, &renamed] {
             // Each value has deviation 0.2; the mean of their squares is within 5 deviations of that.
             let mean_square = noise(sent).l2_norm().powi(2) / 20_000.0;
             assert!((mean_square / 0.04 - 1.0).abs() < 5.0 * (2.0_f64 / 20_000.0).sqrt(), "{mean_square}");
             assert!(sent.l2_norm() <= plan.draft.privacy.max_sent_norm(20_000));
         }
         // Of independent noises, the difference is as long as both together.
-        for other in [&next, &other] {
+        for other in [&next, &other, &again, &renamed] {
             let apart = first.clone().minus(other).unwrap().l2_norm().powi(2) / 20_000.0;
             assert!((apart / 0.08 - 1.0).abs() < 0.06, "{apart}");
         }
