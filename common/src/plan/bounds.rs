@@ -5,7 +5,7 @@ use super::{
     RoundPlan, ShareBy, Strategy, TrainingPlan,
 };
 use crate::encoding::Encoding;
-use crate::fixed_point::MAX_SITES;
+use crate::fixed_point::{MAX_MAGNITUDE, MAX_SITES};
 use crate::weights::MAX_VALUES;
 
 /// Sizes and counts that are multiplied with each other stay below this.
@@ -15,6 +15,10 @@ const MAX_DEADLINE_S: u64 = 30 * 24 * 60 * 60;
 
 /// Most coordinators whose signatures a plan may need.
 const MAX_SIGNATURES: u32 = 16;
+
+/// Largest deviation of an update's noise, of which no value may be beyond what can be merged, 8: at this, one of 60 million values is in one
+/// update of ten million; at 1.4 in every other one, and at 2 in every one.
+const MAX_DEVIATION: f64 = 1.0;
 
 type Bounded = Result<(), PlanError>;
 
@@ -131,6 +135,14 @@ fn privacy(privacy: &PrivacyPlan, encoding: Encoding) -> Bounded {
     positive("privacy.max_delta_norm", privacy.max_delta_norm)?;
     let noise = privacy.noise_multiplier;
     within("privacy.noise_multiplier", noise, (0.0..=1000.0).contains(&noise), "0 to 1000")?;
+    let bound = format!(
+        "at most {} with a privacy.max_delta_norm of {}: noise of a deviation above {MAX_DEVIATION} has a value beyond \
+         {MAX_MAGNITUDE} in update after update of a network's size, and none of those is sent; make privacy.max_delta_norm smaller, \
+         or this",
+        MAX_DEVIATION / privacy.max_delta_norm,
+        privacy.max_delta_norm
+    );
+    within("privacy.noise_multiplier", noise, privacy.noise_deviation() <= MAX_DEVIATION, &bound)?;
     // What is left out of an update comes with the next: noise as well, which would then count twice.
     let sound = noise == 0.0 || !encoding.has_residual();
     within(
@@ -351,6 +363,23 @@ mod tests {
         draft.crops.local_size = 96;
         draft.training.learning_rate = f64::NAN;
         assert!(draft.check().unwrap_err().to_string().contains("NaN"));
+    }
+
+    #[test]
+    fn noise_with_which_no_update_of_a_network_could_be_merged_is_refused_with_both_keys_and_the_remedy() {
+        let noisy = |max_delta_norm: f64, noise_multiplier: f64| {
+            let mut draft = draft();
+            (draft.privacy.max_delta_norm, draft.privacy.noise_multiplier) = (max_delta_norm, noise_multiplier);
+            draft.check().map_err(|error| error.to_string())
+        };
+        let told = noisy(1000.0, 0.01).unwrap_err();
+        assert!(told.contains("privacy.noise_multiplier is 0.01, but must be at most 0.001 with"), "{told}");
+        assert!(told.contains("a privacy.max_delta_norm of 1000: noise of a deviation above 1"), "{told}");
+        assert!(told.contains("make privacy.max_delta_norm smaller"), "{told}");
+        for (max_delta_norm, noise_multiplier) in [(1000.0, 0.001), (1.0, 1.0), (0.5, 2.0), (1e9, 0.0)] {
+            noisy(max_delta_norm, noise_multiplier).unwrap();
+        }
+        noisy(1.0, 1.01).unwrap_err();
     }
 
     #[test]
