@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::ids::Digest;
+use crate::words::plain;
 
 /// How far a ledger goes: so many entries, and the digest of the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,26 +158,27 @@ pub fn verify<'a>(
     }
 }
 
-/// In one line: number, time in UTC, what happened; digests by their first digits.
+/// In one line: number, time in UTC, what happened; digests by their first digits. Some of it are words of others, or of who changed a
+/// ledger that does not hold.
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = self.event["kind"].as_str().unwrap_or("?");
-        write!(f, "{:>5}  {}  {kind:<20}", self.entry, time(self.time_ms))?;
+        write!(f, "{:>5}  {}  {:<20}", self.entry, time(self.time_ms), plain(kind))?;
         let fields = self.event.as_object().into_iter().flatten();
         let told = fields.filter(|(name, value)| *name != "kind" && !value.is_null());
-        for (name, value) in told {
-            match value {
-                // By site: digests of reports, why somebody was left out, parts of the mean.
-                Value::Object(inner) if name == "reports" || name == "left_out" || name == "shares" => {
-                    let each: Vec<String> =
-                        inner.iter().map(|(site, value)| format!("{site}:{}", short(value))).collect();
-                    write!(f, " {name}=[{}]", each.join(" "))?;
-                }
-                Value::Object(_) => write!(f, " {name}=yes")?,
-                value => write!(f, " {name}={}", short(value))?,
-            }
+        told.into_iter().try_for_each(|(name, value)| f.write_str(&plain(&field(name, value))))
+    }
+}
+
+fn field(name: &str, value: &Value) -> String {
+    match value {
+        // By site: digests of reports, why somebody was left out, parts of the mean.
+        Value::Object(inner) if name == "reports" || name == "left_out" || name == "shares" => {
+            let each: Vec<String> = inner.iter().map(|(site, value)| format!("{site}:{}", short(value))).collect();
+            format!(" {name}=[{}]", each.join(" "))
         }
-        Ok(())
+        Value::Object(_) => format!(" {name}=yes"),
+        value => format!(" {name}={}", short(value)),
     }
 }
 
@@ -221,6 +223,16 @@ mod tests {
         let entry = Entry { entry: 7, time_ms: 0, before: Digest([0; 32]), event };
         let told = entry.to_string();
         assert!(told.contains("round-closed         left_out=[b:revoked] reports=[a:abababababab] round=2"), "{told}");
+    }
+
+    #[test]
+    fn an_entry_is_one_line_whatever_others_wrote_into_it() {
+        let obeyed = "\u{1b}[2J\n\u{9b}A";
+        let event = serde_json::json!({
+            "kind": obeyed, "because": obeyed, obeyed: [obeyed], "left_out": { obeyed: obeyed }, "digest": "\u{1b}".repeat(64),
+        });
+        let told = Entry { entry: 7, time_ms: 0, before: Digest([0; 32]), event }.to_string();
+        assert!(told.contains("because=\u{fffd}[2J") && !told.contains(char::is_control), "{told:?}");
     }
 
     #[test]

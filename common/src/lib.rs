@@ -29,6 +29,7 @@ pub mod task;
 pub mod update;
 pub mod weights;
 mod wide;
+pub mod words;
 
 pub use assignment::{Assignment, Decline, Directive, Phase, Progress};
 pub use encoding::Encoding;

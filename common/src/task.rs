@@ -6,9 +6,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::words;
+
 mod metric;
 
 pub use metric::{Best, Direction, Metric};
+
+/// Longest sentence about a task, in bytes.
+const MOST_ABOUT: usize = 400;
 
 /// A task (TOML; unknown keys refused).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -237,6 +242,7 @@ impl Task {
         within("classes", format!("{classes:?}"), sound, &format!("{least} to 32 different names"))?;
         let named = classes.iter().all(|class| !class.trim().is_empty() && class.len() <= 64);
         within("classes", format!("{classes:?}"), named, "names of 1 to 64 bytes")?;
+        self.told_in_lines()?;
         let fits = match (&self.labels, self.kind) {
             (LabelSource::Sequence | LabelSource::View, TaskKind::Classification)
             | (LabelSource::Masks, TaskKind::Segmentation)
@@ -272,6 +278,26 @@ impl Task {
             self.require(*metric)?;
         }
         self.require_picking(self.best.metric)
+    }
+
+    /// A person reads them in a plan, before approving it: nothing of a declaration hides or makes up another line.
+    fn told_in_lines(&self) -> Result<(), TaskError> {
+        let about = &self.about;
+        within("about", format!("{} bytes long", about.len()), about.len() <= MOST_ABOUT, "at most 400 bytes")?;
+        let column = match &self.labels {
+            LabelSource::Column(column) | LabelSource::Series(column) => Some(column),
+            LabelSource::Sequence | LabelSource::View | LabelSource::Masks | LabelSource::Landmarks => None,
+        };
+        let planes = self.seen_in.values().flatten().chain(&self.input.planes);
+        let texts = (self.classes.iter().map(|class| ("classes", class)))
+            .chain(column.map(|column| ("labels", column)))
+            .chain(self.input.sequences.iter().map(|sequence| ("input.sequences", sequence)))
+            .chain(planes.map(|plane| ("input.planes", plane)));
+        for (key, text) in [("about", about)].into_iter().chain(texts) {
+            let is_a_line = !text.contains(words::is_obeyed);
+            within(key, format!("{text:?}"), is_a_line, "text of one line, without characters that a terminal obeys")?;
+        }
+        Ok(())
     }
 
     /// Where a class is among the task's.
@@ -483,6 +509,27 @@ mod tests {
         scar.input.sequences = vec!["t1-map".to_owned()];
         scar.best.metric = Metric::MeanValue;
         assert!(scar.check().unwrap_err().to_string().contains("best.metric is mean-value"));
+    }
+
+    #[test]
+    fn a_declaration_that_would_change_what_a_person_reads_beside_it_is_refused() {
+        type Change = fn(&mut Task);
+        let cases: [(Change, &str); 7] = [
+            (|task| task.about = "x\u{1b}[8m\n".to_owned(), "about is \"x\\u{1b}[8m\\n\""),
+            (|task| task.about = "x\u{202e}".to_owned(), "about is"),
+            (|task| task.about = "x".repeat(401), "about is 401 bytes long"),
+            (|task| task.classes[1] = "a\nb".to_owned(), "classes is \"a\\nb\""),
+            (|task| task.labels = LabelSource::Column("a\rb".to_owned()), "labels is \"a\\rb\""),
+            (|task| task.input.sequences.push("\u{7}".to_owned()), "input.sequences is"),
+            (|task| task.input.planes.push("\u{9b}1A".to_owned()), "input.planes is"),
+        ];
+        for (change, told) in cases {
+            let mut changed = task();
+            change(&mut changed);
+            let refused = changed.told_in_lines().unwrap_err().to_string();
+            assert!(refused.contains(told) && !refused.contains(words::is_obeyed), "{refused}");
+            changed.check().unwrap_err();
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use certs::proxy::Route;
 use common::ids::DigestBuilder;
 use common::policy::SitePolicy;
 use common::signed::PlanSignature;
+use common::words::plain;
 use common::{Digest, Directive, Plan, Progress, RunId, Score, SiteId, UpdateManifest};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
@@ -182,19 +183,20 @@ impl LinkError {
 }
 
 impl From<Status> for LinkError {
+    /// Its words are whoever answered's: a person at this site reads them in a terminal.
     fn from(status: Status) -> Self {
         match proto::refusal::code(&status) {
             Some(code) => Self::Refused {
-                code: code.to_owned(),
-                fault: proto::refusal::fault(&status).unwrap_or(code).to_owned(),
-                message: status.message().to_owned(),
+                code: plain(code),
+                fault: plain(proto::refusal::fault(&status).unwrap_or(code)),
+                message: plain(status.message()),
                 transient: matches!(status.code(), Code::Unavailable | Code::ResourceExhausted),
             },
             None => match certs::connect::altered(&status) {
-                Some(altered) => Self::Altered(altered.to_string()),
-                None => Self::Unreachable(
-                    certs::connect::root_cause(&status).unwrap_or_else(|| status.message().to_owned()),
-                ),
+                Some(altered) => Self::Altered(plain(&altered.to_string())),
+                None => Self::Unreachable(plain(
+                    &certs::connect::root_cause(&status).unwrap_or_else(|| status.message().to_owned()),
+                )),
             },
         }
     }
@@ -450,6 +452,24 @@ fn file_digest(path: &Path) -> io::Result<Digest> {
         match file.read(&mut buffer)? {
             0 => return Ok(digest.finish()),
             read => digest.update(&buffer[..read]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::metadata::MetadataValue;
+
+    use super::*;
+
+    #[test]
+    fn the_words_of_an_answer_are_a_line_that_no_terminal_obeys() {
+        let said = "no\n\u{1b}[2Jall is well";
+        let mut refused = Status::new(Code::NotFound, said);
+        refused.metadata_mut().insert(proto::refusal::REFUSAL, MetadataValue::from_static("unknown-run"));
+        for status in [Status::new(Code::Unavailable, said), refused] {
+            let told = LinkError::from(status).to_string();
+            assert!(told.contains("no\u{fffd}\u{fffd}[2Jall is well") && !told.contains(char::is_control), "{told:?}");
         }
     }
 }

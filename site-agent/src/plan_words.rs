@@ -7,6 +7,7 @@ use common::machine::bytes;
 use common::plan::{Exchange, ShareBy};
 use common::policy::{Purpose, SitePolicy};
 use common::signed::Signer;
+use common::words::plain;
 use common::{Encoding, Plan};
 use serde::Serialize;
 use serde_json::Value;
@@ -25,14 +26,14 @@ pub struct Change {
 }
 
 impl Change {
-    /// One line.
+    /// One line, whatever the plans say: one that is kept was held to what counted when it came.
     pub fn told(&self) -> String {
-        match (&self.from, &self.to) {
+        plain(&match (&self.from, &self.to) {
             (Some(from), Some(to)) => format!("{} was {from}, and is {to}", self.setting),
             (Some(from), None) => format!("{} was {from}, and is not there any more", self.setting),
             (None, Some(to)) => format!("{} is new: {to}", self.setting),
             (None, None) => self.setting.clone(),
-        }
+        })
     }
 }
 
@@ -229,6 +230,20 @@ mod tests {
         let mut other = before.clone();
         other.first_model = Digest::of(b"another");
         assert_eq!(changes(&before, &other)[0].setting, "first model");
+    }
+
+    #[test]
+    fn a_change_is_told_in_one_line_that_no_terminal_obeys() {
+        let obeyed = "x\u{1b}[8m\n\u{202e}";
+        let change = |from: Option<&str>, to: Option<&str>| Change {
+            setting: obeyed.to_owned(),
+            from: from.map(str::to_owned),
+            to: to.map(str::to_owned),
+        };
+        for (from, to) in [(None, None), (None, Some(obeyed)), (Some(obeyed), None), (Some(obeyed), Some(obeyed))] {
+            let told = change(from, to).told();
+            assert!(told.starts_with("x\u{fffd}[8m\u{fffd}\u{fffd}") && !told.contains(char::is_control), "{told:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use common::score::{self, MeasuredOn};
+use common::words::plain;
 use common::{Digest, Meters, SiteId};
 
 use crate::run::ABORTED;
@@ -38,7 +39,9 @@ pub(super) fn runs(status: &Status) -> String {
     let mut text = String::new();
     for run in &status.runs {
         let because = match (run.state, &run.because) {
-            (RunPhase::Failed, Some(because)) => format!(": {}", because.strip_prefix(ABORTED).unwrap_or(because)),
+            (RunPhase::Failed, Some(because)) => {
+                format!(": {}", plain(because.strip_prefix(ABORTED).unwrap_or(because)))
+            }
             _ => String::new(),
         };
         line(&mut text, format_args!("{}  {}{because}  plan {}{}", run.run, standing(run), run.plan, signed_by(run)));
@@ -62,7 +65,7 @@ pub(super) fn standing_line(run: &RunStatus) -> String {
 pub(super) fn under_way(run: &RunStatus) -> String {
     let mut text = standing(run);
     if let Some(because) = &run.because {
-        text += &format!("; {because}");
+        text += &format!("; {}", plain(because));
     }
     if let Some(open) = run.open.as_ref().filter(|_| !run.paused) {
         text += &format!("; {}", open_round_line(run, open));
@@ -78,7 +81,7 @@ fn run_status(text: &mut String, run: &RunStatus) {
     line(text, format_args!("  plan {}{}", run.plan, signed_by(run)));
     line(text, format_args!("  first model {}", run.first_model));
     if let Some(because) = &run.because {
-        line(text, format_args!("  {because}"));
+        line(text, format_args!("  {}", plain(because)));
     }
     if let Some(open) = &run.open {
         open_round(text, run, open);

@@ -9,6 +9,7 @@ use certs::CertsError;
 use certs::authority::Authority;
 use certs::invitation::Invitation;
 use common::ledger::{self, Broken};
+use common::words::is_obeyed;
 use common::{Digest, Holder, Plan, Refusal, RunId, SiteId};
 use serde::Serialize;
 
@@ -71,6 +72,9 @@ pub enum DeskError {
     /// A reason that is none, or too long.
     #[error("--because has {0} bytes, but must have 1 to {REASON}")]
     Reason(usize),
+    /// A reason that is no line of text.
+    #[error("--because holds {0:?}, but must be one line of text: others read it in their terminals")]
+    Obeyed(char),
     /// A plan that needs fewer signatures than this federation asks for.
     #[error(
         "the plan asks for {found} signatures of coordinators, but `signatures` in aggregator.toml is {least}: write \
@@ -266,14 +270,20 @@ fn wish(store: &dyn Store, run: &RunId, before: &Wish, wanted: &Wanted) -> Resul
         Wanted::Resume if !before.paused => Err(DeskError::NotPaused { run: run.clone(), state }),
         Wanted::Pause => Ok(Wish { paused: true, ..before.clone() }),
         Wanted::Resume => Ok(Wish { paused: false, ..before.clone() }),
-        Wanted::Abort(because) => {
-            let because = because.trim();
-            match (1..=REASON).contains(&because.len()) {
-                true => Ok(Wish { abort: Some(because.to_owned()), ..before.clone() }),
-                false => Err(DeskError::Reason(because.len())),
-            }
-        }
+        Wanted::Abort(because) => Ok(Wish { abort: Some(reason(because)?), ..before.clone() }),
     }
+}
+
+/// A reason as it is written down: all sites and persons read it.
+fn reason(because: &str) -> Result<String, DeskError> {
+    let because = because.trim();
+    if !(1..=REASON).contains(&because.len()) {
+        return Err(DeskError::Reason(because.len()));
+    }
+    because
+        .chars()
+        .find(|c| is_obeyed(*c))
+        .map_or_else(|| Ok(because.to_owned()), |obeyed| Err(DeskError::Obeyed(obeyed)))
 }
 
 /// A run as it is written down.
@@ -323,5 +333,20 @@ pub(crate) fn lines(store: &dyn Store) -> Result<(Vec<String>, ledger::Head), St
             return Ok((lines, end));
         }
         lines.extend(some);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_a_line_of_text_that_no_terminal_obeys() {
+        assert_eq!(reason(" the wrong plan\n").unwrap(), "the wrong plan");
+        for because in ["all is well\nrun story: finished", "a\u{1b}[2Jb", "a\u{9b}b", "a\u{202e}b"] {
+            let refused = reason(because).unwrap_err().to_string();
+            assert!(refused.contains("must be one line of text") && !refused.contains(is_obeyed), "{refused:?}");
+        }
+        assert!(matches!(reason(&"a".repeat(REASON + 1)), Err(DeskError::Reason(_))));
     }
 }

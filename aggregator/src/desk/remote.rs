@@ -13,6 +13,7 @@ use certs::{enrolment, signer, tls};
 use common::enrolment::Welcome;
 use common::ledger::{self, Broken};
 use common::signed::ledger_statement;
+use common::words::plain;
 use common::{Digest, Holder, Plan, RunId, SiteId};
 use hyper_util::rt::TokioIo;
 use proto::convert::{digest_bytes, signature_bytes, site, untold};
@@ -127,12 +128,13 @@ pub enum RemoteError {
 type Result<T> = std::result::Result<T, RemoteError>;
 
 impl From<Status> for RemoteError {
+    /// Its words are whoever answered's: a person reads them in a terminal.
     fn from(status: Status) -> Self {
-        let message = status.message().to_owned();
-        match (proto::refusal::code(&status).map(str::to_owned), status.code()) {
+        let message = plain(status.message());
+        match (proto::refusal::code(&status).map(plain), status.code()) {
             (Some(code), Code::Unavailable | Code::ResourceExhausted) => Self::Failed { code, message },
             (Some(code), _) => Self::Refused { code, message },
-            (None, _) => Self::Unreachable(certs::connect::root_cause(&status).unwrap_or(message)),
+            (None, _) => Self::Unreachable(certs::connect::root_cause(&status).map_or(message, |cause| plain(&cause))),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use common::words::plain;
 use common::{Assignment, Decline, Directive, Phase, Progress, RoundNumber};
 
 use super::signatures::{from_lineage, from_signed_head, to_lineage, to_signed_head};
@@ -135,7 +136,7 @@ const MOST_WORDS: usize = 600;
 
 /// What a site shows and writes down of words that came from elsewhere: one line of a bounded length, and nothing that a terminal obeys.
 fn words(said: &str) -> String {
-    said.chars().take(MOST_WORDS).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    plain(&said.chars().take(MOST_WORDS).collect::<String>())
 }
 
 impl TryFrom<wire::ReportReply> for Directive {
