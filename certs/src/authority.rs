@@ -21,6 +21,7 @@ use crate::identity::{PeerIdentity, Role, hexadecimal};
 use crate::keys::Key;
 use crate::message::{Hand, SIGNATURE_BYTES};
 use crate::signer::{DOCUMENT_SIGNING, SIGNING_S};
+use crate::verifiers::certificates;
 use crate::{CertsError, files};
 
 const DAY: i64 = 24 * 60 * 60;
@@ -227,6 +228,11 @@ pub fn fingerprint(certificate_pem: &str) -> Result<Digest, CertsError> {
     let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
         .map_err(|error| CertsError::malformed("the CA's certificate")(error.to_string()))?;
     Ok(Digest::of(&der))
+}
+
+/// The same of each of several CAs.
+pub fn fingerprints(authority_pem: &str) -> Result<Vec<Digest>, CertsError> {
+    Ok(certificates(authority_pem)?.iter().map(|der| Digest::of(der)).collect())
 }
 
 /// Whether the first of these CAs signed a statement.

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use certs::credentials::Credentials;
 use certs::identity::Validity;
 use certs::invitation::{Invitation, InvitationError};
+use certs::keys::Key;
 use certs::message::caller::Caller;
 use certs::signer::{SignerError, signer_of};
 use certs::signing::SigningKey;
-use certs::{CertsError, enrolment, fingerprint_text, fingerprint_words, tls};
+use certs::{CertsError, authority, enrolment, fingerprint_text, fingerprint_words, tls};
 use common::enrolment::Welcome;
 use common::signed::{Attestation, PlanSignature, SignedHead, Signer, VerifyingKey};
 use common::{Digest, FederationName, Holder, SiteId, UpdateManifest};
 use proto::MESSAGE_BYTES;
-use proto::wire::EnrolRequest;
 use proto::wire::enrolment_client::EnrolmentClient;
+use proto::wire::{EnrolRequest, RenewReply};
+use rustls::pki_types::UnixTime;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, DiskError};
@@ -128,8 +130,7 @@ impl Member {
         signatures: &[PlanSignature],
         now_s: i64,
     ) -> Result<(Vec<Signer>, Vec<SignerError>), EnrolError> {
-        let path = self.credentials.authority_path();
-        let authority_pem = std::fs::read_to_string(&path).map_err(durable::told("read", &path))?;
+        let authority_pem = self.authority_pem()?;
         let federation = &self.enrolled.federation;
         let (mut signers, mut odd) = (Vec::new(), Vec::new());
         for signed in signatures {
@@ -157,11 +158,30 @@ impl Member {
     pub async fn renew(&self, link: &mut Link) -> Result<(), EnrolError> {
         let key = self.credentials.next()?;
         let renewed = link.renew(key.csr_pem()?).await?;
-        // A certificate for another key, or of another CA, would be refused here, before anything is kept.
-        tls::site_config(&self.enrolled.federation, &renewed.certificate_pem, &renewed.authority_pem, &key)?;
-        // The connection was verified by the CAs that are known here, or the answer by the key that was pinned at enrolment: what it
-        // tells of the next CA is told by the federation.
-        Ok(self.credentials.replace(&renewed.certificate_pem, &renewed.authority_pem)?)
+        let now_s = i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX);
+        self.keep_renewed(&key, &renewed, now_s)
+    }
+
+    /// A certificate that would not count here, or CAs of which none is known, are refused before anything is kept. The connection was
+    /// verified by the CAs that are known here, or the answer by the key that was pinned at enrolment: what it tells of the next CA is
+    /// told by whoever has the server's key.
+    fn keep_renewed(&self, key: &Key, renewed: &RenewReply, now_s: i64) -> Result<(), EnrolError> {
+        let (federation, holder) = (&self.enrolled.federation, &Holder::Site(self.enrolled.site.clone()));
+        let known_pem = &self.authority_pem()?;
+        let RenewReply { certificate_pem, authority_pem, .. } = renewed;
+        let renewing = enrolment::Renewing { federation, holder, key, known_pem };
+        enrolment::require_renewed(renewing, certificate_pem, authority_pem, now_s)?;
+        Ok(self.credentials.replace(certificate_pem, authority_pem)?)
+    }
+
+    /// SHA-256 of each CA's certificate that is known here.
+    pub fn authorities(&self) -> Result<Vec<Digest>, EnrolError> {
+        Ok(authority::fingerprints(&self.authority_pem()?)?)
+    }
+
+    fn authority_pem(&self) -> Result<String, DiskError> {
+        let path = self.credentials.authority_path();
+        std::fs::read_to_string(&path).map_err(durable::told("read", &path))
     }
 }
 
@@ -303,5 +323,49 @@ mod tests {
         let (in_use, certificate_pem) = Credentials::at(home.identity()).load().unwrap();
         tls::site_config(&federation, &certificate_pem, &welcome.authority_pem, &in_use).unwrap();
         assert_ne!(asked(), before, "it is in use");
+    }
+
+    #[test]
+    fn a_renewal_by_a_ca_that_is_not_known_here_leaves_all_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let (home, now) = (Home::at(folder.path().join("state")), 1_800_000_000);
+        let (federation, site): (FederationName, SiteId) = ("cmr".parse().unwrap(), "aalst".parse().unwrap());
+        let authority = Authority::create(&folder.path().join("ca"), &federation, now).unwrap();
+        let foreign = Authority::create(&folder.path().join("foreign"), &federation, now).unwrap();
+        let credentials = Credentials::at(home.identity());
+        let issued =
+            |by: &Authority, key: &Key| by.issue_site(&key.csr_pem().unwrap(), &site, now).unwrap().certificate_pem;
+        let first = credentials.next().unwrap();
+        credentials.replace(&issued(&authority, &first), authority.certificate_pem()).unwrap();
+        let pinned = authority.fingerprint().unwrap();
+        let enrolled = Enrolled {
+            federation,
+            site: site.clone(),
+            address: "aggregator:4433".to_owned(),
+            fingerprint: fingerprint_text(pinned),
+            fingerprint_words: fingerprint_words(pinned),
+            aggregator_key: VerifyingKey([7; 32]),
+        };
+        let signer = Arc::new(SigningKey::load_or_create(&signing_key_path(&home)).unwrap());
+        let member = Member { enrolled, credentials: credentials.clone(), signer, network: NetworkConfig::default() };
+        let next = credentials.next().unwrap();
+        let files = || -> Vec<_> {
+            let mut files: Vec<_> = fs::read_dir(home.identity()).unwrap().map(|entry| entry.unwrap().path()).collect();
+            files.sort();
+            files.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+        };
+        let reply = |certificate_pem: String, by: &Authority| RenewReply {
+            certificate_pem,
+            authority_pem: by.certificate_pem().to_owned(),
+        };
+        let before = files();
+        let of_foreign = issued(&foreign, &next);
+        for lie in [reply(of_foreign.clone(), &foreign), reply(of_foreign, &authority)] {
+            assert!(matches!(member.keep_renewed(&next, &lie, now), Err(EnrolError::NotWelcome(_))));
+            assert_eq!(files(), before);
+        }
+        member.keep_renewed(&next, &reply(issued(&authority, &next), &authority), now).unwrap();
+        assert_ne!(files(), before);
+        assert_eq!(member.authorities().unwrap(), [pinned]);
     }
 }

@@ -37,6 +37,9 @@ pub enum Event {
     Renewed {
         /// It expires then, in seconds since 1970.
         not_after_s: i64,
+        /// SHA-256 of the certificate of each CA that came with it. Not told by an agent of before this was.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        authorities: Vec<Digest>,
     },
     /// A person at this site approved a plan.
     Approved {

@@ -183,11 +183,15 @@ impl Held {
 
     /// This person's side of TLS, and the digest of the certificate that it presents.
     pub fn tls(&self, federation: &FederationName) -> Result<(Arc<ClientConfig>, Digest), FolderError> {
-        let (key, certificate_pem) = self.credentials.load()?;
-        let path = self.credentials.authority_path();
-        let authority_pem = fs::read_to_string(&path).map_err(self.folder.told(&path))?;
+        let ((key, certificate_pem), authority_pem) = (self.credentials.load()?, self.authority_pem()?);
         let presented = Digest::of(certificate_pem.as_bytes());
         Ok((tls::site_config(federation, &certificate_pem, &authority_pem, &key)?, presented))
+    }
+
+    /// The CAs that are known here.
+    pub fn authority_pem(&self) -> Result<String, FolderError> {
+        let path = self.credentials.authority_path();
+        fs::read_to_string(&path).map_err(self.folder.told(&path))
     }
 }
 

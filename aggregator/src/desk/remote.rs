@@ -219,8 +219,11 @@ impl Remote {
         let key = held.credentials().next()?;
         let request = wire::RenewRequest { csr_pem: key.csr_pem()? };
         let renewed = self.runtime.block_on(self.client.renew_person(request))?.into_inner();
-        // A certificate for another key, or of another CA, would be refused here, before anything is kept.
-        tls::site_config(&self.enrolled.federation, &renewed.certificate_pem, &renewed.authority_pem, &key)?;
+        // A certificate that would not count, or CAs of which none is known here, are refused before anything is kept.
+        let (federation, holder) = (&self.enrolled.federation, &self.enrolled.holder());
+        let (key, known_pem) = (&key, &held.authority_pem()?);
+        let renewing = enrolment::Renewing { federation, holder, key, known_pem };
+        enrolment::require_renewed(renewing, &renewed.certificate_pem, &renewed.authority_pem, seconds(wall()))?;
         held.credentials().replace(&renewed.certificate_pem, &renewed.authority_pem)?;
         self.present(held)?;
         let next_authority = renewed.authority_pem.matches(CERTIFICATE).count() > 1;

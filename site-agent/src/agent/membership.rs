@@ -101,7 +101,9 @@ impl Agent {
                 Ok(()) => {
                     self.link = self.member.link()?.under(&self.config.policy, &self.home);
                     self.certificate = Certificate::of(&self.member)?;
-                    self.enter(&Event::Renewed { not_after_s: self.certificate.validity.not_after_s })?;
+                    let (not_after_s, authorities) =
+                        (self.certificate.validity.not_after_s, self.member.authorities()?);
+                    self.enter(&Event::Renewed { not_after_s, authorities })?;
                     tracing::info!(until = self.certificate.validity.end_text(), "this site's certificate is renewed");
                 }
                 Err(EnrolError::Link(error)) if is_final(&error) => return Err(AgentError::Refused(error)),
