@@ -1,12 +1,14 @@
 //! Opens a TLS connection, with errors that an operator understands.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError, ClientConfig, Error};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -16,6 +18,9 @@ use crate::proxy::Route;
 use crate::tunnel::{self, Stream, TunnelError};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// An address that has not answered for so long does not keep the next one of its name from being tried.
+const NEXT_AFTER: Duration = Duration::from_secs(1);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -108,10 +113,57 @@ fn name_of(address: &str) -> Result<ServerName<'static>, ConnectError> {
 
 async fn straight(address: &str) -> Result<TcpStream, ConnectError> {
     let unreachable = |why: String| ConnectError::Unreachable { address: address.to_owned(), why };
-    let tcp = timeout(CONNECT_WITHIN, TcpStream::connect(address)).await.map_err(|_| late(address))?;
+    let tcp = timeout(CONNECT_WITHIN, reached(address)).await.map_err(|_| late(address))?;
     let tcp = tcp.map_err(|error| unreachable(error.to_string()))?;
     tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
     Ok(tcp)
+}
+
+/// A connection to whichever of a name's addresses answers first (RFC 8305): a firewall may drop what goes to one of them.
+pub(crate) async fn reached(host: impl ToSocketAddrs) -> io::Result<TcpStream> {
+    let addresses = alternating(lookup_host(host).await?.collect());
+    first_to_answer(addresses, NEXT_AFTER, TcpStream::connect).await
+}
+
+/// One family of addresses by turns with the other, each in the order that the system's resolver prefers.
+fn alternating(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first = addresses.first().map(SocketAddr::is_ipv6);
+    let (one, other): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| Some(address.is_ipv6()) == first);
+    let longest = one.len().max(other.len());
+    (0..longest).flat_map(|place| [one.get(place), other.get(place)]).flatten().copied().collect()
+}
+
+/// The first connection that is made. The next address is tried beside those that have not answered yet, and at once if one says no;
+/// of several that say no, the last word counts.
+async fn first_to_answer<T, F>(
+    addresses: Vec<SocketAddr>,
+    next_after: Duration,
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = io::Result<T>> + Send + 'static,
+{
+    let (mut left, mut attempts) = (addresses.into_iter(), JoinSet::new());
+    let mut why = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        if let Some(address) = left.next() {
+            attempts.spawn(connect(address));
+        }
+        let ended = match left.len() {
+            0 => attempts.join_next().await,
+            _ => match timeout(next_after, attempts.join_next()).await {
+                Ok(ended) => ended,
+                Err(_) => continue,
+            },
+        };
+        match ended {
+            Some(Ok(Ok(made))) => return Ok(made),
+            Some(Ok(Err(error))) => why = error,
+            Some(Err(error)) => why = error.into(),
+            None => return Err(why),
+        }
+    }
 }
 
 async fn handshake<S: Stream>(
@@ -216,5 +268,49 @@ fn alert_text(alert: AlertDescription) -> String {
         AlertDescription::ProtocolVersion => "TLS 1.3 is not spoken there".to_owned(),
         AlertDescription::NoApplicationProtocol => "HTTP/2 is not spoken there".to_owned(),
         other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    /// Port 1 never answers, port 2 refuses, others answer.
+    async fn answer(address: SocketAddr) -> io::Result<SocketAddr> {
+        match address.port() {
+            1 => std::future::pending().await,
+            2 => Err(io::ErrorKind::ConnectionRefused.into()),
+            _ => Ok(address),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_never_answers_keeps_no_other_from_being_tried() {
+        let [soon, never] = [Duration::from_millis(1), Duration::from_secs(3600)];
+        let one = addresses(&["[::1]:1", "127.0.0.1:9"]);
+        assert_eq!(first_to_answer(one.clone(), soon, answer).await.unwrap(), one[1]);
+        let refused = addresses(&["[::1]:2", "127.0.0.1:9"]);
+        assert_eq!(first_to_answer(refused.clone(), never, answer).await.unwrap(), refused[1], "at once");
+        let late = addresses(&["[::1]:1", "[::2]:2", "127.0.0.1:2", "127.0.0.2:9", "127.0.0.3:1"]);
+        assert_eq!(first_to_answer(late.clone(), soon, answer).await.unwrap(), late[3]);
+    }
+
+    #[tokio::test]
+    async fn where_all_addresses_say_no_it_is_said_why() {
+        let all = addresses(&["[::1]:2", "127.0.0.1:2"]);
+        let error = first_to_answer(all, Duration::from_secs(3600), answer).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        let error = first_to_answer(Vec::new(), Duration::from_secs(3600), answer).await.unwrap_err();
+        assert_eq!(error.to_string(), "the name has no address");
+    }
+
+    #[test]
+    fn addresses_of_both_families_are_tried_by_turns() {
+        let told = addresses(&["[::1]:9", "[::2]:9", "[::3]:9", "127.0.0.1:9"]);
+        assert_eq!(alternating(told), addresses(&["[::1]:9", "127.0.0.1:9", "[::2]:9", "[::3]:9"]));
     }
 }

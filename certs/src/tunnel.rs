@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::connect::reached;
 use crate::proxy::Proxy;
 
 /// A stream of bytes, whatever lies below it.
@@ -87,7 +87,7 @@ pub(crate) async fn tunnel(proxy: &Proxy, address: &str) -> Result<Box<dyn Strea
     let url = proxy.url();
     let unreachable = |why: String| TunnelError::Unreachable { proxy: url.to_string(), why };
     let late = || format!("no answer within {} s", ANSWER_WITHIN.as_secs());
-    let tcp = timeout(ANSWER_WITHIN, TcpStream::connect((url.host.as_str(), url.port))).await;
+    let tcp = timeout(ANSWER_WITHIN, reached((url.host.as_str(), url.port))).await;
     let tcp = tcp.map_err(|_| unreachable(late()))?.map_err(|error| unreachable(error.to_string()))?;
     tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
     let mut stream: Box<dyn Stream> = match &proxy.tls {
