@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::durable::{self, DiskError};
 use crate::home::Home;
 
-/// More are never asked about: a round that is so old is not trained on any more.
+/// Of earlier days than the newest, more are never asked about: a round that is so old is not trained on any more.
 const KEPT: usize = 256;
 
 /// The newest rounds that were begun here, oldest first.
@@ -37,8 +37,7 @@ impl Begun {
         })
     }
 
-    /// Records them.
-    pub fn write(&self, home: &Home) -> Result<(), DiskError> {
+    fn write(&self, home: &Home) -> Result<(), DiskError> {
         let path = home.begun();
         let bytes = serde_json::to_vec(self).map_err(|error| durable::told("write", &path)(error.into()))?;
         durable::write(&path, &bytes)
@@ -55,16 +54,25 @@ impl Begun {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    /// Notes that a round begins. False if it had begun before.
-    pub fn begin(&mut self, work: &(RunId, RoundNumber, Digest), day: u64) -> bool {
+    /// Records that a round begins, unless it had begun before. What cannot be written is not begun.
+    pub fn begin(&mut self, work: &(RunId, RoundNumber, Digest), day: u64, home: &Home) -> Result<(), DiskError> {
         if self.holds(work) {
-            return false;
+            return Ok(());
         }
-        let (run, round, base) = work.clone();
-        self.0.push(Entry { day, run, round, base });
-        let too_many = self.0.len().saturating_sub(KEPT);
-        self.0.drain(..too_many);
-        true
+        let begun = self.with(work.clone(), day);
+        begun.write(home)?;
+        *self = begun;
+        Ok(())
+    }
+
+    /// These, and one more. All of a day count, however many they are.
+    fn with(&self, (run, round, base): (RunId, RoundNumber, Digest), day: u64) -> Self {
+        let mut begun = self.clone();
+        begun.0.push(Entry { day, run, round, base });
+        let too_many = begun.0.len().saturating_sub(KEPT);
+        let older = begun.0.iter().take_while(|entry| entry.day < day).count();
+        begun.0.drain(..too_many.min(older));
+        begun
     }
 }
 
@@ -78,12 +86,37 @@ mod tests {
         let home = Home::at(folder.path());
         let work = |round| ("run".parse().unwrap(), RoundNumber(round), Digest::of(b"base"));
         let mut begun = Begun::read(&home).unwrap();
-        assert!(begun.begin(&work(1), 7) && begun.begin(&work(2), 7) && !begun.begin(&work(2), 8));
-        begun.write(&home).unwrap();
-        let mut begun = Begun::read(&home).unwrap();
+        for (round, day) in [(1, 7), (2, 7), (2, 8)] {
+            begun.begin(&work(round), day, &home).unwrap();
+        }
+        let begun = Begun::read(&home).unwrap();
         assert_eq!((begun.on(7), begun.on(8)), (2, 0));
         assert!(begun.holds(&work(1)) && !begun.holds(&work(3)));
-        assert!((3..1000).all(|round| begun.begin(&work(round), 9)));
-        assert_eq!((begun.0.len(), begun.holds(&work(999))), (KEPT, true));
+    }
+
+    #[test]
+    fn all_rounds_of_a_day_count_and_of_earlier_days_so_many_are_kept() {
+        let work = |round| ("run".parse().unwrap(), RoundNumber(round), Digest::of(b"base"));
+        let of_one_day = (0..300).fold(Begun::default(), |begun, round| begun.with(work(round), 7));
+        assert_eq!(of_one_day.on(7), 300);
+        let next_day = of_one_day.with(work(300), 8);
+        assert_eq!((next_day.0.len(), next_day.on(7), next_day.on(8)), (KEPT, 255, 1));
+        let later = (301..1000).fold(next_day, |begun, round| begun.with(work(round), 9 + u64::from(round)));
+        assert_eq!((later.0.len(), later.holds(&work(999))), (KEPT, true));
+    }
+
+    #[test]
+    fn a_round_that_could_not_be_written_down_is_not_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path());
+        let work = ("run".parse().unwrap(), RoundNumber(1), Digest::of(b"base"));
+        let odd = home.begun().with_added_extension("part");
+        std::fs::create_dir_all(&odd).unwrap();
+        let mut begun = Begun::read(&home).unwrap();
+        begun.begin(&work, 7, &home).unwrap_err();
+        assert!(!begun.holds(&work));
+        std::fs::remove_dir(&odd).unwrap();
+        begun.begin(&work, 7, &home).unwrap();
+        assert_eq!((begun.on(7), Begun::read(&home).unwrap().on(7)), (1, 1));
     }
 }

@@ -131,11 +131,15 @@ impl Journal {
         self.change(run, |run| run.finished = Some(model))
     }
 
+    /// What cannot be written is not so here either.
     fn change(&mut self, run: &RunId, change: impl FnOnce(&mut RunRecord)) -> Result<(), JournalError> {
-        change(self.runs.entry(run.clone()).or_default());
+        let mut runs = self.runs.clone();
+        change(runs.entry(run.clone()).or_default());
         let damaged = |source| JournalError::Damaged { path: self.path.display().to_string(), source };
-        let record = codec::encode(KIND, &self.runs).map_err(damaged)?;
-        Ok(durable::write(&self.path, &record)?)
+        let record = codec::encode(KIND, &runs).map_err(damaged)?;
+        durable::write(&self.path, &record)?;
+        self.runs = runs;
+        Ok(())
     }
 }
 
@@ -177,6 +181,29 @@ mod tests {
         let mut journal = journal;
         journal.acknowledge(&manifest(2)).unwrap();
         assert!(Journal::open(&path).unwrap().is_acknowledged(&run, RoundNumber(2), Digest::of(b"base")));
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_not_taken_for_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, run) = (folder.path().join("journal"), "run".parse().unwrap());
+        let mut journal = Journal::open(&path).unwrap();
+        journal.seal(manifest(2)).unwrap();
+        // Where the next record is written first.
+        let odd = path.with_added_extension("part");
+        std::fs::create_dir(&odd).unwrap();
+        journal.acknowledge(&manifest(2)).unwrap_err();
+        journal.seal(manifest(3)).unwrap_err();
+        journal
+            .accept(&"another".parse().unwrap(), Accepted { round: RoundNumber(1), base: Digest::of(b"base") })
+            .unwrap_err();
+        let base = Digest::of(b"base");
+        assert!(!journal.is_acknowledged(&run, RoundNumber(2), base));
+        assert_eq!(journal.sealed(&run, RoundNumber(2), base), Some(&manifest(2)));
+        assert_eq!(journal.runs.len(), 1);
+        std::fs::remove_dir(&odd).unwrap();
+        journal.acknowledge(&manifest(2)).unwrap();
+        assert!(Journal::open(&path).unwrap().is_acknowledged(&run, RoundNumber(2), base));
     }
 
     #[test]

@@ -148,6 +148,13 @@ pub enum LedgerError {
     },
 }
 
+impl LedgerError {
+    /// Whether the disk is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Disk(error) if error.is_full())
+    }
+}
+
 /// A site's ledger.
 #[derive(Clone, Debug)]
 pub struct Ledger(PathBuf);

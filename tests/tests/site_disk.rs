@@ -1,5 +1,5 @@
 //! A site's disk fails, fills up, loses its power or takes its process with it, at every call by which the agent and its
-//! trainer reach it: started again, the site comes to the same updates, and each round counts it once.
+//! trainer reach it: started again, the site comes to the same updates, each round counts it once, and the site's ledger misses nothing.
 //!
 //! This program is the site's agent as well, and its trainer: then its system calls are judged, as in
 //! `aggregator/tests/stories/disk/`. So it is no list of tests, but a program that tells its stories one after the other: a
@@ -7,6 +7,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -78,6 +79,16 @@ fn judged(role: Role, state: &Path) -> ExitCode {
     ended
 }
 
+/// What a site's ledger tells of its rounds and runs, however often. That a round was declined, or a line cut short, is so of one disk alone.
+fn ledger(state: &Path) -> BTreeSet<String> {
+    let text = site_agent::ledger::text_of(&state.join("ledger")).unwrap();
+    let events = text.lines().map(|line| {
+        let entry: Value = serde_json::from_str(line.split('\t').next().unwrap()).unwrap();
+        ["kind", "run", "round"].map(|field| entry["event"][field].to_string()).join(" ")
+    });
+    events.filter(|event| !["declined", "torn-tail"].iter().any(|kind| event.contains(kind))).collect()
+}
+
 /// The record of a run in which the site's disk does this once.
 fn told(prepared: &Path, name: &str, role: Role, at: usize, fault: Fault) -> (Value, Vec<String>) {
     let root = prepared.with_file_name(name);
@@ -95,7 +106,8 @@ fn told(prepared: &Path, name: &str, role: Role, at: usize, fault: Fault) -> (Va
         assert!(goes_on, "{fault:?} at call {at} of the {role:?}, {starts} starts:\n{}", federation.last_words(SITE));
         thread::park_timeout(Duration::from_millis(50));
         let run = story::run(&federation).unwrap();
-        if run["state"] == "finished" && !federation.is_at_work(SITE) {
+        let is_over = || ledger(&state).iter().any(|event| event.contains("run-finished"));
+        if run["state"] == "finished" && !federation.is_at_work(SITE) && is_over() {
             break;
         }
         // Somebody at the site sees to the disk, and starts the agent again. What one that just started will say is not known.
@@ -110,9 +122,10 @@ fn told(prepared: &Path, name: &str, role: Role, at: usize, fault: Fault) -> (Va
     let mut rounds = run["rounds"].clone();
     rounds.as_array_mut().unwrap().iter_mut().for_each(|round| _ = round.as_object_mut().unwrap().remove("took_ms"));
     let calls = fs::read_to_string(role.file(&state, "calls")).unwrap_or_default();
+    let ledger = ledger(&state);
     drop(federation);
     fs::remove_dir_all(root).unwrap();
-    (serde_json::json!([run["state"], run["model"], rounds]), calls.lines().map(str::to_owned).collect())
+    (serde_json::json!([run["state"], run["model"], rounds, ledger]), calls.lines().map(str::to_owned).collect())
 }
 
 fn tell(all: bool) {

@@ -130,7 +130,7 @@ impl Agent {
             if self.journal.run(&run).is_some()
                 || approvals::announced(&self.home).is_ok_and(|plans| plans.iter().any(is_announced))
             {
-                self.enter(&Event::RunFailed { run, because })?;
+                self.enter_or_owe(Event::RunFailed { run, because })?;
             }
         }
         Ok(())

@@ -6,6 +6,7 @@ use super::AgentError;
 use crate::durable::DiskError;
 use crate::job::JobError;
 use crate::journal::JournalError;
+use crate::ledger::LedgerError;
 use crate::link::LinkError;
 
 /// Refusals after which asking again is of no use.
@@ -60,7 +61,8 @@ impl From<AgentError> for Failure {
         match error {
             AgentError::Disk(error)
             | AgentError::Job(JobError::Disk(error))
-            | AgentError::Journal(JournalError::Disk(error)) => error.into(),
+            | AgentError::Journal(JournalError::Disk(error))
+            | AgentError::Ledger(LedgerError::Disk(error)) => error.into(),
             error => Self::Ends(error),
         }
     }

@@ -74,9 +74,9 @@ impl Agent {
             durable::write(&folder.residual(), &residual.to_safetensors())?;
         }
         durable::write(&folder.sealed(), sealed.blob())?;
-        self.journal.seal(sealed.manifest().clone()).map_err(AgentError::from)?;
         let UpdateManifest { run, round, base, blob, subjects, steps, attestation, .. } = sealed.manifest().clone();
         self.enter(&Event::UpdateSealed { run, round, base, blob, subjects, steps, attestation })?;
+        self.journal.seal(sealed.manifest().clone()).map_err(AgentError::from)?;
         Ok(())
     }
 
@@ -113,11 +113,11 @@ impl Agent {
             Transfer::Whole(()) => self.link.finish(&manifest).await?,
             Transfer::Dropped(told) => return Ok(Then::Instead(told)),
         }
-        self.journal.acknowledge(&manifest).map_err(AgentError::from)?;
         if !again {
             let (run, round, blob) = (manifest.run.clone(), manifest.round, manifest.blob);
             self.enter(&Event::UpdateAcknowledged { run, round, blob })?;
         }
+        self.journal.acknowledge(&manifest).map_err(AgentError::from)?;
         tracing::info!(run = %manifest.run, round = %manifest.round, bytes = manifest.bytes, "update acknowledged");
         self.forget_older_than(&manifest.run, manifest.round);
         self.forget_models(manifest.base);

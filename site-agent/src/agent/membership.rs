@@ -41,9 +41,34 @@ impl Certificate {
 }
 
 impl Agent {
-    /// Enters an event into this site's ledger.
-    pub(super) fn enter(&self, event: &Event) -> Result<(), AgentError> {
+    /// Enters an event into this site's ledger, before it is written down elsewhere that it is over: after a crash between the two it
+    /// is entered again, and never missed.
+    pub(super) fn enter(&mut self, event: &Event) -> Result<(), AgentError> {
+        self.enter_what_is_owed()?;
         Ok(Ledger::at(self.home.ledger()).enter(event)?)
+    }
+
+    /// Enters what is so whether or not it can be written down: on a full disk, with the next event that can.
+    pub(super) fn enter_or_owe(&mut self, event: Event) -> Result<(), AgentError> {
+        if !self.owed.contains(&event) {
+            self.owed.push(event);
+        }
+        match self.enter_what_is_owed() {
+            Err(AgentError::Ledger(error)) if error.is_full() => {
+                tracing::warn!(%error, "an entry of the ledger waits for room on the disk");
+                Ok(())
+            }
+            entered => entered,
+        }
+    }
+
+    fn enter_what_is_owed(&mut self) -> Result<(), AgentError> {
+        let ledger = Ledger::at(self.home.ledger());
+        while let Some(event) = self.owed.first() {
+            ledger.enter(event)?;
+            self.owed.remove(0);
+        }
+        Ok(())
     }
 
     /// Holds the model of an assignment to its lineage and to its plan, and a run's last one to what was approved; a round that is
@@ -64,7 +89,7 @@ impl Agent {
             let (run, round, plan, base) = (work.run.clone(), work.round, work.plan, work.base);
             let why = fault.to_string();
             if self.refused_lineage.replace((run.clone(), round, base)) != Some((run.clone(), round, base)) {
-                self.enter(&Event::LineageRefused {
+                self.enter_or_owe(Event::LineageRefused {
                     run,
                     round,
                     plan,
@@ -76,9 +101,9 @@ impl Agent {
             return Err(Failure::Decline(Decline::Lineage, why));
         }
         let now = Accepted { round: work.round, base: work.base };
-        // Without its plan nothing of a round is done here: what is accepted was held to it.
-        if plan.is_some() && accepted != Some(now) {
-            self.journal.accept(&work.run, now).map_err(AgentError::from)?;
+        // Without its plan nothing of a round is done here: what is accepted was held to it. Of a round that is declined nothing is
+        // fetched or trained.
+        if plan.is_some() && accepted != Some(now) && !self.has_declined(directive) {
             let (run, round, plan, base) = (work.run.clone(), work.round, work.plan, work.base);
             self.enter(&Event::RoundAccepted {
                 run,
@@ -88,6 +113,7 @@ impl Agent {
                 lineage: work.lineage.as_deref().copied(),
                 ledger: work.ledger.as_deref().copied(),
             })?;
+            self.journal.accept(&work.run, now).map_err(AgentError::from)?;
         }
         Ok(())
     }
@@ -103,7 +129,7 @@ impl Agent {
                     self.certificate = Certificate::of(&self.member)?;
                     let (not_after_s, authorities) =
                         (self.certificate.validity.not_after_s, self.member.authorities()?);
-                    self.enter(&Event::Renewed { not_after_s, authorities })?;
+                    self.enter_or_owe(Event::Renewed { not_after_s, authorities })?;
                     tracing::info!(until = self.certificate.validity.end_text(), "this site's certificate is renewed");
                 }
                 Err(EnrolError::Link(error)) if is_final(&error) => return Err(AgentError::Refused(error)),

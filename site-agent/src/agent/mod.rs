@@ -14,6 +14,8 @@ mod membership;
 mod pauses;
 mod permitted;
 mod saying;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -65,6 +67,8 @@ pub struct Agent {
     signatures_asked: Option<(Digest, Instant)>,
     said: Option<Said>,
     ends: Ends,
+    /// Events that a full disk kept out of the ledger, oldest first.
+    owed: Vec<Event>,
 }
 
 type Work = (RunId, RoundNumber, Digest);
@@ -150,6 +154,7 @@ impl Agent {
             signatures_asked: None,
             said: None,
             ends,
+            owed: Vec::new(),
         })
     }
 
@@ -276,6 +281,11 @@ impl Agent {
         }
     }
 
+    /// Whether the coordinator is being told that this site takes no part in the round.
+    fn has_declined(&self, directive: &Directive) -> bool {
+        self.declined.as_ref().is_some_and(|declined| Some(&declined.work) == decide::work(directive).as_ref())
+    }
+
     fn is_done(&self, assignment: &Assignment) -> bool {
         decide::is_done(assignment, self.is_acknowledged(assignment))
     }
@@ -336,14 +346,16 @@ impl Agent {
             (Step::Decline(reason), _) => {
                 let words = self.training.take().map(|training| training.last_words());
                 let words = words.or_else(|| self.words_of_objection(directive)).unwrap_or_default();
-                let declined = self.declined.as_ref().map(|declined| &declined.work);
-                let said = declined.is_some() && declined == decide::work(directive).as_ref();
-                return if said { Ok(Then::Later) } else { Err(Failure::Decline(reason, words)) };
+                return if self.has_declined(directive) {
+                    Ok(Then::Later)
+                } else {
+                    Err(Failure::Decline(reason, words))
+                };
             }
             (Step::Finish(run, model), _) => {
                 self.training = None;
-                self.journal.finish(&run, model).map_err(AgentError::from)?;
                 self.enter(&Event::RunFinished { run: run.clone(), model })?;
+                self.journal.finish(&run, model).map_err(AgentError::from)?;
                 self.forget_models(model);
                 tracing::info!(%run, %model, path = %self.home.model(model).display(), "the run is over; its last model is here");
                 return Ok(Then::AtOnce);
@@ -361,9 +373,7 @@ impl Agent {
     fn train(&mut self, assignment: &Assignment) -> Result<(), Failure> {
         let plan = self.read_plan(assignment.plan)?;
         let work = (assignment.run.clone(), assignment.round, assignment.base);
-        if self.begun.begin(&work, clock::wall().day()) {
-            self.begun.write(&self.home)?;
-        }
+        self.begun.begin(&work, clock::wall().day(), &self.home)?;
         tracing::info!(run = %work.0, round = %work.1, "training");
         self.start_trainer(plan, work, assignment.first_step, false)
     }
@@ -407,10 +417,13 @@ impl Agent {
         tracing::error!(%reason, detail = why, "this site declines the round");
         if let Some(work) = decide::work(directive) {
             let before = self.declined.as_ref().map(|declined| (&declined.work, declined.reason));
-            if before != Some((&work, reason)) {
-                self.enter(&Event::Declined { run: work.0.clone(), round: work.1, reason })?;
-            }
+            let is_news = before != Some((&work, reason));
+            let event = Event::Declined { run: work.0.clone(), round: work.1, reason };
+            // Whatever the ledger's disk says: the coordinator is to hear it.
             self.declined = Some(Declined { work, reason, since: Instant::now() });
+            if is_news {
+                self.enter_or_owe(event)?;
+            }
         }
         Ok(())
     }

@@ -107,8 +107,9 @@ pub(super) fn approve(home: &Home, config: &Config, args: &ApproveArgs) -> anyho
     let hands = Hands::under(home, digest)?;
     let refused = plan.as_ref().map(|plan| plan_words::objections(&config.policy, plan, &hands.signers));
     let refused = refused.unwrap_or_default();
-    approvals::approve(home, digest)?;
+    // First the ledger: no plan runs whose approval is not told there.
     Ledger::at(home.ledger()).enter(&Event::Approved { plan: digest })?;
+    approvals::approve(home, digest)?;
     if args.json.json {
         return print_json(&serde_json::json!({
             "plan": digest, "approved": true, "announced": plan.is_some(), "declined_because": refused,
