@@ -27,7 +27,7 @@ use proto::{CHUNK_BYTES, FRAME_BYTES, MESSAGE_BYTES, Malformed, wire};
 use rustls::ClientConfig;
 use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
@@ -44,6 +44,8 @@ pub struct Link {
     client: FederationClient<Calls>,
     upload: Pace,
     download: Pace,
+    /// Bytes of an update that go in one call.
+    piece: usize,
     /// Whether the aggregator asked for a renewal: heard by any clone of this link.
     renewal: Arc<AtomicBool>,
 }
@@ -217,6 +219,23 @@ const REFUSES_THE_SITE: [&str; 3] = ["unidentified", "speaks-for-another", "revo
 /// Longest wait for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
+/// Longest wait for the next chunk of a download, however slow the line: of a stream that stays open although nobody is behind it any
+/// more, nothing else would tell.
+const CHUNK_WITHIN: Duration = Duration::from_secs(600);
+
+/// The least that is sent of an update in one call.
+const LEAST_PIECE: usize = 16 << 10;
+
+/// All of an answer to one call: the channel's own limit is on its headers alone.
+async fn answered<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, LinkError> {
+    Ok(within(ANSWER_WITHIN, call).await?.into_inner())
+}
+
+async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, Status>>) -> Result<T, LinkError> {
+    let silent = |_| LinkError::Unreachable(format!("no answer within {} s", limit.as_secs()));
+    Ok(tokio::time::timeout(limit, answer).await.map_err(silent)??)
+}
+
 /// A channel to `address` (host:port) that connects when it is first used and again whenever it broke.
 pub(crate) fn channel(address: &str, tls: Arc<ClientConfig>, route: Route) -> Result<Channel, LinkError> {
     // The scheme is only tonic's wish: the stream that the connector returns is TLS already.
@@ -240,7 +259,8 @@ impl Link {
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES);
         let unbounded = Pace::of(None, None);
-        Ok(Self { site, client, upload: unbounded.clone(), download: unbounded, renewal: Arc::default() })
+        let (upload, download) = (unbounded.clone(), unbounded);
+        Ok(Self { site, client, upload, download, piece: CHUNK_BYTES, renewal: Arc::default() })
     }
 
     /// The same link, held to the policy's bandwidth and to the switch in the state folder.
@@ -253,7 +273,7 @@ impl Link {
     /// Says how this site is getting on, and hears what to do.
     pub async fn report(&mut self, progress: Progress) -> Result<Directive, LinkError> {
         let announced = Announced { site: self.site.clone(), value: progress };
-        let reply = self.client.report(wire::ReportRequest::from(announced)).await?.into_inner();
+        let reply = answered(self.client.report(wire::ReportRequest::from(announced))).await?;
         if reply.renew {
             self.renewal.store(true, Ordering::Relaxed);
         }
@@ -263,7 +283,7 @@ impl Link {
     /// Fetches a plan and holds it to the announced digest; and what is said to be coordinators' hands under it, which the caller
     /// is to hold to the CA.
     pub async fn plan(&mut self, announced: Digest) -> Result<(Plan, Vec<PlanSignature>), LinkError> {
-        let reply = self.client.get_plan(wire::GetPlanRequest { plan: digest_bytes(announced) }).await?.into_inner();
+        let reply = answered(self.client.get_plan(wire::GetPlanRequest { plan: digest_bytes(announced) })).await?;
         let signatures = reply.signatures.into_iter().map(PlanSignature::try_from).collect::<Result<_, _>>()?;
         Ok((Plan::from_agreed_bytes(&reply.canonical, announced)?, signatures))
     }
@@ -314,8 +334,8 @@ impl Link {
             return Ok(());
         }
         let request = wire::DownloadRequest { blob: digest_bytes(model), offset, end };
-        let mut chunks = self.client.download(request).await?.into_inner();
-        while let Some(chunk) = chunks.message().await? {
+        let mut chunks = answered(self.client.download(request)).await?;
+        while let Some(chunk) = within(CHUNK_WITHIN, chunks.message()).await? {
             if chunk.offset != offset {
                 return Err(LinkError::Unreachable("the download's chunks are out of order".to_owned()));
             }
@@ -342,7 +362,7 @@ impl Link {
 
     /// Asks for a new certificate for the key of this request.
     pub async fn renew(&mut self, csr_pem: String) -> Result<wire::RenewReply, LinkError> {
-        Ok(self.client.renew(wire::RenewRequest { csr_pem }).await?.into_inner())
+        answered(self.client.renew(wire::RenewRequest { csr_pem })).await
     }
 
     /// Asks for a plan that nobody has: whether the aggregator answers this very site, how fast, and what time it has there.
@@ -365,9 +385,9 @@ impl Link {
     /// Fetches a model for at most so long and keeps nothing; bytes that came, and in which time.
     pub async fn measure(&mut self, model: Digest, most: Duration) -> Result<(u64, Duration), LinkError> {
         let request = wire::DownloadRequest { blob: digest_bytes(model), offset: 0, end: 0 };
-        let (mut chunks, began, mut moved) = (self.client.download(request).await?.into_inner(), Instant::now(), 0);
+        let (mut chunks, began, mut moved) = (answered(self.client.download(request)).await?, Instant::now(), 0);
         while began.elapsed() < most
-            && let Some(chunk) = chunks.message().await?
+            && let Some(chunk) = within(ANSWER_WITHIN, chunks.message()).await?
         {
             moved += chunk.data.len() as u64;
             self.download.passed(chunk.data.len()).await?;
@@ -379,7 +399,7 @@ impl Link {
     pub async fn scores(&mut self, run: &RunId, model: Digest, scores: Vec<Score>) -> Result<(), LinkError> {
         let value = ModelScores { run: run.clone(), model, scores };
         let announced = Announced { site: self.site.clone(), value };
-        self.client.report_scores(wire::ScoresRequest::from(announced)).await?;
+        answered(self.client.report_scores(wire::ScoresRequest::from(announced))).await?;
         Ok(())
     }
 
@@ -391,19 +411,22 @@ impl Link {
 
     /// Sends the bytes of a sealed update, from where an earlier attempt stopped.
     pub async fn upload(&mut self, manifest: &UpdateManifest, sealed: &Path) -> Result<(), LinkError> {
-        let state = self.client.begin_upload(wire::UpdateManifest::from(manifest)).await?.into_inner();
+        let state = answered(self.client.begin_upload(wire::UpdateManifest::from(manifest))).await?;
         if state.acknowledged {
             return Ok(());
         }
         let (run, round, blob) = (manifest.run.to_string(), manifest.round.0, digest_bytes(manifest.blob));
         let (mut offset, mut wanted) = (state.next_offset, chunk_bytes(&state));
         while offset < manifest.bytes {
-            let most = self.upload.bucket.piece(wanted);
+            let most = self.upload.bucket.piece(wanted.min(self.piece));
             let data = chunk_at(sealed, offset, most).map_err(durable::told("read", sealed))?;
             self.upload.passed(data.len()).await?;
             let (run, blob) = (run.clone(), blob.clone());
             let chunk = wire::UploadChunkRequest { run, round, blob, offset, data };
-            let state = self.client.upload_chunk(chunk).await?.into_inner();
+            let began = Instant::now();
+            let sent = answered(self.client.upload_chunk(chunk)).await;
+            self.piece = piece_after(most, began.elapsed(), sent.is_ok());
+            let state = sent?;
             (offset, wanted) = (state.next_offset, chunk_bytes(&state));
         }
         Ok(())
@@ -412,7 +435,7 @@ impl Link {
     /// Asks for the acknowledgement of an update whose bytes are all sent. May be repeated.
     pub async fn finish(&mut self, manifest: &UpdateManifest) -> Result<(), LinkError> {
         let (run, round, blob) = (manifest.run.to_string(), manifest.round.0, digest_bytes(manifest.blob));
-        self.client.finish_upload(wire::FinishUploadRequest { run, round, blob }).await?;
+        answered(self.client.finish_upload(wire::FinishUploadRequest { run, round, blob })).await?;
         Ok(())
     }
 }
@@ -422,6 +445,16 @@ fn chunk_bytes(state: &wire::UploadState) -> usize {
     match state.chunk_bytes as usize {
         0 => CHUNK_BYTES,
         wanted => wanted.min(CHUNK_BYTES),
+    }
+}
+
+/// How much of an update to send in the next call, after one of so many bytes: on a slow line a call may end without an answer before
+/// a large piece has passed, and what passed of it does not count.
+fn piece_after(piece: usize, took: Duration, is_answered: bool) -> usize {
+    match (is_answered, took < ANSWER_WITHIN / 4) {
+        (true, true) => piece.saturating_mul(2).min(CHUNK_BYTES),
+        (true, false) | (false, true) => piece,
+        (false, false) => (piece / 2).clamp(LEAST_PIECE, CHUNK_BYTES),
     }
 }
 
@@ -471,5 +504,27 @@ mod tests {
             let told = LinkError::from(status).to_string();
             assert!(told.contains("no\u{fffd}\u{fffd}[2Jall is well") && !told.contains(char::is_control), "{told:?}");
         }
+    }
+
+    #[test]
+    fn on_a_slow_line_pieces_become_smaller_until_they_pass_and_larger_where_there_is_time() {
+        let (quick, slow) = (Duration::from_secs(1), ANSWER_WITHIN);
+        let mut pieces = vec![CHUNK_BYTES];
+        for _ in 0..8 {
+            pieces.push(piece_after(pieces[pieces.len() - 1], slow, false));
+        }
+        assert_eq!(pieces[1], CHUNK_BYTES / 2);
+        assert_eq!(pieces[8], LEAST_PIECE);
+        assert_eq!(piece_after(LEAST_PIECE, slow / 2, true), LEAST_PIECE, "it passes, and no more would");
+        assert_eq!(piece_after(LEAST_PIECE, quick, true), 2 * LEAST_PIECE);
+        assert_eq!(piece_after(CHUNK_BYTES, quick, true), CHUNK_BYTES);
+        assert_eq!(piece_after(CHUNK_BYTES, quick, false), CHUNK_BYTES, "a refusal says nothing of the line");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_come_is_not_waited_for_for_ever() {
+        let never = std::future::pending::<Result<(), Status>>();
+        let error = within(Duration::from_millis(1), never).await.unwrap_err();
+        assert!(matches!(error, LinkError::Unreachable(_)) && error.is_transient(), "{error}");
     }
 }

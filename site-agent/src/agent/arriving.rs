@@ -22,7 +22,8 @@ impl Agent {
     ) -> Result<Then, Failure> {
         let (ear, path) = (self.ear(directive), self.home.model(model));
         let before = self.model_before(directive, bytes);
-        Ok(match ear.beside(fetched(self.link.clone(), model, bytes, before, &path)).await? {
+        let arriving = ear.beside(fetched(self.link.clone(), model, bytes, before, &path));
+        Ok(match self.watching(arriving).await? {
             Transfer::Whole(()) => Then::AtOnce,
             Transfer::Dropped(told) => Then::Instead(told),
         })

@@ -16,7 +16,7 @@ const BROKE_OFF: &str = "reading the images broke off by a fault of this program
 pub(super) struct Indexing {
     pub(super) grid: Digest,
     /// Set, it ends soon.
-    stopped: Arc<AtomicBool>,
+    pub(super) stopped: Arc<AtomicBool>,
     pub(super) task: tokio::task::JoinHandle<Result<images::Indexed, ImagesError>>,
 }
 

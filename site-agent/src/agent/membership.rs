@@ -123,7 +123,8 @@ impl Agent {
     pub(super) async fn keep_certificate(&mut self) -> Result<(), AgentError> {
         let now_s = i64::try_from(rustls::pki_types::UnixTime::now().as_secs()).unwrap_or(i64::MAX);
         if self.certificate.is_due(now_s, self.link.renewal_is_asked_for()) {
-            match self.member.renew(&mut self.link).await {
+            let (member, mut link) = (self.member.clone(), self.link.clone());
+            match self.watching(member.renew(&mut link)).await {
                 Ok(()) => {
                     self.link = self.member.link()?.under(&self.config.policy, &self.home);
                     self.certificate = Certificate::of(&self.member)?;

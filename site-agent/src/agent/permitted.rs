@@ -54,7 +54,8 @@ impl Agent {
 
     /// Fetches a plan with the hands under it, and writes down whose hold.
     pub(super) async fn fetch_plan(&mut self, digest: Digest) -> Result<(), Failure> {
-        let (plan, received) = self.link.plan(digest).await?;
+        let mut link = self.link.clone();
+        let (plan, received) = self.watching(link.plan(digest)).await?;
         let seen_at_s = i64::try_from(rustls::pki_types::UnixTime::now().as_secs()).unwrap_or(i64::MAX);
         let (signers, odd) = self.member.signers(digest, &received, seen_at_s).map_err(AgentError::from)?;
         for why in odd {
@@ -120,14 +121,20 @@ impl Agent {
         }
     }
 
-    /// Says how it goes, with an eye on the switch and the hours: an answer may take a minute.
+    /// Says how it goes.
     pub(super) async fn ask(&mut self, progress: Progress) -> Result<Directive, LinkError> {
         let mut link = self.link.clone();
-        let mut answer = std::pin::pin!(link.report(progress));
+        self.watching(link.report(progress)).await
+    }
+
+    /// Waits for an answer, with an eye on the switch and the hours: it may take a minute.
+    pub(super) async fn watching<T>(&mut self, answer: impl Future<Output = T>) -> T {
+        let mut answer = std::pin::pin!(answer);
+        let look_every = decide::asks_again_after(self.config.report_every(), true);
         loop {
             tokio::select! {
                 told = &mut answer => return told,
-                () = tokio::time::sleep(self.config.report_every()) => self.stop_if_still(),
+                () = tokio::time::sleep(look_every) => self.stop_if_still(),
             }
         }
     }

@@ -1,6 +1,9 @@
 //! An agent whose disk or aggregator does not do what it should.
 
 use std::fs;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use certs::authority::{Authority, LEAF_S};
 use certs::credentials::Credentials;
@@ -14,6 +17,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::enrol::Enrolled;
 use crate::network::NetworkConfig;
+use crate::switch;
 
 /// A site that enrolled at an address three quarters of its certificate's life ago, and what its aggregator signs with.
 fn site(address: &str) -> (TempDir, SigningKey, Agent) {
@@ -68,6 +72,26 @@ fn entered(agent: &Agent) -> Vec<String> {
     let each = |entry: &common::ledger::Entry, _| kinds.push(entry.event["kind"].as_str().unwrap().to_owned());
     Ledger::at(agent.home.ledger()).verify(each).unwrap();
     kinds
+}
+
+#[tokio::test]
+async fn while_a_renewal_is_not_answered_the_switch_is_looked_at() {
+    // Connections are made, and nobody shakes hands.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (_folder, _, mut agent) = site(&silent.local_addr().unwrap().to_string());
+    let stopped = Arc::<AtomicBool>::default();
+    let task = tokio::spawn(std::future::pending());
+    agent.indexing = Some(Indexing { grid: Digest::of(b"grid"), stopped: Arc::clone(&stopped), task });
+    switch::stop(&agent.home).unwrap();
+    let seen = async {
+        while !stopped.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = seen => {}
+        _ = agent.keep_certificate() => panic!("what was at work went on until the renewal was given up"),
+    }
 }
 
 #[tokio::test]
