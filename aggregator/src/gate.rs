@@ -116,7 +116,7 @@ impl Rules {
         Box::pin(async move {
             let gone = peer.identity.role.holder().map_or(Refusal::Unidentified, |holder| Refusal::revoked(&holder));
             tokio::select! {
-                () = shut_out(peer, admitted) => gone,
+                () = shut_out(peer, false, admitted) => gone,
                 () = expired => Refusal::Certificate("it has expired".to_owned()),
             }
         })

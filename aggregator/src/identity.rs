@@ -4,7 +4,8 @@
 //! A connection without a certificate may enrol, and is a member's from the first signed call on that is verified
 //! ([`crate::seats`]). So that idle strangers cannot keep members out, they have places of their own, must be done within a time
 //! limit, and the oldest gives way to each new one. So that no member keeps the others out, each has a few places at most. A
-//! member's connection ends when its certificate does, and when its certificate counts no more.
+//! member's connection ends when its certificate does, and when its certificate counts no more. One whose certificate does not
+//! count as it comes is a stranger's: whoever stole it keeps no place that its holder needs.
 
 use std::fmt;
 use std::future::Future;
@@ -94,10 +95,13 @@ impl Places {
 
     /// Gives a connection its place, or drops it.
     pub fn seat(&self, connection: Connection, admitted: &watch::Receiver<Admitted>) -> Option<Seated> {
-        let Some(peer) = connection.peer().cloned() else {
-            let seat = Seat::Unnamed(self.strangers.come());
-            let shut_out: Until = Box::pin(seats::given_up(seat.clone(), admitted.clone()));
+        let peer = connection.peer().cloned();
+        let Some(peer) = peer.clone().filter(|peer| seats::stands(peer, &admitted.borrow())) else {
+            let stranger = Seat::Unnamed(self.strangers.come());
+            let shut_out: Until = Box::pin(seats::given_up(stranger.clone(), admitted.clone()));
             let leave_at = Box::pin(sleep(self.stranger_within));
+            // With a certificate that does not count it is heard, and told so by every call: its holder learns why.
+            let seat = peer.map_or(stranger, Seat::Of);
             return Some(Seated { leave_at, shut_out, connection, seat, _place: None });
         };
         let Some(place) = self.place(&peer.identity) else {
@@ -105,7 +109,7 @@ impl Places {
             return None;
         };
         let leave_at = Box::pin(sleep(life_left(peer.expires_at_s, wall())));
-        let shut_out: Until = Box::pin(shut_out(peer.clone(), admitted.clone()));
+        let shut_out: Until = Box::pin(shut_out(peer.clone(), true, admitted.clone()));
         Some(Seated { leave_at, shut_out, connection, seat: Seat::Of(peer), _place: Some(place) })
     }
 
@@ -124,14 +128,13 @@ pub(crate) fn life_left(expires_at_s: i64, now: Stamp) -> Duration {
 
 type Until = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Completes when the certificate of this peer, which counted, counts no more. One that never counted is heard, and told so by
+/// Completes when the certificate of this peer, if it counted, counts no more. One that never counted is heard, and told so by
 /// every call: its holder learns why.
-pub(crate) async fn shut_out(peer: Peer, mut admitted: watch::Receiver<Admitted>) {
+pub(crate) async fn shut_out(peer: Peer, mut counted: bool, mut admitted: watch::Receiver<Admitted>) {
     let Peer { identity, serial, .. } = peer;
     let Some(holder) = identity.role.holder() else {
         return std::future::pending().await;
     };
-    let mut counted = false;
     loop {
         let counts = admitted.borrow_and_update().stands(&holder, &serial).is_some();
         if counted && !counts {

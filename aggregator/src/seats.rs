@@ -86,7 +86,6 @@ struct Inside {
 #[derive(Debug)]
 struct Claim {
     peer: Peer,
-    counted: bool,
     /// Its calls that are under way, and when the last one ended.
     under_way: usize,
     last_call: Option<Instant>,
@@ -100,19 +99,17 @@ impl Claim {
     }
 }
 
-/// A signed call that is under way: its connection stays.
+/// A signed call that is under way: its connection stays, if its certificate counts.
 #[derive(Debug)]
-pub struct UnderWay {
-    seat: Arc<Unnamed>,
-    name: String,
-}
+pub struct UnderWay(Option<(Arc<Unnamed>, String)>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let (mut inside, now) = (lock(&self.seat.inside), Instant::now());
+        let Some((seat, name)) = &self.0 else { return };
+        let (mut inside, now) = (lock(&seat.inside), Instant::now());
         inside.under_way -= 1;
         inside.last_call = Some(now);
-        if let Some(claim) = inside.claims.get_mut(&self.name) {
+        if let Some(claim) = inside.claims.get_mut(name) {
             claim.under_way -= 1;
             claim.last_call = Some(now);
         }
@@ -120,7 +117,8 @@ impl Drop for UnderWay {
 }
 
 impl Unnamed {
-    /// A verified call of this peer's begins: it has a place here from now on. None if all are taken.
+    /// A verified call of this peer's begins: if its certificate counts, it has a place here from now on. None if all are taken. One
+    /// that does not count is heard, to be told so, and takes and keeps nothing: its holder's places are for the one that does.
     pub(crate) fn begin(self: &Arc<Self>, peer: &Peer, places: &Places, admitted: &Admitted) -> Option<UnderWay> {
         self.begin_at(Instant::now(), peer, places, admitted)
     }
@@ -130,20 +128,22 @@ impl Unnamed {
         if inside.gave_way {
             return None;
         }
-        let (name, counts) = (peer.identity.uri(), stands(peer, admitted));
+        if !stands(peer, admitted) {
+            return Some(UnderWay(None));
+        }
+        let name = peer.identity.uri();
         inside.claims.retain(|held, claim| *held == name || claim.is_in_use(now));
         let claim = match inside.claims.entry(name.clone()) {
             Entry::Occupied(held) => held.into_mut(),
             Entry::Vacant(free) => {
                 let place = places.place(&peer.identity)?;
-                let (peer, counted) = (peer.clone(), counts);
-                free.insert(Claim { peer, counted, under_way: 0, last_call: None, _place: place })
+                free.insert(Claim { peer: peer.clone(), under_way: 0, last_call: None, _place: place })
             }
         };
-        (claim.peer, claim.counted) = (peer.clone(), claim.counted || counts);
+        claim.peer = peer.clone();
         claim.under_way += 1;
         inside.under_way += 1;
-        Some(UnderWay { seat: Arc::clone(self), name })
+        Some(UnderWay(Some((Arc::clone(self), name))))
     }
 
     fn is_strangers(&self) -> bool {
@@ -173,12 +173,12 @@ impl Unnamed {
     /// Whether certificates that counted here count no more, and none of another does.
     fn is_shut_out(&self, admitted: &Admitted) -> bool {
         let inside = lock(&self.inside);
-        let mut claims = inside.claims.values();
-        inside.claims.values().any(|claim| claim.counted) && !claims.any(|claim| stands(&claim.peer, admitted))
+        !inside.claims.is_empty() && !inside.claims.values().any(|claim| stands(&claim.peer, admitted))
     }
 }
 
-fn stands(peer: &Peer, admitted: &Admitted) -> bool {
+/// Whether a peer's certificate counts.
+pub(crate) fn stands(peer: &Peer, admitted: &Admitted) -> bool {
     // Whose certificates are not in the list of members are held to it nowhere.
     peer.identity.role.holder().is_none_or(|holder| admitted.stands(&holder, &peer.serial).is_some())
 }
@@ -236,9 +236,13 @@ mod tests {
         }
     }
 
+    fn of(sites: &[&str]) -> Admitted {
+        Admitted::of(sites.iter().map(|site| record(site)).collect())
+    }
+
     #[test]
     fn the_oldest_stranger_gives_way_to_a_new_one_and_no_member_does() {
-        let (strangers, places, admitted) = (Strangers::default(), Places::new(8), Admitted::default());
+        let (strangers, places, admitted) = (Strangers::default(), Places::new(8), of(&["a", "b"]));
         let (member, oldest) = (strangers.come(), strangers.come());
         let call = member.begin(&peer("a"), &places, &admitted).unwrap();
         let others: Vec<_> = (2..=STRANGERS).map(|_| strangers.come()).collect();
@@ -252,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_connection_of_signed_calls_stays_while_they_come_and_no_longer_than_a_certificate() {
-        let (strangers, places, admitted) = (Strangers::default(), Places::new(8), Admitted::default());
+        let (strangers, places, admitted) = (Strangers::default(), Places::new(8), of(&["a", "b"]));
         let (seat, now, wall) = (strangers.come(), Instant::now(), Stamp(0));
         assert_eq!(seat.stays(now, wall), None, "a stranger's time is not longer than it is");
         let call = seat.begin(&peer("a"), &places, &admitted).unwrap();
@@ -266,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_site_that_is_quiet_in_connections_of_others_has_its_places_elsewhere() {
-        let (strangers, places, admitted) = (Strangers::default(), Places::new(64), Admitted::default());
+        let (strangers, places, admitted) = (Strangers::default(), Places::new(64), of(&["a", "b"]));
         let shared: Vec<_> = (0..CONNECTIONS_OF_ONE).map(|_| strangers.come()).collect();
         let (own, later) = (strangers.come(), Instant::now() + QUIET + Duration::from_secs(1));
         let calls = |site: &str, now| -> Vec<UnderWay> {
@@ -286,7 +290,6 @@ mod tests {
     fn a_connection_ends_when_certificates_counted_in_it_and_none_does_any_more() {
         let (strangers, places) = (Strangers::default(), Places::new(8));
         let (seat, nobody) = (strangers.come(), Admitted::default());
-        let of = |sites: &[&str]| Admitted::of(sites.iter().map(|site| record(site)).collect());
         assert!(!seat.is_shut_out(&nobody), "a stranger is not cut by a revocation");
         let calls = [("a", of(&["a", "b"])), ("b", of(&["a", "b"]))]
             .map(|(site, admitted)| seat.begin(&peer(site), &places, &admitted).unwrap());
@@ -300,8 +303,23 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_that_does_not_count_is_heard_in_a_strangers_seat_and_takes_no_place_of_its_site() {
+        let (strangers, places, admitted) = (Strangers::default(), Places::new(64), of(&["a", "b"]));
+        let old = Peer { serial: "00".to_owned(), ..peer("a") };
+        let held: Vec<_> = (0..=CONNECTIONS_OF_ONE).map(|_| strangers.come()).collect();
+        let heard: Vec<_> = held.iter().map(|seat| seat.begin(&old, &places, &admitted).unwrap()).collect();
+        assert!(held.iter().all(|seat| seat.is_strangers() && seat.stays(Instant::now(), Stamp(0)).is_none()));
+        let own = strangers.come();
+        let call = own.begin(&peer("a"), &places, &admitted);
+        assert!(call.is_some(), "its site has its places");
+        // Nor does it change what its site has in the same connection.
+        drop((own.begin(&old, &places, &admitted), call, heard));
+        assert!(!own.is_shut_out(&admitted) && own.stays(Instant::now(), Stamp(0)).is_some());
+    }
+
+    #[test]
     fn a_site_has_no_more_connections_by_signed_calls_than_by_handshakes() {
-        let (strangers, places, admitted) = (Strangers::default(), Places::new(100), Admitted::default());
+        let (strangers, places, admitted) = (Strangers::default(), Places::new(100), of(&["a", "b"]));
         let most = crate::identity::CONNECTIONS_OF_ONE;
         let seats: Vec<_> = (0..=most).map(|_| strangers.come()).collect();
         let begun: Vec<_> = seats.iter().map(|seat| seat.begin(&peer("a"), &places, &admitted)).collect();

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use aggregator::clock::{Clock, wall};
+use aggregator::identity::CONNECTIONS_OF_ONE;
 use aggregator::ledger::Actor;
 use aggregator::store::Store;
 use aggregator::{authority, status};
@@ -88,6 +89,28 @@ async fn a_renewal_whose_answer_was_lost_shuts_nobody_out_and_the_old_certificat
     refused_as(&mut old, "revoked").await;
     assert_eq!(code(&old.renew(&key).await.unwrap_err()), "revoked", "who is out gets no new certificate");
     new.report(Progress::idle()).await.unwrap();
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_holds_connections_with_a_certificate_that_counts_no_more_keeps_its_site_from_no_call() {
+    let mut house = House::new();
+    house.start();
+    let (key, enrolled) = house.enrolled("a").await;
+    let certificate = enrolled.certificate_pem;
+    house.store().revoke(&holder("a"), &Actor::StateFolder, wall()).unwrap();
+    refused_as(&mut house.holder("a", &key, &certificate), "revoked").await;
+    let mut held: Vec<Site> = (0..CONNECTIONS_OF_ONE)
+        .flat_map(|_| [house.holder("a", &key, &certificate), house.signed_holder("a", &key, &certificate)])
+        .collect();
+    for stolen in &mut held {
+        assert_eq!(code(&stolen.report(Progress::idle()).await.unwrap_err()), "revoked");
+    }
+    let next = Key::create(&house.key_path("a-next")).unwrap();
+    let again = house.enrol("a", &next, &house.invite("a")).await.unwrap().certificate_pem;
+    house.holder("a", &next, &again).report(Progress::idle()).await.unwrap();
+    house.signed_holder("a", &next, &again).report(Progress::idle()).await.unwrap();
+    drop(held);
     house.stop().await;
 }
 
