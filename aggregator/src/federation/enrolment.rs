@@ -45,7 +45,11 @@ impl Federation {
             let issued = issue(authority, holder, csr_pem, Some(signing_key), now)?;
             Ok(Issued { signing_key: Some(signing_key), ..issued })
         };
+        // Both while the runs are locked: no update is entered under a key whose place another has taken.
+        let live = self.live();
         let issued = self.store.redeem(token, holder, request, now, &mut issue).map_err(refusal)?;
+        self.admit(self.store.members().map_err(refusal)?);
+        drop(live);
         self.refresh().map_err(refusal)?;
         tracing::info!(%holder, serial = issued.serial, "enrolled");
         self.welcome(authority, holder, issued)

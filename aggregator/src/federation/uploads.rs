@@ -149,8 +149,10 @@ impl Federation {
         self.give_its_name(&upload, &mut received)?;
         self.checked().insert(blob, checked);
         if let Err(refusal) = self.acknowledge(key, &upload) {
-            if !refusal.is_transient() {
-                self.drop_upload(key, &upload);
+            match &refusal {
+                transient if transient.is_transient() => {}
+                Refusal::Signature(_) => self.refuse(key, &upload, &refusal),
+                _ => self.drop_upload(key, &upload),
             }
             return Err(refusal);
         }
@@ -294,6 +296,9 @@ impl Federation {
         let word = Word::Reported(upload.manifest.blob);
         let heard = Heard { site: key.site.clone(), round: key.round, word };
         let mut live = self.live();
+        // The site may have enrolled with another key while the file was checked. While the runs are locked nobody enrols, so that
+        // the entry is written under the key that it is held to.
+        self.require_attested(&upload.manifest)?;
         let run = invited(&mut live, key)?;
         Ok(self.decide(run, RunEvent::Heard(heard), Details::Update(&upload.manifest))?)
     }
@@ -360,12 +365,16 @@ fn require_same(key: &UpdateKey, stored: Digest, asked: Digest) -> Result<Digest
 
 #[cfg(test)]
 pub(super) mod tests {
+    use certs::signing::SigningKey;
+    use common::signed::ledger_statement;
     use common::{Meters, NamedTensors, PlanDraft, RoundNumber};
 
     use super::*;
+    use crate::audit::{AggregatorLedger, audit};
     use crate::clock::{Stamp, SystemClock};
     use crate::federation::Limits;
-    use crate::store::{Blobs, FederationRecord, SqliteStore, Store};
+    use crate::ledger::Actor;
+    use crate::store::{Blobs, FederationRecord, Issued, SqliteStore, Store};
 
     pub(in crate::federation) fn weights(value: f32) -> NamedTensors {
         let mut weights = NamedTensors::new();
@@ -438,6 +447,51 @@ pub(super) mod tests {
         assert!(matches!(federation.held(&key, &replaced), Err(Refusal::Offset { expected: 0, .. })));
         federation.drop_upload(&key, &replaced);
         assert_eq!(federation.uploads().len(), 1, "the newer one is left alone");
+    }
+
+    #[test]
+    fn an_update_whose_site_enrols_with_another_key_while_it_is_checked_is_refused_and_the_ledger_holds() {
+        let state = tempfile::tempdir().unwrap();
+        let (federation, [manifest, _]) = house(state.path());
+        let [first, second] = ["first", "second"].map(|name| SigningKey::create(&state.path().join(name)).unwrap());
+        let (aggregator, holder) = (SigningKey::create(&state.path().join("own")).unwrap(), manifest.site.clone().into());
+        let enrols = |key: &SigningKey, serial: &str| {
+            let (token, now) = (Digest::of(serial.as_bytes()), federation.clock.wall());
+            let issued = || {
+                Ok(Issued {
+                    certificate_pem: serial.to_owned(),
+                    serial: serial.to_owned(),
+                    expires_at: Stamp(u64::MAX >> 2),
+                    signing_key: Some(key.verifying()),
+                    signing_certificate: None,
+                    anchors: Digest::of(b"ca"),
+                })
+            };
+            let store = &federation.store;
+            store.invite(token, &holder, &Actor::StateFolder, now, Stamp(u64::MAX >> 2)).unwrap();
+            store.redeem(token, &holder, token, now, &mut || issued()).unwrap();
+        };
+        enrols(&first, "01");
+        federation.refresh().unwrap();
+        let head = federation.store.ledger_head().unwrap();
+        let told = SignedHead { head, signature: aggregator.sign(&ledger_statement(&federation.name, head)) };
+        let attestation = Some(first.attest(&federation.name, &manifest, Some(&told)));
+        let manifest = UpdateManifest { attestation, ..manifest };
+        let (key, bytes) = (UpdateKey::of(&manifest), weights(0.5).to_safetensors());
+        federation.begin_upload(&manifest.site.clone(), manifest.clone()).unwrap();
+        federation.upload_chunk(&key, manifest.blob, 0, &bytes).unwrap();
+        let upload = Arc::clone(&federation.uploads()[&key]);
+        // Checked, and about to be acknowledged.
+        enrols(&second, "02");
+        federation.refresh().unwrap();
+        assert!(matches!(federation.acknowledge(&key, &upload), Err(Refusal::Signature(_))));
+        assert!(matches!(federation.finish_upload(&key, manifest.blob), Err(Refusal::Signature(_))));
+        assert!(federation.store.update(&key).unwrap().is_none() && federation.uploads().is_empty());
+        let (lines, end) =
+            (federation.store.ledger(0, 100).unwrap(), federation.store.ledger_head().unwrap());
+        assert!(lines.last().unwrap().contains("update-refused"), "{lines:?}");
+        let ledger = AggregatorLedger { federation: federation.name.clone(), key: aggregator.verifying(), lines, end };
+        assert!(audit(&ledger, &[]).is_ok());
     }
 
     #[test]
