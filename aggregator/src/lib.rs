@@ -7,6 +7,7 @@
 
 pub mod aggregation;
 pub mod alarms;
+pub mod allowance;
 pub mod audit;
 pub mod authority;
 pub mod checksum;

@@ -73,7 +73,8 @@ impl From<StoreError> for Failure {
             | StoreError::Version { .. }
             | StoreError::HalfMade { .. }
             | StoreError::RunExists(_)
-            | StoreError::Token(_) => Self::refused(error),
+            | StoreError::Token(_)
+            | StoreError::TooOften => Self::refused(error),
             StoreError::Full | StoreError::Io { .. } | StoreError::Damaged(_) | StoreError::Database(_) => {
                 Self::Failed(error.to_string())
             }

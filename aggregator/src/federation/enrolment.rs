@@ -7,6 +7,7 @@ use common::signed::{VerifyingKey, enrolled_statement, enrolment_statement, invi
 use common::{Digest, Holder, Refusal};
 
 use super::{Federation, refusal};
+use crate::allowance::{OF_A_KIND, Repeated};
 use crate::authority::{seconds, stamp};
 use crate::clock::Stamp;
 use crate::door::TurnedAway;
@@ -14,6 +15,7 @@ use crate::store::{Issued, StoreError};
 
 /// Longest signing request that is read.
 const MAX_REQUEST: usize = 16 << 10;
+const HOUR_S: i64 = 60 * 60;
 
 impl Federation {
     /// Exchanges an invitation for the certificate of a site or a person, and for a coordinator's of the signing key. The invitation
@@ -78,7 +80,8 @@ impl Federation {
     }
 
     /// Gives a holder that presents `serial` a new certificate. The one it presents counts until the new one is first used, so
-    /// that neither a lost answer nor a crash of the holder shuts it out.
+    /// that neither a lost answer nor a crash of the holder shuts it out. Asked again with the same key, the answer is the same; for
+    /// others there are so many in an hour.
     pub fn renew(
         &self,
         authority: &Authority,
@@ -89,13 +92,22 @@ impl Federation {
         let request = request(csr_pem)?;
         let now = self.clock.wall();
         let signing_key = self.admitted.borrow().member(holder).and_then(|member| member.signing_key);
-        let mut issue = || issue(authority, holder, csr_pem, signing_key, now);
+        let mut issue = || match self.allows(holder, Repeated::Renewal, most_renewals(authority)) {
+            true => issue(authority, holder, csr_pem, signing_key, now),
+            false => Err(StoreError::TooOften),
+        };
         let issued = self.store.renew(holder, serial, request, now, &mut issue).map_err(refusal)?;
         let issued = issued.ok_or_else(|| Refusal::revoked(holder))?;
         self.refresh().map_err(refusal)?;
         tracing::info!(%holder, serial = issued.serial, "certificate renewed");
         Ok(issued)
     }
+}
+
+/// Certificates that a holder gets in an hour: where they live for seconds, twice as many as it takes of them.
+fn most_renewals(authority: &Authority) -> u32 {
+    let follow = u32::try_from(HOUR_S / authority.leaf_s().max(1)).unwrap_or(0);
+    OF_A_KIND.max(2 * follow)
 }
 
 /// What makes a signing request the same when it is made again: its key. Its own signature is checked.

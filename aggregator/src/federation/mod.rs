@@ -16,6 +16,7 @@ use common::signed::VerifyingKey;
 use common::{Digest, FederationName, Holder, Person, Refusal, RunId, SiteId};
 use tokio::sync::{Notify, watch};
 
+use crate::allowance::{Allowance, Repeated};
 use crate::checksum::Checksum;
 use crate::clock::Clock;
 use crate::door::{Door, TurnedAway};
@@ -74,6 +75,8 @@ pub struct Federation {
     used: Mutex<BTreeSet<(Holder, String)>>,
     /// Who was turned away: entered in the ledger with the next refresh.
     door: Mutex<Door>,
+    /// What members had entered there in this hour.
+    allowance: Mutex<Allowance>,
     uploads: Mutex<BTreeMap<UpdateKey, Arc<Upload>>>,
     /// How many they were when that was looked at last.
     uploading: AtomicUsize,
@@ -192,6 +195,7 @@ impl Federation {
             admitted: watch::Sender::default(),
             used: Mutex::default(),
             door: Mutex::default(),
+            allowance: Mutex::default(),
             uploads: Mutex::default(),
             uploading: AtomicUsize::default(),
             closing: Mutex::default(),
@@ -282,6 +286,20 @@ impl Federation {
     /// Somebody was turned away: the ledger tells of it with the next refresh, if [`Door`] says so.
     pub fn turned_away(&self, turned_away: TurnedAway) {
         self.door().hears(turned_away, self.clock.wall());
+    }
+
+    /// Whether a member may have one more entry of this kind in the ledger, of so many in an hour; that it may not is told there, once in an hour.
+    fn allows(&self, who: &Holder, what: Repeated, most: u32) -> bool {
+        let deed = what.words();
+        let takes = {
+            let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+            allowance.takes(who, what, most, self.clock.wall())
+        };
+        if !takes {
+            tracing::debug!(%who, deed, "too often in this hour");
+            self.turned_away(TurnedAway::Calling { who: Some(who.clone()), deed, code: "too-often" });
+        }
+        takes
     }
 
     /// Enters who was turned away. What cannot be written stays due, and keeps nothing else from being done.
@@ -524,6 +542,7 @@ fn refusal(error: StoreError) -> Refusal {
             Refusal::DiskFull
         }
         StoreError::Token(why) => Refusal::Token(why.to_owned()),
+        StoreError::TooOften => Refusal::Unavailable,
         error => {
             tracing::error!(%error, "the store failed");
             Refusal::Unavailable

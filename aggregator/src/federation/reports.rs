@@ -6,7 +6,8 @@ use common::signed::{Lineage, SignedHead, ledger_statement, model_statement};
 use common::{Assignment, Digest, Directive, Phase, Progress, Refusal, RoundNumber, RunId, SiteId};
 
 use super::course::{deadline_of, grace_of};
-use super::{Federation, Live, LiveRun, refusal};
+use super::{Federation, Live, LiveRun, Undecided, refusal};
+use crate::allowance::{OF_A_KIND, Repeated};
 use crate::round::{Heard, Word};
 use crate::run::{Attempt, Run, RunEvent};
 use crate::store::Details;
@@ -27,7 +28,7 @@ impl Federation {
             && let Some(live) = live.run(run)
         {
             let heard = Heard { site: site.clone(), round: *round, word };
-            match self.decide(live, RunEvent::Heard(heard), Details::None).map_err(Refusal::from) {
+            match self.hear(live, heard).map_err(Refusal::from) {
                 Err(refusal) if refusal.is_transient() => return Err(refusal),
                 // Late, or of another round: the directive says what to do instead.
                 Err(refusal) => tracing::debug!(%site, %run, %round, %refusal, "a word that does not count"),
@@ -43,6 +44,19 @@ impl Federation {
             }
             directive => Ok(directive),
         }
+    }
+
+    /// Counts a site's word in. One that it changes again and again in a round is left as it was: each change is an entry in the
+    /// ledger, and its update counts whatever it said before.
+    fn hear(&self, live: &mut LiveRun, heard: Heard) -> Result<(), Undecided> {
+        let open = live.open().filter(|(attempt, _)| attempt.round == heard.round);
+        let said = open.and_then(|(_, round)| round.roll()?.get(&heard.site).copied());
+        let is_change = matches!(said, Some(Word::Joined | Word::Declined(_))) && said != Some(heard.word);
+        let what = Repeated::Word(live.id().clone(), heard.round);
+        if is_change && !self.allows(&(&heard.site).into(), what, OF_A_KIND) {
+            return Ok(());
+        }
+        self.decide(live, RunEvent::Heard(heard), Details::None)
     }
 
     /// An assignment with the lineage of its model in the aggregator's hand, and with the ledger's head.

@@ -19,6 +19,7 @@ use proto::CHUNK_BYTES;
 use super::acceptance::{max_norm, not_open, require_acceptable, takes, update_layout};
 use super::received::{Received, part_name};
 use super::{Federation, Live, LiveRun, OpenError, refusal};
+use crate::allowance::{OF_A_KIND, Repeated};
 use crate::layout::Layout;
 use crate::ledger::Event;
 use crate::round::{Heard, Word};
@@ -166,7 +167,9 @@ impl Federation {
         tracing::warn!(site = %key.site, run = %key.run, round = %key.round, %refusal, "update refused");
         let (run, round, site, blob) = (&key.run, key.round, &key.site, upload.manifest.blob);
         let refused = Event::UpdateRefused { run, round, site, blob, code: refusal.code() };
-        if let Err(error) = self.store.enter(&refused, self.clock.wall()) {
+        if self.allows(&site.into(), Repeated::RefusedUpdate(run.clone(), round), OF_A_KIND)
+            && let Err(error) = self.store.enter(&refused, self.clock.wall())
+        {
             tracing::warn!(%error, "the refusal could not be entered into the ledger");
         }
         self.drop_upload(key, upload);
@@ -454,7 +457,8 @@ pub(super) mod tests {
         let state = tempfile::tempdir().unwrap();
         let (federation, [manifest, _]) = house(state.path());
         let [first, second] = ["first", "second"].map(|name| SigningKey::create(&state.path().join(name)).unwrap());
-        let (aggregator, holder) = (SigningKey::create(&state.path().join("own")).unwrap(), manifest.site.clone().into());
+        let (aggregator, holder) =
+            (SigningKey::create(&state.path().join("own")).unwrap(), manifest.site.clone().into());
         let enrols = |key: &SigningKey, serial: &str| {
             let (token, now) = (Digest::of(serial.as_bytes()), federation.clock.wall());
             let issued = || {
@@ -487,8 +491,7 @@ pub(super) mod tests {
         assert!(matches!(federation.acknowledge(&key, &upload), Err(Refusal::Signature(_))));
         assert!(matches!(federation.finish_upload(&key, manifest.blob), Err(Refusal::Signature(_))));
         assert!(federation.store.update(&key).unwrap().is_none() && federation.uploads().is_empty());
-        let (lines, end) =
-            (federation.store.ledger(0, 100).unwrap(), federation.store.ledger_head().unwrap());
+        let (lines, end) = (federation.store.ledger(0, 100).unwrap(), federation.store.ledger_head().unwrap());
         assert!(lines.last().unwrap().contains("update-refused"), "{lines:?}");
         let ledger = AggregatorLedger { federation: federation.name.clone(), key: aggregator.verifying(), lines, end };
         assert!(audit(&ledger, &[]).is_ok());

@@ -86,6 +86,9 @@ pub enum StoreError {
     /// The token is unknown, used, expired, or for another site.
     #[error("{0}")]
     Token(&'static str),
+    /// It was done too often in an hour.
+    #[error("it was done too often in this hour")]
+    TooOften,
     /// The disk is full.
     #[error("the disk is full: free some room below the state folder")]
     Full,

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use aggregator::allowance::OF_A_KIND;
 use aggregator::clock::Clock;
 use aggregator::desk;
 use aggregator::ledger::{Actor, Event};
@@ -94,6 +95,29 @@ fn an_update_that_is_refused_is_told_by_its_code() {
     let bench = Bench::with_run(40, 1, 1, 1);
     bench.reports("a", &weights(40, |place| if place == 7 { f32::NAN } else { 0.0 })).unwrap_err();
     assert_eq!(told(&bench.store()).last().unwrap(), "update-refused a");
+}
+
+#[test]
+fn a_site_that_changes_its_word_or_sends_what_is_refused_without_end_fills_no_ledger_and_its_update_counts() {
+    let bench = Bench::with_run(40, 1, 1, 1);
+    let turn = |number: usize| match number % 3 {
+        0 => Phase::Declined(common::Decline::DiskFull),
+        1 => Phase::Declined(common::Decline::TrainingFailed),
+        _ => Phase::Training,
+    };
+    (0..1000).for_each(|number| drop(bench.says("a", turn(number))));
+    let entries = |kinds: &[&str]| {
+        bench.federation().refresh().unwrap();
+        told(&bench.store()).iter().filter(|told| kinds.contains(&told.as_str())).count()
+    };
+    let most = OF_A_KIND as usize;
+    assert_eq!(entries(&["joined a", "declined a"]), 1 + most);
+    let broken = weights(40, |place| if place == 7 { f32::NAN } else { 0.0 });
+    (0..2 * most).for_each(|_| drop(bench.reports("a", &broken).unwrap_err()));
+    assert_eq!(entries(&["update-refused a"]), most);
+    assert_eq!(entries(&["call-refused a"]), 2, "each is told once");
+    bench.reports("a", &weights(40, |_| 0.5)).unwrap();
+    assert_eq!(entries(&["update-stored a"]), 1);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use aggregator::allowance::OF_A_KIND;
 use aggregator::clock::{Clock, wall};
 use aggregator::identity::CONNECTIONS_OF_ONE;
 use aggregator::ledger::Actor;
@@ -89,6 +90,27 @@ async fn a_renewal_whose_answer_was_lost_shuts_nobody_out_and_the_old_certificat
     refused_as(&mut old, "revoked").await;
     assert_eq!(code(&old.renew(&key).await.unwrap_err()), "revoked", "who is out gets no new certificate");
     new.report(Progress::idle()).await.unwrap();
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_renewed_so_often_in_an_hour_and_the_last_one_is_given_again() {
+    let mut house = House::new();
+    house.start();
+    let mut site = house.site("a").await;
+    let keys: Vec<Key> =
+        (0..=OF_A_KIND).map(|number| Key::create(&house.key_path(&format!("a-{number}"))).unwrap()).collect();
+    let (beyond, keys) = keys.split_last().unwrap();
+    let mut last = String::new();
+    for key in keys {
+        last = site.renew(key).await.unwrap();
+    }
+    assert_eq!(code(&site.renew(beyond).await.unwrap_err()), "unavailable");
+    // Whose answer was lost asks again, and who has it goes on.
+    assert_eq!(site.renew(keys.last().unwrap()).await.unwrap(), last);
+    house.holder("a", keys.last().unwrap(), &last).report(Progress::idle()).await.unwrap();
+    let lines = house.store().ledger(0, 1 << 20).unwrap();
+    assert_eq!(lines.iter().filter(|line| line.contains("\"renewed\"")).count(), OF_A_KIND as usize);
     house.stop().await;
 }
 
