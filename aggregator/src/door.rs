@@ -32,7 +32,7 @@ pub enum TurnedAway {
     Calling {
         /// Who the certificate says it is; nobody without one.
         who: Option<Holder>,
-        /// What was asked, in the words of the table of permissions.
+        /// What was asked: in the words of the table of permissions, where it is a matter of that.
         deed: &'static str,
         /// The refusal's code.
         code: &'static str,
@@ -50,6 +50,11 @@ impl TurnedAway {
             _ => return None,
         };
         Some(Self::Enrolling { holder: holder.clone(), request, code: refusal.code(), because })
+    }
+
+    /// Whoever called with a certificate that counts no more, for whatever it was.
+    pub fn without_standing(who: Holder, refusal: &Refusal) -> Self {
+        Self::Calling { who: Some(who), deed: "call with a certificate that counts no more", code: refusal.code() }
     }
 
     fn is_strangers(&self) -> bool {

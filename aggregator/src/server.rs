@@ -62,7 +62,10 @@ impl SiteCalls {
     /// The same with the certificate's serial number.
     fn identified<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let caller = identity::caller(request).map_err(refused)?;
-        self.federation.admits(&caller.site, &caller.serial).map_err(refused)?;
+        self.federation.admits(&caller.site, &caller.serial).map_err(|refusal| {
+            self.federation.turned_away(TurnedAway::without_standing((&caller.site).into(), &refusal));
+            refused(refusal)
+        })?;
         Ok(caller)
     }
 

@@ -53,7 +53,10 @@ impl PersonCalls {
     /// Who calls, if the certificate still counts.
     fn caller<T>(&self, request: &Request<T>) -> Result<(Person, String), Status> {
         let (person, serial) = identity::person(request).map_err(refused)?;
-        self.federation.admits_person(&person, &serial).map_err(refused)?;
+        self.federation.admits_person(&person, &serial).map_err(|refusal| {
+            self.federation.turned_away(TurnedAway::without_standing(person.clone().into(), &refusal));
+            refused(refusal)
+        })?;
         Ok((person, serial))
     }
 

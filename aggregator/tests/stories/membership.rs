@@ -133,7 +133,11 @@ async fn whoever_holds_connections_with_a_certificate_that_counts_no_more_keeps_
     house.holder("a", &next, &again).report(Progress::idle()).await.unwrap();
     house.signed_holder("a", &next, &again).report(Progress::idle()).await.unwrap();
     drop(held);
+    // What it tried is in the ledger, once in the hour.
     house.stop().await;
+    let lines = house.store().ledger(0, 1 << 20).unwrap();
+    let uses: Vec<_> = lines.iter().filter(|line| line.contains("\"call-refused\"")).collect();
+    assert!(uses.len() == 1 && uses[0].contains("\"revoked\"") && uses[0].contains("\"a\""), "{uses:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
