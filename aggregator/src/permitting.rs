@@ -56,8 +56,9 @@ where
         match permissions::permits_call(request.uri().path(), caller.as_ref()) {
             Ok(()) => Box::pin(self.inner.call(request)),
             Err(refusal) => {
-                tracing::info!(call = request.uri().path(), code = refusal.code(), %refusal, "not permitted");
                 let (deed, code) = (permissions::deed_of(request.uri().path()), refusal.code());
+                // Not what was asked, which is the caller's to write, as long and as often as it likes; the ledger tells of it.
+                tracing::debug!(deed, code, "not permitted");
                 self.federation.turned_away(TurnedAway::Calling { who: caller, deed, code });
                 Box::pin(ready(Ok(status(&refusal).into_http())))
             }
