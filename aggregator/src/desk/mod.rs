@@ -23,7 +23,7 @@ pub mod calls;
 pub mod first_model;
 pub mod folder;
 pub mod remote;
-mod seen;
+pub(crate) mod seen;
 
 /// Time within which an invitation must be used.
 const VALID: Duration = Duration::from_secs(24 * 60 * 60);

@@ -13,8 +13,7 @@ impl Status {
         self.damaged_runs.clear();
         self.runs.retain(|run| run.sites.contains_key(site));
         for run in &mut self.runs {
-            let others: Vec<SiteId> = run.sites.keys().filter(|other| *other != site).cloned().collect();
-            run.because = run.because.take().map(|because| without_names(because, &others));
+            run.because = run.because.take().map(|because| without_names(because, run.sites.keys(), site));
             run.sites.retain(|other, _| other == site);
             run.scores.iter_mut().for_each(|scores| scores.sites.retain(|other, _| other == site));
             run.tasks.iter_mut().for_each(|task| task.best = None);
@@ -35,9 +34,13 @@ impl Status {
     }
 }
 
-/// Why a run does not go on, unless that names other sites.
-fn without_names(because: String, others: &[SiteId]) -> String {
-    let is_name = |word: &str| others.iter().any(|other| other.as_str() == word);
+/// Why a run does not go on, as it is told to one of its sites: unless that names another of them.
+pub(crate) fn without_names<'a>(
+    because: String,
+    sites: impl Iterator<Item = &'a SiteId> + Clone,
+    own: &SiteId,
+) -> String {
+    let is_name = |word: &str| sites.clone().any(|site| site != own && site.as_str() == word);
     let mut words = because.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
     if words.any(is_name) { "for a reason that names other sites: ask the coordinator".to_owned() } else { because }
 }
@@ -48,8 +51,9 @@ mod tests {
 
     #[test]
     fn a_reason_is_told_unless_it_names_another_site() {
-        let others = ["bergen".parse().unwrap(), "c".parse().unwrap()];
-        let told = |because: &str| without_names(because.to_owned(), &others);
+        let sites = ["aalst", "bergen", "c"].map(|site| site.parse::<SiteId>().unwrap());
+        let told = |because: &str| without_names(because.to_owned(), sites.iter(), &sites[0]);
+        assert_eq!(told("left out: aalst: declined"), "left out: aalst: declined", "its own it may hear");
         assert_eq!(told("aborted by the coordinator: a scanner"), "aborted by the coordinator: a scanner");
         for naming in ["left out: bergen: declined", "the update of c is damaged", "c"] {
             assert!(told(naming).contains("ask the coordinator") && !told(naming).contains("declined"));

@@ -532,6 +532,11 @@ impl Live {
     fn run(&mut self, run: &RunId) -> Option<&mut LiveRun> {
         self.runs.iter_mut().find(|live| live.id() == run)
     }
+
+    /// A run as one of its sites finds it. To any other it is as if it were not there: what runs there are is none of its business.
+    fn run_of(&mut self, run: &RunId, site: &SiteId) -> Option<&mut LiveRun> {
+        self.run(run).filter(|live| live.invites(site))
+    }
 }
 
 /// What the wire hears of the store's trouble; the log hears more.

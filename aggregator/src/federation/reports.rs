@@ -8,8 +8,9 @@ use common::{Assignment, Digest, Directive, Phase, Progress, Refusal, RoundNumbe
 use super::course::{deadline_of, grace_of};
 use super::{Federation, Live, LiveRun, Undecided, refusal};
 use crate::allowance::{OF_A_KIND, Repeated};
+use crate::desk::seen::without_names;
 use crate::round::{Heard, Word};
-use crate::run::{Attempt, Run, RunEvent};
+use crate::run::{ABORTED, Attempt, Run, RunEvent};
 use crate::store::Details;
 
 impl Federation {
@@ -93,7 +94,7 @@ fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration)
         return trains(run);
     }
     let is_left = |run: &LiveRun| Some(run.id()) == at_work && run.run.is_over();
-    if let Some(told) = invited.iter().find(|run| is_left(run)).and_then(|run| end(run)) {
+    if let Some(told) = invited.iter().find(|run| is_left(run)).and_then(|run| end(run, site)) {
         return told;
     }
     let (mut declined, mut shut_out, mut paused, mut unsigned) = (None, None, None, None);
@@ -124,15 +125,22 @@ fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration)
     if let Some(run) = unsigned {
         return wait(&format!("run {} awaits signatures of coordinators under its plan", run.id()));
     }
-    invited.last().and_then(|run| end(run)).unwrap_or_else(|| wait("no run invites this site yet"))
+    invited.last().and_then(|run| end(run, site)).unwrap_or_else(|| wait("no run invites this site yet"))
 }
 
-/// How a run ended, if it is over.
-fn end(live: &LiveRun) -> Option<Directive> {
+/// How a run ended, if it is over, as it is told to one of its sites: the coordinator's words are for all of them, and what others declined or
+/// sent is not.
+fn end(live: &LiveRun, site: &SiteId) -> Option<Directive> {
     let run = live.id().clone();
+    let told = |because: &String| match because.starts_with(ABORTED) {
+        true => because.clone(),
+        false => without_names(because.clone(), live.record.plan.draft.rounds.sites.iter(), site),
+    };
     match &live.run {
         Run::Finished { model } => Some(Directive::Finished { run, model: *model, bytes: live.layout.bytes() }),
-        Run::Failed { because, .. } => Some(Directive::Failed { because: format!("run {run} failed: {because}"), run }),
+        Run::Failed { because, .. } => {
+            Some(Directive::Failed { because: format!("run {run} failed: {}", told(because)), run })
+        }
         Run::Awaiting { .. } | Run::Open(..) | Run::Merging(..) => None,
     }
 }

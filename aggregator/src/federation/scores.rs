@@ -13,10 +13,7 @@ impl Federation {
     pub fn report_scores(&self, site: &SiteId, run: &RunId, model: Digest, scores: &[Score]) -> Result<(), Refusal> {
         let plan = {
             let mut live = self.live();
-            let found = live.run(run).ok_or_else(|| Refusal::UnknownRun(run.clone()))?;
-            if !found.invites(site) {
-                return Err(Refusal::NotInvited { run: run.clone(), site: site.clone() });
-            }
+            let found = live.run_of(run, site).ok_or_else(|| Refusal::UnknownRun(run.clone()))?;
             found.record.plan.clone()
         };
         acceptable(&plan, scores).map_err(Refusal::Scores)?;

@@ -350,12 +350,7 @@ fn is_current(uploads: &BTreeMap<UpdateKey, Arc<Upload>>, key: &UpdateKey, uploa
 }
 
 fn invited<'a>(live: &'a mut Live, key: &UpdateKey) -> Result<&'a mut LiveRun, Refusal> {
-    let run = live.run(&key.run).ok_or_else(|| Refusal::UnknownRun(key.run.clone()))?;
-    if run.invites(&key.site) {
-        Ok(run)
-    } else {
-        Err(Refusal::NotInvited { run: key.run.clone(), site: key.site.clone() })
-    }
+    live.run_of(&key.run, &key.site).ok_or_else(|| Refusal::UnknownRun(key.run.clone()))
 }
 
 fn require_same(key: &UpdateKey, stored: Digest, asked: Digest) -> Result<Digest, Refusal> {

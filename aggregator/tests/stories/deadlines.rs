@@ -73,6 +73,22 @@ fn a_round_below_quorum_is_tried_again_and_then_the_run_fails_by_name() {
 }
 
 #[test]
+fn how_a_run_failed_is_told_to_a_site_without_what_the_others_declined() {
+    let bench = Bench::with_run(20, 2, 1, 1);
+    bench.reports("a", &weights(20, |_| 0.5)).unwrap();
+    bench.says("b", Phase::Declined(Decline::DiskFull));
+    bench.joins("c");
+    bench.clock.pass(DEADLINE);
+    bench.federation().tick();
+    assert!(bench.run().because.unwrap().contains("b: declined"), "the coordinator sees all");
+    for site in ["a", "b"] {
+        let told = bench.federation().report(&site_id(site), &Progress::idle()).unwrap();
+        let Directive::Failed { because, .. } = told else { panic!("{told:?}") };
+        assert!(because.ends_with("ask the coordinator") && !because.contains("declined"), "{because}");
+    }
+}
+
+#[test]
 fn a_decline_that_is_said_every_second_costs_a_deadline_an_attempt_and_the_site_may_come_back() {
     let mut bench = Bench::with_run(20, 3, 1, 2);
     let declines = || Phase::Declined(Decline::DiskFull);

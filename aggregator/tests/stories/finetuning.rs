@@ -105,7 +105,7 @@ fn scores_that_could_not_have_left_a_site_are_refused_and_the_best_model_is_that
     let other_run = "other".parse().unwrap();
     let refused = bench.federation().report_scores(&site_id("a"), &other_run, first, &[]);
     assert_eq!(refused, Err(Refusal::UnknownRun(other_run)));
-    assert_eq!(says("d", first, &[]), Err(Refusal::NotInvited { run: run_id(), site: site_id("d") }));
+    assert_eq!(says("d", first, &[]), Err(Refusal::UnknownRun(run_id())), "as if it were not there");
     let made_up = Digest::of(b"made up");
     assert_eq!(says("a", made_up, &[score(0.5)]), Err(Refusal::UnknownBlob(made_up)));
     let good = score(0.5);

@@ -132,7 +132,7 @@ const CASES: &[Case] = &[
     ("another base", "base-differs", "fetch the model", |s| s.announces(|m| m.base = other())),
     ("a site of the cohort", "speaks-for-another", "a's", |s| s.announces(|m| m.site = site_id("b"))),
     ("a site of nowhere", "speaks-for-another", "for z", |s| s.announces(|m| m.site = site_id("z"))),
-    ("a site that is not invited", "not-invited", "d", |s| {
+    ("a site that is not invited", "unknown-run", "no run run", |s| {
         let manifest = UpdateManifest { site: site_id("d"), ..s.good.clone() };
         s.bench.federation().begin_upload(&site_id("d"), manifest).unwrap_err()
     }),
@@ -181,14 +181,16 @@ const CASES: &[Case] = &[
     ("a chunk of another site's", "offset", "0 is next", |s| {
         s.chunk(|key| key.site = site_id("b"), s.good.blob, 64, 8)
     }),
-    ("a chunk of who is not invited", "not-invited", "d", |s| {
+    ("a chunk of who is not invited", "unknown-run", "no run run", |s| {
         s.chunk(|key| key.site = site_id("d"), s.good.blob, 64, 8)
     }),
     // The end: what is not here whole, or was never announced.
     ("the end after 64 bytes", "offset", "64 is next", |s| s.finish(|_| {}, s.good.blob)),
     ("the end of another update", "offset", "0 is next", |s| s.finish(|_| {}, other())),
     ("the end of another site's", "offset", "0 is next", |s| s.finish(|key| key.site = site_id("b"), s.good.blob)),
-    ("the end of who is not invited", "not-invited", "d", |s| s.finish(|key| key.site = site_id("d"), s.good.blob)),
+    ("the end of who is not invited", "unknown-run", "no run run", |s| {
+        s.finish(|key| key.site = site_id("d"), s.good.blob)
+    }),
     ("the end of another run's", "unknown-run", "other", |s| {
         s.finish(|key| key.run = "other".parse().unwrap(), s.good.blob)
     }),
@@ -305,7 +307,7 @@ const CASES: &[Case] = &[
         s.announces(|m| m.heads = [(task(), 0)].into())
     }),
     ("scores of a run that is not there", "unknown-run", "other", |s| scores(s, "a", "other", s.good.base)),
-    ("scores of who is not invited", "not-invited", "d", |s| scores(s, "d", "run", s.good.base)),
+    ("scores of who is not invited", "unknown-run", "no run run", |s| scores(s, "d", "run", s.good.base)),
     ("scores of a model that is not there", "unknown-blob", "no blob", |s| scores(s, "a", "run", other())),
 ];
 
