@@ -27,6 +27,10 @@ impl Status {
                 round.sites.retain(|part| part.site == *site);
                 round.left_out.retain(|left_out| left_out.site == *site);
                 (round.meters, round.delta_norm) = (None, None);
+                // How far the merge is its own: of two sites the rest is the other's, subjects and update.
+                for part in &mut round.sites {
+                    (part.share, part.share_parts, part.cosine) = (None, None, None);
+                }
                 round.alarms.clear();
             }
         }

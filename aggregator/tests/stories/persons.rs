@@ -10,7 +10,7 @@ use bytes::Bytes;
 use certs::keys::Key;
 use certs::signing::SigningKey;
 use common::signed::plan_statement;
-use common::{Digest, Holder, NamedTensors, Plan, Progress};
+use common::{Decline, Digest, Holder, NamedTensors, Phase, Plan, Progress};
 use proto::convert::{Announced, digest_bytes, signature_bytes};
 use proto::wire::coordination_client::CoordinationClient;
 use proto::wire::enrolment_client::EnrolmentClient;
@@ -22,7 +22,7 @@ use tonic::codegen::http;
 use tonic::transport::Channel;
 use tower::Service;
 
-use crate::bench::{holder, plan_draft, site_id, weights};
+use crate::bench::{Bench, holder, plan_draft, site_id, weights};
 use crate::house::{House, WITHIN, channel, code};
 
 /// An enrolled person, as the wire knows it.
@@ -370,6 +370,19 @@ async fn the_administrator_of_a_site_sees_that_site_alone_and_an_observer_sees_a
     carol.client.revoke(wire::RevokeRequest { holder: "aalst".to_owned() }).await.unwrap();
     assert!(eve.status().await.unwrap().sites.iter().any(|site| site.site == site_id("aalst") && site.revoked));
     house.stop().await;
+}
+
+#[test]
+fn of_a_merge_of_two_the_administrator_of_one_is_told_nothing_that_tells_the_other_apart() {
+    let bench = Bench::with_run(40, 2, 1, 1);
+    bench.says("c", Phase::Declined(Decline::DiskFull));
+    bench.reports("a", &weights(40, |_| 0.5)).unwrap();
+    bench.reports("b", &weights(40, |_| 0.25)).unwrap();
+    bench.merge();
+    assert!(bench.run().rounds[0].sites.iter().all(|part| part.share.is_some() && part.cosine.is_some()));
+    let seen = bench.status().seen_by_site(&site_id("a")).runs.remove(0).rounds.remove(0);
+    let [own] = &seen.sites[..] else { panic!("{seen:?}") };
+    assert_eq!((own.site.as_str(), own.share, own.share_parts, own.cosine), ("a", None, None, None));
 }
 
 #[tokio::test(flavor = "multi_thread")]
