@@ -54,7 +54,11 @@ async fn merge(federation: Arc<Federation>) -> JoinError {
             let merging = Arc::clone(&federation);
             match spawn_blocking(move || merging.merge_frozen()).await {
                 Ok(true) => break,
-                Ok(false) => sleep(MERGE_AGAIN).await,
+                // What failed waits; a round that is frozen meanwhile does not wait with it.
+                Ok(false) => tokio::select! {
+                    () = sleep(MERGE_AGAIN) => {}
+                    () = federation.round_frozen() => {}
+                },
                 Err(panicked) => return panicked,
             }
         }

@@ -52,7 +52,7 @@ impl Federation {
     /// Has a model held to its digest, soon.
     pub(crate) fn doubt(&self, model: Digest) {
         self.doubts().asked.insert(model);
-        self.frozen.notify_one();
+        self.doubted.notify_one();
     }
 
     /// Has the models that runs go on from held to their digests, soon.

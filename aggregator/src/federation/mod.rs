@@ -89,7 +89,10 @@ pub struct Federation {
     checked: Mutex<BTreeMap<Digest, Checksum>>,
     /// Models that may be damaged.
     doubts: Mutex<Doubts>,
+    /// A round's set was frozen.
     frozen: Notify,
+    /// A model fell into doubt. Apart: one that cannot be mended does so again and again.
+    doubted: Notify,
     /// The federation's name, which every statement holds.
     name: FederationName,
     /// What models are signed with; none where nobody checks.
@@ -203,6 +206,7 @@ impl Federation {
             checked: Mutex::default(),
             doubts: Mutex::default(),
             frozen: Notify::new(),
+            doubted: Notify::new(),
             _lock: lock,
         };
         federation.refresh()?;
@@ -425,6 +429,14 @@ impl Federation {
 
     /// Completes when a round's set was frozen since the last time, or a model fell into doubt: there is something to merge.
     pub async fn something_to_merge(&self) {
+        tokio::select! {
+            () = self.frozen.notified() => {}
+            () = self.doubted.notified() => {}
+        }
+    }
+
+    /// Completes when a round's set was frozen since the last time.
+    pub async fn round_frozen(&self) {
         self.frozen.notified().await;
     }
 

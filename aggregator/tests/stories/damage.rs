@@ -1,14 +1,16 @@
 //! What the disk changed or lost: noticed, named, handed out to nobody, and made again where what it came of is kept.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aggregator::status::{OpenState, RunPhase};
 use aggregator::store::{Blobs, RoundRecord, RoundState, Store};
 use common::plan::Strategy;
-use common::{Decline, Digest, Phase, Refusal, UpdateManifest};
+use common::{Decline, Digest, Directive, Phase, Progress, Refusal, UpdateManifest};
+use tokio::time::timeout;
 
 use crate::bench::{Bench, plan_draft, run_id, site_id, weights};
+use crate::house::{House, WITHIN, code};
 use crate::restarts::{all_report, student};
 
 /// The file of what [`all_report`] sent for one of a, b and c.
@@ -282,6 +284,38 @@ fn the_damaged_last_model_of_a_run_that_is_over_is_handed_out_to_nobody_until_it
     bench.restart();
     bench.merge();
     fetch(&bench, "b").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_model_that_nobody_can_make_again_delays_no_merge_of_another_run() {
+    const ROUNDS: u32 = 4;
+    let mut house = House::new();
+    house.start();
+    house.start_run(&["a"], 1);
+    let (mut site, delta) = (house.site("a").await, weights(600_000, |_| 0.25));
+    let work = site.work(1).await;
+    site.send(&work, &delta).await.unwrap();
+    let last = |directive| if let Directive::Finished { model, .. } = directive { Some(model) } else { None };
+    let model = site.told(last).await;
+    std::fs::remove_file(Blobs::open(house.path()).unwrap().path(model)).unwrap();
+    assert_eq!(code(&site.download(model, 0).await.unwrap_err()), "unavailable");
+    let damaged = async {
+        while house.store().runs(0).unwrap().remove(0).unwrap().trouble.is_none() {
+            site.report(Progress::idle()).await.unwrap();
+        }
+    };
+    timeout(WITHIN, damaged).await.expect("the damage is told");
+    house.start_run_of(plan_draft("next", &["a"], 1, ROUNDS, 1));
+    let began = Instant::now();
+    for round in 1..=ROUNDS {
+        let work = site.work(round).await;
+        site.send(&work, &delta).await.unwrap();
+    }
+    site.told(|directive| matches!(directive, Directive::Finished { run, .. } if run.as_str() == "next").then_some(()))
+        .await;
+    // A merge that is tried again is tried after five seconds.
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    house.stop().await;
 }
 
 #[test]
