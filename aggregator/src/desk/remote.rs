@@ -2,7 +2,9 @@
 //!
 //! The certificate is renewed by whichever command is typed when two thirds of its life are over, as an agent renews a site's.
 
+use std::future::Future;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,8 @@ use proto::wire::enrolment_client::EnrolmentClient;
 use proto::wire::{self, start_run_part};
 use proto::{CHUNK_BYTES, FRAME_BYTES, MESSAGE_BYTES, Malformed};
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_rustls::rustls::ClientConfig;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status, Streaming};
@@ -35,7 +39,7 @@ use crate::ledger::Colophon;
 use crate::status;
 use crate::store::Revoked;
 
-/// Longest wait for an answer; of a model that is sent, after its last byte.
+/// Longest wait for an answer, and for the next part of one; of a model that is sent, after its last byte, and until more of it is taken.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// Longest wait until a new certificate is let in, and the pause between two tries.
@@ -218,7 +222,7 @@ impl Remote {
     fn renew_held(&mut self, held: &Held) -> Result<Renewed> {
         let key = held.credentials().next()?;
         let request = wire::RenewRequest { csr_pem: key.csr_pem()? };
-        let renewed = self.runtime.block_on(self.client.renew_person(request))?.into_inner();
+        let renewed = self.runtime.block_on(answer(ANSWER_WITHIN, self.client.renew_person(request)))?.into_inner();
         // A certificate that would not count, or CAs of which none is known here, are refused before anything is kept.
         let (federation, holder) = (&self.enrolled.federation, &self.enrolled.holder());
         let (key, known_pem) = (&key, &held.authority_pem()?);
@@ -274,7 +278,7 @@ impl Remote {
     /// The ledger's lines, which hold to their chain and to their end in the aggregator's hand, and that end.
     pub fn ledger(&mut self) -> Result<(Vec<String>, Colophon)> {
         let text = self.answer(async |mut client| {
-            whole(client.read_ledger(wire::ReadLedgerRequest {}).await?.into_inner()).await
+            whole(answer(ANSWER_WITHIN, client.read_ledger(wire::ReadLedgerRequest {})).await?.into_inner()).await
         })?;
         let text = String::from_utf8_lossy(&text).into_owned();
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -291,7 +295,7 @@ impl Remote {
     /// The plan of a run.
     pub fn plan(&mut self, run: &RunId) -> Result<Plan> {
         let request = wire::ReadPlanRequest { run: run.to_string() };
-        let reply = self.answer(async |mut client| Ok(client.read_plan(request.clone()).await?))?;
+        let reply = self.answer(async |mut client| answer(ANSWER_WITHIN, client.read_plan(request.clone())).await)?;
         let bytes = reply.into_inner().canonical;
         Ok(Plan::from_agreed_bytes(&bytes, Digest::of(&bytes))?)
     }
@@ -302,8 +306,9 @@ impl Remote {
         let new = wire::NewRun { canonical: plan.canonical_bytes().into(), signature: signature_bytes(signature) };
         let model = Bytes::from(first_model);
         let reply = self.answer(async |mut client| {
-            let parts = start_run_parts(new.clone(), model.clone());
-            Ok(client.start_run(tokio_stream::iter(parts)).await?)
+            let (taken, progress) = watch::channel(());
+            let parts = start_run_parts(new.clone(), model.clone()).inspect(move |_| taken.send_replace(()));
+            answer_to_parts(ANSWER_WITHIN, client.start_run(tokio_stream::iter(parts)), progress).await
         })?;
         let names = &reply.into_inner().not_enrolled;
         Ok(names.iter().map(|name| site("StartRunReply", name)).collect::<std::result::Result<_, _>>()?)
@@ -313,7 +318,9 @@ impl Remote {
     pub fn sign(&mut self, run: &RunId, plan: Digest) -> Result<Signatures> {
         let signature = signature_bytes(self.folder.sign(&self.enrolled, plan)?);
         let request = wire::SignPlanRequest { run: run.to_string(), plan: digest_bytes(plan), signature };
-        let reply = self.answer(async |mut client| Ok(client.sign_plan(request.clone()).await?))?.into_inner();
+        let reply = self
+            .answer(async |mut client| answer(ANSWER_WITHIN, client.sign_plan(request.clone())).await)?
+            .into_inner();
         Ok(Signatures { counting: reply.counting as usize, needed: reply.needed })
     }
 
@@ -322,10 +329,11 @@ impl Remote {
         self.answer(async |mut client| {
             let run = run.to_string();
             match wanted {
-                Wanted::Pause => client.pause_run(wire::RunRequest { run }).await?,
-                Wanted::Resume => client.resume_run(wire::RunRequest { run }).await?,
+                Wanted::Pause => answer(ANSWER_WITHIN, client.pause_run(wire::RunRequest { run })).await?,
+                Wanted::Resume => answer(ANSWER_WITHIN, client.resume_run(wire::RunRequest { run })).await?,
                 Wanted::Abort(because) => {
-                    client.abort_run(wire::AbortRunRequest { run, because: because.clone() }).await?
+                    let request = wire::AbortRunRequest { run, because: because.clone() };
+                    answer(ANSWER_WITHIN, client.abort_run(request)).await?
                 }
             };
             Ok(())
@@ -335,7 +343,8 @@ impl Remote {
     /// Has an invitation made.
     pub fn invite(&mut self, holder: &Holder, address: Option<String>) -> Result<Invited> {
         let request = wire::InviteRequest { holder: holder.to_string(), address: untold(address) };
-        let reply = self.answer(async |mut client| Ok(client.invite(request.clone()).await?))?.into_inner();
+        let reply =
+            self.answer(async |mut client| answer(ANSWER_WITHIN, client.invite(request.clone())).await)?.into_inner();
         let invitation: certs::invitation::Invitation = reply.invitation.parse()?;
         if invitation.holder != *holder {
             return Err(RemoteError::NotIts("an invitation for somebody else"));
@@ -346,14 +355,44 @@ impl Remote {
     /// Ends a holder's certificate and open invitations.
     pub fn revoke(&mut self, holder: &Holder) -> Result<Revoked> {
         let request = wire::RevokeRequest { holder: holder.to_string() };
-        let reply = self.answer(async |mut client| Ok(client.revoke(request.clone()).await?))?.into_inner();
+        let reply =
+            self.answer(async |mut client| answer(ANSWER_WITHIN, client.revoke(request.clone())).await)?.into_inner();
         Ok(Revoked { certificate: reply.certificate, invitations: reply.invitations as usize })
     }
 }
 
 async fn read_status(mut client: Client) -> Result<status::Status> {
-    let text = whole(client.read_status(wire::ReadStatusRequest {}).await?.into_inner()).await?;
+    let text = whole(answer(ANSWER_WITHIN, client.read_status(wire::ReadStatusRequest {})).await?.into_inner()).await?;
     Ok(serde_json::from_slice(&text)?)
+}
+
+/// The answer to a call, if it comes in time: a server whose calls hang answers pings all the same.
+async fn answer<T>(within: Duration, call: impl Future<Output = std::result::Result<T, Status>>) -> Result<T> {
+    Ok(timeout(within, call).await.map_err(|_| unanswered(within))??)
+}
+
+/// The answer to a call that is sent in parts: while they are taken one after the other, it may take its time.
+async fn answer_to_parts<T>(
+    within: Duration,
+    call: impl Future<Output = std::result::Result<T, Status>>,
+    mut taken: watch::Receiver<()>,
+) -> Result<T> {
+    let mut call = pin!(call);
+    loop {
+        tokio::select! {
+            answered = &mut call => return Ok(answered?),
+            next = timeout(within, taken.changed()) => match next {
+                Ok(Ok(())) => {}
+                // That was the last.
+                Ok(Err(_)) => return answer(within, call).await,
+                Err(_) => return Err(unanswered(within)),
+            },
+        }
+    }
+}
+
+fn unanswered(within: Duration) -> RemoteError {
+    RemoteError::Unreachable(format!("it is there, and did not answer within {} s", within.as_secs()))
 }
 
 /// A run, and its first model in pieces.
@@ -382,7 +421,8 @@ pub fn enrol(invitation: &str, path: &Path) -> Result<Enrolled> {
     let runtime = runtime()?;
     let reply = runtime.block_on(async {
         let mut client = EnrolmentClient::new(channel(&invitation.address, tls)?);
-        Ok::<_, RemoteError>(client.enrol(wire::EnrolRequest::from(request)).await?.into_inner())
+        let reply = answer(ANSWER_WITHIN, client.enrol(wire::EnrolRequest::from(request))).await?;
+        Ok::<_, RemoteError>(reply.into_inner())
     })?;
     let welcome = Welcome::try_from(reply)?;
     enrolment::require_welcome(&invitation, &key, &welcome)?;
@@ -441,8 +481,29 @@ fn route(address: &str) -> Result<Route> {
 /// A text that arrives in pieces.
 async fn whole(mut arriving: Streaming<wire::Part>) -> Result<Vec<u8>> {
     let mut text = Vec::new();
-    while let Some(part) = arriving.message().await? {
+    while let Some(part) = answer(ANSWER_WITHIN, arriving.message()).await? {
         text.extend_from_slice(&part.data);
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[test]
+    fn a_call_that_is_not_answered_ends_in_time_and_one_whose_parts_are_taken_does_not_before_they_are_not() {
+        let hangs = || pending::<std::result::Result<(), Status>>();
+        let (within, runtime) = (Duration::from_millis(20), runtime().unwrap());
+        let ended = |answered| matches!(answered, Err(RemoteError::Unreachable(why)) if why.contains("did not answer"));
+        assert!(ended(runtime.block_on(answer(within, hangs()))));
+        for is_sent in [false, true] {
+            let (taken, progress) = watch::channel(());
+            let kept = (!is_sent).then_some(taken);
+            assert!(ended(runtime.block_on(answer_to_parts(within, hangs(), progress))));
+            drop(kept);
+        }
+    }
 }
