@@ -104,7 +104,11 @@ pub fn alarms(round: &[(SiteId, Measured)]) -> Vec<Alarm> {
         if information(own) < bound {
             raise(AlarmKind::Collapse, information(own), bound);
         }
-        if let Some(bound) = others(|one| one.meters.rank_me).map(|others| LEAST_RANK_OF_OTHERS * others)
+        // A site with too few frames to be held to others by it has measured none.
+        let ranked = |one: &Measured| one.meters.rank_me > 0.0;
+        let ranks = round.iter().filter(|(other, one)| other != site && ranked(one)).map(|(_, one)| one.meters.rank_me);
+        if let Some(bound) = median(ranks).map(|others| LEAST_RANK_OF_OTHERS * others)
+            && ranked(own)
             && own.meters.rank_me < bound
         {
             raise(AlarmKind::DimensionalCollapse, own.meters.rank_me, bound);
@@ -180,6 +184,14 @@ mod tests {
         assert_eq!(with(|one| one.meters.rank_me = 12.0), alarm(AlarmKind::DimensionalCollapse));
         assert_eq!(with(|one| one.cosine = -0.2), alarm(AlarmKind::Opposed));
         assert_eq!(with(|one| one.norm = 9.0), alarm(AlarmKind::Runaway));
+    }
+
+    #[test]
+    fn a_site_with_too_few_frames_for_rank_me_is_held_to_no_other_by_it_and_no_other_to_it() {
+        let ranked = |rank_me: [f64; 3]| named(&rank_me.map(|rank_me| measured(1.5, 2.9, rank_me)));
+        assert_eq!(ranked([40.0, 36.0, 0.0]), []);
+        assert_eq!(ranked([12.0, 0.0, 0.0]), []);
+        assert_eq!(ranked([0.0, 40.0, 12.0]), [("c".to_owned(), AlarmKind::DimensionalCollapse)]);
     }
 
     /// Rounds of runs of the demo (20 and 30 rounds) and of the learning experiment (its arm `injected-uniform`).

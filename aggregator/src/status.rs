@@ -539,11 +539,14 @@ fn mean_meters(sites: &[SitePart]) -> Meters {
     let mean = |meter: fn(&Meters) -> f64| {
         sites.iter().map(|part| part.share.unwrap_or_default() * meter(&part.meters)).sum::<f64>()
     };
+    // Of the sites that measured it.
+    let ranked = mean(|meters| f64::from(u8::from(meters.rank_me > 0.0)));
+    let rank_me = if ranked > 0.0 { mean(|meters| meters.rank_me) / ranked } else { 0.0 };
     Meters {
         loss: mean(|meters| meters.loss),
         teacher_entropy: mean(|meters| meters.teacher_entropy),
         batch_entropy: mean(|meters| meters.batch_entropy),
-        rank_me: mean(|meters| meters.rank_me),
+        rank_me,
     }
 }
 

@@ -48,7 +48,7 @@ pub struct Meters {
     pub teacher_entropy: f64,
     /// Entropy of the batch mean of the teacher's output; near 0 means all images share one prototype.
     pub batch_entropy: f64,
-    /// RankMe of the teacher's CLS features (Garrido et al. 2023), at most the embedding dimension.
+    /// RankMe of the teacher's CLS features (Garrido et al. 2023) over equally many frames at each site; 0 at a site that has fewer.
     pub rank_me: f64,
 }
 

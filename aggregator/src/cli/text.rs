@@ -233,7 +233,7 @@ fn ended_round(text: &mut String, round: &RoundStatus, pretrains: bool) {
         let of_dino = |of: fn(&Meters) -> f64| meter(of).filter(|_| pretrains);
         let loss = shown(meter(|meters| meters.loss), 7, 3);
         let entropy = shown(of_dino(|meters| meters.teacher_entropy), 7, 3);
-        let rank_me = shown(of_dino(|meters| meters.rank_me), 7, 1);
+        let rank_me = shown(of_dino(|meters| meters.rank_me).filter(|rank_me| *rank_me > 0.0), 7, 1);
         let norm = shown(round.delta_norm, 8, 3);
         let model = round.model.as_ref().map_or_else(|| "-".to_owned(), Digest::short);
         line(text, format_args!("  {number:>5}  {loss}  {entropy}  {rank_me}  {norm}  {model}"));

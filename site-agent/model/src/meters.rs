@@ -24,15 +24,11 @@ pub(crate) fn entropy(probabilities: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// RankMe (Garrido et al. 2023): the exponential of the entropy of the normalized singular values of the features.
-/// Between 1 and the dimension; low means that features use few directions.
+/// Between 1 and the dimension, or the number of features if that is less; low means that features use few directions.
 pub fn rank_me(features: &[Vec<f32>]) -> f64 {
     let Some(dim) = features.first().map(Vec::len) else { return 0.0 };
-    let mut gram = vec![vec![0.0_f64; dim]; dim];
-    for feature in features {
-        for (row, &a) in gram.iter_mut().zip(feature) {
-            row.iter_mut().zip(feature).for_each(|(sum, &b)| *sum += f64::from(a) * f64::from(b));
-        }
-    }
+    // Of fewer features than dimensions the products among themselves have the same singular values, and are fewer.
+    let gram = if features.len() < dim { products(features) } else { gram(features, dim) };
     let singular: Vec<f64> = eigenvalues(gram).into_iter().map(|value| value.max(0.0).sqrt()).collect();
     let total: f64 = singular.iter().sum();
     if total == 0.0 {
@@ -40,6 +36,32 @@ pub fn rank_me(features: &[Vec<f32>]) -> f64 {
     }
     let entropy: f64 = singular.iter().map(|value| value / total + 1e-7).map(|p| -p * p.ln()).sum();
     entropy.exp()
+}
+
+/// Features of one group of [`comparable_rank_me`].
+pub const COMPARED: usize = 64;
+
+/// RankMe as one site's may be held to another's. It cannot exceed the number of features, and grows with it, so that it is taken
+/// over equally many everywhere: the mean over groups of [`COMPARED`] that follow each other. 0, not measured, of fewer.
+pub fn comparable_rank_me(features: &[Vec<f32>]) -> f64 {
+    let groups = features.chunks_exact(COMPARED);
+    let count = groups.len().max(1) as f64;
+    groups.map(rank_me).sum::<f64>() / count
+}
+
+fn gram(features: &[Vec<f32>], dim: usize) -> Vec<Vec<f64>> {
+    let mut gram = vec![vec![0.0_f64; dim]; dim];
+    for feature in features {
+        for (row, &a) in gram.iter_mut().zip(feature) {
+            row.iter_mut().zip(feature).for_each(|(sum, &b)| *sum += f64::from(a) * f64::from(b));
+        }
+    }
+    gram
+}
+
+fn products(features: &[Vec<f32>]) -> Vec<Vec<f64>> {
+    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+    features.iter().map(|a| features.iter().map(|b| product(a, b)).collect()).collect()
 }
 
 /// Eigenvalues of a symmetric matrix, by Jacobi's rotations.
@@ -101,6 +123,38 @@ mod tests {
         let one = vec![vec![1.0, 2.0, 3.0]; 5];
         assert!((rank_me(&one) - 1.0).abs() < 1e-3, "{}", rank_me(&one));
         assert_eq!(rank_me(&[]), 0.0);
+    }
+
+    /// Features of one distribution, whose directions weigh less and less.
+    fn features(count: usize, dim: usize) -> Vec<Vec<f32>> {
+        let mut state = 7_u64;
+        let mut noise = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..count).map(|_| (0..dim).map(|place| noise() / (1.0 + place as f32 / 16.0)).collect()).collect()
+    }
+
+    #[test]
+    fn rank_me_of_the_same_distribution_is_the_same_from_few_frames_and_from_many_or_is_not_measured() {
+        let all = features(256, 96);
+        assert!(rank_me(&all[..60]) < 0.8 * rank_me(&all), "by itself it grows with their number");
+        let many = comparable_rank_me(&all);
+        for count in [COMPARED, 100, 200] {
+            let ratio = comparable_rank_me(&all[..count]) / many;
+            assert!((0.9..1.1).contains(&ratio), "{count}: {ratio}");
+        }
+        assert_eq!((comparable_rank_me(&all[..60]), comparable_rank_me(&[])), (0.0, 0.0));
+    }
+
+    #[test]
+    fn rank_me_of_fewer_features_than_dimensions_is_that_of_their_gram_matrix() {
+        let few = features(20, 30);
+        let mut same: Vec<f64> = eigenvalues(gram(&few, 30));
+        same.sort_by(|a, b| b.total_cmp(a));
+        let mut found = eigenvalues(products(&few));
+        found.sort_by(|a, b| b.total_cmp(a));
+        assert!(found.iter().zip(&same).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?} {same:?}");
     }
 
     #[test]

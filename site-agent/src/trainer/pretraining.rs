@@ -15,7 +15,7 @@ use super::{TrainerError, base, enough_subjects, seeds, write_delta};
 use crate::durable;
 use crate::job::{Job, JobFolder, JobResult, StepLine};
 
-/// Frames behind the RankMe meter.
+/// Frames behind the RankMe meter, at most.
 const RANK_ME_FRAMES: usize = 256;
 
 /// Trains a round of DINO.
@@ -158,14 +158,15 @@ fn rank_me(
     sampler: &Sampler,
 ) -> Result<f64, TrainerError> {
     let backbone = Backbone::load(&job.plan.model, device, teacher)?;
+    let mut drawn = BTreeSet::new();
     let mut frames: Vec<FrameRef> = sampler.batch(seeds(job).seed(0, "rank-me"), RANK_ME_FRAMES);
-    let distinct: BTreeSet<_> = frames.iter().copied().collect();
-    frames = distinct.into_iter().collect();
+    // Each once, and in the order in which they were drawn: one after the other is of another subject.
+    frames.retain(|frame| drawn.insert(*frame));
     let (side, channels) = (job.plan.model.image_size, job.plan.model.in_channels);
     let mut features = Vec::with_capacity(frames.len());
     for some in frames.chunks(64) {
         let pixels = data::whole_frames(cache, some, side, channels);
         features.extend(backbone.features(&pixels, some.len(), side)?);
     }
-    Ok(model::meters::rank_me(&features))
+    Ok(model::meters::comparable_rank_me(&features))
 }
