@@ -7,6 +7,7 @@ pub mod live;
 pub mod memory;
 pub mod report;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -38,35 +39,42 @@ struct Hospital {
     site: &'static str,
     /// What kind of hospital it is.
     description: &'static str,
-    /// Whether it trains, or is only evaluated on.
-    trains: bool,
+    /// Whether a plan may invite it, or it is only evaluated on.
+    may_train: bool,
     /// Its phantom.
     spec: fn() -> SiteSpec,
+}
+
+impl Hospital {
+    /// Whether the plan invites it. One that it does not is evaluated on, as one that no plan may.
+    fn trains(&self, draft: &common::PlanDraft) -> bool {
+        draft.rounds.sites.iter().any(|site| site.as_str() == self.site)
+    }
 }
 
 const HOSPITALS: [Hospital; 4] = [
     Hospital {
         site: "site-a",
         description: "A cohort study in the shape of UK Biobank: healthy volunteers, Siemens 1.5 T, cine and T1 maps, no contrast agent. Zips of flat DICOM files with a manifest.",
-        trains: true,
+        may_train: true,
         spec: || SiteSpec::a(24),
     },
     Hospital {
         site: "site-b",
         description: "A tertiary center, Philips 3 T: infarcts and dilated hearts, cine and PSIR late enhancement, banding and strong coil shading. Folders of a hospital export.",
-        trains: true,
+        may_train: true,
         spec: || SiteSpec::b(24),
     },
     Hospital {
         site: "site-c",
         description: "A community hospital, GE 1.5 T: noisy, zero-filled images, many long axes, thick hearts. Folders of a hospital export in implicit VR.",
-        trains: true,
+        may_train: true,
         spec: || SiteSpec::c(24),
     },
     Hospital {
         site: "unseen-d",
         description: "A vendor that no training saw, Canon 3 T: free-text descriptions, strong bias field. Evaluation only; it never enrols.",
-        trains: false,
+        may_train: false,
         spec: || SiteSpec::d(24),
     },
 ];
@@ -100,12 +108,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     };
     let draft: common::PlanDraft = toml::from_str(&text).context("in the demo's plan")?;
     draft.check()?;
-    let trained: Vec<&str> =
-        HOSPITALS.iter().filter(|hospital| hospital.trains).map(|hospital| hospital.site).collect();
-    if let Some(other) = draft.rounds.sites.iter().find(|site| !trained.contains(&site.as_str())) {
+    let may_train: Vec<&str> =
+        HOSPITALS.iter().filter(|hospital| hospital.may_train).map(|hospital| hospital.site).collect();
+    if let Some(other) = draft.rounds.sites.iter().find(|site| !may_train.contains(&site.as_str())) {
         bail!(
             "the plan invites {other}, but the demo's hospitals are {}: name these in rounds.sites",
-            trained.join(", ")
+            may_train.join(", ")
         );
     }
     fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
@@ -125,7 +133,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut federation = if out.join("address").exists() { Federation::open(out)? } else { Federation::create(out)? };
     federation.start_aggregator()?;
     println!("  aggregator listening on {} (TLS 1.3, mutual)", federation.address());
-    for hospital in HOSPITALS.iter().filter(|hospital| hospital.trains) {
+    for hospital in HOSPITALS.iter().filter(|hospital| hospital.trains(&draft)) {
         if !federation.site_state(hospital.site).join("identity/site.crt").exists() {
             federation.enrol(hospital.site)?;
             println!("  {} enrolled; its key never left its folder", hospital.site);
@@ -142,7 +150,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let trained = train(&mut federation, &draft, &plan)?;
 
     heading("5/6", "evaluation: k-NN on held-out subjects, random initialisation against federated model");
-    let (rows, sites, evaluated) = evaluate(&federation, out, &plan, &intakes)?;
+    let (rows, sites, evaluated) = evaluate(&federation, &draft, out, &plan, &intakes)?;
     println!("{}", report::table_text(&rows));
 
     heading("6/6", "report");
@@ -248,7 +256,8 @@ struct Cost {
 }
 
 fn train(federation: &mut Federation, draft: &common::PlanDraft, plan: &Path) -> anyhow::Result<Trained> {
-    let sites: Vec<_> = HOSPITALS.iter().filter(|hospital| hospital.trains).map(|hospital| hospital.site).collect();
+    let sites: Vec<_> =
+        HOSPITALS.iter().filter(|hospital| hospital.trains(draft)).map(|hospital| hospital.site).collect();
     let name = draft.run.as_str();
     let begun = find_run(&federation.status()?, name);
     let digest = match &begun {
@@ -292,6 +301,7 @@ fn find_run(status: &Value, name: &str) -> Option<Value> {
 
 fn evaluate(
     federation: &Federation,
+    draft: &common::PlanDraft,
     out: &Path,
     plan: &Path,
     intakes: &[Intake],
@@ -312,7 +322,7 @@ fn evaluate(
         };
         let (random, federated) = (ask(first, None)?, ask(last, Some(&pictures))?);
         let tasks = |value: &Value| value["tasks"].as_array().cloned().unwrap_or_default();
-        let name = if hospital.trains { site.to_owned() } else { format!("{site} (unseen)") };
+        let name = if hospital.trains(draft) { site.to_owned() } else { format!("{site} (unseen)") };
         for (before, after) in tasks(&random).iter().zip(&tasks(&federated)) {
             rows.push(Row {
                 site: name.clone(),
@@ -371,17 +381,19 @@ fn rounds(run: &Value) -> Vec<RoundReport> {
 }
 
 fn summary(draft: &common::PlanDraft, intakes: &[Intake]) -> String {
-    let frames: u64 = trained_frames(intakes);
+    let trained: Vec<&Intake> = intakes.iter().filter(|intake| intake.hospital.trains(draft)).collect();
+    let frames: u64 = trained.iter().map(|intake| intake.report["frames"].as_u64().unwrap_or_default()).sum();
+    let hospitals = match trained.len() {
+        1 => "One phantom hospital",
+        2 => "Two phantom hospitals",
+        _ => "Three phantom hospitals",
+    };
+    // The intake counts what is there: the frames of subjects that are held out as well.
     format!(
-        "Three phantom hospitals trained one Vision Transformer (dim {}, depth {}) with DINO on {frames} frames in {} rounds of \
-         {} steps each, over mutual TLS on loopback. No image left its site.",
+        "{hospitals} trained one Vision Transformer (dim {}, depth {}) with DINO in {} rounds of {} steps each, over mutual TLS on \
+         loopback. Of {frames} frames, those of the training subjects were seen. No image left its site.",
         draft.model.dim, draft.model.depth, draft.rounds.count, draft.training.steps_per_round
     )
-}
-
-fn trained_frames(intakes: &[Intake]) -> u64 {
-    let trained = intakes.iter().filter(|intake| intake.hospital.trains);
-    trained.map(|intake| intake.report["frames"].as_u64().unwrap_or_default()).sum()
 }
 
 /// What is to be said of the numbers, good or bad.
@@ -396,7 +408,7 @@ fn notes(draft: &common::PlanDraft, rows: &[Row], run: &Value) -> Vec<String> {
             .map_or(f64::NAN, |round| round.sites.iter().map(of).sum::<f64>() / round.sites.len().max(1) as f64)
     };
     let (entropy, over_batch) = (last(|part| part.teacher_entropy), last(|part| part.batch_entropy));
-    let alarms: Vec<&str> = run["rounds"]
+    let astray: BTreeSet<&str> = run["rounds"]
         .as_array()
         .into_iter()
         .flatten()
@@ -425,15 +437,18 @@ fn notes(draft: &common::PlanDraft, rows: &[Row], run: &Value) -> Vec<String> {
     } else {
         format!("{said} That is at or near a collapse: look at the curves below.")
     };
-    let astray = if alarms.is_empty() {
+    let alarms = if astray.is_empty() {
         "No site raised an alarm in any round: none collapsed, drifted or ran away.".to_owned()
     } else {
-        format!("Alarms were raised for {}: `aggregator status` says which, and when.", alarms.join(", "))
+        format!(
+            "Alarms were raised for {}: `aggregator status` says which, and when.",
+            astray.into_iter().collect::<Vec<_>>().join(", ")
+        )
     };
     vec![
         learned,
         collapse,
-        astray,
+        alarms,
         "One seed, a small network, minutes of training, synthetic images: this shows that the federation works, not how good a CMR model can be.".to_owned(),
         "What pooled training and each site alone would have come to, on other seeds, is in docs/results/learning.md; `cargo lab` makes it again.".to_owned(),
     ]
@@ -469,4 +484,39 @@ fn facts(
         fact("memory", format!("at most {} MiB, all processes together", cost.most_bytes >> 20)),
         fact("time", format!("{:.0} s, of which evaluation {:.0} s", cost.elapsed.as_secs_f64(), cost.evaluated_s)),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn draft(text: &str) -> common::PlanDraft {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_site_that_raised_alarms_in_two_rounds_is_named_once() {
+        let round = json!({ "round": 1, "model": null, "alarms": [{ "site": "site-b" }, { "site": "site-b" }] });
+        let notes = notes(&draft(PLAN), &[], &json!({ "rounds": [round, round] })).join("\n");
+        assert!(notes.contains("Alarms were raised for site-b: "), "{notes}");
+    }
+
+    #[test]
+    fn a_plan_of_two_hospitals_is_told_as_one_of_two_with_their_frames_alone() {
+        let intakes: Vec<Intake> = HOSPITALS
+            .iter()
+            .zip([1, 20, 300, 4000])
+            .map(|(hospital, frames)| Intake { hospital, report: json!({ "frames": frames }) })
+            .collect();
+        let told = summary(&draft(PLAN), &intakes);
+        assert!(told.starts_with("Three phantom hospitals") && told.contains("Of 321 frames"), "{told}");
+        let two = draft(&PLAN.replace(r#""site-a", "site-b", "site-c""#, r#""site-a", "site-c""#));
+        let told = summary(&two, &intakes);
+        assert!(told.starts_with("Two phantom hospitals") && told.contains("Of 301 frames"), "{told}");
+        let trains: Vec<&str> =
+            HOSPITALS.iter().filter(|hospital| hospital.trains(&two)).map(|hospital| hospital.site).collect();
+        assert_eq!(trains, ["site-a", "site-c"]);
+    }
 }

@@ -124,7 +124,7 @@ pub fn table_text(rows: &[Row]) -> String {
 
 fn page(report: &Report) -> String {
     let mut body =
-        format!("<h1>Three hospitals, one foundation model</h1><p class=\"lead\">{}</p>", escaped(&report.summary));
+        format!("<h1>One foundation model, and no image shared</h1><p class=\"lead\">{}</p>", escaped(&report.summary));
     body += "<h2>What the model learned</h2>";
     body += "<p>Accuracy of a k-nearest-neighbor vote (k = 20, cosine, T = 0.07) on frozen CLS features of subjects that no \
              training saw. Each site votes with its own training subjects: no image is compared across sites.</p>";
