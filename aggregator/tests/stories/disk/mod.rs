@@ -16,7 +16,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, Mutex, Weak};
 
 use aggregator::clock::Stamp;
 use aggregator::federation::{Federation, Limits};
@@ -41,30 +41,43 @@ const LIMITS: Limits = Limits { keep_updates_of_rounds: 1, ..ROOMY };
 const ABORTED: Option<i32> = Some(6);
 const KILLED: Option<i32> = Some(9);
 
-/// The folder of a story's aggregator, and beside it what the sites know.
-struct Place(tempfile::TempDir);
+/// The folder of a story's aggregator, and beside it what the sites know; and what it began as.
+struct Place(tempfile::TempDir, Arc<Bench>);
+
+/// What is made once for all who hold it at a time, and goes with the last of them: a static value is never dropped, and
+/// would leave its folder behind.
+fn shared<T>(held: &Mutex<Weak<T>>, make: impl FnOnce() -> T) -> Arc<T> {
+    let mut held = held.lock().unwrap();
+    held.upgrade().unwrap_or_else(|| {
+        let made = Arc::new(make());
+        *held = Arc::downgrade(&made);
+        made
+    })
+}
+
+/// A federation whose second round is to be merged. In the first one a site declined.
+fn begun() -> Bench {
+    let mut bench = Bench::with_run(60, 2, ROUNDS, 1);
+    bench.limits = LIMITS;
+    bench.restart();
+    bench.says("c", Phase::Declined(Decline::TooFewImages));
+    for (round, sites) in [(1, &SITES[..2]), (2, &SITES)] {
+        for (index, site) in sites.iter().enumerate() {
+            bench.reports(site, &delta(index, round)).unwrap();
+        }
+        if round == 1 {
+            bench.merge();
+        }
+    }
+    bench.closed()
+}
 
 impl Place {
-    /// A federation whose second round is to be merged. In the first one a site declined.
     fn new() -> Self {
-        static BEGUN: LazyLock<Bench> = LazyLock::new(|| {
-            let mut bench = Bench::with_run(60, 2, ROUNDS, 1);
-            bench.limits = LIMITS;
-            bench.restart();
-            bench.says("c", Phase::Declined(Decline::TooFewImages));
-            for (round, sites) in [(1, &SITES[..2]), (2, &SITES)] {
-                for (index, site) in sites.iter().enumerate() {
-                    bench.reports(site, &delta(index, round)).unwrap();
-                }
-                if round == 1 {
-                    bench.merge();
-                }
-            }
-            bench.closed()
-        });
-        let begun = BEGUN.path();
-        let place = Self(tempfile::tempdir_in(begun.parent().unwrap()).unwrap());
-        copy(&begun, &place.state());
+        static BEGUN: Mutex<Weak<Bench>> = Mutex::new(Weak::new());
+        let begun = shared(&BEGUN, begun);
+        let place = Self(tempfile::tempdir_in(begun.path().parent().unwrap()).unwrap(), begun);
+        copy(&place.1.path(), &place.state());
         place
     }
 
@@ -151,6 +164,19 @@ fn list(folder: &Path, files: &mut Vec<String>) {
 fn told(state: &Path) -> Result<RunStatus, StoreError> {
     let run = status::read(&SqliteStore::open(state)?, Stamp(0))?.runs.into_iter().next();
     run.ok_or_else(|| StoreError::Damaged("the run is gone".to_owned()))
+}
+
+#[test]
+fn what_stories_begin_with_is_made_once_and_is_gone_when_the_last_of_them_is() {
+    let held = Mutex::new(Weak::new());
+    let [first, second] = [0, 1].map(|_| shared(&held, || tempfile::tempdir().unwrap()));
+    let path = first.path().to_owned();
+    assert_eq!(second.path(), path);
+    drop(first);
+    assert!(path.exists());
+    drop(second);
+    assert!(!path.exists());
+    assert_ne!(shared(&held, || tempfile::tempdir().unwrap()).path(), path);
 }
 
 /// The other side of [`Place::lives`]; by itself, nothing.
