@@ -84,10 +84,15 @@ fn build() -> Result<Programs, ProgramError> {
 /// Variables that a program is started with, beside those of this one.
 pub type Environment = BTreeMap<String, String>;
 
-/// A program with its arguments and variables. Of proxies it is told by those alone: a test goes no way that the machine chooses.
+/// What would tell the programs of proxies, of the detail of their logs and of their folders.
+const TELLING: [&str; 7] =
+    ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "RUST_LOG", "AGGREGATOR_STATE", "SITE_AGENT_STATE"];
+
+/// A program with its arguments and variables. It is told by those alone: a test goes no way that the machine chooses, and reads logs
+/// of the detail that it asked for.
 fn command(program: &Path, arguments: &[&str], environment: &Environment) -> Command {
     let mut command = Command::new(program);
-    for name in ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"] {
+    for name in TELLING {
         command.env_remove(name);
     }
     command.args(arguments).envs(environment).stdin(Stdio::null());
@@ -282,4 +287,26 @@ pub fn sockets(process: u32) -> io::Result<Vec<Socket>> {
         }
     }
     Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    #[test]
+    fn a_program_hears_of_the_detail_of_its_log_from_whoever_starts_it_and_not_from_the_machine() {
+        let of = |environment: &Environment, name: &str| {
+            let command = command(Path::new("program"), &[], environment);
+            let found = command.get_envs().find(|(found, _)| *found == OsStr::new(name));
+            found.map(|(_, value)| value.map(OsStr::to_owned))
+        };
+        for name in TELLING {
+            assert_eq!(of(&Environment::new(), name), Some(None), "{name} is not inherited");
+        }
+        let asked = Environment::from([("RUST_LOG".to_owned(), "trace".to_owned())]);
+        assert_eq!(of(&asked, "RUST_LOG"), Some(Some("trace".into())));
+        assert_eq!(of(&asked, "AGGREGATOR_STATE"), Some(None));
+    }
 }

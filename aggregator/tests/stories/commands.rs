@@ -26,6 +26,16 @@ struct Desk {
     folder: tempfile::TempDir,
 }
 
+/// The program, which is told by the words alone what it is to do: nothing of it comes from the environment of the tests.
+fn program() -> Command {
+    let mut program = Command::new(PROGRAM);
+    for name in ["HTTPS_PROXY", "https_proxy", "RUST_LOG", "AGGREGATOR_STATE"] {
+        program.env_remove(name);
+    }
+    program.stdin(Stdio::null());
+    program
+}
+
 /// A server that ends with its owner.
 struct Server(Child);
 
@@ -64,9 +74,7 @@ impl Desk {
 
     /// Types a command in this folder, beside whatever folders persons have there.
     fn beside(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(PROGRAM);
-        command.args(words).current_dir(self.folder.path()).stdin(Stdio::null());
-        command.env_remove("HTTPS_PROXY").env_remove("https_proxy").output().unwrap()
+        program().args(words).current_dir(self.folder.path()).output().unwrap()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -75,7 +83,7 @@ impl Desk {
 
     fn types(&self, words: &[&str]) -> Output {
         let state = self.path("fed");
-        Command::new(PROGRAM).args(words).arg("--state").arg(state).stdin(Stdio::null()).output().unwrap()
+        program().args(words).arg("--state").arg(state).output().unwrap()
     }
 
     fn json(&self, words: &[&str]) -> Value {
@@ -109,7 +117,7 @@ impl Desk {
 
     /// A server, with its log.
     fn serve_telling(&self, log: Stdio) -> Server {
-        let mut serve = Command::new(PROGRAM);
+        let mut serve = program();
         serve.args(["serve", "--log-json"]).arg("--state").arg(self.path("fed"));
         let serve = serve.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut server = Server(serve.spawn().unwrap());
@@ -142,10 +150,8 @@ fn a_federation_is_made_once_and_keys_are_for_the_operator_alone() {
     assert!(code == 3 && told.contains("nothing was changed"), "{told}");
     assert_eq!(fs::read(desk.path("fed/authority/ca.key")).unwrap(), key);
     let elsewhere = desk.path("elsewhere").display().to_string();
-    let bad = Command::new(PROGRAM)
-        .args(["init", "--federation", "x", "--address", "no port", "--state", &elsewhere])
-        .output()
-        .unwrap();
+    let bad =
+        program().args(["init", "--federation", "x", "--address", "no port", "--state", &elsewhere]).output().unwrap();
     assert_eq!(bad.status.code(), Some(3));
     assert!(!desk.path("elsewhere").exists());
 }
@@ -163,7 +169,7 @@ fn an_init_that_had_no_room_for_its_settings_leaves_none_and_is_typed_again() {
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(1) && told.contains("aggregator.toml"), "{told}");
     assert_eq!(fs::read_dir(&state).unwrap().count(), 0, "nothing is left there");
-    assert!(Command::new(PROGRAM).args(init).arg(&state).output().unwrap().status.success());
+    assert!(program().args(init).arg(&state).output().unwrap().status.success());
     let settings = fs::read_to_string(Path::new(&state).join("aggregator.toml")).unwrap();
     assert!(settings.contains("listen = \"127.0.0.1:4400\""), "{settings}");
 }
@@ -285,9 +291,9 @@ fn who_waits_for_a_run_hears_by_exit_code_that_it_is_not_over_and_from_afar_that
     let _server = desk.serve();
     let invited = desk.json(&["invite", "--observer", "eve", "--json"]);
     assert!(desk.beside(&["enrol", invited["invitation"].as_str().unwrap(), "--as", "eve"]).status.success());
-    let mut waits = Command::new(PROGRAM);
+    let mut waits = program();
     waits.args(["run", "wait", "typed", "--as", "eve", "--json"]).current_dir(desk.folder.path());
-    let waits = waits.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let waits = waits.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     assert!(desk.types(&["run", "abort", "typed", "--because", "a mistake"]).status.success());
     let waited = waits.wait_with_output().unwrap();
     let said = String::from_utf8(waited.stderr).unwrap();
