@@ -1,24 +1,53 @@
 //! What a site permits holds, whatever the plan asks, and the coordinator sees by which rule.
 
 use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use common::policy::Hours;
 use serde_json::Value;
 use site_agent::clock::{self, Moment};
 use site_agent::job::JobFolder;
 use tests::federation::{Federation, FederationError};
 use tests::story::{self, SITES, WITHIN};
 
-/// Hours of twelve, of which now is in the middle, or as far from as can be.
+const MINUTES_OF_A_DAY: u32 = 24 * 60;
+
+/// Hours of twelve, of which this minute is in the middle, or as far from as can be.
+fn hours_at(minute: u32, open: bool) -> String {
+    let begin = (minute + if open { 18 * 60 } else { 6 * 60 }) % MINUTES_OF_A_DAY;
+    let end = (begin + 12 * 60) % MINUTES_OF_A_DAY;
+    format!("{:02}:{:02}-{:02}:{:02}", begin / 60, begin % 60, end / 60, end % 60)
+}
+
 fn hours(open: bool) -> String {
-    let hour = clock::wall().minute_of_day() / 60 + if open { 18 } else { 6 };
-    format!("{:02}:00-{:02}:00", hour % 24, (hour + 12) % 24)
+    hours_at(clock::wall().minute_of_day(), open)
+}
+
+/// A site counts the rounds of a day: a midnight in the middle of a story would permit more of them. One that is near is
+/// let pass.
+fn in_a_day_that_lasts() {
+    while clock::wall().minute_of_day() >= MINUTES_OF_A_DAY - 3 {
+        thread::park_timeout(Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn hours_that_are_closed_begin_in_just_below_six_hours_at_whatever_minute_they_are_asked_for() {
+    for minute in 0..MINUTES_OF_A_DAY {
+        let [open, closed] = [true, false].map(|open| hours_at(minute, open).parse::<Hours>().unwrap());
+        for passed in 0..5 {
+            assert!(open.are_open(minute + passed), "{open} at {minute}");
+            assert_eq!(closed.opens_in(minute + passed), 6 * 60 - passed, "{closed} at {minute}");
+        }
+    }
 }
 
 #[test]
 fn a_site_declines_by_rule_what_it_does_not_permit_rests_outside_its_hours_and_takes_part_when_both_allow() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
+    in_a_day_that_lasts();
     story::prepare(root);
     let mut federation = Federation::open(root).unwrap();
     federation.start_aggregator().unwrap();
