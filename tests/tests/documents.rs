@@ -1,5 +1,5 @@
 //! What the documents tell to type is what the programs take: every command that those of the root folder and of `docs/` name, in a block
-//! or in a sentence.
+//! or in a sentence. And the tests that `docs/testing.md` names are tests, in the files that it names.
 
 #![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
 
@@ -117,4 +117,57 @@ fn a_verb_an_option_or_a_value_that_there_is_not_is_found_wherever_it_is_named()
     );
     let refused: Vec<bool> = named.iter().map(|line| refused_by_its_program(line).is_some()).collect();
     assert_eq!(refused, [false, true, true, false, false, false]);
+}
+
+/// The sources below a folder: each with the modules that its path names, and its text.
+fn sources(root: &Path, folder: &Path, found: &mut Vec<(Vec<String>, String)>) {
+    for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() && entry.file_name().is_some_and(|name| name != "target" && name != ".git") {
+            sources(root, &entry, found);
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            let path = entry.strip_prefix(root).unwrap().with_extension("");
+            let modules = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+            found.push((modules, fs::read_to_string(&entry).unwrap()));
+        }
+    }
+}
+
+/// The tests that a text names in code: by a name that is a sentence, after the file's or its folder's where that is named as well.
+fn named_tests(text: &str) -> Vec<(Option<String>, String)> {
+    let named = |code: &str| {
+        let (path, name) = code.rsplit_once("::").map_or((None, code), |(path, name)| (Some(path), name));
+        let is_word = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
+        let is_sentence = name.matches('_').count() >= 3 && name.chars().all(is_word);
+        let file = path.and_then(|path| path.split("::").next()).map(str::to_owned);
+        is_sentence.then(|| (file, name.to_owned()))
+    };
+    text.split('`').skip(1).step_by(2).filter_map(named).collect()
+}
+
+/// Whether there is a test of this name, in the file if one is named.
+fn is_there(sources: &[(Vec<String>, String)], file: Option<&str>, name: &str) -> bool {
+    let function = format!("fn {name}(");
+    let is_of = |modules: &[String]| file.is_none_or(|file| modules.iter().any(|module| module == file));
+    sources.iter().any(|(modules, text)| is_of(modules) && text.contains(&function))
+}
+
+#[test]
+fn every_test_that_the_document_of_tests_names_is_there_and_where_it_says() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut all = Vec::new();
+    sources(&root, &root, &mut all);
+    let named = named_tests(&fs::read_to_string(root.join("docs/testing.md")).unwrap());
+    assert!(named.len() >= 20 && named.iter().filter(|(file, _)| file.is_some()).count() >= 3, "{named:?}");
+    let missing: Vec<_> = named.iter().filter(|(file, name)| !is_there(&all, file.as_deref(), name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn a_test_that_is_named_in_another_file_than_its_own_is_missed() {
+    let text = "As in `round::tests::a_round_of_two_ends`, `a_round_of_two_ends` and `a_file.rs`, not in `Word::Lost`.";
+    let (file, name) = ("round".to_owned(), "a_round_of_two_ends".to_owned());
+    assert_eq!(named_tests(text), [(Some(file), name.clone()), (None, name.clone())]);
+    let sources = [(vec!["src".to_owned(), "round".to_owned()], "fn a_round_of_two_ends() {}".to_owned())];
+    assert!(is_there(&sources, None, &name) && is_there(&sources, Some("round"), &name));
+    assert!(!is_there(&sources, Some("run"), &name) && !is_there(&sources, None, "a_round_of_three_ends"));
 }
