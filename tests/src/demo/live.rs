@@ -1,6 +1,7 @@
 //! Live progress in the terminal: one line a site, from what the aggregator knows.
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::Value;
@@ -14,6 +15,8 @@ pub struct Live {
     told: u64,
     /// Rounds that were closed when this began: a resumed run did them before.
     before: Option<u64>,
+    /// Rounds that are closed, and after what time here the last of them was seen to be.
+    closed: (u64, Duration),
 }
 
 impl Live {
@@ -30,7 +33,14 @@ impl Live {
             ((*site).to_owned(), bar)
         };
         let sites = sites.iter().map(line).collect();
-        Self { rounds: bar, sites, plain: !std::io::stderr().is_terminal(), told: 0, before: None }
+        Self {
+            rounds: bar,
+            sites,
+            plain: !std::io::stderr().is_terminal(),
+            told: 0,
+            before: None,
+            closed: (0, Duration::ZERO),
+        }
     }
 
     /// Shows the run as `aggregator status --json` tells it.
@@ -38,9 +48,12 @@ impl Live {
         let closed = run["rounds"]
             .as_array()
             .map_or(0, |rounds| rounds.iter().filter(|round| !round["model"].is_null()).count());
-        let before = *self.before.get_or_insert(closed as u64);
+        if self.before.is_none() || self.closed.0 != closed as u64 {
+            self.closed = (closed as u64, self.rounds.elapsed());
+        }
+        self.before.get_or_insert(closed as u64);
         self.rounds.set_position(closed as u64);
-        self.rounds.set_message(left(&self.rounds, before, closed as u64));
+        self.rounds.set_message(self.left());
         for (name, bar) in &self.sites {
             let site = &run["sites"][name.as_str()];
             let (done, total) = (site["done"].as_u64().unwrap_or(0), site["total"].as_u64().unwrap_or(0));
@@ -68,11 +81,18 @@ impl Live {
         let sites: Vec<_> =
             newest.and_then(|round| round["sites"].as_array()).into_iter().flatten().map(site).collect();
         let of = self.rounds.length().unwrap_or(closed);
-        eprintln!(
-            "  round {closed} of {of}: {}; {}",
-            sites.join(", "),
-            left(&self.rounds, self.before.unwrap_or(0), closed)
-        );
+        eprintln!("  round {closed} of {of}: {}; {}", sites.join(", "), self.left());
+    }
+
+    /// Time to the last round.
+    fn left(&self) -> String {
+        let (closed, at) = self.closed;
+        let seen = closed.saturating_sub(self.before.unwrap_or(0));
+        let open = self.rounds.length().unwrap_or(closed).saturating_sub(closed);
+        left(seen, at, open, self.rounds.elapsed()).map_or_else(
+            || "time left not known yet".to_owned(),
+            |left| format!("{}:{:02} left", left.as_secs() / 60, left.as_secs() % 60),
+        )
     }
 
     /// Clears the lines.
@@ -82,15 +102,11 @@ impl Live {
     }
 }
 
-/// Time to the last round, if every round takes as long as the mean of those closed since this began.
-fn left(bar: &ProgressBar, before: u64, closed: u64) -> String {
-    let seen = closed - before.min(closed);
-    if seen == 0 {
-        return "time left not known yet".to_owned();
-    }
-    let each = bar.elapsed().as_secs_f64() / seen as f64;
-    let seconds = each * bar.length().unwrap_or(closed).saturating_sub(closed) as f64;
-    format!("{}:{:02} left", seconds as u64 / 60, seconds as u64 % 60)
+/// Time to the last of the open rounds, if every round takes as long as the mean of the `seen` ones that closed within `closed`. What
+/// has passed since is of the first open one, which is over at once if it takes longer.
+fn left(seen: u64, closed: Duration, open: u64, elapsed: Duration) -> Option<Duration> {
+    let each = (seen > 0).then(|| closed.div_f64(seen as f64))?;
+    Some(each.mul_f64(open as f64).saturating_sub(elapsed.saturating_sub(closed).min(each)))
 }
 
 fn told(site: &Value, done: u64, total: u64) -> String {
@@ -103,4 +119,20 @@ fn told(site: &Value, done: u64, total: u64) -> String {
         words += &format!("  {} s left", milliseconds.div_ceil(1000));
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_left_falls_while_a_round_is_open_and_never_climbs() {
+        let seconds = Duration::from_secs;
+        let after = |elapsed| left(1, seconds(8), 29, seconds(elapsed)).unwrap();
+        assert_eq!([8, 12, 16].map(after), [232, 228, 224].map(seconds));
+        // A round that takes longer than those before says no more of the others than that it is not over.
+        assert_eq!(after(60), seconds(224));
+        assert_eq!(left(2, seconds(16), 0, seconds(17)), Some(seconds(0)));
+        assert_eq!(left(0, seconds(0), 30, seconds(5)), None);
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aggregator::alarms::{self, Alarm, Measured};
 use common::{Meters, PlanDraft, SiteId};
@@ -24,13 +24,31 @@ pub fn read(out: &Path, seeds: &[u64], arms: &[Arm]) -> anyhow::Result<Experimen
     let mut experiment = Experiment::default();
     for arm in arms {
         for &seed in seeds {
-            let course = simulation::course(&out.join(format!("seed-{seed}")).join(arm.to_string()))?;
+            let course = simulation::course(&course_folder(out, seed, arm))?;
             if !course.points.is_empty() {
                 experiment.courses.entry(arm.clone()).or_default().insert(seed, course);
             }
         }
     }
     Ok(experiment)
+}
+
+/// The arms of each seed whose courses below `out` are not at their end.
+pub fn unfinished<'a>(out: &Path, seeds: &[u64], arms: &'a [Arm]) -> anyhow::Result<Vec<(u64, &'a Arm)>> {
+    let mut left = Vec::new();
+    for &seed in seeds {
+        for arm in arms {
+            if !simulation::course(&course_folder(out, seed, arm))?.finished {
+                left.push((seed, arm));
+            }
+        }
+    }
+    Ok(left)
+}
+
+/// Where the course of an arm is.
+pub fn course_folder(out: &Path, seed: u64, arm: &Arm) -> PathBuf {
+    out.join(format!("seed-{seed}")).join(arm.to_string())
 }
 
 /// A figure of a point.
@@ -360,6 +378,19 @@ mod tests {
         assert_eq!(told([0.6, 0.69, 0.5]), "");
         let text = told([0.6, 0.65, 0.72]);
         assert!(text.contains("federated, seed 7, round 2") && text.contains("72.0 %, 60.0 % at first"), "{text}");
+    }
+
+    #[test]
+    fn arms_that_are_at_their_end_are_no_more_to_be_done() {
+        let (folder, arms) = (tempfile::tempdir().unwrap(), [Arm::Pooled, Arm::Random]);
+        for (seed, arm, finished) in [(1, &Arm::Pooled, true), (2, &Arm::Random, true), (2, &Arm::Pooled, false)] {
+            let place = course_folder(folder.path(), seed, arm);
+            std::fs::create_dir_all(&place).unwrap();
+            let course = Course { finished, ..course(0.5) };
+            std::fs::write(place.join("course.json"), serde_json::to_vec(&course).unwrap()).unwrap();
+        }
+        let left = unfinished(folder.path(), &[1, 2], &arms).unwrap();
+        assert_eq!(left, [(1, &Arm::Random), (2, &Arm::Pooled)]);
     }
 
     #[test]
