@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use aggregator::aggregation::{self, Contribution, Drift, Merge, Partial, ServerState};
 use aggregator::layout::Layout;
 use anyhow::Context;
+use certs::lock::Lock;
 use common::plan::{Exchange, ShareBy};
 use common::share::{Share, shares};
 use common::{Digest, Encoding, Meters, NamedTensors, PlanDraft, RoundNumber, SiteId};
@@ -73,50 +74,149 @@ pub struct Setting {
 pub fn run(arm: &Arm, plan: &PlanDraft, setting: &Setting, folder: &Path) -> anyhow::Result<()> {
     let plan = arm.plan(plan);
     fs::create_dir_all(folder)?;
-    let mut course = course(folder)?;
+    let alone = Lock::take(&folder.join("lock"))?;
+    let _alone = alone.with_context(|| format!("another process is at work in {}", folder.display()))?;
+    let rounds = if *arm == Arm::Random { 0 } else { plan.rounds.count };
+    let schedule = Schedule { rounds, points: setting.points, steps: plan.training.steps_per_round as u64 };
+    go_on(course(folder)?, &schedule, &mut Work { arm, plan: &plan, setting, folder })
+}
+
+/// How long a course is.
+struct Schedule {
+    rounds: u32,
+    points: u32,
+    /// Optimizer steps of a round.
+    steps: u64,
+}
+
+impl Schedule {
+    /// Whether the model after so many rounds is measured.
+    fn is_due(&self, rounds: u32) -> bool {
+        let every = (self.rounds / self.points.max(1)).max(1);
+        rounds.is_multiple_of(every) || rounds == self.rounds
+    }
+}
+
+/// What a course is made of, each a step that may be the last one before this process is stopped.
+trait Steps {
+    /// Makes the first model.
+    fn begin(&mut self) -> anyhow::Result<()>;
+    /// Rounds that have a model.
+    fn newest(&self, most: u32) -> u32;
+    /// Trains all sites for a round and merges them, into what is not a model yet.
+    fn train(&mut self, round: u32) -> anyhow::Result<BTreeMap<SiteId, SiteRound>>;
+    /// Makes what came of a round the next model, and removes what no later round needs.
+    fn publish(&mut self, round: u32) -> anyhow::Result<()>;
+    /// Measures the model after so many rounds.
+    fn measure(&mut self, rounds: u32) -> anyhow::Result<Measures>;
+    /// Keeps the course.
+    fn write(&mut self, course: &Course) -> anyhow::Result<()>;
+}
+
+/// Takes a course to its end. A round is done when its model is there: it is in the course before that, where a round that is
+/// trained again takes its own place, and is measured after.
+fn go_on(mut course: Course, schedule: &Schedule, steps: &mut impl Steps) -> anyhow::Result<()> {
     if course.finished {
         return Ok(());
     }
-    let base = |round: u32| folder.join(format!("model-{round}.safetensors"));
     if course.points.is_empty() {
-        trainer::first_model(&plan, None, &base(0))?;
+        steps.begin()?;
+        measure_if_due(&mut course, 0, schedule, steps)?;
     }
-    let read = |round: u32| -> anyhow::Result<NamedTensors> {
-        Ok(NamedTensors::from_safetensors(&durable::read(&base(round))?)?)
-    };
-    let measured = |round: u32| {
+    let first = steps.newest(schedule.rounds);
+    anyhow::ensure!(
+        course.rounds.len() >= first as usize,
+        "the course does not tell of all {first} rounds that were trained: remove its folder, to train them again"
+    );
+    measure_if_due(&mut course, first, schedule, steps)?;
+    for round in first..schedule.rounds {
+        let trained = steps.train(round)?;
+        course.rounds.truncate(round as usize);
+        course.rounds.push(trained);
+        steps.write(&course)?;
+        steps.publish(round)?;
+        measure_if_due(&mut course, round + 1, schedule, steps)?;
+    }
+    course.finished = true;
+    steps.write(&course)
+}
+
+/// Adds a point to the course where one belongs and none is.
+fn measure_if_due(course: &mut Course, rounds: u32, schedule: &Schedule, steps: &mut impl Steps) -> anyhow::Result<()> {
+    if !schedule.is_due(rounds) || course.points.iter().any(|point| point.round == rounds) {
+        return Ok(());
+    }
+    let measures = steps.measure(rounds)?;
+    course.points.push(Point { round: rounds, steps: u64::from(rounds) * schedule.steps, measures });
+    steps.write(course)
+}
+
+/// An arm's work in its folder.
+struct Work<'a> {
+    arm: &'a Arm,
+    plan: &'a PlanDraft,
+    setting: &'a Setting,
+    folder: &'a Path,
+}
+
+impl Work<'_> {
+    fn base(&self, round: u32) -> PathBuf {
+        self.folder.join(format!("model-{round}.safetensors"))
+    }
+
+    /// What becomes the model of a round.
+    fn unpublished(&self, round: u32) -> PathBuf {
+        self.base(round).with_added_extension("part")
+    }
+
+    fn jobs(&self, round: u32) -> PathBuf {
+        self.folder.join("jobs").join(round.to_string())
+    }
+
+    /// What the server keeps beside the model of a round.
+    fn states(&self, round: u32) -> impl Iterator<Item = PathBuf> {
+        let state = move |index: usize| self.folder.join(format!("state-{index}-{round}.safetensors"));
+        (0..aggregation::state_count(self.plan.aggregation.strategy)).map(state)
+    }
+}
+
+impl Steps for Work<'_> {
+    fn begin(&mut self) -> anyhow::Result<()> {
+        trainer::first_model(self.plan, None, &self.base(0))?;
+        Ok(())
+    }
+
+    fn newest(&self, most: u32) -> u32 {
+        (0..=most).rev().find(|&round| self.base(round).exists()).unwrap_or(0)
+    }
+
+    fn train(&mut self, round: u32) -> anyhow::Result<BTreeMap<SiteId, SiteRound>> {
+        train_round(self, round)
+    }
+
+    fn publish(&mut self, round: u32) -> anyhow::Result<()> {
+        fs::rename(self.unpublished(round + 1), self.base(round + 1))?;
+        if let Some(before) = round.checked_sub(1) {
+            fs::remove_dir_all(self.jobs(before))?;
+            fs::remove_file(self.base(before))?;
+            self.states(before).filter(|path| path.exists()).try_for_each(fs::remove_file)?;
+        }
+        Ok(())
+    }
+
+    fn measure(&mut self, rounds: u32) -> anyhow::Result<Measures> {
         // Where the teachers stay at their sites, the merged student is the model.
-        let network = match plan.aggregation.exchange {
+        let network = match self.plan.aggregation.exchange {
             Exchange::All => "teacher.backbone.",
             Exchange::Student => "student.backbone.",
         };
-        measure(&plan, &read(round)?.under(network), &setting.images, setting.held_out)
-    };
-    let write = |course: &Course| -> anyhow::Result<()> {
-        Ok(durable::write(&folder.join("course.json"), &serde_json::to_vec_pretty(course)?)?)
-    };
-    if course.points.is_empty() {
-        let measures = measured(0)?;
-        course.points.push(Point { round: 0, steps: 0, measures });
+        let model = NamedTensors::from_safetensors(&durable::read(&self.base(rounds))?)?;
+        measure(self.plan, &model.under(network), &self.setting.images, self.setting.held_out)
     }
-    let rounds = if *arm == Arm::Random { 0 } else { plan.rounds.count };
-    let sites = arm.sites();
-    let every = (rounds / setting.points.max(1)).max(1);
-    let first = (0..=rounds).rev().find(|&round| base(round).exists()).unwrap_or(0);
-    for round in first..rounds {
-        let trained = train_round(arm, &plan, setting, folder, round, &sites, &base)?;
-        course.rounds.truncate(round as usize);
-        course.rounds.push(trained);
-        if (round + 1) % every == 0 || round + 1 == rounds {
-            let steps = u64::from(round + 1) * plan.training.steps_per_round as u64;
-            let measures = measured(round + 1)?;
-            course.points.retain(|point| point.round <= round);
-            course.points.push(Point { round: round + 1, steps, measures });
-        }
-        write(&course)?;
+
+    fn write(&mut self, course: &Course) -> anyhow::Result<()> {
+        Ok(durable::write(&self.folder.join("course.json"), &serde_json::to_vec_pretty(course)?)?)
     }
-    course.finished = true;
-    write(&course)
 }
 
 /// What a site sends, as its agent would: encoded, with what the encoding left out of its last update.
@@ -152,20 +252,13 @@ fn contribution(
     Ok(Contribution { file: File::open(job.sealed())?, digest: Digest::of(&file), share, partial, checked: None })
 }
 
-/// Trains all sites for a round and merges them into the next model.
-fn train_round(
-    arm: &Arm,
-    plan: &PlanDraft,
-    setting: &Setting,
-    folder: &Path,
-    round: u32,
-    sites: &[&str],
-    base: &dyn Fn(u32) -> PathBuf,
-) -> anyhow::Result<BTreeMap<SiteId, SiteRound>> {
-    let jobs = |round: u32| folder.join("jobs").join(round.to_string());
-    let model = durable::read(&base(round))?;
+/// Trains all sites for a round and merges them into what becomes the next model.
+fn train_round(work: &Work<'_>, round: u32) -> anyhow::Result<BTreeMap<SiteId, SiteRound>> {
+    let Work { arm, plan, setting, .. } = work;
+    let (base, jobs) = (work.base(round), |round: u32| work.jobs(round));
+    let model = durable::read(&base)?;
     let (mut counts, mut meters) = (BTreeMap::new(), BTreeMap::new());
-    for site in sites {
+    for site in arm.sites() {
         let job = JobFolder::at(jobs(round).join(site));
         fs::create_dir_all(job.path())?;
         let before = round.checked_sub(1).map(|before| JobFolder::at(jobs(before).join(site)));
@@ -175,7 +268,7 @@ fn train_round(
             round: RoundNumber(round),
             site: site.parse()?,
             first_step: u64::from(round) * plan.training.steps_per_round as u64,
-            base: base(round),
+            base: base.clone(),
             base_digest: Digest::of(&model),
             local: before.map(|before| before.local()).filter(|local| local.exists()),
             kept,
@@ -214,16 +307,13 @@ fn train_round(
         )?;
         contributions.insert(site.clone(), contribution);
     }
-    let (from, next) = (File::open(base(round))?, base(round + 1));
-    let state = |round: u32, index: usize| folder.join(format!("state-{index}-{round}.safetensors"));
-    let count = aggregation::state_count(rule.strategy);
+    let from = File::open(&base)?;
     let mut before = Vec::new();
-    for path in (0..count).map(|index| state(round, index)).filter(|_| round > 0) {
+    for path in work.states(round).filter(|_| round > 0) {
         before.push(ServerState { digest: Digest::of(&durable::read(&path)?), file: File::open(path)? });
     }
-    let mut after = (0..count).map(|index| File::create(state(round + 1, index))).collect::<Result<Vec<_>, _>>()?;
-    let beside = next.with_added_extension("part");
-    let mut out = File::create(&beside)?;
+    let mut after = work.states(round + 1).map(File::create).collect::<Result<Vec<_>, _>>()?;
+    let mut out = File::create(work.unpublished(round + 1))?;
     let merge = Merge {
         layout: &layout,
         base: &from,
@@ -232,12 +322,109 @@ fn train_round(
         states: &before,
     };
     let merged = aggregation::merge(rule.strategy, &merge, &mut out, &mut after)?;
-    fs::rename(beside, next)?;
-    if let Some(before) = round.checked_sub(1) {
-        fs::remove_dir_all(jobs(before))?;
-        fs::remove_file(base(before))?;
-        (0..count).map(|index| state(before, index)).filter(|path| path.exists()).try_for_each(fs::remove_file)?;
-    }
     let drift = |(site, drift): (SiteId, Drift)| Some((site.clone(), SiteRound { meters: *meters.get(&site)?, drift }));
     Ok(merged.sites.into_iter().filter_map(drift).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Steps that leave what they are to, and stop before the one of a number.
+    #[derive(Default)]
+    struct Stopped {
+        steps: usize,
+        before: usize,
+        models: u32,
+        trained: Option<u32>,
+        written: Course,
+    }
+
+    impl Stopped {
+        fn step(&mut self) -> anyhow::Result<()> {
+            self.steps += 1;
+            anyhow::ensure!(self.steps != self.before, "stopped");
+            Ok(())
+        }
+    }
+
+    impl Steps for Stopped {
+        fn begin(&mut self) -> anyhow::Result<()> {
+            self.step()
+        }
+
+        fn newest(&self, _: u32) -> u32 {
+            self.models
+        }
+
+        fn train(&mut self, round: u32) -> anyhow::Result<BTreeMap<SiteId, SiteRound>> {
+            self.step()?;
+            self.trained = Some(round);
+            let drift = Drift { share: Share(1), fraction: 1.0, norm: 1.0, cosine: round.into() };
+            Ok([("a".parse()?, SiteRound { meters: Meters::default(), drift })].into())
+        }
+
+        fn publish(&mut self, round: u32) -> anyhow::Result<()> {
+            self.step()?;
+            assert_eq!(self.trained.take(), Some(round));
+            self.models = round + 1;
+            Ok(())
+        }
+
+        fn measure(&mut self, rounds: u32) -> anyhow::Result<Measures> {
+            self.step()?;
+            assert_eq!(rounds, self.models);
+            Ok(Measures { rank_me: rounds.into(), ..Measures::default() })
+        }
+
+        fn write(&mut self, course: &Course) -> anyhow::Result<()> {
+            self.step()?;
+            self.written = course.clone();
+            Ok(())
+        }
+    }
+
+    const SCHEDULE: Schedule = Schedule { rounds: 7, points: 3, steps: 30 };
+
+    #[test]
+    fn stopped_before_whichever_step_and_begun_again_a_course_ends_as_one_that_nobody_stopped() {
+        let mut undisturbed = Stopped::default();
+        go_on(Course::default(), &SCHEDULE, &mut undisturbed).unwrap();
+        let expected = &undisturbed.written;
+        assert!(expected.finished);
+        let rounds: Vec<f64> =
+            expected.rounds.iter().flat_map(|sites| sites.values()).map(|site| site.drift.cosine).collect();
+        assert_eq!(rounds, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let points: Vec<_> =
+            expected.points.iter().map(|point| (point.round, point.steps, point.measures.rank_me)).collect();
+        assert_eq!(points, [(0, 0, 0.0), (2, 60, 2.0), (4, 120, 4.0), (6, 180, 6.0), (7, 210, 7.0)]);
+
+        for before in 1..=undisturbed.steps {
+            let mut steps = Stopped { before, ..Stopped::default() };
+            go_on(Course::default(), &SCHEDULE, &mut steps).unwrap_err();
+            go_on(steps.written.clone(), &SCHEDULE, &mut steps).unwrap();
+            assert_eq!(&steps.written, expected, "stopped before step {before}");
+        }
+    }
+
+    #[test]
+    fn an_arm_that_another_process_is_at_is_left_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = toml::from_str(include_str!("../../plans/learning.toml")).unwrap();
+        let setting = Setting { images: folder.path().to_owned(), held_out: 0.45, points: 1 };
+        let _other = Lock::take(&folder.path().join("lock")).unwrap().unwrap();
+        let why = run(&Arm::Random, &plan, &setting, folder.path()).unwrap_err().to_string();
+        assert!(why.starts_with("another process is at work in "), "{why}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing was begun");
+    }
+
+    #[test]
+    fn a_course_that_does_not_tell_of_a_round_with_a_model_is_not_gone_on_with() {
+        let mut steps = Stopped::default();
+        go_on(Course::default(), &SCHEDULE, &mut steps).unwrap();
+        let mut course = steps.written.clone();
+        (course.finished, course.rounds) = (false, course.rounds[..6].to_vec());
+        let why = go_on(course, &SCHEDULE, &mut steps).unwrap_err().to_string();
+        assert!(why.contains("all 7 rounds"), "{why}");
+    }
 }
