@@ -3,6 +3,7 @@
 pub mod canary;
 pub mod corporate;
 pub mod demo;
+pub mod experiment;
 pub mod federation;
 pub mod finetuning;
 pub mod inspector;

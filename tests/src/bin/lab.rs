@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
+use tests::experiment;
 use tests::learning::arm::Arm;
 use tests::learning::simulation::Setting;
-use tests::learning::{hospitals, results, simulation};
+use tests::learning::{Settings, hospitals, results, simulation};
 
 /// Compare ways to train one model on phantom hospitals: random, pooled, each site alone, federated.
 #[derive(Debug, Parser)]
@@ -68,10 +69,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     if cli.inside {
         let (seed, arm) = (cli.seeds[0], &cli.arms[0]);
         let plan = common::PlanDraft { seed, ..draft };
-        let folder = cli.out.join(format!("seed-{seed}")).join(arm.to_string());
+        let folder = results::course_folder(&cli.out, seed, arm);
         let setting = Setting { images: seed_folder(seed), held_out: cli.held_out, points: cli.points };
         return simulation::run(arm, &plan, &setting, &folder);
     }
+    experiment::hold(&cli.out, &Settings { plan: draft.clone(), held_out: cli.held_out, points: cli.points })?;
     for &seed in &cli.seeds {
         std::fs::create_dir_all(seed_folder(seed))?;
         hospitals::prepare(&seed_folder(seed), seed, &draft.images)?;
@@ -93,8 +95,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
 
 /// Every arm of every seed, each a process of its own, some beside each other.
 fn run_arms(cli: &Cli, images: &Path) -> anyhow::Result<()> {
-    let pairs = cli.seeds.iter().flat_map(|&seed| cli.arms.iter().map(move |arm| (seed, arm)));
-    let work: Vec<(u64, &Arm)> = pairs.collect();
+    // Those that were finished before took no time of this experiment's.
+    let work = results::unfinished(&cli.out, &cli.seeds, &cli.arms)?;
     // An arm of three sites takes three times the steps.
     let cost = |arm: &Arm| arm.sites().len();
     let (total, began): (usize, _) = (work.iter().map(|(_, arm)| cost(arm)).sum(), Instant::now());

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
-use common::PlanDraft;
+use common::{Digest, PlanDraft};
 use tests::finetuning::{Beginning, Bench, Cell, Effort, Experiment, tables};
 
 /// Finetune and measure the nine clinical tasks at a phantom hospital, from a federated backbone and from random weights, with
@@ -91,7 +91,9 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         (named, _) => named.to_vec(),
     };
     let (patients, patients_seed, dense_steps) = (cli.patients, cli.patients_seed, cli.steps);
-    let experiment = Experiment { patients, patients_seed, effort, dense_steps, frozen: cli.freeze };
+    let digest = |model: &PathBuf| std::fs::read(model).map(|bytes| Digest::of(&bytes));
+    let pretrained = cli.pretrained.as_ref().map(digest).transpose().context("reading the pretrained model")?;
+    let experiment = Experiment { patients, patients_seed, effort, dense_steps, frozen: cli.freeze, pretrained };
     let mut bench = Bench::prepare(&cli.out, &fine, experiment, cli.unseen || cli.thorough)?;
     let wanted = |task: &common::Task| cli.tasks.is_empty() || cli.tasks.iter().any(|name| name == task.name.as_str());
     bench.tasks.retain(wanted);

@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
-use common::{PlanDraft, Task};
+use common::{Digest, PlanDraft, Task};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use effort::Effort;
 pub use table::{Found, Outcome, Spent, tables};
 
+use crate::experiment;
 use crate::learning::{arm::Arm, hospitals, simulation};
 use crate::phantom::{self, SiteSpec};
 use crate::programs::Programs;
@@ -111,6 +112,9 @@ pub struct Experiment {
     /// Heads alone are trained, in every arm.
     #[serde(default)]
     pub frozen: bool,
+    /// The federated backbone, where it was not trained here.
+    #[serde(default)]
+    pub pretrained: Option<Digest>,
 }
 
 /// The experiment's folder and what is in it.
@@ -128,17 +132,7 @@ impl Bench {
     /// Makes the experiment's hospital in `root`, and one of half as many patients of the unseen vendor if it is to be
     /// measured, unless they are there; `plan` is the network's, on a finer grid.
     pub fn prepare(root: &Path, plan: &PlanDraft, experiment: Experiment, unseen: bool) -> anyhow::Result<Self> {
-        fs::create_dir_all(root)?;
-        let held = root.join("experiment.json");
-        match fs::read(&held) {
-            Ok(bytes) => anyhow::ensure!(
-                serde_json::from_slice::<Experiment>(&bytes).ok() == Some(experiment),
-                "{} holds an experiment of other settings ({}): name another folder with --out, or remove this one to start over",
-                root.display(),
-                String::from_utf8_lossy(&bytes)
-            ),
-            Err(_) => fs::write(&held, serde_json::to_vec(&experiment)?)?,
-        }
+        experiment::hold(root, &experiment)?;
         let declare = |task| experiment.effort.declare(task, experiment.dense_steps);
         let tasks: Vec<Task> = site_agent::tasks::built_in().into_iter().map(declare).collect();
         fs::create_dir_all(root.join("declared"))?;

@@ -9,3 +9,18 @@ pub mod hospitals;
 pub mod measure;
 pub mod results;
 pub mod simulation;
+
+use common::PlanDraft;
+use serde::{Deserialize, Serialize};
+
+/// What an experiment's folder is of, whatever arms and seeds it has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// How the arms train.
+    pub plan: PlanDraft,
+    /// Fraction of each training site's subjects that no training sees.
+    pub held_out: f64,
+    /// How often a course is measured.
+    pub points: u32,
+}
