@@ -343,7 +343,7 @@ mod tests {
             .output()
             .unwrap();
         let told = String::from_utf8_lossy(&child.stdout);
-        assert!(told.contains("1 passed") && told.contains("job.json") && !told.contains("devise"), "{told}");
+        assert!(told.contains("1 passed") && told.contains("/no-job/") && !told.contains("devise"), "{told}");
     }
 
     /// Where a trainer finds settings that cannot be read.
