@@ -16,10 +16,12 @@ pub fn approved(home: &Home) -> Result<Vec<Digest>, DiskError> {
 
 /// Records a person's approval of a plan.
 pub fn approve(home: &Home, plan: Digest) -> Result<(), DiskError> {
+    let path = home.approvals();
+    // Two people who approve at the same time approve both.
+    let _lock = durable::lock_beside(&path)?;
     let mut all = approved(home)?;
     all.retain(|known| *known != plan);
     all.push(plan);
-    let path = home.approvals();
     let bytes = serde_json::to_vec_pretty(&all).map_err(|error| durable::told("write", &path)(error.into()))?;
     durable::write(&path, &bytes)
 }
@@ -98,6 +100,23 @@ mod tests {
         [plan, another, plan].into_iter().try_for_each(|digest| approve(&home, digest)).unwrap();
         assert_eq!(approved(&home).unwrap(), [another, plan]);
         assert!(!approved(&home).unwrap().contains(&Digest::of(b"plan ")), "one changed byte needs another approval");
+    }
+
+    #[test]
+    fn of_approvals_at_the_same_time_none_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path());
+        let plans: Vec<Digest> = (0..8u8).map(|plan| Digest::of(&[plan])).collect();
+        std::thread::scope(|scope| {
+            for plan in &plans {
+                scope.spawn(|| approve(&home, *plan).unwrap());
+            }
+        });
+        let mut all = approved(&home).unwrap();
+        all.sort();
+        let mut plans = plans;
+        plans.sort();
+        assert_eq!(all, plans);
     }
 
     #[test]

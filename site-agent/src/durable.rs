@@ -5,6 +5,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use certs::CertsError;
+use certs::lock::Lock;
+
 /// Why a file could not be written or read, and where.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what} {path}: {source}{}", remedy(.source))]
@@ -105,6 +108,28 @@ pub fn remove(path: &Path) -> Result<(), DiskError> {
             let folder = folder_of(path);
             File::open(folder).and_then(|folder| folder.sync_all()).map_err(told("sync", folder))
         }
+    }
+}
+
+/// Takes the lock beside a file that is read, changed and written by more than one program, so that none undoes what another one did in
+/// between; waits for whoever holds it.
+pub fn lock_beside(path: &Path) -> Result<Lock, DiskError> {
+    make_folder(folder_of(path))?;
+    let beside = path.with_added_extension("lock");
+    Lock::wait(&beside).map_err(told_of_lock(&beside))
+}
+
+/// The same without waiting: none if somebody holds it.
+pub fn try_lock_beside(path: &Path) -> Result<Option<Lock>, DiskError> {
+    make_folder(folder_of(path))?;
+    let beside = path.with_added_extension("lock");
+    Lock::take(&beside).map_err(told_of_lock(&beside))
+}
+
+fn told_of_lock(path: &Path) -> impl FnOnce(CertsError) -> DiskError + '_ {
+    move |error| match error {
+        CertsError::Disk { what, path, source } => DiskError { what, path, source },
+        other => told("lock", path)(io::Error::other(other)),
     }
 }
 

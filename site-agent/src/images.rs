@@ -53,6 +53,14 @@ pub enum ImagesError {
         /// What it names.
         dataset: String,
     },
+    /// A source that the list of sources cannot hold.
+    #[error(
+        "{} is not written in UTF-8, and the list of sources is: rename the folder or archive, or one above it, in letters that are", .path.display()
+    )]
+    NotUtf8 {
+        /// The source.
+        path: PathBuf,
+    },
     /// The disk said no.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -92,6 +100,7 @@ impl ImagesError {
             | Self::Disk(_)
             | Self::Secret { .. } => return self.to_string(),
             Self::Import(_) => "a public data set cannot be taken in".to_owned(),
+            Self::NotUtf8 { .. } => "the path of a source of images is not written in UTF-8".to_owned(),
         };
         format!("{told}: `site-agent index` with that source shows which, and why")
     }
@@ -112,7 +121,9 @@ impl ImagesError {
             | Self::Import(ImportError::Stopped)
             | Self::Disk(_)
             | Self::Secret { .. } => Decline::TrainingFailed,
-            Self::NoSources | Self::Intake(_) | Self::Import(_) | Self::DataSet { .. } => Decline::TooFewImages,
+            Self::NoSources | Self::Intake(_) | Self::Import(_) | Self::DataSet { .. } | Self::NotUtf8 { .. } => {
+                Decline::TooFewImages
+            }
         }
     }
 }
@@ -145,16 +156,26 @@ pub(crate) fn has_caches(home: &Home) -> bool {
     here.filter(|entry| entry.path().is_dir()).any(|entry| entry.file_name().to_string_lossy().starts_with("cache-"))
 }
 
-/// The cache of a grid, once an intake of all the sources that are recorded now has finished.
-pub fn cache_for(home: &Home, images: &ImagePlan) -> Result<Option<PathBuf>, DiskError> {
+/// The cache of a grid, once an intake of all the sources that are recorded now has finished within the tolerance that is set now.
+pub fn cache_for(home: &Home, images: &ImagePlan, config: &IntakeConfig) -> Result<Option<PathBuf>, DiskError> {
     let folder = cache_folder(home, images);
-    let of_sources = durable::read_if_there(&finished(&folder))?;
+    let mark = durable::read_if_there(&finished(&folder))?.unwrap_or_default();
+    let mark = String::from_utf8_lossy(&mark);
     let known = sources(home)?.digest().to_string();
-    Ok((of_sources.as_deref() == Some(known.as_bytes())).then_some(folder))
+    let holds = mark.split_once(' ').is_some_and(|(read, tolerance)| {
+        read == known && tolerance.parse().is_ok_and(|tolerance: f64| tolerance <= config.tolerance)
+    });
+    Ok(holds.then_some(folder))
 }
 
 fn finished(cache: &Path) -> PathBuf {
     cache.with_added_extension("finished")
+}
+
+/// What an intake leaves that has finished: which sources it read, and what share of faults it would have let pass. With less it might
+/// have ended otherwise.
+fn mark(read: &Sources, tolerance: f64) -> String {
+    format!("{} {tolerance}", read.digest())
 }
 
 /// The recorded sources.
@@ -164,6 +185,20 @@ pub fn sources(home: &Home) -> Result<Sources, DiskError> {
 
 fn sources_file(home: &Home) -> PathBuf {
     home.images().join("sources.json")
+}
+
+/// Adds a source to the list as it is by now: it may have changed while the images were read.
+fn record(home: &Home, source: Source) -> Result<(), DiskError> {
+    let path = sources_file(home);
+    let _lock = durable::lock_beside(&path)?;
+    let mut sources = Sources::read(&path)?;
+    sources.add(source);
+    sources.write(&path)
+}
+
+/// Refuses what the list, which is JSON, could not hold in the end.
+fn require_utf8(path: &Path) -> Result<(), ImagesError> {
+    path.to_str().map(drop).ok_or_else(|| ImagesError::NotUtf8 { path: path.to_owned() })
 }
 
 /// Reads every recorded source onto a grid, and a new folder or zip of DICOM, again only what changed.
@@ -178,22 +213,22 @@ pub fn index_all(
     program: &Path,
     progress: &mut dyn FnMut(&IntakeProgress),
 ) -> Result<Indexed, ImagesError> {
-    let mut sources = sources(home)?;
-    sources.add(Source::Dicom(new.to_owned()));
+    require_utf8(new)?;
     let options = options(home, images, config, program)?;
-    read_all(home, &sources, &options, None, progress).map(|(indexed, _)| indexed)
+    read_all(home, Some((&Source::Dicom(new.to_owned()), None)), &options, progress).map(|(indexed, _)| indexed)
 }
 
-/// As [`index_all`], of what is recorded, until `stopped` is set.
+/// As [`index_all`], of what is recorded, until `stopped` is set. The list stays as it is.
 pub fn index_until(
     stopped: &Arc<AtomicBool>,
     home: &Home,
     images: &ImagePlan,
     config: &IntakeConfig,
     program: &Path,
+    progress: &mut dyn FnMut(&IntakeProgress),
 ) -> Result<Indexed, ImagesError> {
     let options = IntakeOptions { stopped: Arc::clone(stopped), ..options(home, images, config, program)? };
-    read_all(home, &sources(home)?, &options, None, &mut |_| {}).map(|(indexed, _)| indexed)
+    read_all(home, None, &options, progress).map(|(indexed, _)| indexed)
 }
 
 /// As [`index_all`], with the folder of a public data set as the new source and its labels written.
@@ -207,11 +242,10 @@ pub fn import(
     progress: &mut dyn FnMut(&IntakeProgress),
 ) -> Result<Imported, ImagesError> {
     let (dataset, folder) = new;
+    require_utf8(folder)?;
     let source = Source::Public { dataset: dataset.name().to_owned(), folder: folder.to_owned() };
-    let mut sources = sources(home)?;
-    sources.add(source.clone());
     let options = options(home, images, config, program)?;
-    let imported = read_all(home, &sources, &options, Some((&source, labels)), progress)?.1;
+    let imported = read_all(home, Some((&source, Some(labels))), &options, progress)?.1;
     imported.ok_or(ImagesError::NoSources)
 }
 
@@ -239,14 +273,23 @@ fn options_under(
     options
 }
 
-/// Reads sources in their order; labels are written for one of them, and what came of it is returned.
+/// Reads the recorded sources in their order, and a new one, of which labels may be written; what came of those is returned.
+///
+/// What was read is said of the list as it was at the start: one that has changed meanwhile counts as not indexed.
 fn read_all(
     home: &Home,
-    sources: &Sources,
+    new: Option<(&Source, Option<&LabelsOut>)>,
     options: &IntakeOptions,
-    labels: Option<(&Source, &LabelsOut)>,
     progress: &mut dyn FnMut(&IntakeProgress),
 ) -> Result<(Indexed, Option<Imported>), ImagesError> {
+    // One intake of a grid from the list to the mark: another one's older list would drop frames that this one vouches for.
+    let Some(_lock) = durable::try_lock_beside(&options.cache)? else {
+        return Err(IntakeError::from(CacheError::Busy { folder: options.cache.clone() }).into());
+    };
+    let mut sources = sources(home)?;
+    if let Some((source, _)) = new {
+        sources.add(source.clone());
+    }
     if sources.0.is_empty() {
         return Err(ImagesError::NoSources);
     }
@@ -259,7 +302,7 @@ fn read_all(
             Source::Dicom(path) => data::index(path, options, progress)?,
             Source::Public { dataset, folder } => {
                 let dataset = data_set(home, dataset)?;
-                let labels = labels.filter(|(own, _)| *own == source).map(|(_, labels)| labels);
+                let labels = new.filter(|(own, _)| *own == source).and_then(|(_, labels)| labels);
                 let imported = data::import(dataset, folder, options, labels, progress)?;
                 let report = imported.report.clone();
                 if labels.is_some() {
@@ -270,9 +313,11 @@ fn read_all(
         };
         reports.push((source.path().to_owned(), report));
     }
-    sources.write(&sources_file(home))?;
+    if let Some((source, _)) = new {
+        record(home, source.clone())?;
+    }
     let frames = reports.last().map_or(0, |(_, report)| report.cache_frames);
-    durable::write(&finished(&options.cache), sources.digest().to_string().as_bytes())?;
+    durable::write(&finished(&options.cache), mark(&sources, options.tolerance).as_bytes())?;
     Ok((Indexed { frames, reports }, labelled))
 }
 
@@ -378,6 +423,44 @@ mod tests {
         }
         let denied = disk(io::Error::from(ErrorKind::PermissionDenied));
         assert_eq!(ImagesError::from(IntakeError::from(denied)).decline(), Decline::TrainingFailed);
+    }
+
+    #[test]
+    fn a_source_that_the_list_could_not_hold_is_refused_before_anything_is_read() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let (home, source) = (Home::at(folder.path()), Path::new(OsStr::from_bytes(b"/export/k\xf6ln")));
+        let (grid, config, program) = (ImagePlan::default(), IntakeConfig::default(), Path::new("nowhere"));
+        let labels = LabelsOut { folder: folder.path().join("labels"), codes: None };
+        let refused = [
+            index_all(&home, source, &grid, &config, program, &mut |_| {}).unwrap_err(),
+            import(&home, (DataSet::Acdc, source), &labels, &grid, &config, program, &mut |_| {}).unwrap_err(),
+        ];
+        for error in refused {
+            let told = error.to_string();
+            assert!(told.contains("is not written in UTF-8") && told.contains("rename the folder"), "{told}");
+            assert!(!error.for_a_log().contains("/export"), "{}", error.for_a_log());
+        }
+    }
+
+    #[test]
+    fn a_grid_that_was_read_within_a_tolerance_counts_for_that_one_and_higher_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let (home, grid) = (Home::at(folder.path()), ImagePlan::default());
+        record(&home, Source::Dicom("/data/cmr".into())).unwrap();
+        let at = |tolerance: f64| {
+            let config = IntakeConfig { tolerance, ..IntakeConfig::default() };
+            cache_for(&home, &grid, &config).unwrap().is_some()
+        };
+        let leave = |mark: &str| durable::write(&finished(&cache_folder(&home, &grid)), mark.as_bytes()).unwrap();
+        let read = sources(&home).unwrap();
+        leave(&mark(&read, 0.5));
+        assert!(at(0.5) && at(0.9) && !at(0.05));
+        // As an earlier version left it, which did not say.
+        leave(&read.digest().to_string());
+        assert!(!at(1.0));
     }
 
     #[test]

@@ -6,12 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::plan::ImagePlan;
 use common::{NamedTensors, PlanDraft, Task};
 use data::{FrameCache, FrameRef, Labels, SiteSecret, Split, SubjectKey};
 use dicom_dictionary_std::tags;
+use site_agent::config::{IntakeConfig, Source, Sources};
+use site_agent::home::Home;
+use site_agent::images;
 use site_agent::tasks::{Cohort, CohortError, Example, Examples, FewShot, Said, built_in, measure};
 use tests::phantom::{self, SiteSpec};
 use tests::programs::{Process, ProgramError, Programs, run};
@@ -641,6 +646,48 @@ fn a_readers_table_of_series_teaches_what_the_tags_do_not_say() {
     refused(sound.replace("view", "plane"), &["series.csv has no column \"view\" (it has plane)"]);
     fs::remove_file(&labels).unwrap();
     hospital.refused(&finetune("{}/by-table.toml", "other"), &["series.csv is not there"]);
+}
+
+#[test]
+fn a_source_that_is_added_or_taken_off_while_images_are_read_stays_so_and_the_grid_is_read_again() {
+    let hospital = Hospital::with(SiteSpec::c(4));
+    let (home, config) = (Home::at(hospital.path("state")), IntakeConfig::default());
+    let grid = toml::from_str::<PlanDraft>(PLAN).unwrap().images;
+    let other = ImagePlan { frame_size: 48, ..grid.clone() };
+    let first = hospital.path("dicom").canonicalize().unwrap();
+    let mut patients: Vec<PathBuf> = fs::read_dir(&first).unwrap().map(|entry| entry.unwrap().path()).collect();
+    patients.sort();
+    let [second, third] = ["second", "third"].map(|name| first.with_file_name(name));
+    [&second, &third].into_iter().for_each(|apart| fs::rename(patients.pop().unwrap(), apart).unwrap());
+    let listed = || -> Vec<PathBuf> {
+        images::sources(&home).unwrap().0.iter().map(|source| source.path().to_owned()).collect()
+    };
+    let is_read = || images::cache_for(&home, &grid, &config).unwrap().is_some();
+    let index = |source: &Path, grid: &ImagePlan, meanwhile: &mut dyn FnMut()| {
+        images::index_all(&home, source, grid, &config, &hospital.program, &mut |_| meanwhile()).unwrap();
+    };
+    let read = |meanwhile: &mut dyn FnMut()| {
+        let stopped = Arc::default();
+        images::index_until(&stopped, &home, &grid, &config, &hospital.program, &mut |_| meanwhile()).unwrap();
+    };
+
+    let mut typed = false;
+    read(&mut || {
+        if !std::mem::replace(&mut typed, true) {
+            index(&second, &other, &mut || {});
+        }
+    });
+    assert_eq!(listed(), [first.clone(), second.clone()]);
+    assert!(!is_read(), "the new one is not on this grid");
+    read(&mut || {});
+    assert!(is_read());
+
+    let alone = Sources(vec![Source::Dicom(first.clone())]);
+    index(&third, &grid, &mut || alone.write(&home.images().join("sources.json")).unwrap());
+    assert_eq!(listed(), [first, third]);
+    assert!(!is_read(), "what was taken off is still there");
+    read(&mut || {});
+    assert!(is_read());
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -1,12 +1,14 @@
 //! The site's images on a plan's grid: read beside the reports, one intake at a time.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Assignment, Decline, Digest};
+use common::{Assignment, Decline, Digest, Plan};
 
 use super::Agent;
 use super::failure::{Failure, Then};
+use crate::durable::DiskError;
 use crate::images::{self, ImagesError};
 
 /// Of an intake that panicked.
@@ -34,6 +36,11 @@ impl Indexing {
 }
 
 impl Agent {
+    /// The images on a plan's grid, if all are read.
+    pub(super) fn cache_for(&self, plan: &Plan) -> Result<Option<PathBuf>, DiskError> {
+        images::cache_for(&self.home, &plan.draft.images, &self.config.intake)
+    }
+
     /// Reads the images onto the plan's grid, beside the reports.
     pub(super) async fn index(&mut self, assignment: &Assignment) -> Result<Then, Failure> {
         let plan = self.read_plan(assignment.plan)?;
@@ -52,8 +59,9 @@ impl Agent {
                 let (home, config, program) = (self.home.clone(), self.config.intake.clone(), self.program.clone());
                 let (images, stopped) = (plan.draft.images, Arc::<AtomicBool>::default());
                 let asked = Arc::clone(&stopped);
-                let task =
-                    tokio::task::spawn_blocking(move || images::index_until(&asked, &home, &images, &config, &program));
+                let task = tokio::task::spawn_blocking(move || {
+                    images::index_until(&asked, &home, &images, &config, &program, &mut |_| {})
+                });
                 self.indexing = Some(Indexing { grid, stopped, task });
             }
         }

@@ -43,8 +43,7 @@ impl Agent {
                     let plan = self.read_plan(assignment.plan)?;
                     here.plan = here.declined.is_some() || !self.misses_signatures(&plan, assignment.plan);
                     here.objection = self.objection(&plan, assignment).map(|(reason, _)| reason);
-                    here.images =
-                        images::cache_for(&self.home, &plan.draft.images)?.is_some() && self.indexing.is_none();
+                    here.images = self.cache_for(&plan)?.is_some() && self.indexing.is_none();
                 }
                 self.look_for_result(&mut here, run, round, base);
             }
@@ -89,7 +88,7 @@ impl Agent {
         }) else {
             return Ok(None);
         };
-        let has_images = images::cache_for(&self.home, &plan.draft.images)?.is_some();
+        let has_images = self.cache_for(&plan)?.is_some();
         Ok((plan.draft.finetuning.is_some() && has_images).then_some(plan))
     }
 

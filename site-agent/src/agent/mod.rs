@@ -380,7 +380,7 @@ impl Agent {
 
     fn start_trainer(&mut self, plan: Plan, work: Work, first_step: u64, measure_only: bool) -> Result<(), Failure> {
         let (run, round, base) = (&work.0, work.1, work.2);
-        let Some(cache) = images::cache_for(&self.home, &plan.draft.images)? else { return Ok(()) };
+        let Some(cache) = self.cache_for(&plan)? else { return Ok(()) };
         let secret = images::secret_path(&self.home);
         let labels = self.config.labels.clone().map(|folder| JobLabels { folder, secret });
         let job = Job {

@@ -47,7 +47,7 @@ pub(super) fn evaluate(home: &Home, config: &Config, args: &EvaluateArgs) -> any
     };
     let of = OfPlan { plan: path.clone(), network: args.network };
     let plan = read_draft(&of.plan)?;
-    let Some(cache) = images::cache_for(home, &plan.images)? else {
+    let Some(cache) = images::cache_for(home, &plan.images, &config.intake)? else {
         bail!("no images on this plan's grid: `site-agent index <folder|zip> --plan {}` first", of.plan.display());
     };
     let device = config.device.parse()?;

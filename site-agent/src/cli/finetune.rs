@@ -125,7 +125,7 @@ pub(super) fn finetune(home: &Home, config: &Config, args: &FinetuneArgs) -> any
         _ => FewShot::All,
     };
     ensure!(args.min_subjects != Some(0), "--min-subjects is 0, but must be at least 1");
-    let cache = finetuned::open_cache(home, &plan.images, &of_plan)?;
+    let cache = finetuned::open_cache(home, config, &plan.images, &of_plan)?;
     let labels = finetuned::open_labels(home, &cache, args.labels.as_deref())?;
     let examples = finetuned::examples(&task, &cache, labels.as_ref())?;
     let least = args.min_subjects.unwrap_or(if few == FewShot::All { 3 } else { 1 });

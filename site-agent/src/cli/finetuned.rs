@@ -15,8 +15,8 @@ use crate::images;
 use crate::tasks::{Examples, Finetuned, FinetunedFolder, Learnt};
 
 /// The site's frames on a grid; `plan` is how a person names the plan that has it.
-pub(super) fn open_cache(home: &Home, grid: &ImagePlan, plan: &str) -> anyhow::Result<FrameCache> {
-    let Some(cache) = images::cache_for(home, grid)? else {
+pub(super) fn open_cache(home: &Home, config: &Config, grid: &ImagePlan, plan: &str) -> anyhow::Result<FrameCache> {
+    let Some(cache) = images::cache_for(home, grid, &config.intake)? else {
         bail!("no images on this plan's grid: `site-agent index <folder|zip> --plan {plan}` first");
     };
     Ok(FrameCache::open(&cache, grid)?)
@@ -81,7 +81,7 @@ pub(super) fn open(home: &Home, config: &Config, folder: &Path) -> anyhow::Resul
             folder.display()
         );
     };
-    let cache = open_cache(home, &told.images, "<the finetuning's plan>")?;
+    let cache = open_cache(home, config, &told.images, "<the finetuning's plan>")?;
     let device = config.device.parse()?;
     let network = Finetuner::new(&told.model, std::slice::from_ref(&told.task), &device, finetuned.weights()?, true)?;
     Ok((told, cache, network))
