@@ -22,7 +22,8 @@ pub struct Config {
     pub precision: Precision,
     /// Threads of the trainer; 0 for one a core.
     pub threads: usize,
-    /// Images whose gradients are computed at a time; 0 for a whole batch. Less memory, the same step to float error.
+    /// Images whose gradients are computed at a time in pretraining; 0 for a whole batch. Less memory, the same step to float error. A run
+    /// that finetunes computes a task's batch whole.
     pub micro_batch: usize,
     /// Niceness of the trainer, 0 to 19: above 0 it yields to whatever else runs here.
     pub nice: u8,

@@ -7,17 +7,21 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::plan::ImagePlan;
-use common::{NamedTensors, PlanDraft, Task};
+use common::plan::{FinetuningPlan, ImagePlan};
+use common::{NamedTensors, PlanDraft, RoundNumber, Task};
 use data::{FrameCache, FrameRef, Labels, SiteSecret, Split, SubjectKey};
 use dicom_dictionary_std::tags;
 use site_agent::config::{IntakeConfig, Source, Sources};
 use site_agent::home::Home;
 use site_agent::images;
+use site_agent::job::{Job, JobFolder, JobLabels};
 use site_agent::tasks::{Cohort, CohortError, Example, Examples, FewShot, Said, built_in, measure};
+use site_agent::trainer::stopping::Stop;
+use site_agent::trainer::{self, TrainerError};
 use tests::phantom::{self, SiteSpec};
 use tests::programs::{Process, ProgramError, Programs, run};
 
@@ -367,30 +371,8 @@ fn a_patient_who_was_learnt_from_is_never_measured_be_it_under_another_identifie
     hospital.done("predict --finetuned {}/before --out {}/said --of all");
     fs::write(&config, "held_out = 0.4\n").unwrap();
     hospital.done(evaluate);
-    // A patient who is learnt from again, sent under other identifiers: some of them fall on the other side.
-    let first = hospital.path("dicom/PHANTOM-C0002");
-    assert!(first.is_dir(), "{first:?}");
-    for copy in 0..12 {
-        for (number, file) in files(&first).iter().enumerate() {
-            let mut object = dicom_object::open_file(file).unwrap();
-            for (tag, vr, kind) in [
-                (tags::STUDY_INSTANCE_UID, dicom_core::VR::UI, 1),
-                (tags::SERIES_INSTANCE_UID, dicom_core::VR::UI, 2),
-                (tags::SOP_INSTANCE_UID, dicom_core::VR::UI, 3),
-            ] {
-                let old = object.element(tag).unwrap().to_str().unwrap().into_owned();
-                let of =
-                    if kind == 1 { 0 } else { old.bytes().map(u64::from).fold(7, |sum, b| (sum * 31 + b) % 999_983) };
-                let uid = format!("2.25.{kind}{copy:02}{of:06}{}", if kind == 3 { number } else { 0 });
-                object.put_str(tag, vr, uid);
-            }
-            object.put_str(tags::PATIENT_ID, dicom_core::VR::LO, format!("COPY-{copy}"));
-            let folder = hospital.path("dicom").join(format!("COPY-{copy}"));
-            fs::create_dir_all(&folder).unwrap();
-            object.write_to_file(folder.join(format!("{number}.dcm"))).unwrap();
-        }
-    }
-    hospital.done("index {}/dicom --plan {}/plan.toml");
+    // A patient who is learnt from again: some of the copies fall on the other side.
+    sent_again(&hospital, "PHANTOM-C0002");
     hospital.refused(&finetune("sequence", "after"), &["the same patient is here under two identifiers"]);
     assert!(!hospital.path("after").exists(), "nothing was begun");
     hospital.refused(evaluate, &["0 trained this model or picked it, and", "under another identifier"]);
@@ -482,6 +464,33 @@ fn a_series_whose_halves_lie_in_two_folders_has_the_volumes_of_the_whole_and_a_m
     assert_eq!(told["masks"], masks.len(), "{told}");
     let of_part = |part: &str| masks.iter().filter(|path| path.to_string_lossy().contains(part)).count();
     assert!(of_part("-part1-") > 0 && of_part("-part1-") == of_part("-part2-"), "{masks:?}");
+}
+
+/// Sends a patient twelve times more, each time under other identifiers.
+fn sent_again(hospital: &Hospital, patient: &str) {
+    let first = hospital.path("dicom").join(patient);
+    assert!(first.is_dir(), "{first:?}");
+    for copy in 0..12 {
+        for (number, file) in files(&first).iter().enumerate() {
+            let mut object = dicom_object::open_file(file).unwrap();
+            for (tag, vr, kind) in [
+                (tags::STUDY_INSTANCE_UID, dicom_core::VR::UI, 1),
+                (tags::SERIES_INSTANCE_UID, dicom_core::VR::UI, 2),
+                (tags::SOP_INSTANCE_UID, dicom_core::VR::UI, 3),
+            ] {
+                let old = object.element(tag).unwrap().to_str().unwrap().into_owned();
+                let of =
+                    if kind == 1 { 0 } else { old.bytes().map(u64::from).fold(7, |sum, b| (sum * 31 + b) % 999_983) };
+                let uid = format!("2.25.{kind}{copy:02}{of:06}{}", if kind == 3 { number } else { 0 });
+                object.put_str(tag, vr, uid);
+            }
+            object.put_str(tags::PATIENT_ID, dicom_core::VR::LO, format!("COPY-{copy}"));
+            let folder = hospital.path("dicom").join(format!("COPY-{copy}"));
+            fs::create_dir_all(&folder).unwrap();
+            object.write_to_file(folder.join(format!("{number}.dcm"))).unwrap();
+        }
+    }
+    hospital.done("index {}/dicom --plan {}/plan.toml");
 }
 
 #[test]
@@ -646,6 +655,148 @@ fn a_readers_table_of_series_teaches_what_the_tags_do_not_say() {
     refused(sound.replace("view", "plane"), &["series.csv has no column \"view\" (it has plane)"]);
     fs::remove_file(&labels).unwrap();
     hospital.refused(&finetune("{}/by-table.toml", "other"), &["series.csv is not there"]);
+}
+
+const CINE: &str = "cine-sax-segmentation";
+const DISEASE: &str = "cardiac-disease";
+
+/// A round at the hospital, of a run that finetunes some tasks, or of one that pretrains, to be trained in this process.
+fn round(hospital: &Hospital, name: &str, tasks: &[&str], change: impl FnOnce(&mut Job)) -> JobFolder {
+    let mut plan: PlanDraft = toml::from_str(PLAN).unwrap();
+    let tasks: Vec<Task> = tasks.iter().map(|name| task(name)).collect();
+    plan.finetuning = (!tasks.is_empty()).then_some(FinetuningPlan { frozen_backbone: false, tasks });
+    plan.training.steps_per_round = 4;
+    let home = Home::at(hospital.path("state"));
+    let cache = images::cache_for(&home, &plan.images, &IntakeConfig::default()).unwrap().unwrap();
+    let folder = JobFolder::at(hospital.path(name));
+    fs::create_dir_all(folder.path()).unwrap();
+    let base = folder.path().join("base.safetensors");
+    let base_digest = trainer::first_model(&plan, None, &base).unwrap();
+    let labels = JobLabels { folder: hospital.path("labels"), secret: home.images().join("secret.key") };
+    let mut job = Job {
+        plan,
+        round: RoundNumber(0),
+        site: "site-c".parse().unwrap(),
+        first_step: 8,
+        base,
+        base_digest,
+        kept: None,
+        local: None,
+        cache,
+        held_out: 0.4,
+        device: "cpu".to_owned(),
+        precision: model::Precision::F32,
+        micro_batch: 0,
+        labels: Some(labels),
+        min_subjects: 2,
+        measures: false,
+        measure_only: false,
+    };
+    change(&mut job);
+    folder.write_job(&job).unwrap();
+    folder
+}
+
+/// The wish to stop once a trainer has taken so many steps.
+fn after(steps: usize, job: &JobFolder) -> Stop {
+    let progress = job.progress();
+    Stop::when(move || fs::read_to_string(&progress).is_ok_and(|lines| lines.lines().count() >= steps))
+}
+
+/// What a round sent, and the heads that it trained.
+fn trained(job: &JobFolder) -> (NamedTensors, Vec<String>) {
+    trainer::train(job, &Stop::default()).unwrap();
+    let heads = job.result().unwrap().unwrap().heads;
+    let delta = NamedTensors::from_safetensors(&fs::read(job.delta()).unwrap()).unwrap();
+    (delta, heads.keys().map(ToString::to_string).collect())
+}
+
+#[test]
+fn a_round_is_trained_with_the_labels_that_are_there_and_a_wish_to_stop_is_heard_until_its_end() {
+    let hospital = Hospital::with(SiteSpec::c(10));
+    labels_that_come_in_the_middle_of_a_round(&hospital);
+    a_task_whose_turn_never_comes(&hospital);
+    nobody_held_out(&hospital);
+    a_stop_before_the_first_step_and_after_the_last_one(&hospital);
+}
+
+fn labels_that_come_in_the_middle_of_a_round(hospital: &Hospital) {
+    let classes = hospital.path("labels/classes.csv");
+    let table = fs::read(&classes).unwrap();
+    fs::remove_file(&classes).unwrap();
+    let job = round(hospital, "interrupted", &[CINE, DISEASE], |_| {});
+    assert!(matches!(trainer::train(&job, &after(2, &job)), Err(TrainerError::Stopped { step: 2 })));
+    assert!(job.checkpoint().exists());
+    fs::write(&classes, table).unwrap();
+    let (delta, heads) = trained(&job);
+    assert_eq!(heads, [DISEASE, CINE]);
+    assert_eq!(delta, trained(&round(hospital, "unbroken", &[CINE, DISEASE], |_| {})).0);
+}
+
+fn a_task_whose_turn_never_comes(hospital: &Hospital) {
+    let one_step = |job: &mut Job| job.plan.training.steps_per_round = 1;
+    let (delta, heads) = trained(&round(hospital, "one-step", &[CINE, DISEASE], one_step));
+    assert_eq!(heads, [CINE]);
+    assert!(delta.iter().all(|(name, _)| !name.starts_with("heads.cardiac-disease.")), "{:?}", delta.signature());
+    let lonely = round(hospital, "lonely", &[CINE, DISEASE], |job| {
+        one_step(job);
+        job.plan.finetuning.as_mut().unwrap().tasks.iter_mut().for_each(|task| task.training.batch_size = 1);
+    });
+    let refused = trainer::train(&lonely, &Stop::default()).unwrap_err();
+    assert!(matches!(refused, TrainerError::TooFewSubjects { .. }), "{refused}");
+}
+
+fn nobody_held_out(hospital: &Hospital) {
+    let job = round(hospital, "nobody", &[CINE], |job| job.held_out = 0.0);
+    let refused = trainer::train(&job, &Stop::default()).unwrap_err().to_string();
+    assert!(refused.contains("held out to be measured, but at least 1 must: raise `held_out`"), "{refused}");
+}
+
+fn a_stop_before_the_first_step_and_after_the_last_one(hospital: &Hospital) {
+    let measured = round(hospital, "measured", &[CINE], |job| job.measures = true);
+    let refused = trainer::train(&measured, &Stop::when(|| true)).unwrap_err();
+    assert!(matches!(refused, TrainerError::Stopped { step: 0 }), "{refused}");
+    assert!(measured.scores().unwrap().is_none(), "nothing was measured");
+
+    let asked = Arc::<AtomicUsize>::default();
+    let times = |job: &JobFolder, stopped_at: usize| {
+        let count = Arc::clone(&asked);
+        asked.store(0, Ordering::Relaxed);
+        let ended = trainer::train(job, &Stop::when(move || count.fetch_add(1, Ordering::Relaxed) + 1 == stopped_at));
+        (ended, asked.load(Ordering::Relaxed))
+    };
+    let job = round(hospital, "last-step", &[], |_| {});
+    assert!(matches!(trainer::train(&job, &after(4, &job)), Err(TrainerError::Stopped { step: 4 })));
+    let checkpoint = NamedTensors::from_safetensors(&fs::read(job.checkpoint()).unwrap()).unwrap();
+    assert_eq!(checkpoint.get("clock").unwrap().values, [12.0, 0.0]);
+    // What follows is no step, and may be stopped as well.
+    assert!(matches!(times(&job, 2), (Err(TrainerError::Stopped { step: 4 }), 2)));
+    let (delta, _) = trained(&job);
+    let whole = round(hospital, "whole", &[], |_| {});
+    let (_, asks) = times(&whole, usize::MAX);
+    assert_eq!(trained(&whole).0, delta);
+    let (_, more) = times(&round(hospital, "in-parts", &[], |job| job.micro_batch = 8), usize::MAX);
+    assert!(more > asks, "fewer frames at a time are asked for more often: {more}, {asks}");
+}
+
+#[test]
+fn a_patient_under_two_identifiers_is_not_learnt_from_for_one_task_and_measured_for_another() {
+    let hospital = Hospital::with(SiteSpec::c(10));
+    sent_again(&hospital, "PHANTOM-C0002");
+    // His masks are under one identifier, and his disease under one of the others: no task alone has him twice.
+    let classes = hospital.path("labels/classes.csv");
+    let table = fs::read_to_string(&classes).unwrap();
+    let said = (0..12).filter_map(|copy| {
+        fs::write(&classes, table.replace("PHANTOM-C0002", &format!("COPY-{copy}"))).unwrap();
+        let job =
+            round(&hospital, &format!("copy-{copy}"), &[CINE, DISEASE], |job| job.plan.training.steps_per_round = 2);
+        trainer::train(&job, &Stop::default()).err()
+    });
+    let said: Vec<String> = said.map(|error| error.to_string()).collect();
+    assert!((1..12).contains(&said.len()), "where both are on one side, nothing is wrong: {said:?}");
+    assert!(said.iter().all(|error| error.contains("labels-refused.txt says why")), "{said:?}");
+    let why = fs::read_to_string(hospital.path("state/images/labels-refused.txt")).unwrap();
+    assert!(why.contains("the same patient is here under two identifiers"), "{why}");
 }
 
 #[test]

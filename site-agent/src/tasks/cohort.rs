@@ -74,6 +74,9 @@ pub enum CohortError {
     },
 }
 
+/// What subjects of the last part are there for, as [`CohortError::TooFew`] says it.
+pub(crate) const MEASURED: &str = "are held out to be measured";
+
 /// Fraction of the training subjects that pick the model.
 const VALIDATION: f64 = 0.2;
 
@@ -113,7 +116,7 @@ impl Cohort {
                 enough("are left by --subjects or --fraction to be trained on", wanted, least)?;
             }
         }
-        enough("are held out to be measured", held_out.len(), 1)?;
+        enough(MEASURED, held_out.len(), 1)?;
         if wanted < training.len() {
             training.truncate(wanted);
             // Few shots of which many more pick the best model would not be few.
@@ -174,6 +177,21 @@ impl Cohort {
             digest.update(&examples.digest_of(part).0);
         }
         digest.finish()
+    }
+
+    /// Refuses pixels that are in two parts of all these cohorts, whose tasks one network learns: it would be measured, or picked, for one
+    /// task by whom it has learnt for another.
+    pub fn require_apart_together<'a>(
+        cohorts: impl Iterator<Item = &'a Self> + Clone,
+        cache: &FrameCache,
+    ) -> Result<(), CohortError> {
+        let all = |part: fn(&Self) -> &[SubjectKey]| -> Vec<SubjectKey> {
+            let sorted: BTreeSet<SubjectKey> = cohorts.clone().flat_map(part).copied().collect();
+            sorted.into_iter().collect()
+        };
+        let together =
+            Self { training: all(Self::training), validation: all(Self::validation), held_out: all(Self::held_out) };
+        together.require_apart(cache)
     }
 
     /// Refuses pixels that are in two parts: a patient under two identifiers, who would be measured, or pick the model, by what

@@ -28,6 +28,7 @@ mod training;
 pub(crate) use asking::likeliest;
 pub use asking::{Asked, Said};
 pub use batches::Batches;
+pub(crate) use cohort::MEASURED;
 pub use cohort::{Cohort, CohortError, FewShot};
 pub use declared::{built_in, read_task};
 pub use examples::{Answer, Example, Examples, LeftOut};

@@ -4,18 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use common::plan::FinetuningPlan;
+use common::plan::{FinetuningPlan, ModelPlan};
 use common::privacy::SUBJECTS_ROUNDED_TO;
 use common::task::LabelSource;
-use common::{Meters, NamedTensors, Task, TaskName};
+use common::weights::WeightsError;
+use common::{Meters, NamedTensors, Task};
 use data::{FrameCache, Labels, SubjectKey};
-use model::{BACKBONE, DeviceChoice, Finetuner};
+use model::{BACKBONE, DeviceChoice, Finetuner, ModelError};
 
 use super::progress::Progress;
 use super::stopping::Stop;
 use super::{TrainerError, base, enough_subjects, scoring, seeds, write_delta};
 use crate::job::{Job, JobFolder, JobLabels, JobResult, StepLine};
-use crate::tasks::{Batches, Cohort, CohortError, Examples, FewShot, TasksError};
+use crate::tasks::{Batches, Cohort, CohortError, Examples, FewShot, MEASURED, TasksError};
 use crate::{durable, images};
 
 /// A task that this site takes part in.
@@ -37,10 +38,10 @@ pub(super) fn train(
     let tasks = site_tasks(job, plan, &cache, labels.as_ref())?;
     let base = of_tasks(base(job)?, &tasks);
     let device: DeviceChoice = job.device.parse()?;
-    let (model, declared) = (&job.plan.model, tasks.iter().map(|own| own.task.clone()).collect::<Vec<_>>());
+    let model = &job.plan.model;
     if job.measures && folder.scores()?.is_none() {
-        let network = Finetuner::new(model, &declared, &device, base.clone(), true)?;
-        folder.write_scores(&scoring::scores(model, &cache, &tasks, &network)?)?;
+        let network = Finetuner::new(model, &declared(&tasks), &device, base.clone(), true)?;
+        folder.write_scores(&scoring::scores(model, &cache, &tasks, &network, stop)?)?;
     }
     if job.measure_only {
         return Ok(JobResult {
@@ -54,10 +55,21 @@ pub(super) fn train(
         });
     }
 
+    if job.micro_batch > 0 {
+        tracing::warn!("micro_batch counts where a run pretrains alone: a task's batch is computed whole");
+    }
+    let (tasks, subjects) = drawing_enough(job, &cache, tasks)?;
+    let (base, declared) = (of_tasks(base, &tasks), declared(&tasks));
     let frozen = plan.frozen_backbone;
-    let mut network = match durable::read_if_there(&folder.checkpoint())? {
-        Some(checkpoint) => Finetuner::resume(model, &declared, &device, &checkpoint, frozen)?,
+    let resumed = match durable::read_if_there(&folder.checkpoint())? {
+        Some(checkpoint) => resumed(model, &declared, &device, &checkpoint, frozen)?,
+        None => None,
+    };
+    let mut network = match resumed {
+        Some(network) => network,
         None => {
+            // One that is of other tasks, if there is one.
+            durable::remove(&folder.checkpoint())?;
             let kept = job.kept.as_ref().map(|kept| durable::read(kept)).transpose()?;
             let network = Finetuner::new(model, &declared, &device, base.clone(), frozen)?;
             network.going_on(job.first_step, kept.as_deref())?
@@ -67,25 +79,9 @@ pub(super) fn train(
     let steps = job.plan.training.steps_per_round as u64;
     let done = network.step_count().saturating_sub(job.first_step).min(steps);
     let mut progress = Progress::from_step(folder, done)?;
-    let batches: Vec<Batches<'_>> = tasks
-        .iter()
-        .map(|SiteTask { task, examples, cohort }| {
-            let side = model.image_size * task.input.scale;
-            Batches::new(task, &cache, examples, cohort.training(), side, model.in_channels)
-        })
-        .collect();
-    let turn = |clock: u64| (clock % tasks.len() as u64) as usize;
-    let seed =
-        |clock: u64, purpose: &str| seeds(job).seed(clock, &format!("{purpose} of {}", tasks[turn(clock)].task.name));
-    let drawn = |place: usize| -> BTreeSet<SubjectKey> {
-        let clocks = (0..steps).map(|step| job.first_step + step).filter(|clock| turn(*clock) == place);
-        clocks.flat_map(|clock| batches[place].subjects_at(seed(clock, "batch"))).collect()
-    };
-    let subjects: Vec<(TaskName, BTreeSet<SubjectKey>)> =
-        tasks.iter().enumerate().map(|(place, own)| (own.task.name.clone(), drawn(place))).collect();
-    for (task, own) in &subjects {
-        enough_subjects(own.len(), job, &format!("the head of {task}"))?;
-    }
+    let batches = batches(job, &cache, &tasks);
+    let turn = |clock: u64| turn(clock, &tasks);
+    let seed = |clock: u64, purpose: &str| seed(job, clock, purpose, &tasks);
     let (began, mut kept) = (Instant::now(), done);
     for step in done..steps {
         stop.after(step, kept, folder, &mut progress, || network.checkpoint())?;
@@ -113,14 +109,86 @@ pub(super) fn train(
     let shown: usize = (0..steps).map(|step| tasks[turn(job.first_step + step)].task.training.batch_size).sum();
     Ok(JobResult {
         steps: steps as u32,
-        subjects: count(&subjects.iter().flat_map(|(_, own)| own).collect::<BTreeSet<_>>()),
-        heads: subjects.iter().map(|(task, own)| (task.clone(), count(own))).collect(),
+        subjects: count(&subjects.iter().flatten().collect::<BTreeSet<_>>()),
+        heads: tasks.iter().zip(&subjects).map(|(own, drawn)| (own.task.name.clone(), count(drawn))).collect(),
         images: shown as u64,
         // Of a run that finetunes, subjects count, head by head.
         examples: 0,
         seconds: progress.seconds(),
         meters: progress.meters(),
     })
+}
+
+fn declared(tasks: &[SiteTask]) -> Vec<Task> {
+    tasks.iter().map(|own| own.task.clone()).collect()
+}
+
+/// The place of the task whose turn a step is.
+fn turn(clock: u64, tasks: &[SiteTask]) -> usize {
+    (clock % tasks.len() as u64) as usize
+}
+
+fn seed(job: &Job, clock: u64, purpose: &str, tasks: &[SiteTask]) -> u64 {
+    seeds(job).seed(clock, &format!("{purpose} of {}", tasks[turn(clock, tasks)].task.name))
+}
+
+fn batches<'a>(job: &Job, cache: &'a FrameCache, tasks: &'a [SiteTask]) -> Vec<Batches<'a>> {
+    let of = |SiteTask { task, examples, cohort }: &'a SiteTask| {
+        let side = job.plan.model.image_size * task.input.scale;
+        Batches::new(task, cache, examples, cohort.training(), side, job.plan.model.in_channels)
+    };
+    tasks.iter().map(of).collect()
+}
+
+/// The tasks whose steps in this round draw as many subjects as the site's policy asks for, each with those subjects. The one with the
+/// fewest is left out as long as there is one with too few, and its turns go to the others; if none is left, the round is declined.
+fn drawing_enough(
+    job: &Job,
+    cache: &FrameCache,
+    mut tasks: Vec<SiteTask>,
+) -> Result<(Vec<SiteTask>, Vec<BTreeSet<SubjectKey>>), TrainerError> {
+    loop {
+        let subjects = subjects_drawn(job, &batches(job, cache, &tasks), &tasks);
+        let fewest = (0..tasks.len()).min_by_key(|place| subjects[*place].len());
+        let Some(fewest) = fewest else { return Ok((tasks, subjects)) };
+        let name = &tasks[fewest].task.name;
+        match enough_subjects(subjects[fewest].len(), job, &format!("the head of {name}")) {
+            Ok(()) => return Ok((tasks, subjects)),
+            Err(error) if tasks.len() == 1 => return Err(error),
+            Err(error) => {
+                tracing::warn!(task = %name, %error, "this site does not take part in the task in this round")
+            }
+        }
+        tasks.remove(fewest);
+    }
+}
+
+/// The subjects whose images the round's batches hold, task by task.
+fn subjects_drawn(job: &Job, batches: &[Batches<'_>], tasks: &[SiteTask]) -> Vec<BTreeSet<SubjectKey>> {
+    let mut drawn = vec![BTreeSet::new(); tasks.len()];
+    for step in 0..job.plan.training.steps_per_round as u64 {
+        let clock = job.first_step + step;
+        let place = turn(clock, tasks);
+        drawn[place].extend(batches[place].subjects_at(seed(job, clock, "batch", tasks)));
+    }
+    drawn
+}
+
+/// A network from a checkpoint, unless that is of other tasks than these: labels may have come, or gone, while the round was interrupted.
+fn resumed(
+    model: &ModelPlan,
+    tasks: &[Task],
+    device: &DeviceChoice,
+    checkpoint: &[u8],
+    frozen: bool,
+) -> Result<Option<Finetuner>, TrainerError> {
+    match Finetuner::resume(model, tasks, device, checkpoint, frozen) {
+        Err(ModelError::Weights(WeightsError::Differs { .. })) => {
+            tracing::warn!("the checkpoint is of other tasks than there are labels for now: the round begins anew");
+            Ok(None)
+        }
+        resumed => Ok(Some(resumed?)),
+    }
 }
 
 fn count<T>(subjects: &BTreeSet<T>) -> u32 {
@@ -171,11 +239,12 @@ fn site_tasks(
         let least = job.min_subjects as usize;
         match Cohort::new(cache, &examples.all, job.held_out, FewShot::All, &examples.classes, least) {
             Ok(cohort) => own.push(SiteTask { task, examples, cohort }),
-            Err(CohortError::TooFew { what, found, subjects, .. }) => {
-                let why = format!(
-                    "{found} of {subjects} labelled subjects {what}, but at least {least} must (`policy.min_subjects`, never below \
-                     {SUBJECTS_ROUNDED_TO}): label or index more"
-                );
+            Err(CohortError::TooFew { what, found, least, subjects }) => {
+                let remedy = match what {
+                    MEASURED => ": raise `held_out` in site-agent.toml, or label or index more".to_owned(),
+                    _ => format!(" (`policy.min_subjects`, never below {SUBJECTS_ROUNDED_TO}): label or index more"),
+                };
+                let why = format!("{found} of {subjects} labelled subjects {what}, but at least {least} must{remedy}");
                 tracing::warn!(task = %name, %why, "this site does not take part in the task");
                 without.push(format!("{name}: {why}"));
             }
@@ -197,6 +266,11 @@ fn site_tasks(
         tracing::info!(task = %task.name, training, validation, held_out, "subjects with labels");
         all.push(SiteTask { task, examples, cohort });
     }
+    let apart = Cohort::require_apart_together(all.iter().map(|own| &own.cohort), cache);
+    apart.map_err(|error| match &job.labels {
+        Some(labels) => refused(labels, &error),
+        None => TrainerError::NoLabels(error.to_string()),
+    })?;
     if all.is_empty() { Err(TrainerError::NoLabels(without.join("; "))) } else { Ok(all) }
 }
 

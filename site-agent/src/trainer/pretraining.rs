@@ -17,6 +17,8 @@ use crate::job::{Job, JobFolder, JobResult, StepLine};
 
 /// Frames behind the RankMe meter, at most.
 const RANK_ME_FRAMES: usize = 256;
+/// Frames of them at a time; fewer where the site's memory holds fewer.
+const RANK_ME_AT_ONCE: usize = 64;
 
 /// Trains a round of DINO.
 pub(super) fn train(folder: &JobFolder, job: &Job, stop: &Stop) -> Result<JobResult, TrainerError> {
@@ -50,7 +52,7 @@ pub(super) fn train(folder: &JobFolder, job: &Job, stop: &Stop) -> Result<JobRes
 
     let maker =
         CropMaker::new(&job.plan.crops, &job.plan.images, job.plan.model.image_size, job.plan.model.in_channels);
-    thread::scope(|scope| {
+    let kept = thread::scope(|scope| {
         let (used, again) = mpsc::channel();
         let crops = crops_ahead(scope, job, &cache, &sampler, &maker, done..steps, again);
         let (began, mut kept) = (Instant::now(), done);
@@ -81,12 +83,14 @@ pub(super) fn train(folder: &JobFolder, job: &Job, stop: &Stop) -> Result<JobRes
         }
         let (trained_s, waited_s) = (began.elapsed().as_secs_f64(), waited.as_secs_f64());
         tracing::info!(trained_s, waited_s, "trained; after the first step it waited for crops this long");
-        Ok::<_, TrainerError>(())
+        Ok::<_, TrainerError>(kept)
     })?;
 
     let trained = trainer.weights();
     let teacher = trained.under("teacher.backbone.");
-    let rank_me = rank_me(job, &device, &teacher, &cache, &sampler)?;
+    let rank_me = rank_me(job, &device, &teacher, &cache, &sampler, &mut || {
+        stop.after(steps, kept, folder, &mut progress, || trainer.checkpoint())
+    })?;
     write_delta(folder, job, model::travelling(trained, job.plan.aggregation.exchange), &base, |_| true)?;
     durable::write(&folder.kept(), &trainer.kept())?;
     let images = steps * job.plan.training.batch_size as u64;
@@ -150,12 +154,14 @@ fn stacked(crops: data::CropBatch, job: &Job) -> CropBatch {
     }
 }
 
+/// RankMe of whole frames, which takes as long as some steps: `may_go_on` is asked between parts of them.
 fn rank_me(
     job: &Job,
     device: &DeviceChoice,
     teacher: &NamedTensors,
     cache: &FrameCache,
     sampler: &Sampler,
+    may_go_on: &mut dyn FnMut() -> Result<(), TrainerError>,
 ) -> Result<f64, TrainerError> {
     let backbone = Backbone::load(&job.plan.model, device, teacher)?;
     let mut drawn = BTreeSet::new();
@@ -164,7 +170,9 @@ fn rank_me(
     frames.retain(|frame| drawn.insert(*frame));
     let (side, channels) = (job.plan.model.image_size, job.plan.model.in_channels);
     let mut features = Vec::with_capacity(frames.len());
-    for some in frames.chunks(64) {
+    let at_once = if job.micro_batch == 0 { RANK_ME_AT_ONCE } else { RANK_ME_AT_ONCE.min(job.micro_batch) };
+    for some in frames.chunks(at_once) {
+        may_go_on()?;
         let pixels = data::whole_frames(cache, some, side, channels);
         features.extend(backbone.features(&pixels, some.len(), side)?);
     }

@@ -8,6 +8,7 @@ use model::Finetuner;
 
 use super::TrainerError;
 use super::finetuning::SiteTask;
+use super::stopping::Stop;
 use crate::tasks::{Asked, measure, thinned};
 
 /// The scores that may leave. Nothing of a metric that only a bootstrap or much time would tell.
@@ -16,12 +17,17 @@ pub(super) fn scores(
     cache: &FrameCache,
     tasks: &[SiteTask],
     network: &Finetuner,
+    stop: &Stop,
 ) -> Result<Vec<Score>, TrainerError> {
     let mut scores = Vec::new();
     for SiteTask { task, examples, cohort } in tasks {
         let asked = Asked::new(cache, task, model.image_size * task.input.scale, model.in_channels);
         for (on, subjects) in [(MeasuredOn::Validation, cohort.validation()), (MeasuredOn::HeldOut, cohort.held_out())]
         {
+            // Before the round's first step: there is nothing that a checkpoint would keep.
+            if stop.is_wished() {
+                return Err(TrainerError::Stopped { step: 0 });
+            }
             let some = thinned(subjects, task, cache, examples);
             let said = asked.all(network, &some).map_err(TrainerError::Model)?;
             let measured = measure(task, cache, examples, &some, &said, None)?;

@@ -2,11 +2,11 @@
 //! ends with the step it is at, and a checkpoint; where that takes too long, with the checkpoint before.
 
 use std::io::{self, Read};
-use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
+use std::{fmt, process};
 
 use super::TrainerError;
 use super::progress::Progress;
@@ -21,43 +21,54 @@ pub const ENDS_WITHIN: Duration = Duration::from_secs(60);
 const NOT_IN_TIME: i32 = 143;
 
 /// Whether to stop.
-#[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicBool>);
+#[derive(Clone)]
+pub struct Stop(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl Default for Stop {
+    /// Never.
+    fn default() -> Self {
+        Self::when(|| false)
+    }
+}
+
+impl fmt::Debug for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stop").field(&self.is_wished()).finish()
+    }
+}
 
 impl Stop {
+    /// As soon as that is so: it is asked before every step, and where something long follows.
+    pub fn when(wished: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(wished))
+    }
+
     /// A wish that SIGTERM and Ctrl-C express, and the end of standard input as well if a parent holds the other end of it for as
     /// long as this process is wanted.
     pub fn heard(with_parent: bool) -> Self {
-        let stop = Self::default();
-        let heard = stop.clone();
+        let wished = Arc::<AtomicBool>::default();
+        let heard = Arc::clone(&wished);
         thread::spawn(move || {
             if signalled().is_ok() {
-                heard.wish();
+                wish(&heard);
             }
         });
         if with_parent {
-            let heard = stop.clone();
+            let heard = Arc::clone(&wished);
             thread::spawn(move || {
                 let mut byte = [0];
                 // Whatever it is, an end or an error: nobody is there.
                 let ended = io::stdin().read(&mut byte);
                 drop(ended);
-                heard.wish();
+                wish(&heard);
             });
         }
-        stop
-    }
-
-    /// Wishes it, and ends this process where that is not heard in time.
-    fn wish(&self) {
-        self.0.store(true, Ordering::Relaxed);
-        thread::sleep(ENDS_WITHIN);
-        process::exit(NOT_IN_TIME);
+        Self::when(move || wished.load(Ordering::Relaxed))
     }
 
     /// Whether it is wished for.
     pub fn is_wished(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        (self.0)()
     }
 
     /// The end of training if it is wished for, after `step` steps of the round of which the checkpoint on disk holds `kept`.
@@ -78,6 +89,13 @@ impl Stop {
         }
         Err(TrainerError::Stopped { step })
     }
+}
+
+/// Wishes it, and ends this process where that is not heard in time.
+fn wish(wished: &AtomicBool) {
+    wished.store(true, Ordering::Relaxed);
+    thread::sleep(ENDS_WITHIN);
+    process::exit(NOT_IN_TIME);
 }
 
 /// Returns at SIGTERM or SIGINT.

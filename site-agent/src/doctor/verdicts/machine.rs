@@ -29,7 +29,8 @@ pub(in crate::doctor) fn disk(free: Option<u64>, need: u64) -> Check {
 
 /// Memory that is free, against what a trainer needs.
 pub(in crate::doctor) fn memory(free: Option<u64>, need: u64) -> Check {
-    let remedy = "end other programs, or set `micro_batch` in site-agent.toml: less memory, the same step";
+    let remedy =
+        "end other programs, or for pretraining set `micro_batch` in site-agent.toml: less memory, the same step";
     match free {
         None => Check::warning("memory", "how much is free is not known on this system", remedy),
         Some(free) if free < need => {
