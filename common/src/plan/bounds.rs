@@ -166,6 +166,9 @@ fn finetuning(finetuning: &FinetuningPlan, plan: &PlanDraft) -> Bounded {
     for task in tasks {
         task.check().map_err(|source| PlanError::Task { name: task.name.clone(), source })?;
     }
+    let steps = plan.training.steps_per_round;
+    let bound = format!("at least {}: the tasks take turns, a step each, and none may be without one", tasks.len());
+    within("training.steps_per_round", steps, steps >= tasks.len(), &bound)?;
     let exchange = plan.aggregation.exchange;
     within(
         "aggregation.exchange",
@@ -189,6 +192,10 @@ fn borne(faulty: usize, rounds: &RoundPlan) -> Bounded {
     let bound = format!("at least {least} for {faulty} faulty sites: n >= 2 f + 3 (Blanchard et al. 2017)");
     within("rounds.quorum", rounds.quorum, rounds.quorum >= least, &bound)
 }
+
+/// Values of a network of which a checkpoint can be read again: student, teacher and two moments, and beside them center and counts, which
+/// are fewer than 2^20.
+const MOST_VALUES: usize = (MAX_VALUES - (1 << 20)) / 4;
 
 fn model(model: &ModelPlan) -> Bounded {
     for (key, value) in [
@@ -214,10 +221,16 @@ fn model(model: &ModelPlan) -> Bounded {
         &format!("a divisor of {}", model.dim),
     )?;
     positive("model.mlp_ratio", model.mlp_ratio)?;
+    let hidden = model.dim as f64 * model.mlp_ratio;
+    let bound = format!("at least 1/{}, of which model.dim makes a hidden layer of one", model.dim);
+    within("model.mlp_ratio", model.mlp_ratio, hidden >= 1.0, &bound)?;
     fraction("model.drop_path", model.drop_path)?;
     let values = model.values();
-    let bound = format!("at most {MAX_VALUES}: make model.dim, model.depth, model.mlp_ratio or model.head smaller");
-    within("model, in values,", format!("{values:.0}"), values <= MAX_VALUES as f64, &bound)
+    let bound = format!(
+        "at most {MOST_VALUES}, a checkpoint being four times as large: make model.dim, model.depth, model.mlp_ratio or model.head \
+         smaller"
+    );
+    within("model, in values,", format!("{values:.0}"), values <= MOST_VALUES as f64, &bound)
 }
 
 fn images(images: &ImagePlan) -> Bounded {
@@ -398,6 +411,8 @@ mod tests {
         assert!(told.contains("a finetuned network has no teacher"), "{told}");
         let told = refused(|plan| plan.finetuning = Some(finetuning(&["lge", "lge"])));
         assert!(told.contains("finetuning.tasks is 2, but must be 1 to 16 tasks of different names"), "{told}");
+        let told = refused(|plan| plan.training.steps_per_round = 1);
+        assert!(told.contains("training.steps_per_round is 1, but must be at least 2: the tasks take turns"), "{told}");
         let told = refused(|plan| plan.finetuning.as_mut().unwrap().tasks[1].metrics.clear());
         assert!(told.contains("finetuning, task cine: task: metrics is empty"), "{told}");
     }
@@ -500,7 +515,7 @@ mod tests {
     #[test]
     fn what_would_overflow_wait_for_ever_or_draw_from_nothing_is_refused_by_name() {
         type Change = fn(&mut PlanDraft);
-        let cases: [(Change, &str); 17] = [
+        let cases: [(Change, &str); 19] = [
             (
                 |plan| plan.aggregation.strategy = Strategy::Krum { faulty: 1 },
                 "rounds.quorum is 2, but must be at least 5 for 1 faulty sites: n >= 2 f + 3",
@@ -532,6 +547,12 @@ mod tests {
             (|plan| plan.model.depth = 100_000, "model.depth is 100000, but must be between 1 and 1024"),
             (|plan| plan.model.dim = 6 << 17, "make model.dim, model.depth"),
             (|plan| plan.model.mlp_ratio = 1e300, "make model.dim, model.depth"),
+            (|plan| plan.model.mlp_ratio = 0.001, "model.mlp_ratio is 0.001, but must be at least 1/384"),
+            // 600 million values.
+            (
+                |plan| (plan.model.dim, plan.model.heads) = (2048, 16),
+                "at most 536608768, a checkpoint being four times as large: make model.dim, model.depth",
+            ),
             (|plan| plan.images.frame_size = 1 << 20, "images.frame_size is 1048576"),
         ];
         for (change, told) in cases {

@@ -246,8 +246,8 @@ pub enum Centering {
 }
 
 /// A run that finetunes clinical tasks: the backbone is merged over all sites, each task's head over the sites that have its
-/// labels. Of `training`, `steps_per_round` and `checkpoint_every_steps` count: a site's tasks take turns, a step each, and a
-/// task's own `training.steps` gives way to the steps of the whole run.
+/// labels. Of `training`, `steps_per_round`, `checkpoint_every_steps` and `proximal` count: a site's tasks take turns, a step each, and
+/// a task's own `training.steps` gives way to the steps of the whole run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FinetuningPlan {
