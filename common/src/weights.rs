@@ -77,15 +77,19 @@ const METADATA: &str = "__metadata__";
 /// Values in all tensors of a model together: 2^31, or 8 GiB.
 pub const MAX_VALUES: usize = 1 << 31;
 
+/// Whether a tensor may be called so.
+pub fn is_tensor_name(name: &str) -> bool {
+    let permitted = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=128).contains(&name.len()) && name.bytes().all(permitted) && name != METADATA
+}
+
 impl Signature {
     /// A signature of these names and shapes.
     pub fn new(specs: impl IntoIterator<Item = (String, Vec<usize>)>) -> Result<Self, WeightsError> {
         let mut all = BTreeMap::new();
         let mut total = 0_usize;
         for (name, shape) in specs {
-            let permitted = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-            let is_name = (1..=128).contains(&name.len()) && name.bytes().all(permitted) && name != METADATA;
-            if !is_name || all.contains_key(&name) {
+            if !is_tensor_name(&name) || all.contains_key(&name) {
                 return Err(WeightsError::Name(name.chars().take(128).collect()));
             }
             let size = shape.iter().try_fold(1_usize, |size, &axis| size.checked_mul(axis));

@@ -11,7 +11,7 @@ use crate::names::{self, STUDENT, TEACHER};
 use crate::{ModelError, export, init, position};
 
 /// Tensors that a backbone's features do not depend on: classifiers, the pooler, what masked patches are replaced by.
-const IGNORED: [&str; 4] = ["head.", "classifier.", "pooler.", "mask_token"];
+const IGNORED: [&str; 5] = ["head.", "classifier.", "pooler.", "mask_token", "embeddings.mask_token"];
 /// The position embedding.
 const PLACES: &str = "pos_embed";
 
@@ -368,6 +368,8 @@ mod tests {
         let mut layers = theirs.weights.clone().prefixed("vit.");
         layers.insert("classifier.weight", vec![2, 16], vec![0.0; 32]);
         layers.insert("vit.pooler.dense.bias", vec![16], vec![0.0; 16]);
+        // That of a masked training has what stands for a masked patch.
+        layers.insert("vit.embeddings.mask_token", vec![1, 1, 16], vec![0.0; 16]);
         for file in [theirs.weights, layers] {
             let file = NamedTensors::from_safetensors(&file.to_safetensors()).unwrap();
             assert_eq!(backbone(file, &plan, Network::Teacher).unwrap().to_safetensors(), ours.to_safetensors());

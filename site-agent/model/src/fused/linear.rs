@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::fresh::{made, made_of};
 use super::product::{Place, product, transpose};
-use super::vector::column_sums;
+use super::vector::{column_sums, sum};
 
 /// Rows of a part at least: so many that reading the weight again for each costs little.
 const ROWS: usize = 192;
@@ -20,12 +20,27 @@ const OUTPUTS: usize = 96;
 pub(super) fn forward(x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     let outputs = bias.len();
     let inputs = weight.len() / outputs;
+    if let [bias] = *bias {
+        return forward_of_one(x, weight, bias);
+    }
     let (weight, rows) = (transposed(weight, outputs, inputs), part(x.len() / inputs, ROWS));
     let of_weight = Place::new(0, inputs, outputs, outputs);
     made_of(bias, x.len() / inputs * outputs, rows * outputs, x.par_chunks(rows * inputs), |y, x| {
         let rows = y.len() / outputs;
         let into = Place::new(0, rows, outputs, outputs);
         product((y, into), true, 1.0, (x, Place::new(0, rows, inputs, inputs)), (&weight, of_weight));
+    })
+}
+
+/// The same of a weight of one output, row by row: a product with a single column is added up in ways that depend on how many rows a part
+/// has.
+fn forward_of_one(x: &[f32], weight: &[f32], bias: f32) -> Vec<f32> {
+    let inputs = weight.len();
+    let rows = part(x.len() / inputs, ROWS);
+    made(x.len() / inputs, rows, x.par_chunks(rows * inputs), |y, x| {
+        for (y, row) in y.iter_mut().zip(x.chunks_exact(inputs)) {
+            *y = bias + sum(inputs, |place| row[place] * weight[place]);
+        }
     })
 }
 
@@ -85,8 +100,8 @@ mod tests {
         let values = |seed: usize, count: usize| -> Vec<f32> {
             (0..count).map(|place| ((place * 7919 + seed * 104_729) % 1000) as f32 / 250.0 - 2.0).collect()
         };
-        // Parts that the numbers of threads cut elsewhere, sums longer than what a product takes at a time, few outputs.
-        for (rows, inputs, outputs) in [(1601, 31, 401), (773, 1201, 2), (2311, 65, 577)] {
+        // Parts that the numbers of threads cut elsewhere, sums longer than what a product takes at a time, few outputs, and one.
+        for (rows, inputs, outputs) in [(1601, 31, 401), (773, 1201, 2), (2311, 65, 577), (384, 96, 1)] {
             let (x, weight, bias) = (values(1, rows * inputs), values(2, outputs * inputs), values(3, outputs));
             let gradient = values(4, rows * outputs);
             let bits = |threads| {

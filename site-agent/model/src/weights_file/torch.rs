@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Cursor};
 
+use common::weights::is_tensor_name;
 use common::{NamedTensors, Signature};
 use zip::{CompressionMethod, ZipArchive};
 
@@ -200,6 +201,12 @@ impl<'p> Walk<'p> {
                 _ => continue,
             };
             match self.pickled.value(*value) {
+                // What no network has: a training's own, beside it, under keys that say how that was set up.
+                Value::Tensor(Strided { storage: Storage { element: Some(_), .. }, .. }) if !is_tensor_name(&name) => {
+                    let told =
+                        || format!("its entry {name:.MAX_NAME$} is a tensor that is not called as one of a network");
+                    self.first.get_or_insert_with(told);
+                }
                 Value::Tensor(tensor @ Strided { storage: Storage { element: Some(element), .. }, .. }) => {
                     self.tensors.push((name, *element, tensor));
                 }
@@ -433,6 +440,17 @@ mod tests {
         );
         let words = refusal(&checkpoint(&state(b"ctorch._utils\n_rebuild_sparse_tensor\n)R")));
         assert!(words.contains("tensor a is made by torch._utils._rebuild_sparse_tensor"), "{words}");
+    }
+
+    #[test]
+    fn a_tensor_that_no_network_has_is_left_out_and_stands_in_nobodys_way() {
+        let one = tensor(b"K\x00K\x02\x85K\x01\x85");
+        let strange = [b"X\x04\0\0\0a{b}", &one[..], b"s"].concat();
+        let both = [b"\x80\x02}", &strange[..], b"X\x01\0\0\0a", &one, b"s."].concat();
+        let tensors = read(&checkpoint(&both)).unwrap();
+        assert_eq!(tensors.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["a"]);
+        let words = refusal(&checkpoint(&[b"\x80\x02}", &strange[..], b"."].concat()));
+        assert!(words.contains("its entry a{b} is a tensor that is not called as one of a network"), "{words}");
     }
 
     #[test]
