@@ -62,7 +62,9 @@ impl Stack<'_> {
             false => Some(self.place(slice, series)? / step?),
         };
         let numbers: Option<Vec<f64>> = self.slices.iter().map(number).collect();
-        let numbers = numbers.unwrap_or_else(|| (0..self.slices.len()).map(|number| number as f64).collect());
+        let is_near = |all: &Vec<f64>| all.iter().all(|number| (number - all[0]).abs() < MOST_PLANES);
+        let numbers =
+            numbers.filter(is_near).unwrap_or_else(|| (0..self.slices.len()).map(|number| number as f64).collect());
         let first = numbers.first().copied().unwrap_or(0.0);
         let after = |next: &mut usize, number: f64| {
             let plane = ((number - first).round() as usize).max(*next);
@@ -87,6 +89,9 @@ impl Stack<'_> {
         )
     }
 }
+
+/// So many planes are no heart: headers that place slices farther apart ask for no memory.
+const MOST_PLANES: f64 = 1024.0;
 
 /// Where masks on some planes of a grid show a structure.
 fn on_planes<'a>(
