@@ -9,7 +9,7 @@ use crate::keys::{PathKey, SeriesKey, StudyKey, SubjectKey};
 use crate::labels::{Level, Plane, Rule, Sequence, Vendor};
 use crate::skip::SkipReason;
 
-pub(super) const SERIES: Kind = Kind { name: *b"series\0\0", version: 3 };
+pub(super) const SERIES: Kind = Kind { name: *b"series\0\0", version: 4 };
 
 /// A line of `series.log`; the last one about a series of a source counts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -90,6 +90,8 @@ pub struct SliceRecord {
     pub level: Option<Level>,
     /// Frames, in the order of the cardiac cycle.
     pub phases: u32,
+    /// Frames that its headers tell of, with those whose pixels could not be decoded.
+    pub acquired: u32,
 }
 
 /// An image that was left out when its pixels were read.
@@ -126,15 +128,15 @@ impl SeriesRecord {
         self.window[0] + fraction * (self.window[1] - self.window[0])
     }
 
-    /// Phases of the cardiac cycle, of the slice that has most.
+    /// Phases of the cardiac cycle as they were acquired, of the slice that has most: what whoever labelled the images counted.
     pub fn phases(&self) -> u32 {
-        self.slices.iter().map(|slice| slice.phases).max().unwrap_or(0)
+        self.slices.iter().map(|slice| slice.acquired).max().unwrap_or(0)
     }
 
-    /// Whether the frames of a slice are known to be all that were acquired: of one that has fewer than another, in a series of which an image
-    /// could not be decoded, nobody knows which phase is missing, and so which those after it are.
+    /// Whether all frames of a slice are here: of one that lost some when they were decoded, nobody knows which phase is missing, and so which
+    /// those after it are. No other slice tells: a series may have one, or all may have lost as many.
     pub fn is_whole(&self, slice: usize) -> bool {
-        self.skipped.is_empty() || self.slices[slice].phases == self.phases()
+        self.slices[slice].phases == self.slices[slice].acquired
     }
 
     /// How many frames there are.

@@ -230,6 +230,7 @@ fn record(
                 placement: placement(shown),
                 level: slice.level,
                 phases: 1 + decoded.count() as u32,
+                acquired: slice.frames.len() as u32,
             });
         }
         first = end;

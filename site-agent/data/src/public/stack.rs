@@ -68,6 +68,7 @@ impl Stack {
             placement: Some(*placement),
             level: level_along(*position, ends).filter(|_| levelled),
             phases,
+            acquired: phases,
         });
         Some(Self {
             matrix: [u32::try_from(dims[1]).ok()?, u32::try_from(dims[0]).ok()?],

@@ -431,7 +431,7 @@ mod tests {
 
     /// A short-axis series with slices at these places, whose header says how thick they are and not how far apart.
     fn series(places: &[f64], thickness: f64) -> SeriesRecord {
-        let slice = |place: &f64| serde_json::json!({ "position_mm": place, "placement": at(*place), "level": null, "phases": 2 });
+        let slice = |place: &f64| serde_json::json!({ "position_mm": place, "placement": at(*place), "level": null, "phases": 2, "acquired": 2 });
         let (key, digest) = ("00112233445566778899aabbccddeeff", common::Digest::of(b"pixels"));
         serde_json::from_value(serde_json::json!({
             "key": key, "subject": key, "study": key, "source": key, "vendor": "siemens", "sequence": "cine",

@@ -278,18 +278,23 @@ fn a_stack_on_which_nobody_drew_is_refused_and_a_slice_above_the_heart_is_not() 
     assert_eq!(drawn, [vec![0; ROWS * COLUMNS]], "one slice, with no heart on it");
 }
 
+/// A cine of so many slices and 3 phases, with the pixels of one image cut short.
+fn with_a_lost_frame(slices: u32, lost: usize) -> Site {
+    let template = Image { spacing: Some(SPACING), ..Image::new() };
+    let mut images = short_axis_cine(&template, slices, 3);
+    images.iter_mut().for_each(|image| image.position = moved(image.position));
+    let cut_short = PixelFragmentSequence::new(Vec::<u32>::new(), vec![vec![1_u8, 0, 0, 0]]);
+    images[lost].syntax = dicom_dictionary_std::uids::RLE_LOSSLESS;
+    images[lost].extra.push(DataElement::new(tags::PIXEL_DATA, VR::OB, Value::PixelSequence(cut_short)));
+    let site = Site::tolerating(&images, 24, 0.5);
+    assert_eq!(site.record(1).1.skipped.len(), 1);
+    site
+}
+
 #[test]
 fn a_slice_of_which_a_frame_could_not_be_decoded_has_no_mask_since_nobody_knows_which_frame_it_is_of() {
-    let template = Image { spacing: Some(SPACING), ..Image::new() };
-    let mut images = short_axis_cine(&template, SLICES as u32, 3);
-    images.iter_mut().for_each(|image| image.position = moved(image.position));
-    // The pixels of one are cut short.
-    let cut_short = PixelFragmentSequence::new(Vec::<u32>::new(), vec![vec![1_u8, 0, 0, 0]]);
-    images[4].syntax = dicom_dictionary_std::uids::RLE_LOSSLESS;
-    images[4].extra.push(DataElement::new(tags::PIXEL_DATA, VR::OB, Value::PixelSequence(cut_short)));
-    let site = Site::of(&images, 24);
+    let site = with_a_lost_frame(SLICES as u32, 4);
     let (_, record) = site.record(1);
-    assert_eq!(record.skipped.len(), 1);
     let cut = record.slices.iter().position(|slice| slice.phases == 2).unwrap();
     site.volume("m.nii.gz", [COLUMNS, ROWS, SLICES], stack_affine(record).unwrap(), drawn());
     let mut without = expected();
@@ -297,5 +302,26 @@ fn a_slice_of_which_a_frame_could_not_be_decoded_has_no_mask_since_nobody_knows_
     for phase in ["0", "1"] {
         let mask = site.rows(&row(phase, "m.nii.gz")).unwrap().remove(0);
         assert_eq!((mask.slices, mask.short), (without.clone(), 1), "phase {phase}");
+    }
+}
+
+#[test]
+fn the_only_slice_of_a_series_that_lost_a_frame_has_no_mask_and_no_landmark_at_any_phase() {
+    let site = with_a_lost_frame(1, 1);
+    let (_, record) = site.record(1);
+    assert_eq!((record.slices[0].phases, record.slices[0].acquired), (2, 3));
+    let (affine, one) = (stack_affine(record).unwrap(), drawn()[..ROWS * COLUMNS].to_vec());
+    site.volume("m.nii.gz", [COLUMNS, ROWS, 1], affine, one.clone());
+    let all = Volume { dims: [COLUMNS, ROWS, 1, 3], affine, values: one.repeat(3) };
+    write_nifti(&site.labels().join("all.nii.gz"), &all).unwrap();
+    let [x, y, z] = record.slices[0].placement.unwrap().point(SPACING, [5.0, 5.0]);
+    for phase in ["0", "1", "2"] {
+        for file in ["m.nii.gz", "all.nii.gz"] {
+            let mask = site.rows(&row(phase, file)).unwrap().remove(0);
+            assert_eq!((mask.slices, mask.short), (vec![None], 1), "phase {phase} of {file}");
+        }
+        let line = |name: &str| format!("PATIENT-1,{},{phase},{name},{x},{y},{z}", uid(1));
+        let rows = [line("apex"), line("insertion")].join("\n");
+        assert_eq!(site.landmarks(&rows).unwrap(), [], "phase {phase}");
     }
 }

@@ -54,13 +54,19 @@ impl Site {
     }
 
     fn of(images: &[Image], frame_size: usize) -> Self {
+        Self::tolerating(images, frame_size, 0.1)
+    }
+
+    /// Of images of which this share may be faulty.
+    fn tolerating(images: &[Image], frame_size: usize, tolerance: f64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("images");
         for (place, image) in images.iter().enumerate() {
             image.write(&source.join(place.to_string()));
         }
         let plan = ImagePlan { frame_size, spacing_mm: 1.0, ..ImagePlan::default() };
-        let options = IntakeOptions::new(folder.path().join("cache"), plan.clone(), secret(), Workers::InProcess);
+        let mut options = IntakeOptions::new(folder.path().join("cache"), plan.clone(), secret(), Workers::InProcess);
+        options.tolerance = tolerance;
         index(&source, &options, &mut |_| {}).unwrap();
         let cache = FrameCache::open(&options.cache, &plan).unwrap();
         fs::create_dir(folder.path().join("labels")).unwrap();

@@ -14,6 +14,7 @@ fn record(placed: &[Option<([f64; 3], [f64; 6])>]) -> SeriesRecord {
         placement: placed.and_then(|(position, orientation)| Placement::new(position, orientation)),
         level: None,
         phases: 1,
+        acquired: 1,
     };
     SeriesRecord {
         key: SeriesKey([1; 16]),
