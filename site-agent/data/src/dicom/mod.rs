@@ -15,6 +15,7 @@ mod pixels;
 mod scan;
 mod shape;
 mod source;
+mod streams;
 
 pub(crate) use header::{Component, FrameHeader, ImageHeader, Substitutes, read_header};
 pub(crate) use opened::{standard_uid, transfer_syntax};

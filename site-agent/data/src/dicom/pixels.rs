@@ -1,7 +1,7 @@
 //! The pixels of one image, as modality values: stored value x RescaleSlope + RescaleIntercept.
 //!
 //! Uncompressed pixels are read straight from their checked place; compressed ones by dicom-pixeldata. What comes out has
-//! exactly rows x columns x frames values, or is refused. Display windows are never applied.
+//! exactly rows x columns x frames values, or is refused, and so is what says otherwise of itself than the header does. Display windows are never applied.
 
 use std::error::Error;
 
@@ -11,6 +11,7 @@ use super::header::ImageHeader;
 use super::opened::{Opened, parse_file};
 use super::scan::{PixelSpan, Scanned};
 use super::source::Source;
+use super::streams::check_streams;
 use crate::limits::IntakeLimits;
 use crate::skip::SkipReason;
 
@@ -86,6 +87,7 @@ fn samples_of(header: &ImageHeader, scanned: &Scanned, source: &mut dyn Source) 
         }
         Some(PixelSpan::Encapsulated { end, .. }) => {
             let object = parse_file(source, scanned, end)?;
+            check_streams(&object, &scanned.transfer_syntax, header)?;
             let decoded = object.decode_pixel_data().map_err(|error| undecodable(&error, &scanned.transfer_syntax))?;
             let mut samples = decoded.into_data();
             if samples.len() < expected {

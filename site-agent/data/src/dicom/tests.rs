@@ -213,6 +213,75 @@ fn a_damaged_stream_is_told_from_one_that_cannot_be_decoded() {
     assert_eq!(outcome(b"no JPEG at all"), SkipReason::Damaged);
 }
 
+/// 12 rows of 16 gray pixels in JPEG baseline: tables of ones, one code for no difference and one for the end of a block, 4 blocks.
+fn gray_jpeg() -> Vec<u8> {
+    let mut jpeg = b"\xff\xd8\xff\xdb\0\x43\0".to_vec();
+    jpeg.extend([1; 64]);
+    jpeg.extend(b"\xff\xc0\0\x0b\x08\0\x0c\0\x10\x01\x01\x11\0");
+    for table in [0x00, 0x10] {
+        jpeg.extend([0xff, 0xc4, 0, 20, table, 1]);
+        jpeg.extend([0; 16]);
+    }
+    jpeg.extend(b"\xff\xda\0\x08\x01\x01\0\0\x3f\0\0\xff\xd9");
+    jpeg
+}
+
+#[test]
+fn streams_that_contradict_their_header_are_refused_and_not_laid_into_its_room() {
+    let jpeg = "1.2.840.10008.1.2.4.50";
+    let of = |image: &Image, streams: usize| {
+        // Between two frames lies what makes the first one even.
+        let padded = [gray_jpeg(), vec![0; gray_jpeg().len() % 2]].concat();
+        guarded(|| read(encapsulated_file(image, jpeg, &padded.repeat(streams)))).map(|read| read.1)
+    };
+    let bytes = Image { bits: 8, ..Image::new() };
+    assert_eq!(of(&bytes, 1).unwrap(), vec![128.0; 12 * 16]);
+    assert_eq!(of(&Image { frames: 2, ..bytes.clone() }, 2).unwrap().len(), 2 * 12 * 16);
+    let fewer = SkipReason::FewerPixels { expected: 3 * 12 * 16, found: 2 * 12 * 16 };
+    assert_eq!(of(&Image { frames: 3, ..bytes.clone() }, 2).unwrap_err(), fewer);
+    let contradicted = [
+        Image::new(),
+        Image { rows: 16, columns: 12, ..bytes.clone() },
+        Image { rows: 24, ..bytes.clone() },
+        Image { rows: 8, columns: 8, ..bytes },
+    ];
+    for image in contradicted {
+        assert_eq!(
+            of(&image, 1).unwrap_err(),
+            SkipReason::Damaged,
+            "{} x {} x {}",
+            image.rows,
+            image.columns,
+            image.bits
+        );
+    }
+}
+
+/// 8 rows of 8 pixels of 8 bits, three times their place, without loss: as OpenJPEG 2.5.4 writes them.
+const RAMP_IN_JPEG_2000: &[u8] =
+    b"\xff\x4f\xff\x51\x00\x29\x00\x00\x00\x00\x00\x08\x00\x00\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\
+\x00\x00\x00\x08\x00\x00\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x07\x01\x01\xff\x52\x00\
+\x0c\x00\x00\x00\x01\x00\x00\x04\x04\x00\x01\xff\x5c\x00\x04\x40\x40\xff\x90\x00\x0a\x00\x00\x00\
+\x00\x00\x48\x00\x01\xff\x93\xdf\x81\xb8\x12\x2b\x05\x14\xb9\x73\x3e\xb2\x0a\xb2\x79\xc2\x6e\xf1\
+\x70\x3f\xd1\x7f\xe1\xc6\xd2\x8b\xc0\x89\x12\x52\xa5\x04\xea\x5b\x0b\x1e\xac\x6e\x47\x6e\x76\x49\
+\x2f\x73\xae\x13\xad\xf1\xa5\x26\x92\x01\x7e\x5e\x5e\x5e\x5b\x10\x0c\xff\xd9";
+
+#[test]
+fn a_jpeg_2000_stream_of_other_sides_than_its_header_says_is_refused() {
+    let of = |image: &Image| {
+        guarded(|| read(encapsulated_file(image, "1.2.840.10008.1.2.4.90", RAMP_IN_JPEG_2000))).map(|read| read.1)
+    };
+    let square = Image { rows: 8, columns: 8, ..Image::new() };
+    let ramp: Vec<f32> = (0..64_u16).map(|place| f32::from(3 * place)).collect();
+    for bits in [8, 16] {
+        assert_eq!(of(&Image { bits, ..square.clone() }).unwrap(), ramp, "{bits} bits");
+    }
+    for [rows, columns] in [[12, 16], [16, 8], [8, 16]] {
+        let image = Image { rows, columns, ..square.clone() };
+        assert_eq!(of(&image).unwrap_err(), SkipReason::Damaged, "{rows} x {columns}");
+    }
+}
+
 fn run_length_file(image: &Image, fragment: &[u8]) -> Vec<u8> {
     encapsulated_file(image, "1.2.840.10008.1.2.5", fragment)
 }
