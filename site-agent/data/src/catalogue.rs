@@ -22,6 +22,9 @@ const SAME_SLICE_MM: f64 = 0.5;
 /// Cosine of 5 degrees: normals nearer than this are one orientation.
 const SAME_AXIS: f64 = 0.996;
 
+/// Parts that a series is cut into at most: each frame is held to each of them.
+const MOST_PARTS: usize = 1024;
+
 /// An image with the place of its file in the walk.
 #[derive(Clone, Debug)]
 pub(crate) struct FoundImage {
@@ -67,7 +70,7 @@ pub(crate) struct Series {
     pub inverted_gray: bool,
     /// From base to apex for short-axis stacks, otherwise along the normal.
     pub slices: Vec<Slice>,
-    /// Changes when a frame, its order or its file changes.
+    /// Changes when a frame, its order, its file or its patient changes.
     pub content: Digest,
     axis: Option<Vector>,
 }
@@ -114,7 +117,13 @@ pub(crate) fn catalogue(images: &[FoundImage]) -> Catalogue {
     }
     drop_shared(&mut groups, &mut skipped);
     drop_repetitions(images, &mut groups, &mut skipped);
-    let mut series: Vec<Series> = groups.values().flat_map(|members| parts(images, members)).collect();
+    let mut series: Vec<Series> = Vec::new();
+    for members in groups.values() {
+        match parts(images, members) {
+            Some(parts) => series.extend(parts),
+            None => skipped.extend(members.iter().map(|place| (*place, SkipReason::Damaged))),
+        }
+    }
     labelling::label_by_study(&mut series);
     series.sort_by_key(|series| (series.subject, series.key));
     for one in &mut series {
@@ -204,8 +213,8 @@ impl Shape {
     }
 }
 
-/// Cuts a series where its shape changes.
-fn parts(images: &[FoundImage], members: &[usize]) -> Vec<Series> {
+/// Cuts a series where its shape changes; none if it does so more often than that of any scanner.
+fn parts(images: &[FoundImage], members: &[usize]) -> Option<Vec<Series>> {
     let mut parts: Vec<(Shape, Vec<FrameSource>)> = Vec::new();
     for &image in members {
         let header = &images[image].header;
@@ -213,27 +222,26 @@ fn parts(images: &[FoundImage], members: &[usize]) -> Vec<Series> {
         for (index, frame) in usable {
             let shape = Shape::of(header, frame);
             let source = FrameSource { image, frame: index as u32 };
+            let full = parts.len() == MOST_PARTS;
             match parts.iter_mut().find(|(held, _)| held.fits(&shape)) {
                 Some((_, frames)) => frames.push(source),
+                None if full => return None,
                 None => parts.push((shape, vec![source])),
             }
         }
     }
     let cut = parts.len() > 1;
     let map = parts.iter().any(|(shape, _)| shape.component == Component::Map);
-    parts
-        .into_iter()
-        .enumerate()
-        .map(|(part, (shape, frames))| {
-            let key = images[members[0]].header.series;
-            let mut series = series_of(images, if cut { part_key(key, part) } else { key }, &shape, &frames);
-            // Beside the map itself, a series named for it holds its error map or its source images.
-            if map && shape.component != Component::Map && series.sequence.0 == Sequence::T1Map {
-                series.sequence = (Sequence::Other, Rule::Inversion);
-            }
-            series
-        })
-        .collect()
+    let made = parts.into_iter().enumerate().map(|(part, (shape, frames))| {
+        let key = images[members[0]].header.series;
+        let mut series = series_of(images, if cut { part_key(key, part) } else { key }, &shape, &frames);
+        // Beside the map itself, a series named for it holds its error map or its source images.
+        if map && shape.component != Component::Map && series.sequence.0 == Sequence::T1Map {
+            series.sequence = (Sequence::Other, Rule::Inversion);
+        }
+        series
+    });
+    Some(made.collect())
 }
 
 /// The key of a part of a series that was cut.
@@ -316,9 +324,11 @@ fn order_in_time(images: &[FoundImage], frames: &mut [FrameSource]) {
     });
 }
 
-/// What the cached pixels of a series depend on, but for the plan.
+/// What the cached pixels of a series depend on, but for the plan; and whose they are, which an archive's name may tell alone.
 fn content(images: &[FoundImage], series: &Series) -> Digest {
     let mut digest = DigestBuilder::default();
+    digest.update(&series.subject.0);
+    digest.update(&series.study.0);
     digest.update(&[u8::from(series.inverted_gray)]);
     for slice in &series.slices {
         digest.update(&(slice.frames.len() as u64).to_le_bytes());

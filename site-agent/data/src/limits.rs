@@ -26,6 +26,8 @@ pub struct IntakeLimits {
     pub archive_bytes: u64,
     /// Entries of an archive.
     pub archive_entries: usize,
+    /// Frames of all images of an archive together: what is said of each is held, and written down as one record.
+    pub archive_frames: u32,
     /// Times that an entry may be larger than its compressed form.
     pub expansion: u64,
     /// Memory that a parser may use beyond what it starts with, in bytes.
@@ -48,6 +50,7 @@ impl Default for IntakeLimits {
             series_bytes: 1 << 30,
             archive_bytes: 8 << 30,
             archive_entries: 100_000,
+            archive_frames: 1 << 18,
             expansion: 100,
             worker_memory: 1 << 30,
             worker_cpu_s: 120,

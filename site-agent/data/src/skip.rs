@@ -46,7 +46,7 @@ pub enum SkipReason {
         /// Least permitted.
         least: u32,
     },
-    /// More frames in one image than the limit.
+    /// More frames in one image, or in all images of an archive, than the limit.
     TooManyFrames {
         /// Frames as stated.
         frames: u32,

@@ -225,3 +225,30 @@ fn content_changes_with_order_and_file_but_not_with_labels() {
     touched[1].stamp = Digest([1; 32]);
     assert_ne!(one, catalogue(&touched).series[0].content);
 }
+
+#[test]
+fn slices_whose_names_lost_their_numbers_are_all_kept() {
+    let named = Image { description: "CINE_segmented_SAX_b".into(), ..Image::new() };
+    let slices: Vec<Image> = (1..).zip(stack(&named, 3)).map(|(series, image)| Image { series, ..image }).collect();
+    let catalogue = catalogue(&found(&slices));
+    assert_eq!((catalogue.series.len(), catalogue.skipped), (3, vec![]));
+}
+
+#[test]
+fn a_series_of_more_shapes_than_any_scanner_gives_one_is_left_out_and_the_others_stay() {
+    let [one, other] = &found(&[Image::new(), Image { series: 2, ..Image::new() }])[..] else { panic!("two images") };
+    let of = |shapes: usize| {
+        let shaped = |shape: usize| {
+            let mut image = one.clone();
+            image.header.instance.0[..8].copy_from_slice(&(shape as u64).to_le_bytes());
+            image.header.frames[0].spacing = [1.0 + shape as f64, 1.0];
+            image
+        };
+        let images: Vec<FoundImage> = std::iter::once(other.clone()).chain((0..shapes).map(shaped)).collect();
+        let catalogue = catalogue(&images);
+        (catalogue.series.len(), catalogue.skipped)
+    };
+    assert_eq!(of(MOST_PARTS), (MOST_PARTS + 1, vec![]));
+    let skipped = (1..=MOST_PARTS + 1).map(|place| (place, SkipReason::Damaged)).collect();
+    assert_eq!(of(MOST_PARTS + 1), (1, skipped));
+}

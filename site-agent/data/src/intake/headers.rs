@@ -12,6 +12,7 @@ use crate::cache::{CacheFolder, Log};
 use crate::catalogue::FoundImage;
 use crate::dicom::ImageHeader;
 use crate::keys::PathKey;
+use crate::limits::IntakeLimits;
 use crate::skip::{Skip, SkipReason};
 use crate::worker::{Content, Parser};
 
@@ -94,7 +95,7 @@ pub(super) fn read_all(
     tell(done);
     crew.each(
         unread.len(),
-        |parser, piece| examine(parser, &files[unread[piece].0]),
+        |parser, piece| examine(parser, &files[unread[piece].0], crew.limits()),
         |piece, value| {
             let (place, held) = &unread[piece];
             let file = &files[*place];
@@ -125,7 +126,7 @@ impl Found {
     }
 }
 
-fn examine(parser: &mut dyn Parser, file: &WalkedFile) -> Found {
+fn examine(parser: &mut dyn Parser, file: &WalkedFile, limits: &IntakeLimits) -> Found {
     match parser.open(&file.path) {
         Err(SkipReason::NotDicom) if file.relative.to_lowercase().ends_with(".zip") && !is_beside(&file.relative) => {
             Found::Nothing(SkipReason::DamagedArchive)
@@ -133,12 +134,18 @@ fn examine(parser: &mut dyn Parser, file: &WalkedFile) -> Found {
         Err(reason) => Found::Nothing(not_dicom_or_damaged(reason, &file.relative)),
         Ok(Content::Image(header)) => Found::Image(header),
         Ok(Content::Archive(entries)) => {
-            let read = |entry: crate::archive::Entry| {
+            let (mut read, mut frames, limit) = (Vec::with_capacity(entries.len()), 0_u32, limits.archive_frames);
+            for entry in entries {
                 let header = parser.header(&file.path, entry.index);
                 let header = header.map_err(|reason| not_dicom_or_damaged(reason, &entry.name));
-                FoundEntry { index: entry.index, name: entry.name, header }
-            };
-            Found::Archive(entries.into_iter().map(read).collect())
+                let own = header.as_ref().map_or(0, |header| header.frames.len());
+                frames = frames.saturating_add(u32::try_from(own).unwrap_or(u32::MAX));
+                if frames > limit {
+                    return Found::Nothing(SkipReason::TooManyFrames { frames, limit });
+                }
+                read.push(FoundEntry { index: entry.index, name: entry.name, header });
+            }
+            Found::Archive(read)
         }
     }
 }
@@ -186,4 +193,34 @@ fn gather(files: &[WalkedFile], found: Vec<Option<Found>>) -> FoundImages {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use common::codec::{self, MAX_BODY};
+
+    use super::*;
+    use crate::dicom::support::Image;
+    use crate::dicom::{MemorySource, Substitutes, read_header};
+    use crate::keys::SiteSecret;
+
+    #[test]
+    fn an_archive_of_as_many_frames_and_entries_as_are_permitted_is_a_record_of_the_log() {
+        let (limits, secret) = (IntakeLimits::default(), SiteSecret::new([1; 32]));
+        let bytes = Image { trigger: Some(20.5), ..Image::new() }.bytes();
+        let mut header = read_header(&mut MemorySource(bytes), &limits, &secret, Substitutes::default()).unwrap();
+        let frame = &mut header.frames[0];
+        (frame.thickness_mm, frame.between_mm) = (Some(8.5), Some(10.5));
+        (frame.phase_index, frame.inversion_ms) = (Some(u32::MAX), Some(300.5));
+        let of = |frames: usize, entries: usize| {
+            let header = ImageHeader { frames: vec![header.frames[0]; frames], ..header.clone() };
+            let name = "1.2.840.113619.2.5.1762583153.215519.978957063.78.dcm".to_owned();
+            let entry = FoundEntry { index: u32::MAX, name, header: Ok(Box::new(header)) };
+            codec::encode(FILE, &Found::Archive(vec![entry; entries])).unwrap().len()
+        };
+        // Of one more entry and of one more frame, so that nothing of that size is made.
+        let (entry, frame) = (of(1, 2) - of(1, 1), of(2, 1) - of(1, 1));
+        let most = limits.archive_entries * entry + limits.archive_frames as usize * frame;
+        assert!(most < MAX_BODY / 2, "{most} bytes");
+    }
 }

@@ -303,11 +303,10 @@ fn fits(token: &str, pattern: &str) -> bool {
     }
 }
 
-/// `..._b4`, `..._4Ch`: UK Biobank's names for one slice or one plane, as against its "mixed" series.
+/// `..._b4`, `..._4Ch`: UK Biobank's names for one slice or one plane, as against its "mixed" series. A `b` without a number may be any slice.
 fn ends_with_slice_or_chamber(tokens: &[String]) -> bool {
-    tokens.last().is_some_and(|last| {
-        last.ends_with("ch") || last.strip_prefix('b').is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
-    })
+    let is_number = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
+    tokens.last().is_some_and(|last| last.ends_with("ch") || last.strip_prefix('b').is_some_and(is_number))
 }
 
 #[cfg(test)]
@@ -348,6 +347,7 @@ mod tests {
         assert_eq!(read_names(S, &["InlineVF_Results"]).exclusion, Some(Exclusion::InlineResult));
         assert!(read_names(S, &["CINE_segmented_SAX_b4"]).one_per_name);
         assert!(!read_names(S, &["CINE_segmented_SAX"]).one_per_name);
+        assert!(!read_names(S, &["CINE_segmented_SAX_b"]).one_per_name);
     }
 
     #[test]

@@ -178,6 +178,20 @@ fn limits_hold_for_files_archives_and_images() {
 }
 
 #[test]
+fn an_archive_of_more_frames_than_are_permitted_is_left_out_and_the_others_are_read() {
+    let mut site = Site::new();
+    Image::new().write(&site.path("good"));
+    let many = Image { frames: 4, pixels: Image::new().pixels.repeat(4), ..Image::new() };
+    let entry = |series: u32| Image { series, ..many.clone() }.bytes();
+    archive(&site.path("many.zip"), &[("a.dcm", entry(2)), ("b.dcm", entry(3)), ("c.dcm", entry(4))]);
+    site.options.limits.archive_frames = 11;
+    assert_eq!(site.index().unwrap().frames, 1);
+    assert_eq!(site.skipped(), [skip("too-many-frames", 1)]);
+    site.options.limits.archive_frames = 12;
+    assert_eq!(site.index().unwrap().frames, 13);
+}
+
+#[test]
 fn a_worker_that_cannot_start_is_named_with_the_remedy() {
     let program = PathBuf::from("/no/such/worker");
     let site = Site::with(Workers::Processes { program, args: Vec::new(), count: 2 });

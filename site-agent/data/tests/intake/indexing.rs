@@ -113,6 +113,17 @@ fn uk_biobank_archives_are_read_in_place() {
     let counts: Vec<_> = report.skipped.iter().map(|skip| (skip.reason.as_str(), skip.count)).collect();
     assert_eq!(counts, [("inline-result", 1), ("superseded", 4)]);
     assert!(site.ledger().contains("\"entry\":\"inline.dcm\""), "{}", site.ledger());
+    let before = cache.subjects();
+
+    // The archive bore another participant's number.
+    fs::rename(site.images().join("1234567_20209_2_0.zip"), site.images().join("7654321_20209_2_0.zip")).unwrap();
+    let report = site.index().unwrap();
+    assert_eq!((report.new_series, report.unchanged_series, report.frames), (3, 0, 9));
+    let anew = Site::new();
+    archive(&anew.images().join("7654321_20209_2_0.zip"), &listed);
+    anew.index().unwrap();
+    assert_eq!(site.cache().subjects(), anew.cache().subjects());
+    assert_ne!(site.cache().subjects(), before);
 }
 
 #[test]
