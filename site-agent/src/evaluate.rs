@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{NamedTensors, PlanDraft};
-use data::{FrameCache, LabelledFrame, Split, frames_for_evaluation, whole_frames};
+use data::{CacheError, FrameCache, LabelledFrame, Split, frames_for_evaluation, whole_frames};
 use model::{Backbone, DeviceChoice, knn};
 use serde::{Deserialize, Serialize};
 
@@ -116,7 +116,7 @@ pub fn evaluate(question: &Question<'_>, pictures: Option<&Path>) -> Result<Eval
     if let Some(folder) = pictures {
         let told = |source| durable::told("write", folder)(source);
         std::fs::create_dir_all(folder).map_err(told)?;
-        samples(&cache, &bank).write(&folder.join("samples.png")).map_err(told)?;
+        samples(&cache, &bank)?.write(&folder.join("samples.png")).map_err(told)?;
         attention(question, &backbone, &cache, &asked)?.write(&folder.join("attention.png")).map_err(told)?;
     }
     let mut census = BTreeMap::new();
@@ -152,7 +152,7 @@ fn features(
     let mut all = Vec::with_capacity(frames.len());
     for some in frames.chunks(64) {
         let refs: Vec<_> = some.iter().map(|frame| frame.frame).collect();
-        all.extend(backbone.features(&whole_frames(cache, &refs, side, channels), some.len(), side)?);
+        all.extend(backbone.features(&whole_frames(cache, &refs, side, channels)?, some.len(), side)?);
     }
     Ok(all)
 }
@@ -180,7 +180,7 @@ fn accuracy_of(task: &str, votes: &[usize], truth: &[usize], found: &[usize]) ->
 const SHOWN_SIDE: usize = 96;
 
 /// One column a class, frames of several subjects below each other.
-fn samples(cache: &FrameCache, frames: &[LabelledFrame]) -> Picture {
+fn samples(cache: &FrameCache, frames: &[LabelledFrame]) -> Result<Picture, CacheError> {
     let classes = distinct(frames.iter().map(with_level));
     let rows = 3;
     let mut picture = Picture::gray(classes.len().max(1), rows, SHOWN_SIDE);
@@ -188,10 +188,10 @@ fn samples(cache: &FrameCache, frames: &[LabelledFrame]) -> Picture {
         let of_class: Vec<_> = frames.iter().filter(|frame| with_level(frame) == *class).collect();
         let every = of_class.len().div_ceil(rows).max(1);
         for (row, frame) in of_class.into_iter().step_by(every).take(rows).enumerate() {
-            picture.place_gray(column, row, &data::shown_frame(cache, frame.frame, SHOWN_SIDE));
+            picture.place_gray(column, row, &data::shown_frame(cache, frame.frame, SHOWN_SIDE)?);
         }
     }
-    picture
+    Ok(picture)
 }
 
 /// Held-out frames above, the attention of the CLS token in the last block below, one column a class.
@@ -207,8 +207,8 @@ fn attention(
     for (column, class) in classes.iter().enumerate() {
         let of_class: Vec<_> = frames.iter().filter(|frame| with_level(frame) == *class).collect();
         let Some(frame) = of_class.get(of_class.len() / 2) else { continue };
-        let heads = backbone.cls_attention(&whole_frames(cache, &[frame.frame], side, channels), side)?;
-        let shown = data::shown_frame(cache, frame.frame, SHOWN_SIDE);
+        let heads = backbone.cls_attention(&whole_frames(cache, &[frame.frame], side, channels)?, side)?;
+        let shown = data::shown_frame(cache, frame.frame, SHOWN_SIDE)?;
         let grid = side / question.plan.model.patch_size;
         let mean: Vec<f32> = (0..grid * grid)
             .map(|patch| heads.iter().map(|head| head[patch]).sum::<f32>() / heads.len() as f32)

@@ -130,7 +130,7 @@ fn shades(cache: &FrameCache, masks: &[SeriesMask], classes: usize) -> Vec<f64> 
     for mask in masks {
         let record = &cache.series()[mask.series as usize];
         for (slice, native) in (0_u32..).zip(&mask.slices) {
-            let pixels = cache.pixels(FrameRef { series: mask.series, slice, phase: mask.phase }).to_vec();
+            let pixels = cache.pixels(FrameRef { series: mask.series, slice, phase: mask.phase }).unwrap().to_vec();
             let drawn = mask_on_frame(record, cache.images(), native.as_ref().unwrap());
             for (pixel, class) in pixels.into_iter().zip(drawn) {
                 sums[usize::from(class)] += f64::from(pixel);
@@ -184,7 +184,7 @@ fn frames_are_the_voxels_on_the_plans_grid_around_the_same_middle() {
     let (top, left) = ((FRAME - rows) / 2, (FRAME - columns) / 2);
     let [low, high] = record.window;
     for frame in cache.frames() {
-        let pixels = cache.pixels(frame).to_vec();
+        let pixels = cache.pixels(frame).unwrap().to_vec();
         let plane = (frame.phase as usize * slices + frame.slice as usize) * rows * columns;
         for (place, pixel) in pixels.iter().enumerate() {
             let (row, column) = ((place / FRAME).wrapping_sub(top), (place % FRAME).wrapping_sub(left));
@@ -302,7 +302,7 @@ fn an_image_whose_rows_are_counted_from_below_gives_the_frames_of_one_that_is_no
         }
         site.imported();
         let cache = site.cache();
-        let frames: Vec<Vec<f32>> = cache.frames().map(|frame| cache.pixels(frame).to_vec()).collect();
+        let frames: Vec<Vec<f32>> = cache.frames().map(|frame| cache.pixels(frame).unwrap().to_vec()).collect();
         (frames, site.masks(&["LV", "myocardium"]))
     };
     assert!(pixels(false) == pixels(true));

@@ -40,7 +40,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let batch = |seed| maker.batch(&cache, &sampler.batch(seed, settings.batch_size), seed);
 
     // The first batches start the threads and page the cache in; what they hold shows that it is the same work.
-    let first: Vec<f32> = (0..4).flat_map(|seed| batch(seed).crops).flat_map(|crops| crops.values).collect();
+    let first = (0..4).map(batch).collect::<Result<Vec<_>, _>>()?;
+    let first: Vec<f32> = first.into_iter().flat_map(|batch| batch.crops).flat_map(|crops| crops.values).collect();
     let digest = Digest::of(&first.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
     let mean_of =
         |f: &dyn Fn(f64) -> f64| first.iter().map(|value| f(f64::from(*value))).sum::<f64>() / first.len() as f64;
@@ -50,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let began = Instant::now();
     let mut used = Vec::new();
     for seed in 0..batches {
-        let made = maker.batch_in(used, &cache, &sampler.batch(seed, settings.batch_size), seed);
+        let made = maker.batch_in(used, &cache, &sampler.batch(seed, settings.batch_size), seed)?;
         used = std::hint::black_box(made).crops.into_iter().map(|crops| crops.values).collect();
     }
     let images_per_s = batches as f64 * settings.batch_size as f64 / began.elapsed().as_secs_f64();

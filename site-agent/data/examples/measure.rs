@@ -62,7 +62,7 @@ fn crops(cache: &FrameCache, name: &str, plan: &CropPlan, image_size: usize) {
     let (batches, size) = (8, 32);
     let start = Instant::now();
     for seed in 0..batches {
-        maker.batch(cache, &sampler.batch(seed, size), seed);
+        maker.batch(cache, &sampler.batch(seed, size), seed).expect("frames as they were written");
     }
     let frames = batches as f64 * size as f64 / start.elapsed().as_secs_f64();
     println!("crops {name}: {frames:.0} frames/s, {:.0} crops/s", frames * (2 + plan.local_count) as f64);

@@ -11,7 +11,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::cache::{FrameCache, FramePixels, FrameRef};
+use crate::cache::{CacheError, FrameCache, FramePixels, FrameRef};
 use crate::photometry::{between, blur, jitter, noise};
 use crate::resample::{Axis, Kernel, Scratch, resample_into};
 
@@ -62,13 +62,19 @@ impl CropMaker {
     }
 
     /// All crops of some frames; the n-th frame's depend on the seed, on n and on the frame alone.
-    pub fn batch(&self, cache: &FrameCache, frames: &[FrameRef], seed: u64) -> CropBatch {
+    pub fn batch(&self, cache: &FrameCache, frames: &[FrameRef], seed: u64) -> Result<CropBatch, CacheError> {
         self.batch_in(Vec::new(), cache, frames, seed)
     }
 
     /// The same in the memory of an older batch, if it was of this size: memory that is fresh from the system costs a quarter
     /// of a batch's time.
-    pub fn batch_in(&self, used: Vec<Vec<f32>>, cache: &FrameCache, frames: &[FrameRef], seed: u64) -> CropBatch {
+    pub fn batch_in(
+        &self,
+        used: Vec<Vec<f32>>,
+        cache: &FrameCache,
+        frames: &[FrameRef],
+        seed: u64,
+    ) -> Result<CropBatch, CacheError> {
         let mut used = used.into_iter();
         let sides: Vec<usize> = (0..2 + self.plan.local_count).map(|crop| self.side(crop)).collect();
         let mut crops: Vec<Crops> = sides
@@ -89,8 +95,8 @@ impl CropMaker {
                 own.push(values);
             }
         }
-        places.into_par_iter().enumerate().for_each_init(Scratch::default, |scratch, (place, own)| {
-            let pixels = cache.pixels(frames[place]);
+        places.into_par_iter().enumerate().try_for_each_init(Scratch::default, |scratch, (place, own)| {
+            let pixels = cache.pixels(frames[place])?;
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(place as u64);
             for (crop, channels) in own.into_iter().enumerate() {
@@ -103,8 +109,9 @@ impl CropMaker {
                 );
                 others.chunks_exact_mut(side * side).for_each(|channel| channel.copy_from_slice(first));
             }
-        });
-        CropBatch { crops }
+            Ok(())
+        })?;
+        Ok(CropBatch { crops })
     }
 
     /// Makes one crop of a frame, in 0..1. `values` is [side x side]

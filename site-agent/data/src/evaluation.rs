@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::cache::{FrameCache, FramePixels, FrameRef};
+use crate::cache::{CacheError, FrameCache, FramePixels, FrameRef};
 use crate::keys::SubjectKey;
 use crate::labels::{Level, Plane, Sequence};
 use crate::resample::{Axis, Kernel, resample};
@@ -52,22 +52,29 @@ pub fn frames_for_evaluation(cache: &FrameCache, subjects: &[SubjectKey], per_sl
 
 /// Whole frames at a model's size, normalised with the plan's mean and deviation.
 /// [frames x channels x image_size x image_size]
-pub fn whole_frames(cache: &FrameCache, frames: &[FrameRef], image_size: usize, in_channels: usize) -> Vec<f32> {
+pub fn whole_frames(
+    cache: &FrameCache,
+    frames: &[FrameRef],
+    image_size: usize,
+    in_channels: usize,
+) -> Result<Vec<f32>, CacheError> {
     let pixels = image_size * image_size;
     let mut values = vec![0.0; frames.len() * in_channels * pixels];
     let (mean, std) = (cache.images().mean as f32, cache.images().std as f32);
-    values.par_chunks_mut((in_channels * pixels).max(1)).zip(frames).for_each(|(own, frame)| {
-        let whole = resized(&cache.pixels(*frame), image_size);
+    values.par_chunks_mut((in_channels * pixels).max(1)).zip(frames).try_for_each(|(own, frame)| {
+        let whole = resized(&cache.pixels(*frame)?, image_size);
         for channel in own.chunks_exact_mut(pixels) {
             channel.iter_mut().zip(&whole).for_each(|(to, value)| *to = (value - mean) / std);
         }
-    });
-    values
+        Ok(())
+    })?;
+    Ok(values)
 }
 
 /// A frame as gray bytes, for a picture. [side x side]
-pub fn shown_frame(cache: &FrameCache, frame: FrameRef, side: usize) -> Vec<u8> {
-    resized(&cache.pixels(frame), side).iter().map(|value| (value * 255.0).round() as u8).collect()
+pub fn shown_frame(cache: &FrameCache, frame: FrameRef, side: usize) -> Result<Vec<u8>, CacheError> {
+    let values = resized(&cache.pixels(frame)?, side);
+    Ok(values.iter().map(|value| (value * 255.0).round() as u8).collect())
 }
 
 pub(crate) fn resized(pixels: &FramePixels<'_>, side: usize) -> Vec<f32> {

@@ -4,7 +4,7 @@
 use common::task::Augmentation;
 use rand::{Rng, RngExt};
 
-use crate::cache::{FrameCache, FrameRef};
+use crate::cache::{CacheError, FrameCache, FrameRef};
 use crate::evaluation::resized;
 use crate::photometry::{between, jitter, noise};
 
@@ -50,27 +50,33 @@ impl ViewMaker {
     }
 
     /// The whole frame, normalised. `values` is [channels x side x side]
-    pub fn whole(&self, cache: &FrameCache, frame: FrameRef, values: &mut [f32]) -> Warp {
-        let seen = resized(&cache.pixels(frame), self.side);
+    pub fn whole(&self, cache: &FrameCache, frame: FrameRef, values: &mut [f32]) -> Result<Warp, CacheError> {
+        let seen = resized(&cache.pixels(frame)?, self.side);
         self.fill(&seen, values);
-        self.placed([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0])
+        Ok(self.placed([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]))
     }
 
     /// The frame turned, magnified, moved and maybe flipped around its middle, brighter or darker, with noise; black where
     /// the frame ends. `values` is [channels x side x side]
-    pub fn varied(&self, cache: &FrameCache, frame: FrameRef, rng: &mut impl Rng, values: &mut [f32]) -> Warp {
+    pub fn varied(
+        &self,
+        cache: &FrameCache,
+        frame: FrameRef,
+        rng: &mut impl Rng,
+        values: &mut [f32],
+    ) -> Result<Warp, CacheError> {
         let plan = &self.augmentation;
         let (turn, scale) = (upto(plan.turn_degrees, rng).to_radians(), 1.0 / (1.0 + upto(plan.scale, rng)));
         let shift = [upto(plan.shift, rng), upto(plan.shift, rng)];
         let mirror = if rng.random_bool(plan.flip) { -1.0 } else { 1.0 };
         let (sin, cos) = turn.sin_cos();
         let matrix = [[scale * cos, -scale * sin * mirror], [scale * sin, scale * cos * mirror]];
-        let whole = resized(&cache.pixels(frame), self.side);
+        let whole = resized(&cache.pixels(frame)?, self.side);
         let mut seen = self.moved(&whole, matrix, shift);
         jitter(&mut seen, [plan.brightness, plan.contrast, plan.gamma], rng);
         noise(&mut seen, between(0.0, plan.noise, rng) as f32, rng);
         self.fill(&seen, values);
-        self.placed(matrix, shift)
+        Ok(self.placed(matrix, shift))
     }
 
     /// A mask on the frame's grid as the view shows it; 0 outside of the frame. [side x side]

@@ -9,7 +9,7 @@ use model::Finetuner;
 
 use super::{ReportError, Run};
 use crate::pictures::Picture;
-use crate::tasks::{self, Answer, Asked, Example, Examples, Said, likeliest};
+use crate::tasks::{self, Answer, Asked, Example, Examples, Said, TasksError, likeliest};
 
 /// A subject, drawn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub fn draw(
     for (rank, place, value) in told_apart(&run.measured.each, task.kind) {
         let subject = subjects[place];
         let own: Vec<&Example> = asked.iter().copied().filter(|example| example.subject == subject).collect();
-        let said = network_says.all(network, &own).map_err(tasks::TasksError::from)?;
+        let said = network_says.all(network, &own)?;
         // The same network on the same frames says the same, but for the order of sums on another device.
         let again = tasks::measure(task, cache, examples, &own, &said, None)?.each;
         if again.first().copied().flatten().is_none_or(|again| (again - value).abs() > 0.02 * value.abs().max(0.05)) {
@@ -97,7 +97,7 @@ fn strip(
     let task = &run.told.task;
     let mut answers: Vec<(&Example, &Said)> = own.iter().copied().zip(said).collect();
     let name = |class: usize| task.classes.get(class).map_or("?", String::as_str);
-    let mut tiles: Vec<Vec<u8>> = Vec::new();
+    let tiles: Vec<Vec<u8>>;
     let words = match task.kind {
         TaskKind::Segmentation | TaskKind::Localisation => {
             answers.sort_by_key(|(example, _)| example.frames.first().map(|f| (f.phase, f.series, f.slice)));
@@ -105,7 +105,7 @@ fn strip(
             let frames: Vec<Drawn<'_>> =
                 answers.iter().filter_map(|(example, said)| drawn(cache, examples, example, said)).collect();
             let window = Window::around(&frames, cache.images().frame_size);
-            tiles.extend(frames.iter().map(|frame| frame.tile(cache, window)));
+            tiles = frames.iter().map(|frame| frame.tile(cache, window)).collect::<Result<_, _>>()?;
             let moment = |frame: &Drawn<'_>| format!("{}/{}", frame.frame.slice, frame.frame.phase);
             let moments: Vec<String> = frames.iter().map(moment).collect();
             let value = match task.kind {
@@ -120,7 +120,7 @@ fn strip(
             answers.retain(wrong);
             let answers = some_of(&answers);
             let frames = answers.iter().filter_map(|(example, _)| example.frames.first());
-            tiles.extend(frames.map(|frame| colored(&data::shown_frame(cache, *frame, TILE))));
+            tiles = frames.map(|frame| tile(cache, *frame)).collect::<Result<_, _>>()?;
             let told = answers.iter().filter_map(|(example, said)| called(example, said));
             let told: Vec<String> = told.map(|(is, called)| format!("{} called {}", name(is), name(called))).collect();
             format!("{:.0} % of the frames told right; wrong, from the left: {}", value * 100.0, told.join("; "))
@@ -129,7 +129,7 @@ fn strip(
             let Some((example, said)) = answers.first() else { return Ok(None) };
             let Some((is, calls)) = called(example, said) else { return Ok(None) };
             let frames = some_of(&example.frames);
-            tiles.extend(frames.iter().map(|frame| colored(&data::shown_frame(cache, *frame, TILE))));
+            tiles = frames.iter().map(|frame| tile(cache, *frame)).collect::<Result<_, _>>()?;
             let sure = if let Said::Scores(scores) = said { scores[calls] } else { 0.0 };
             format!("{} called {} with a probability of {sure:.2}", name(is), name(calls))
         }
@@ -155,6 +155,11 @@ fn called(example: &Example, said: &Said) -> Option<(usize, usize)> {
 fn some_of<T: Copy>(all: &[T]) -> Vec<T> {
     let count = all.len().min(FRAMES);
     (0..count).map(|i| all[(2 * i + 1) * all.len() / (2 * count)]).collect()
+}
+
+/// A frame as it is. [TILE x TILE x 3]
+fn tile(cache: &FrameCache, frame: FrameRef) -> Result<Vec<u8>, TasksError> {
+    Ok(colored(&data::shown_frame(cache, frame, TILE)?))
 }
 
 fn colored(gray: &[u8]) -> Vec<u8> {
@@ -260,9 +265,9 @@ impl Drawn<'_> {
     }
 
     /// The window of the frame, with what is drawn over it. [TILE x TILE x 3]
-    fn tile(&self, cache: &FrameCache, window: Window) -> Vec<u8> {
+    fn tile(&self, cache: &FrameCache, window: Window) -> Result<Vec<u8>, TasksError> {
         let side = cache.images().frame_size;
-        let all = data::shown_frame(cache, self.frame, window.full);
+        let all = data::shown_frame(cache, self.frame, window.full)?;
         let row = |row: usize| &all[(row + window.top) * window.full + window.left..][..TILE];
         let mut tile: Vec<u8> = (0..TILE).flat_map(|at| colored(row(at))).collect();
         match &self.over {
@@ -288,7 +293,7 @@ impl Drawn<'_> {
                 }
             }
         }
-        tile
+        Ok(tile)
     }
 }
 

@@ -2,10 +2,10 @@
 
 use common::Task;
 use common::task::TaskKind;
-use data::{FrameCache, FrameGrid, FrameRef, ViewMaker, Warp};
-use model::{Finetuner, ModelError, TaskImages, losses, outputs};
+use data::{CacheError, FrameCache, FrameGrid, FrameRef, ViewMaker, Warp};
+use model::{Finetuner, TaskImages, losses, outputs};
 
-use super::Example;
+use super::{Example, TasksError};
 
 /// Frames that are asked at a time.
 const BATCH: usize = 32;
@@ -37,7 +37,7 @@ impl<'a> Asked<'a> {
     }
 
     /// What the network says of each example.
-    pub fn all(&self, network: &Finetuner, examples: &[&Example]) -> Result<Vec<Said>, ModelError> {
+    pub fn all(&self, network: &Finetuner, examples: &[&Example]) -> Result<Vec<Said>, TasksError> {
         Ok(self.all_scored(network, examples)?.into_iter().map(|(said, _)| said).collect())
     }
 
@@ -46,7 +46,7 @@ impl<'a> Asked<'a> {
         &self,
         network: &Finetuner,
         examples: &[&Example],
-    ) -> Result<Vec<(Said, Vec<f64>)>, ModelError> {
+    ) -> Result<Vec<(Said, Vec<f64>)>, TasksError> {
         match self.task.kind {
             TaskKind::Detection => {
                 let said = |example: &&Example| Ok((self.of_subject(network, &example.frames)?, Vec::new()));
@@ -61,17 +61,17 @@ impl<'a> Asked<'a> {
     }
 
     /// What it says of a subject, from all its frames.
-    fn of_subject(&self, network: &Finetuner, frames: &[FrameRef]) -> Result<Said, ModelError> {
+    fn of_subject(&self, network: &Finetuner, frames: &[FrameRef]) -> Result<Said, TasksError> {
         let features = in_batches(frames, |some| {
-            let (values, _) = self.shown(some);
-            network.features(&TaskImages { values, count: some.len(), side: self.side, group: 1 })
+            let (values, _) = self.shown(some)?;
+            Ok(network.features(&TaskImages { values, count: some.len(), side: self.side, group: 1 })?)
         })?;
         let logits = network.pooled(self.task, &features, frames.len())?;
         Ok(Said::Scores(probabilities(&logits, outputs(self.task))))
     }
 
-    fn of_frames(&self, network: &Finetuner, frames: &[FrameRef]) -> Result<Vec<(Said, Vec<f64>)>, ModelError> {
-        let (values, warps) = self.shown(frames);
+    fn of_frames(&self, network: &Finetuner, frames: &[FrameRef]) -> Result<Vec<(Said, Vec<f64>)>, TasksError> {
+        let (values, warps) = self.shown(frames)?;
         let (side, outputs) = (self.side, outputs(self.task));
         let logits = network.logits(self.task, &TaskImages { values, count: frames.len(), side, group: 1 })?;
         let each = logits.chunks_exact(logits.len() / frames.len().max(1)).zip(frames.iter().zip(&warps));
@@ -113,12 +113,13 @@ impl<'a> Asked<'a> {
         FrameGrid::new(record.matrix, record.spacing_mm, self.cache.images())
     }
 
-    fn shown(&self, frames: &[FrameRef]) -> (Vec<f32>, Vec<Warp>) {
+    fn shown(&self, frames: &[FrameRef]) -> Result<(Vec<f32>, Vec<Warp>), CacheError> {
         let size = self.channels * self.side * self.side;
         let mut values = vec![0.0; frames.len() * size];
         let each = values.chunks_exact_mut(size.max(1)).zip(frames);
-        let warps = each.map(|(values, frame)| self.views.whole(self.cache, *frame, values)).collect();
-        (values, warps)
+        let warps =
+            each.map(|(values, frame)| self.views.whole(self.cache, *frame, values)).collect::<Result<_, _>>()?;
+        Ok((values, warps))
     }
 }
 
@@ -126,8 +127,8 @@ impl<'a> Asked<'a> {
 /// long axes are hundreds.
 fn in_batches<T>(
     frames: &[FrameRef],
-    said: impl FnMut(&[FrameRef]) -> Result<Vec<T>, ModelError>,
-) -> Result<Vec<T>, ModelError> {
+    said: impl FnMut(&[FrameRef]) -> Result<Vec<T>, TasksError>,
+) -> Result<Vec<T>, TasksError> {
     let parts: Result<Vec<_>, _> = frames.chunks(BATCH).map(said).collect();
     Ok(parts?.into_iter().flatten().collect())
 }

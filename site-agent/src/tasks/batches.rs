@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::Task;
 use common::task::TaskKind;
-use data::{FrameCache, FrameRef, SubjectKey, ViewMaker};
+use data::{CacheError, FrameCache, FrameRef, SubjectKey, ViewMaker};
 use model::{Answers, TaskImages};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -54,7 +54,7 @@ impl<'a> Batches<'a> {
     }
 
     /// The batch of a seed, and of nothing else.
-    pub fn at(&self, seed: u64) -> (TaskImages, Answers) {
+    pub fn at(&self, seed: u64) -> Result<(TaskImages, Answers), CacheError> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let task = self.task;
         let group = if task.kind == TaskKind::Detection { task.input.frames } else { 1 };
@@ -70,7 +70,7 @@ impl<'a> Batches<'a> {
                 rng.set_stream(place as u64 + 1);
                 self.views.varied(self.cache, *frame, &mut rng, values)
             })
-            .collect();
+            .collect::<Result<_, _>>()?;
         let (mut classes, mut masks, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for (example, warp) in drawn.iter().zip(warps.iter().step_by(group)) {
             match &example.answer {
@@ -86,7 +86,7 @@ impl<'a> Batches<'a> {
             TaskKind::Segmentation => Answers::Masks(masks),
             TaskKind::Localisation => Answers::Places(places),
         };
-        (TaskImages { values, count: frames.len(), side, group }, answers)
+        Ok((TaskImages { values, count: frames.len(), side, group }, answers))
     }
 
     fn draw(&self, rng: &mut ChaCha8Rng) -> &'a Example {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use common::Task;
 use common::task::TaskKind;
-use data::{FrameCache, FrameRef, Plane, SubjectKey};
+use data::{CacheError, FrameCache, FrameRef, Plane, SubjectKey};
 
 use super::{Example, Said, TasksError};
 use crate::durable;
@@ -34,7 +34,7 @@ pub(super) fn pictures(
         let folder = folder.join(subject.to_string());
         std::fs::create_dir_all(&folder).map_err(durable::told("create", &folder))?;
         let path = folder.join(format!("{}.png", task.name));
-        let mut picture = picture(cache, &shown, seen_in);
+        let mut picture = picture(cache, &shown, seen_in)?;
         picture.add_legend(&legend(task));
         picture.write(&path).map_err(durable::told("write", &path))?;
     }
@@ -42,16 +42,16 @@ pub(super) fn pictures(
 }
 
 /// Up to twelve of these frames, evenly spread.
-fn picture(cache: &FrameCache, shown: &[(FrameRef, &Said)], seen_in: &[Vec<Plane>]) -> Picture {
+fn picture(cache: &FrameCache, shown: &[(FrameRef, &Said)], seen_in: &[Vec<Plane>]) -> Result<Picture, CacheError> {
     let (columns, rows) = (4, 3);
     let every = shown.len().div_ceil(columns * rows).max(1);
     let tiles: Vec<_> = shown.iter().step_by(every).collect();
     // Two are as wide as a legend's longer names.
     let mut picture = Picture::gray(tiles.len().clamp(2, columns), tiles.len().div_ceil(columns), SHOWN_SIDE);
     for (tile, (frame, said)) in tiles.into_iter().enumerate() {
-        picture.place_color(tile % columns, tile / columns, &overlay(cache, *frame, said, seen_in));
+        picture.place_color(tile % columns, tile / columns, &overlay(cache, *frame, said, seen_in)?);
     }
-    picture
+    Ok(picture)
 }
 
 /// Which color each class has.
@@ -65,9 +65,9 @@ fn color_of(class: usize) -> [u8; 3] {
 
 /// A frame with what was said of it drawn over: structures tinted, and as crosses the landmarks that are to be seen in its
 /// plane. [SHOWN_SIDE x SHOWN_SIDE x 3]
-fn overlay(cache: &FrameCache, frame: FrameRef, said: &Said, seen_in: &[Vec<Plane>]) -> Vec<u8> {
+fn overlay(cache: &FrameCache, frame: FrameRef, said: &Said, seen_in: &[Vec<Plane>]) -> Result<Vec<u8>, CacheError> {
     let side = SHOWN_SIDE;
-    let gray = data::shown_frame(cache, frame, side);
+    let gray = data::shown_frame(cache, frame, side)?;
     let record = &cache.series()[frame.series as usize];
     let grid = data::FrameGrid::new(record.matrix, record.spacing_mm, cache.images());
     let step = cache.images().frame_size as f64 / side as f64;
@@ -107,5 +107,5 @@ fn overlay(cache: &FrameCache, frame: FrameRef, said: &Said, seen_in: &[Vec<Plan
         }
         Said::Scores(_) => {}
     }
-    color
+    Ok(color)
 }

@@ -98,7 +98,7 @@ pub fn finetune(
     let (mut losses, mut kept, mut told_at) = (Vec::new(), Instant::now(), Instant::now());
     while !is_over(task, &looks) {
         let step = network.step_count();
-        let (images, answers) = batches.at(seed_of(told, step, "batch"));
+        let (images, answers) = batches.at(seed_of(told, step, "batch"))?;
         losses.push(network.step(task, &images, &answers, seed_of(told, step, "drop-path"))?);
         let taken = network.step_count();
         let seconds_per_step = began.elapsed().as_secs_f64() / (taken - first) as f64;

@@ -86,7 +86,7 @@ pub(super) fn train(
     for step in done..steps {
         stop.after(step, kept, folder, &mut progress, || network.checkpoint())?;
         let clock = job.first_step + step;
-        let (images, answers) = batches[turn(clock)].at(seed(clock, "batch"));
+        let (images, answers) = batches[turn(clock)].at(seed(clock, "batch"))?;
         let loss = network.step(&tasks[turn(clock)].task, &images, &answers, seed(clock, "drop-path"))?;
         let taken = step + 1;
         progress.append(StepLine {

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Meters, NamedTensors};
-use data::{CropMaker, FrameCache, FrameRef, Sampler, Split};
+use data::{CacheError, CropMaker, FrameCache, FrameRef, Sampler, Split};
 use model::{Backbone, CropBatch, DeviceChoice, Trainer};
 
 use super::progress::Progress;
@@ -60,7 +60,7 @@ pub(super) fn train(folder: &JobFolder, job: &Job, stop: &Stop) -> Result<JobRes
         for step in done..steps {
             stop.after(step, kept, folder, &mut progress, || trainer.checkpoint())?;
             let asked = Instant::now();
-            let batch = crops.recv().map_err(|_| TrainerError::Crops)?;
+            let batch = crops.recv().map_err(|_| TrainerError::Crops)??;
             // The first one is waited for: nothing has been computed meanwhile.
             waited += if step > done { asked.elapsed() } else { Duration::ZERO };
             let clock = job.first_step + step;
@@ -113,7 +113,8 @@ fn subjects_drawn(job: &Job, cache: &FrameCache, sampler: &Sampler) -> usize {
     frames.map(|frame| cache.series()[frame.series as usize].subject).collect::<BTreeSet<_>>().len()
 }
 
-/// Crops of each step, made by a thread that stays at most two steps ahead, in the memory of those that were `used`.
+/// Crops of each step, made by a thread that stays at most two steps ahead, in the memory of those that were `used`; it ends with the first
+/// that cannot be made.
 fn crops_ahead<'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     job: &'scope Job,
@@ -122,7 +123,7 @@ fn crops_ahead<'scope>(
     maker: &'scope CropMaker,
     steps: std::ops::Range<u64>,
     used: Receiver<Vec<Vec<f32>>>,
-) -> Receiver<CropBatch> {
+) -> Receiver<Result<CropBatch, CacheError>> {
     let (send, receive) = mpsc::sync_channel(2);
     scope.spawn(move || {
         for step in steps {
@@ -131,8 +132,9 @@ fn crops_ahead<'scope>(
             // None has come back yet, or none will any more: then the memory is new.
             let used = used.try_recv().unwrap_or_default();
             let crops = maker.batch_in(used, cache, &frames, seeds(job).seed(clock, "crops"));
+            let failed = crops.is_err();
             // The other end is dropped when training has failed; there is nobody left to make crops for.
-            if send.send(stacked(crops, job)).is_err() {
+            if send.send(crops.map(|crops| stacked(crops, job))).is_err() || failed {
                 return;
             }
         }
@@ -173,7 +175,7 @@ fn rank_me(
     let at_once = if job.micro_batch == 0 { RANK_ME_AT_ONCE } else { RANK_ME_AT_ONCE.min(job.micro_batch) };
     for some in frames.chunks(at_once) {
         may_go_on()?;
-        let pixels = data::whole_frames(cache, some, side, channels);
+        let pixels = data::whole_frames(cache, some, side, channels)?;
         features.extend(backbone.features(&pixels, some.len(), side)?);
     }
     Ok(model::meters::comparable_rank_me(&features))

@@ -29,7 +29,7 @@ pub(super) fn scores(
                 return Err(TrainerError::Stopped { step: 0 });
             }
             let some = thinned(subjects, task, cache, examples);
-            let said = asked.all(network, &some).map_err(TrainerError::Model)?;
+            let said = asked.all(network, &some)?;
             let measured = measure(task, cache, examples, &some, &said, None)?;
             let whole = measured.values.iter().filter(|value| value.of.is_none());
             let leaving = whole.filter(|value| measured.may_leave(task, value.metric, value.subjects));

@@ -55,7 +55,7 @@ pub fn measure(plan: &PlanDraft, backbone: &NamedTensors, folder: &Path, held_ou
         for some in frames.chunks(64) {
             let refs: Vec<_> = some.iter().map(|frame| frame.frame).collect();
             let (side, channels) = (plan.model.image_size, plan.model.in_channels);
-            features.extend(backbone.features(&whole_frames(&cache, &refs, side, channels), some.len(), side)?);
+            features.extend(backbone.features(&whole_frames(&cache, &refs, side, channels)?, some.len(), side)?);
         }
         let class = frames.iter().map(class).collect();
         Ok(Part { site, class, subject: frames.iter().map(|frame| frame.subject).collect(), features })

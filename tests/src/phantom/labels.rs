@@ -328,7 +328,7 @@ mod tests {
                 let native = native.as_ref().expect("every slice is drawn on");
                 let frame = FrameRef { series: mask.series, slice: slice as u32, phase: mask.phase };
                 let on_frame = mask_on_frame(record, site.cache.images(), native);
-                for (value, class) in site.cache.pixels(frame).to_vec().iter().zip(on_frame) {
+                for (value, class) in site.cache.pixels(frame).unwrap().to_vec().iter().zip(on_frame) {
                     if let Some((count, sum)) = usize::from(class).checked_sub(1).map(|class| &mut sums[class]) {
                         *count += 1.0;
                         *sum += record.modality_value(f64::from(*value));

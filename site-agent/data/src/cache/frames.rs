@@ -7,7 +7,7 @@ use common::Digest;
 use common::plan::ImagePlan;
 
 use super::mapped::Mapped;
-use super::record::{FrameRef, SeriesRecord};
+use super::record::{FrameRef, SeriesRecord, frame_sum};
 use super::writer::{committed, read_series};
 use super::{CacheError, frames_folder};
 use crate::keys::SubjectKey;
@@ -87,20 +87,29 @@ impl FrameCache {
         })
     }
 
-    /// A frame's pixels.
+    /// A frame's pixels, held to its checksum: the disk may have changed them since, and may again after they were looked at.
     ///
     /// # Panics
     /// If the frame is not one of [`FrameCache::frames`] of this opening.
-    pub fn pixels(&self, frame: FrameRef) -> FramePixels<'_> {
+    pub fn pixels(&self, frame: FrameRef) -> Result<FramePixels<'_>, CacheError> {
         let record = &self.series[frame.series as usize];
         let slice = frame.slice as usize;
         assert!(frame.phase < record.slices[slice].phases, "phase {} of a shorter slice", frame.phase);
         let before: u64 = record.slices[..slice].iter().map(|slice| u64::from(slice.phases)).sum();
-        let place = record.first_frame + before + u64::from(frame.phase);
+        let place = before + u64::from(frame.phase);
         let side = self.images.frame_size;
-        let start = committed(place, &self.images) as usize; // inside the mapping, so it fits
-        let (values, _) = self.bytes[start..start + 2 * side * side].as_chunks::<2>();
-        FramePixels { side, values }
+        let start = committed(record.first_frame + place, &self.images) as usize; // inside the mapping, so it fits
+        let bytes = &self.bytes[start..start + 2 * side * side];
+        if record.sums.get(place as usize) != Some(&frame_sum(bytes)) {
+            return Err(self.changed(record));
+        }
+        let (values, _) = bytes.as_chunks::<2>();
+        Ok(FramePixels { side, values })
+    }
+
+    fn changed(&self, record: &SeriesRecord) -> CacheError {
+        let what = format!("the pixels of series {} do not match their checksum", record.key);
+        CacheError::Damaged { folder: self.folder.clone(), what }
     }
 
     /// Reads every frame and holds it to its checksum.
@@ -109,8 +118,7 @@ impl FrameCache {
             let start = committed(record.first_frame, &self.images) as usize;
             let length = committed(record.frame_count(), &self.images) as usize;
             if Digest::of(&self.bytes[start..start + length]) != record.pixels {
-                let what = format!("the pixels of series {} do not match their checksum", record.key);
-                return Err(CacheError::Damaged { folder: self.folder.clone(), what });
+                return Err(self.changed(record));
             }
         }
         Ok(())

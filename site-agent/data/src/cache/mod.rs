@@ -10,7 +10,7 @@
 //!     series.log       which frames are which series; a record counts once its frames are on the disk
 //! ```
 //!
-//! Both logs are rows of checksummed records; a torn tail is dropped when the cache is next written. Once most frames
+//! Each frame is held to its checksum whenever it is drawn. Both logs are rows of checksummed records; a torn tail is dropped when the cache is next written. Once most frames
 //! belong to series that changed or went, the others are copied into the next `frames-<n>.bin`, and a new `series.log`,
 //! which names it, is renamed into the old one's place.
 

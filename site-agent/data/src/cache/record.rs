@@ -77,6 +77,16 @@ pub struct SeriesRecord {
     pub(crate) content: Digest,
     /// SHA-256 of the frames' bytes.
     pub(crate) pixels: Digest,
+    /// What each frame is held to whenever it is drawn, in their order.
+    pub(crate) sums: Vec<FrameSum>,
+}
+
+/// The first bytes of the SHA-256 of a frame's: enough to know what a disk did.
+pub(crate) type FrameSum = [u8; 8];
+
+pub(super) fn frame_sum(frame: &[u8]) -> FrameSum {
+    let Digest(whole) = Digest::of(frame);
+    std::array::from_fn(|i| whole[i])
 }
 
 /// A slice of a cached series.

@@ -10,7 +10,7 @@ use common::ids::DigestBuilder;
 use common::plan::ImagePlan;
 
 use super::log::Log;
-use super::record::{FramesFile, SERIES, SeriesEntry, SeriesId, SeriesRecord};
+use super::record::{FramesFile, SERIES, SeriesEntry, SeriesId, SeriesRecord, frame_sum};
 use super::{CacheError, frames_folder};
 use crate::durable::{replace, sync_folder};
 use crate::keys::{PathKey, SiteSecret};
@@ -136,7 +136,12 @@ impl FrameWriter {
     /// written again.
     pub(crate) fn add(&mut self, mut record: SeriesRecord, frames: &[Vec<u16>]) -> Result<(), CacheError> {
         let mut digest = DigestBuilder::default();
-        frames.iter().for_each(|frame| digest.update(&little_endian(frame)));
+        record.sums.clear();
+        for frame in frames {
+            let bytes = little_endian(frame);
+            digest.update(&bytes);
+            record.sums.push(frame_sum(&bytes));
+        }
         record.pixels = digest.finish();
         if let Some(held) = self.latest.get(&record.id()) {
             record.first_frame = held.first_frame;

@@ -256,6 +256,7 @@ fn record(
         first_frame: 0,
         content: series.content,
         pixels: Digest([0; 32]),
+        sums: Vec::new(),
     };
     (record, by_place.into_values().collect())
 }

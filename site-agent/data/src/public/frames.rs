@@ -162,6 +162,7 @@ impl Reader<'_> {
             first_frame: 0,
             content: self.content(),
             pixels: Digest([0; 32]),
+            sums: Vec::new(),
         }
     }
 

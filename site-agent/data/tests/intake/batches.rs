@@ -109,26 +109,28 @@ fn without_augmentation_a_crop_is_the_normalised_frame() {
     let (_folder, cache) = site();
     let maker = CropMaker::new(&plain(), cache.images(), SIDE, 3);
     let frames: Vec<FrameRef> = cache.frames().take(2).collect();
-    let batch = maker.batch(&cache, &frames, 1);
+    let batch = maker.batch(&cache, &frames, 1).unwrap();
     assert_eq!(batch.crops.len(), 2);
     let crops = &batch.crops[1];
     assert_eq!((crops.count, crops.channels, crops.side, crops.values.len()), (2, 3, SIDE, 2 * 3 * SIDE * SIDE));
     for (place, frame) in frames.iter().enumerate() {
-        let expected: Vec<f32> = cache.pixels(*frame).to_vec().iter().map(|value| (value - 0.5) / 0.25).collect();
+        let expected: Vec<f32> =
+            cache.pixels(*frame).unwrap().to_vec().iter().map(|value| (value - 0.5) / 0.25).collect();
         for channel in 0..3 {
             let found = &crops.values[(place * 3 + channel) * SIDE * SIDE..][..SIDE * SIDE];
             assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-4));
         }
     }
-    assert_eq!(whole_frames(&cache, &frames, SIDE, 3), crops.values, "as the evaluation sees them");
+    assert_eq!(whole_frames(&cache, &frames, SIDE, 3).unwrap(), crops.values, "as the evaluation sees them");
 }
 
 #[test]
 fn a_certain_flip_is_the_mirror_image() {
     let (_folder, cache) = site();
     let frames: Vec<FrameRef> = cache.frames().take(1).collect();
-    let straight = CropMaker::new(&plain(), cache.images(), SIDE, 1).batch(&cache, &frames, 1);
-    let flipped = CropMaker::new(&CropPlan { flip: 1.0, ..plain() }, cache.images(), SIDE, 1).batch(&cache, &frames, 1);
+    let straight = CropMaker::new(&plain(), cache.images(), SIDE, 1).batch(&cache, &frames, 1).unwrap();
+    let flipped =
+        CropMaker::new(&CropPlan { flip: 1.0, ..plain() }, cache.images(), SIDE, 1).batch(&cache, &frames, 1).unwrap();
     let rows = straight.crops[0].values.chunks(SIDE).zip(flipped.crops[0].values.chunks(SIDE));
     for (row, mirrored) in rows {
         assert!(row.iter().eq(mirrored.iter().rev()));
@@ -143,20 +145,20 @@ fn crops_are_the_same_on_any_number_of_threads_and_differ_from_each_other() {
     let frames: Vec<FrameRef> = cache.frames().collect();
     let with = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| maker.batch(&cache, &frames, 11))
+        pool.install(|| maker.batch(&cache, &frames, 11).unwrap())
     };
     let one = with(1);
     assert_eq!(one, with(5));
     assert_eq!(one.crops.iter().map(|crops| crops.side).collect::<Vec<_>>(), [16, 16, 8, 8, 8]);
     assert_ne!(one.crops[0].values, one.crops[1].values);
-    assert_ne!(one, maker.batch(&cache, &frames, 12));
+    assert_ne!(one, maker.batch(&cache, &frames, 12).unwrap());
     // In the memory of a batch of another size, and in that of one of its own.
-    for other in [maker.batch(&cache, &frames[..1], 12), maker.batch(&cache, &frames, 12)] {
+    for other in [maker.batch(&cache, &frames[..1], 12), maker.batch(&cache, &frames, 12)].map(Result::unwrap) {
         let used = other.crops.into_iter().map(|crops| crops.values).collect();
-        assert_eq!(one, maker.batch_in(used, &cache, &frames, 11));
+        assert_eq!(one, maker.batch_in(used, &cache, &frames, 11).unwrap());
     }
     // A frame's crops do not depend on the frames behind it.
-    let alone = maker.batch(&cache, &frames[..1], 11);
+    let alone = maker.batch(&cache, &frames[..1], 11).unwrap();
     assert_eq!(alone.crops[4].values, one.crops[4].values[..64]);
     assert!(one.crops.iter().flat_map(|crops| &crops.values).all(|value| (-2.001..=2.001).contains(value)));
 }
@@ -181,7 +183,7 @@ fn frames_for_evaluation_are_spread_over_the_cycle_and_labelled() {
 fn a_shown_frame_is_gray_bytes_of_the_asked_size() {
     let (_folder, cache) = site();
     let frame = cache.frames().next().unwrap();
-    let picture = shown_frame(&cache, frame, 64);
+    let picture = shown_frame(&cache, frame, 64).unwrap();
     assert_eq!(picture.len(), 64 * 64);
     assert_eq!(picture.iter().max(), Some(&255));
 }

@@ -7,8 +7,11 @@ use std::sync::atomic::Ordering;
 
 use crate::site::Site;
 use crate::support::{Image, along_axis, archive, element, item, sequence, short_axis_cine};
-use common::plan::ImagePlan;
-use data::{CacheError, FrameCache, IntakeError, IntakeReport, Level, Plane, Rule, Sequence, SiteSecret, index};
+use common::plan::{CropPlan, ImagePlan};
+use data::{
+    CacheError, CropMaker, FrameCache, IntakeError, IntakeReport, Level, Plane, Rule, Sequence, SiteSecret, index,
+    shown_frame, whole_frames,
+};
 use dicom_core::VR;
 use dicom_dictionary_std::{tags, uids};
 
@@ -19,7 +22,7 @@ fn markers(cache: &FrameCache) -> Vec<u32> {
         .frames()
         .map(|frame| {
             let [low, high] = cache.series()[frame.series as usize].window;
-            let fraction = f64::from(cache.pixels(frame).to_vec()[2 * 16 + 8]);
+            let fraction = f64::from(cache.pixels(frame).unwrap().to_vec()[2 * 16 + 8]);
             (low + fraction * (high - low)).round() as u32
         })
         .collect()
@@ -384,13 +387,30 @@ fn a_series_too_large_for_this_process_is_left_out_until_the_limit_permits_it() 
 fn frames_that_the_disk_lost_or_changed_are_known() {
     let site = Site::new();
     site.write("1", &Image::new());
+    site.write("2", &Image { series: 2, ..Image::new().marked(500) });
     site.index().unwrap();
     let file = frames_file(&site);
     let whole = fs::read(&file).unwrap();
     let mut flipped = whole.clone();
     flipped[100] ^= 1;
     fs::write(&file, &flipped).unwrap();
-    assert!(matches!(site.cache().verify(), Err(CacheError::Damaged { .. })));
+    let cache = site.cache();
+    assert!(matches!(cache.verify(), Err(CacheError::Damaged { .. })));
+    // Nobody has to ask for that: whoever draws the frame is told, and the other one is as it was.
+    let maker = CropMaker::new(&CropPlan::default(), cache.images(), 16, 1);
+    let (changed, sound): (Vec<_>, Vec<_>) = cache.frames().partition(|frame| cache.pixels(*frame).is_err());
+    assert_eq!((changed.len(), sound.len()), (1, 1));
+    for (frame, is_sound) in [(changed[0], false), (sound[0], true)] {
+        let drawn = [
+            cache.pixels(frame).map(drop),
+            maker.batch(&cache, &[frame], 1).map(drop),
+            whole_frames(&cache, &[frame], 16, 1).map(drop),
+            shown_frame(&cache, frame, 16).map(drop),
+        ];
+        for (how, drawn) in drawn.into_iter().enumerate() {
+            assert!(if is_sound { drawn.is_ok() } else { matches!(drawn, Err(CacheError::Damaged { .. })) }, "{how}");
+        }
+    }
     fs::write(&file, &whole[..whole.len() - 1]).unwrap();
     let opened = FrameCache::open(&site.options.cache, &site.options.images);
     assert!(matches!(opened, Err(CacheError::Damaged { .. })));
@@ -577,7 +597,8 @@ fn a_cache_of_another_version_says_so_and_indexing_makes_it_again() {
     let site = Site::new();
     site.write_all("a", &short_axis_cine(&Image::new(), 3, 4));
     site.index().unwrap();
-    let frames = |cache: &FrameCache| cache.frames().map(|frame| cache.pixels(frame).to_vec()).collect::<Vec<_>>();
+    let frames =
+        |cache: &FrameCache| cache.frames().map(|frame| cache.pixels(frame).unwrap().to_vec()).collect::<Vec<_>>();
     let before = frames(&site.cache());
     let logs = [site.options.cache.join("headers.log"), series_log(&site.options.cache)];
     for log in &logs {

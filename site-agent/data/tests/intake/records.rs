@@ -48,7 +48,7 @@ fn a_cached_fraction_goes_back_to_its_modality_value_also_where_low_is_bright() 
         site.write("1", &Image { photometric, slope: Some("2"), intercept: Some("-50"), ..Image::new().marked(700) });
         site.index().unwrap();
         let cache = site.cache();
-        let (record, pixels) = (&cache.series()[0], cache.pixels(cache.frames().next().unwrap()).to_vec());
+        let (record, pixels) = (&cache.series()[0], cache.pixels(cache.frames().next().unwrap()).unwrap().to_vec());
         assert!(
             (record.modality_value(f64::from(pixels[2 * 16 + 8])) - (2.0 * 700.0 - 50.0)).abs() < 0.05,
             "{photometric}"

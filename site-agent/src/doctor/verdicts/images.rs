@@ -69,7 +69,7 @@ pub(in crate::doctor) fn caches(caches: usize, frames: u64, was_read: bool, wron
         (_, []) if was_read => Check::ok("frame cache", format!("{frames} frames, each as its checksum says")),
         (_, []) => Check::ok(
             "frame cache",
-            format!("{frames} frames; too many to read them all here, and each is checked when it is opened"),
+            format!("{frames} frames; too many to read them all here, and each is checked whenever it is drawn"),
         ),
     }
 }

@@ -236,7 +236,7 @@ impl Sheet<'_> {
         let mut under = [Vec::new(), Vec::new()];
         for slice in slices {
             let record = &self.cache.series()[slice.frame.series as usize];
-            let pixels = self.cache.pixels(slice.frame).to_vec();
+            let pixels = self.cache.pixels(slice.frame)?.to_vec();
             values.extend(pixels.iter().map(|value| record.modality_value(f64::from(*value)) as f32));
             for (under, native) in under.iter_mut().zip([slice.truth, slice.found]) {
                 let mask = mask_on_frame(record, self.cache.images(), native);
@@ -438,7 +438,7 @@ mod tests {
             "sequence_rule": "timing", "plane": "sax", "plane_rule": "geometry", "matrix": [2, 2],
             "spacing_mm": [2.0, 2.0], "slice_step_mm": thickness, "window": [0.0, 1.0],
             "slices": places.iter().map(slice).collect::<Vec<_>>(),
-            "skipped": [], "first_frame": 0, "content": digest, "pixels": digest,
+            "skipped": [], "first_frame": 0, "content": digest, "pixels": digest, "sums": [],
         }))
         .unwrap()
     }

@@ -35,6 +35,7 @@ fn record(placed: &[Option<([f64; 3], [f64; 6])>]) -> SeriesRecord {
         first_frame: 0,
         content: Digest([0; 32]),
         pixels: Digest([0; 32]),
+        sums: Vec::new(),
     }
 }
 
