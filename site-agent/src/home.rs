@@ -4,7 +4,7 @@
 //! site-agent.toml     the site's settings and policy
 //! identity/           site.key, signing.key (0600), site.crt, authority.crt, federation.json
 //! labels/<data set>/  the labels of a public data set
-//! images/             secret.key (0600), sources.json, one frame cache per image grid, skipped.jsonl
+//! images/             secret.key (0600), sources.json, cache-<grid>/: a frame cache per image grid, with its skipped.jsonl
 //! plans/              <digest>.json as received, <digest>.signed.json: who signed it; approved.json: the digests a person here
 //!                     approved
 //! models/             <digest>.safetensors, content-addressed

@@ -5,6 +5,8 @@
 //! Without the secret nobody can test a guessed identifier against a key.
 
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -32,15 +34,15 @@ impl SiteSecret {
 
     /// Which secret this is, without giving it away: equal only for equal secrets.
     pub fn fingerprint(&self) -> [u8; 16] {
-        self.pseudonym("secret", "")
+        self.pseudonym("secret", b"")
     }
 
-    fn pseudonym(&self, domain: &str, value: &str) -> [u8; 16] {
+    fn pseudonym(&self, domain: &str, value: &[u8]) -> [u8; 16] {
         // HMAC takes keys of any length: RFC 2104.
         let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
         mac.update(&(domain.len() as u64).to_le_bytes());
         mac.update(domain.as_bytes());
-        mac.update(value.as_bytes());
+        mac.update(value);
         let full = mac.finalize().into_bytes();
         std::array::from_fn(|i| full[i])
     }
@@ -53,17 +55,10 @@ impl fmt::Debug for SiteSecret {
 }
 
 macro_rules! key {
-    ($(#[$doc:meta])* $vis:vis $name:ident, $domain:literal) => {
+    ($(#[$doc:meta])* $vis:vis $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         $vis struct $name(pub [u8; 16]);
-
-        impl $name {
-            /// The pseudonym of a value under a site's secret; white space and NUL padding around it do not count.
-            pub(crate) fn of(secret: &SiteSecret, value: &str) -> Self {
-                Self(secret.pseudonym($domain, value.trim_matches(|c: char| c.is_whitespace() || c == '\0')))
-            }
-        }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,36 +95,57 @@ macro_rules! key {
     };
 }
 
-key!(
+/// Of what a file says.
+macro_rules! key_of_text {
+    ($(#[$doc:meta])* $vis:vis $name:ident, $domain:literal) => {
+        key!($(#[$doc])* $vis $name);
+
+        impl $name {
+            /// The pseudonym of a value under a site's secret; white space and NUL padding around it do not count.
+            pub(crate) fn of(secret: &SiteSecret, value: &str) -> Self {
+                let value = value.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+                Self(secret.pseudonym($domain, value.as_bytes()))
+            }
+        }
+    };
+}
+
+key_of_text!(
     /// A patient of this site.
     pub SubjectKey,
     "subject"
 );
-key!(
+key_of_text!(
     /// A DICOM study.
     pub StudyKey,
     "study"
 );
-key!(
+key_of_text!(
     /// A DICOM series, or the part of one that lies in one orientation.
     pub SeriesKey,
     "series"
 );
-key!(
+key_of_text!(
     /// A DICOM instance (one file).
     pub(crate) InstanceKey,
     "instance"
 );
-key!(
+key_of_text!(
     /// A series description, for telling whether two series were meant to show the same thing.
     pub(crate) TextKey,
     "text"
 );
 key!(
-    /// A file's path below its source.
-    pub PathKey,
-    "path"
+    /// A source's path, or a file's below its source.
+    pub PathKey
 );
+
+impl PathKey {
+    /// The pseudonym of a path under a site's secret, to the byte: names that are no UTF-8, and names that end in a space, are files of their own.
+    pub(crate) fn of(secret: &SiteSecret, path: &Path) -> Self {
+        Self(secret.pseudonym("path", path.as_os_str().as_bytes()))
+    }
+}
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

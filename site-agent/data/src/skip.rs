@@ -118,6 +118,8 @@ pub enum SkipReason {
     DamagedArchive,
     /// Images of several patients bear the SeriesInstanceUID of one series.
     SeveralPatients,
+    /// An archive's entry that is an archive itself.
+    ArchivedArchive,
 }
 
 impl SkipReason {
@@ -160,6 +162,7 @@ impl SkipReason {
             Self::Encrypted => "encrypted",
             Self::DamagedArchive => "damaged-archive",
             Self::SeveralPatients => "several-patients",
+            Self::ArchivedArchive => "archived-archive",
         }
     }
 
@@ -198,6 +201,7 @@ impl SkipReason {
                 "do not use this archive: ask whoever made it for another"
             }
             Self::Encrypted => "make the archive without a password",
+            Self::ArchivedArchive => "unpack the outer archive: what is in an archive within another is not read",
         }
     }
 

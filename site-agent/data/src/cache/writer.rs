@@ -111,7 +111,8 @@ impl FrameWriter {
         }
         let live: u64 = records.latest.values().map(SeriesRecord::frame_count).sum();
         let mostly_dead = held > committed(2 * live + 1024, images);
-        let records = if mostly_dead { compact(&folder, records, images)? } else { records };
+        let compacted = if mostly_dead { compact(&folder, &records, images)? } else { None };
+        let records = compacted.unwrap_or(records);
         let log = Log::open(&folder.join(LOG), SERIES, |_| ())?;
         let path = folder.join(records.file.name());
         let frames = OpenOptions::new().append(true).create(true).open(&path).map_err(CacheError::disk(&path))?;
@@ -231,17 +232,38 @@ pub(super) fn read_series(folder: &Path) -> Result<Records, CacheError> {
 
 /// Copies the frames that count into the next file. The new log's rename is the one step that makes it so: a kill
 /// before leaves the old log with the old file, which stays until the folder is next opened for writing, for a
-/// reader that has just read the old log.
-fn compact(folder: &Path, held: Records, images: &ImagePlan) -> Result<Records, CacheError> {
-    let mut compacted = Records { file: FramesFile(held.file.0.wrapping_add(1)), ..Records::default() };
-    let (from, to) = (folder.join(held.file.name()), folder.join(compacted.file.name()));
-    let beside = folder.join("series.new");
-    remove_if_there(&beside)?;
-    let mut log = Log::open(&beside, SERIES, |_: SeriesEntry| ())?;
+/// reader that has just read the old log. Where there is no room for a copy, or anything else stands against it, what was copied is
+/// given back, and the old file goes on: none is then the answer.
+fn compact(folder: &Path, held: &Records, images: &ImagePlan) -> Result<Option<Records>, CacheError> {
+    let file = FramesFile(held.file.0.wrapping_add(1));
+    let (to, beside) = (folder.join(file.name()), folder.join("series.new"));
+    let copied = copy_living(folder, held, file, &beside, images)
+        .and_then(|copied| fs::rename(&beside, folder.join(LOG)).map(|()| copied).map_err(CacheError::disk(&beside)));
+    let Ok(copied) = copied else {
+        // What cannot be removed now is when the folder is next opened for writing.
+        let _ = (fs::remove_file(&to), fs::remove_file(&beside));
+        return Ok(None);
+    };
+    sync_folder(folder).map_err(CacheError::disk(folder))?;
+    Ok(Some(copied))
+}
+
+/// The frames that count in another file, and beside the log one that says so; both on the disk.
+fn copy_living(
+    folder: &Path,
+    held: &Records,
+    file: FramesFile,
+    beside: &Path,
+    images: &ImagePlan,
+) -> Result<Records, CacheError> {
+    let mut compacted = Records { file, ..Records::default() };
+    let (from, to) = (folder.join(held.file.name()), folder.join(file.name()));
+    remove_if_there(beside)?;
+    let mut log = Log::open(beside, SERIES, |_: SeriesEntry| ())?;
     log.append(&SeriesEntry::Frames(compacted.file))?;
     let mut source = File::open(&from).map_err(CacheError::disk(&from))?;
     let mut target = File::create(&to).map_err(CacheError::disk(&to))?;
-    for mut record in held.latest.into_values() {
+    for mut record in held.latest.values().cloned() {
         let start = SeekFrom::Start(committed(record.first_frame, images));
         source.seek(start).map_err(CacheError::disk(&from))?;
         let mut frames = (&mut source).take(committed(record.frame_count(), images));
@@ -253,16 +275,15 @@ fn compact(folder: &Path, held: Records, images: &ImagePlan) -> Result<Records, 
     target.sync_data().map_err(CacheError::disk(&to))?;
     log.sync()?;
     sync_folder(folder).map_err(CacheError::disk(folder))?;
-    fs::rename(&beside, folder.join(LOG)).map_err(CacheError::disk(&beside))?;
-    sync_folder(folder).map_err(CacheError::disk(folder))?;
     Ok(compacted)
 }
 
-/// Removes the files of frames that a compaction left, whether or not it came to its end.
+/// Removes the files of frames that a compaction left, whether or not it came to its end. A folder of such a name is none of ours.
 fn remove_other_frames(folder: &Path, keep: FramesFile) -> Result<(), CacheError> {
     for entry in fs::read_dir(folder).map_err(CacheError::disk(folder))? {
         let path = entry.map_err(CacheError::disk(folder))?.path();
-        if path.extension().is_some_and(|end| end == "bin") && path != folder.join(keep.name()) {
+        let is_frames = path.extension().is_some_and(|end| end == "bin") && !path.is_dir();
+        if is_frames && path != folder.join(keep.name()) {
             fs::remove_file(&path).map_err(CacheError::disk(&path))?;
         }
     }

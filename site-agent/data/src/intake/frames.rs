@@ -142,7 +142,7 @@ fn decode(
 ) -> (SeriesRecord, Vec<Vec<u16>>) {
     let nothing = || Normalized { frames: Vec::new(), window: [0.0, 0.0] };
     let skip = |image: &FoundImage, reason| {
-        let path = PathKey::of(sources.secret, &sources.files[image.file].relative);
+        let path = PathKey::of(sources.secret, &sources.files[image.file].below);
         SkippedImage { path, entry: image.entry, reason }
     };
     let first = || &sources.found.images[series.slices[0].frames[0].image];
@@ -267,7 +267,7 @@ fn placement(frame: &FrameHeader) -> Option<Placement> {
 
 /// The ledger's lines about images whose pixels could not be read, in this run or in an earlier one.
 fn skips(sources: &Sources<'_>, writer: &FrameWriter) -> Vec<Skip> {
-    let key = |file: &WalkedFile| PathKey::of(sources.secret, &file.relative);
+    let key = |file: &WalkedFile| PathKey::of(sources.secret, &file.below);
     let places: BTreeMap<PathKey, usize> =
         sources.files.iter().enumerate().map(|(place, file)| (key(file), place)).collect();
     let records = writer.latest().values().filter(|record| record.source == sources.key);

@@ -16,7 +16,7 @@ use crate::limits::IntakeLimits;
 use crate::skip::{Skip, SkipReason};
 use crate::worker::{Content, Parser};
 
-const FILE: Kind = Kind { name: *b"headers\0", version: 3 };
+const FILE: Kind = Kind { name: *b"headers\0", version: 4 };
 /// Files between two flushes of the log.
 const BATCH: usize = 256;
 
@@ -79,9 +79,7 @@ pub(super) fn read_all(
     for (place, file) in files.iter().enumerate() {
         let held = match &file.stamp {
             Err(reason) => Some(Found::Nothing(reason.clone())),
-            Ok(stamp) => {
-                known.remove(&crew.path_key(&file.relative)).filter(|held| held.0 == *stamp).map(|held| held.1)
-            }
+            Ok(stamp) => known.remove(&crew.path_key(&file.below)).filter(|held| held.0 == *stamp).map(|held| held.1),
         };
         let try_again = file.stamp.is_ok() && held.as_ref().is_none_or(Found::is_worth_another_try);
         found.push(if try_again { None } else { held.clone() });
@@ -93,14 +91,14 @@ pub(super) fn read_all(
     let (total, mut done) = (files.len(), files.len() - unread.len());
     let mut tell = |done| progress(&IntakeProgress { stage: Stage::Headers, done, total, frames: 0 });
     tell(done);
-    crew.each(
+    let read = crew.each(
         unread.len(),
         |parser, piece| examine(parser, &files[unread[piece].0], crew.limits()),
         |piece, value| {
             let (place, held) = &unread[piece];
             let file = &files[*place];
             if let (Ok(stamp), true) = (&file.stamp, held.as_ref() != Some(&value)) {
-                let path = crew.path_key(&file.relative);
+                let path = crew.path_key(&file.below);
                 log.append(&FileRecord { source, path, stamp: *stamp, found: value.clone() })?;
             }
             found[*place] = Some(value);
@@ -108,8 +106,11 @@ pub(super) fn read_all(
             tell(done);
             if done % BATCH == 0 { log.sync() } else { Ok(()) }
         },
-    )?;
-    log.sync()?;
+    );
+    // Whatever ended it: what was read until then need not be read again.
+    let kept = log.sync();
+    read?;
+    kept?;
     Ok(gather(files, found))
 }
 
@@ -137,7 +138,7 @@ fn examine(parser: &mut dyn Parser, file: &WalkedFile, limits: &IntakeLimits) ->
             let (mut read, mut frames, limit) = (Vec::with_capacity(entries.len()), 0_u32, limits.archive_frames);
             for entry in entries {
                 let header = parser.header(&file.path, entry.index);
-                let header = header.map_err(|reason| not_dicom_or_damaged(reason, &entry.name));
+                let header = header.map_err(|reason| not_dicom_or_archived(reason, &entry.name));
                 let own = header.as_ref().map_or(0, |header| header.frames.len());
                 frames = frames.saturating_add(u32::try_from(own).unwrap_or(u32::MAX));
                 if frames > limit {
@@ -147,6 +148,16 @@ fn examine(parser: &mut dyn Parser, file: &WalkedFile, limits: &IntakeLimits) ->
             }
             Found::Archive(read)
         }
+    }
+}
+
+/// An archive's entry that calls itself an archive holds images that nobody sees.
+fn not_dicom_or_archived(reason: SkipReason, name: &str) -> SkipReason {
+    match reason {
+        SkipReason::NotDicom if name.to_lowercase().ends_with(".zip") && !is_beside(name) => {
+            SkipReason::ArchivedArchive
+        }
+        reason => not_dicom_or_damaged(reason, name),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The sources that a cache is made of, in the order in which they are read: nothing of another is kept, and what two of them hold is the
 //! first one's.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -29,11 +30,13 @@ impl Listed {
 }
 
 pub(super) fn dicom_key(secret: &SiteSecret, root: &Path) -> PathKey {
-    PathKey::of(secret, &root.to_string_lossy())
+    PathKey::of(secret, root)
 }
 
 pub(crate) fn public_key(secret: &SiteSecret, dataset: DataSet, root: &Path) -> PathKey {
-    PathKey::of(secret, &format!("{}:{}", dataset.name(), root.display()))
+    let mut named = OsString::from(format!("{}:", dataset.name()));
+    named.push(root);
+    PathKey::of(secret, Path::new(&named))
 }
 
 /// The keys of all sources in their order; none where there is no list, or where one of them is not to be found just now.

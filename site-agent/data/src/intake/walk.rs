@@ -16,7 +16,9 @@ use crate::skip::SkipReason;
 pub(crate) struct WalkedFile {
     /// Where it is.
     pub(crate) path: PathBuf,
-    /// Its path below the source, for the ledger.
+    /// Its path below the source.
+    pub(crate) below: PathBuf,
+    /// The same for the ledger, where what is no UTF-8 is not told apart.
     pub(crate) relative: String,
     /// Tells whether it changed; none if it cannot be looked at.
     pub(crate) stamp: Result<Stamp, SkipReason>,
@@ -50,8 +52,8 @@ impl Stamp {
 pub(crate) fn walk(source: &Path) -> io::Result<Vec<WalkedFile>> {
     let metadata = fs::metadata(source)?;
     if !metadata.is_dir() {
-        let relative = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        return Ok(vec![WalkedFile { path: source.to_owned(), relative, stamp: Ok(Stamp::of(&metadata)) }]);
+        let folder = source.parent().unwrap_or(source);
+        return Ok(vec![walked(folder, source.to_owned(), Ok(Stamp::of(&metadata)))]);
     }
     let mut files = Vec::new();
     let mut folders = vec![source.to_owned()];
@@ -86,6 +88,7 @@ pub(crate) fn walk(source: &Path) -> io::Result<Vec<WalkedFile>> {
 }
 
 fn walked(source: &Path, path: PathBuf, stamp: Result<Stamp, SkipReason>) -> WalkedFile {
-    let relative = path.strip_prefix(source).unwrap_or(&path).to_string_lossy().into_owned();
-    WalkedFile { path, relative, stamp }
+    let below = path.strip_prefix(source).unwrap_or(&path).to_owned();
+    let relative = below.to_string_lossy().into_owned();
+    WalkedFile { path, below, relative, stamp }
 }

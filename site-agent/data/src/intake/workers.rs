@@ -58,8 +58,8 @@ impl<'a> Crew<'a> {
     }
 
     /// The pseudonym of a path below the source.
-    pub(super) fn path_key(&self, relative: &str) -> PathKey {
-        PathKey::of(self.secret, relative)
+    pub(super) fn path_key(&self, below: &Path) -> PathKey {
+        PathKey::of(self.secret, below)
     }
 
     /// Does `work` on each of `count` pieces, and hands each result to `finish`, here, as it comes.

@@ -72,11 +72,17 @@ fn path(bytes: Vec<u8>) -> PathBuf {
 /// Bounds this process for the rest of its life.
 fn confine(limits: &IntakeLimits) -> io::Result<()> {
     let memory = address_space().saturating_add(limits.worker_memory);
-    Resource::AS.set(memory, memory)?;
-    Resource::CPU.set(limits.worker_cpu_s, limits.worker_cpu_s)?;
-    Resource::FSIZE.set(0, 0)?;
-    Resource::CORE.set(0, 0)?;
-    Resource::NOFILE.set(32, 32)
+    bound(Resource::AS, memory)?;
+    bound(Resource::CPU, limits.worker_cpu_s)?;
+    bound(Resource::FSIZE, 0)?;
+    bound(Resource::CORE, 0)?;
+    bound(Resource::NOFILE, 32)
+}
+
+/// A limit that is stricter already stays: nobody may raise it.
+fn bound(resource: Resource, most: u64) -> io::Result<()> {
+    let most = most.min(resource.get_hard()?);
+    resource.set(most, most)
 }
 
 /// Address space this process already has, in bytes: a large program maps much that it never touches.

@@ -152,6 +152,30 @@ fn an_entry_that_expands_a_hundredfold_is_refused_and_the_others_are_read() {
 }
 
 #[test]
+fn an_archive_within_an_archive_is_a_fault_with_a_remedy() {
+    let site = Site::new();
+    archive(&site.path("inner.zip"), &[("b.dcm", Image { series: 2, ..Image::new() }.bytes())]);
+    let inner = fs::read(site.path("inner.zip")).unwrap();
+    fs::remove_file(site.path("inner.zip")).unwrap();
+    let beside = ("__MACOSX/._inner.zip", vec![0, 5, 22, 7]);
+    archive(&site.path("outer.zip"), &[("a.dcm", Image::new().bytes()), ("inner.zip", inner), beside]);
+    let report = site.index().unwrap();
+    assert_eq!((report.images, report.faults), (1, 1));
+    let ledger = fs::read_to_string(site.options.cache.join("skipped.jsonl")).unwrap();
+    assert!(ledger.contains("archived-archive") && ledger.contains("unpack the outer archive"), "{ledger}");
+}
+
+#[test]
+fn a_worker_that_may_use_less_than_its_limits_permit_keeps_to_that() {
+    let worker = format!("ulimit -v 1000000; exec {}", env!("CARGO_BIN_EXE_intake-worker"));
+    let args = vec!["-c".into(), worker.into()];
+    let mut site = Site::with(Workers::Processes { program: "/bin/sh".into(), args, count: 1 });
+    site.options.limits.worker_memory = 2 << 30;
+    Image::new().write(&site.path("a"));
+    assert_eq!(site.index().unwrap().frames, 1);
+}
+
+#[test]
 fn an_archive_that_is_cut_short_is_named() {
     let site = Site::new();
     Image::new().write(&site.path("good"));

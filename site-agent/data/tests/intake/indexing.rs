@@ -1,9 +1,12 @@
 //! From files to a cache: what is found, how it is ordered and named, and what a second run does again.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
 use crate::site::Site;
 use crate::support::{Image, along_axis, archive, element, item, sequence, short_axis_cine};
@@ -298,6 +301,8 @@ fn an_intake_that_is_stopped_anywhere_goes_on_to_the_same_cache() {
         });
         assert!(matches!(told, Err(IntakeError::Stopped)), "after {words} words: {told:?}");
         assert_eq!(heard, words, "nothing is read after that");
+        let kept = fs::metadata(site.options.cache.join("headers.log")).unwrap().len();
+        assert_eq!(kept > 0, words > 1, "what was read until then is written down");
         stopped.store(false, Ordering::SeqCst);
         site.index().unwrap();
         assert_eq!(markers(&site.cache()), expected, "stopped after {words} words");
@@ -331,6 +336,48 @@ fn a_compaction_keeps_every_sources_frames_and_those_that_a_reader_has_mapped() 
     assert_eq!(source("a").unchanged_series, 1);
     assert!(!before.exists());
     mapped.verify().unwrap();
+}
+
+#[test]
+fn a_compaction_that_cannot_be_made_leaves_nothing_behind_and_the_index_goes_on_without_it() {
+    let site = Site::new();
+    let many = Image { frames: 1100, pixels: Image::new().pixels.repeat(1100), ..Image::new() };
+    site.write("a/1", &many);
+    site.index().unwrap();
+    site.write("a/1", &Image::new().marked(777));
+    site.index().unwrap();
+    let before = frames_file(&site);
+    let taken = before.with_file_name("frames-1.bin");
+    fs::create_dir(&taken).unwrap();
+    fs::write(taken.join("file"), "").unwrap();
+    for _ in 0..2 {
+        assert_eq!(site.index().unwrap().unchanged_series, 1);
+        assert_eq!(markers(&site.cache()), [777]);
+        assert!(!before.with_file_name("series.new").exists());
+    }
+    fs::remove_dir_all(&taken).unwrap();
+    site.index().unwrap();
+    assert_eq!((frames_file(&site), markers(&site.cache())), (taken, vec![777]));
+}
+
+#[test]
+fn paths_that_differ_in_bytes_that_are_no_text_or_in_a_space_are_files_of_their_own() {
+    let site = Site::new();
+    let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let names: [&[u8]; 4] = [b"M\xfcller/IM1", b"M\xf6ller/IM1", b"IM1", b"IM1 "];
+    let patients = ["PATIENT-1", "PATIENT-2", "PATIENT-3", "PATIENT-4"];
+    for ((series, name), patient) in (1..).zip(names).zip(patients) {
+        let path = site.images().join(OsStr::from_bytes(name));
+        Image { series, patient, ..Image::new() }.write(&path);
+        fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    }
+    let report = site.index().unwrap();
+    assert_eq!((report.new_series, report.unchanged_series), (4, 0));
+    let subjects = site.cache().subjects();
+    assert_eq!(subjects.len(), 4);
+    let report = site.index().unwrap();
+    assert_eq!((report.new_series, report.unchanged_series), (0, 4));
+    assert_eq!(site.cache().subjects(), subjects);
 }
 
 #[test]

@@ -190,7 +190,7 @@ fn remedy(declined: Decline) -> Option<&'static str> {
         Decline::PlanDiffers => "ask the coordinator: the plan that was sent is not the one that was announced",
         Decline::TooFewImages => "index more images with `site-agent index`, or the folders that the plan's grid needs",
         Decline::TooManySkipped => {
-            "`images/skipped.jsonl` tells each file's reason; `intake.tolerance` is how many may be unreadable"
+            "`images/cache-*/skipped.jsonl` tells each file's reason; `intake.tolerance` is how many may be unreadable"
         }
         Decline::TrainingFailed => {
             "the log tells what the trainer said last; the checks of memory, device and trainer are below"
