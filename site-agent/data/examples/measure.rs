@@ -40,7 +40,7 @@ fn main() {
     crops(&cache, "small (2 x 48 + 2 x 24)", &CropPlan { local_count: 2, local_size: 24, ..CropPlan::default() }, 48);
     let frames: Vec<_> = cache.frames().take(256).collect();
     let start = Instant::now();
-    whole_frames(&cache, &frames, 224, 1);
+    whole_frames(&cache, &frames, 224, 1).expect("frames as they were written");
     println!("whole frames at 224: {:.0} frames/s", 256.0 / start.elapsed().as_secs_f64());
 }
 
