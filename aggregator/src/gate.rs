@@ -38,7 +38,7 @@ use tower::{Layer, Service};
 use crate::clock::{Stamp, wall};
 use crate::federation::{Admitted, Federation};
 use crate::identity::{Places, life_left, shut_out};
-use crate::seats::{Seat, UnderWay};
+use crate::seats::{Seat, UnderWay, stands};
 use crate::server::trailers;
 
 /// What is remembered of signed calls as long as the server runs.
@@ -100,13 +100,19 @@ impl Rules {
         if let Some(ahead_s) = clock_is_off(&head.call, now.seconds()) {
             return Err(Refusal::Clock { ahead_s });
         }
-        let mut replays = self.remembered.replays.lock().unwrap_or_else(PoisonError::into_inner);
-        if !replays.is_first(&peer.identity.uri(), head.call.time_s, head.call.nonce, now.seconds()) {
+        let admitted = self.admitted.borrow();
+        // A call with a certificate that does not count is refused in any case. Remembered, it would have its holder's forgotten, and
+        // what is forgotten is refused.
+        if stands(&peer, &admitted) && !self.is_first(&peer, head, now) {
             return Err(Refusal::Replayed);
         }
-        drop(replays);
-        let under_way = seat.begin(&peer, &self.places, &self.admitted.borrow()).ok_or(Refusal::Crowded)?;
+        let under_way = seat.begin(&peer, &self.places, &admitted).ok_or(Refusal::Crowded)?;
         Ok((peer, hand, under_way))
+    }
+
+    fn is_first(&self, peer: &Peer, head: &Head, now: Stamp) -> bool {
+        let mut replays = self.remembered.replays.lock().unwrap_or_else(PoisonError::into_inner);
+        replays.is_first(&peer.identity.uri(), head.call.time_s, head.call.nonce, now.seconds())
     }
 
     /// Completes when this peer's calls are to end, with the reason.
