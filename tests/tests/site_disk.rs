@@ -89,8 +89,16 @@ fn ledger(state: &Path) -> BTreeSet<String> {
     events.filter(|event| !["declined", "torn-tail"].iter().any(|kind| event.contains(kind))).collect()
 }
 
-/// The record of a run in which the site's disk does this once.
-fn told(prepared: &Path, name: &str, role: Role, at: usize, fault: Fault) -> (Value, Vec<String>) {
+/// A run in which the site's disk does something once.
+struct Told {
+    record: Value,
+    /// What its process did, if it ended by itself.
+    calls: Vec<String>,
+    /// Whether it came as far as to the call.
+    is_dealt: bool,
+}
+
+fn told(prepared: &Path, name: &str, role: Role, at: usize, fault: Fault) -> Told {
     let root = prepared.with_file_name(name);
     story::copy(prepared, &root).unwrap();
     let mut federation = Federation::open(&root).unwrap();
@@ -122,10 +130,12 @@ fn told(prepared: &Path, name: &str, role: Role, at: usize, fault: Fault) -> (Va
     let mut rounds = run["rounds"].clone();
     rounds.as_array_mut().unwrap().iter_mut().for_each(|round| _ = round.as_object_mut().unwrap().remove("took_ms"));
     let calls = fs::read_to_string(role.file(&state, "calls")).unwrap_or_default();
+    let is_dealt = disk::dealt(&state).exists();
     let ledger = ledger(&state);
     drop(federation);
     fs::remove_dir_all(root).unwrap();
-    (serde_json::json!([run["state"], run["model"], rounds, ledger]), calls.lines().map(str::to_owned).collect())
+    let record = serde_json::json!([run["state"], run["model"], rounds, ledger]);
+    Told { record, calls: calls.lines().map(str::to_owned).collect(), is_dealt }
 }
 
 fn tell(all: bool) {
@@ -139,7 +149,7 @@ fn tell(all: bool) {
     fs::write(prepared.join("sites").join(SITE).join("site-agent.toml"), "report_every_s = 0.05\nthreads = 1\n")
         .unwrap();
     for role in [Role::Trainer, Role::Agent] {
-        let (undisturbed, calls) = told(&prepared, "undisturbed", role, 0, Fault::None);
+        let Told { record: undisturbed, calls, .. } = told(&prepared, "undisturbed", role, 0, Fault::None);
         assert!(calls.len() > 20, "{role:?}: {calls:?}");
         let step = if all { 1 } else { calls.len().div_ceil(SAMPLED) };
         for (index, fault) in [Fault::Fails, Fault::Full(3), Fault::Killed, Fault::PowerCut].into_iter().enumerate() {
@@ -147,13 +157,17 @@ fn tell(all: bool) {
                 continue;
             }
             let first = if all { 0 } else { (index * 7) % step };
-            let mut stories = 0;
+            let (mut stories, mut not_reached) = (0, 0);
             for at in (first..calls.len()).step_by(step) {
-                let (record, _) = told(&prepared, "disturbed", role, at, fault);
-                assert_eq!(record, undisturbed, "{fault:?} at call {at} of the {role:?}, {}", calls[at]);
-                stories += 1;
+                let told = told(&prepared, "disturbed", role, at, fault);
+                assert_eq!(told.record, undisturbed, "{fault:?} at call {at} of the {role:?}, {}", calls[at]);
+                // How often a progress is looked at depends on the time, and with it how many calls there are.
+                assert!(told.is_dealt || told.calls.len() <= at, "{fault:?} at call {at} of the {role:?} never struck");
+                *if told.is_dealt { &mut stories } else { &mut not_reached } += 1;
             }
-            println!("{fault:?} at {stories} of the {} calls of the {role:?}: the same record", calls.len());
+            let (all, missed) = (calls.len(), format!("{not_reached} were not reached"));
+            println!("{fault:?} at {stories} of the {all} calls of the {role:?}: the same record; {missed}");
+            assert!(stories > 0, "{fault:?} never struck the {role:?}");
         }
     }
     println!("test {NAME} ... ok");

@@ -167,6 +167,11 @@ pub(super) fn some_of(count: usize) -> usize {
     if inside(half) == Some(true) { count / 2 } else { count }
 }
 
+/// The mark that a disk's process came as far as to the call of its fault.
+pub(super) fn dealt(root: &Path) -> PathBuf {
+    root.with_added_extension("dealt")
+}
+
 impl Disk {
     pub(super) fn below(root: &Path, at: usize, fault: Fault, leaves_out: LeftOut) -> Self {
         let (calls, synced, names, pending) = Default::default();
@@ -176,6 +181,9 @@ impl Disk {
     fn before(&mut self, call: &Call) -> Verdict {
         let number = self.calls.len();
         self.calls.push(call.clone());
+        if number == self.at && self.fault != Fault::None {
+            fs::write(dealt(&self.root), call.to_string()).expect("a mark beside the disk");
+        }
         match self.fault {
             Fault::Fails if number == self.at => return Verdict::Fails(EIO),
             Fault::Full(more) if (self.at..=self.at + more).contains(&number) && call.needs_room() => {

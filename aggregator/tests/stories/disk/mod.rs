@@ -320,6 +320,7 @@ fn at_every_call(
             let ended = || format!("{fault:?} at call {at}, {call}: {:?}\n{words}", first.status);
             // SQLite tidies up when it is closed, and looks at no answer: nothing is acknowledged any more.
             let is_passed_over = fault == Fault::Fails && at >= closing && first.status.success();
+            assert!(disk::dealt(&place.state()).exists(), "it was not come to: {}", ended());
             assert!(is_passed_over || dies(call, first.status.signal()), "{}", ended());
             assert!(first.status.signal().is_some() || first.status.success(), "{}", ended());
             place.recovers(&expected).unwrap_or_else(|why| panic!("after {}\n{why}", ended()));
