@@ -1,20 +1,29 @@
-//! What an experiment's folder is of: whoever goes on in it with other settings is refused, and does not find old figures under new ones.
+//! What a folder is of: whoever goes on in it with other settings is refused, and does not find old figures or images under new ones.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use site_agent::durable;
 
+/// Whether a folder is held to settings.
+pub fn is_held(folder: &Path) -> bool {
+    settings_file(folder).exists()
+}
+
+fn settings_file(folder: &Path) -> PathBuf {
+    folder.join("experiment.json")
+}
+
 /// Holds a folder to settings: to those that it was begun with, or from now on to these.
 pub fn hold<T: Serialize + DeserializeOwned + PartialEq>(folder: &Path, settings: &T) -> anyhow::Result<()> {
     fs::create_dir_all(folder)?;
-    let held = folder.join("experiment.json");
+    let held = settings_file(folder);
     match durable::read_if_there(&held)? {
         Some(bytes) => anyhow::ensure!(
             serde_json::from_slice::<T>(&bytes).ok().as_ref() == Some(settings),
-            "{} holds an experiment of other settings ({}): name another folder with --out, or remove this one to start over",
+            "{} was begun with other settings ({}): name another folder with --out, or remove this one to start over",
             folder.display(),
             String::from_utf8_lossy(&bytes)
         ),

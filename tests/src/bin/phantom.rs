@@ -1,9 +1,11 @@
 //! `cargo phantom`: phantom hearts as DICOM files on disk.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use serde::{Deserialize, Serialize};
+use tests::experiment;
 use tests::phantom::{self, SiteSpec};
 
 /// Write phantom cardiac MR images as DICOM files, as four unlike hospitals would hold them.
@@ -54,8 +56,39 @@ fn main() -> ExitCode {
     }
 }
 
+/// What a site's images depend on.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Images {
+    subjects: usize,
+    seed: u64,
+    full: bool,
+    same_contrast: bool,
+    same_mix: bool,
+    same_size: bool,
+}
+
+impl Images {
+    fn of(cli: &Cli) -> Self {
+        let Cli { subjects, seed, full, same_contrast, same_mix, same_size, .. } = *cli;
+        Self { subjects, seed, full, same_contrast, same_mix, same_size }
+    }
+}
+
+/// Refuses a folder with the images of other settings: those that are not written over would stay among these, under the same patients.
+fn require_own(folder: &Path, images: &Images) -> anyhow::Result<()> {
+    let is_begun = experiment::is_held(folder);
+    let is_empty = std::fs::read_dir(phantom::dicom_folder(folder)).map_or(true, |mut files| files.next().is_none());
+    anyhow::ensure!(
+        is_begun || is_empty,
+        "{} holds images of settings that are not known: name another folder with --out, or remove this one to start over",
+        folder.display()
+    );
+    experiment::hold(folder, images)
+}
+
 fn write(cli: &Cli) -> anyhow::Result<()> {
-    let letters = if cli.site == "all" { "abcd" } else { cli.site.as_str() };
+    let site = cli.site.to_ascii_lowercase();
+    let letters = if site == "all" { "abcd" } else { &site };
     for letter in letters.chars() {
         let share = match letter {
             'b' => 5,
@@ -77,11 +110,48 @@ fn write(cli: &Cli) -> anyhow::Result<()> {
         if cli.full {
             spec = spec.full();
         }
-        let truth = phantom::write_site(&spec, cli.seed, &cli.out.join(format!("site-{letter}")), &|_| {})?;
+        let folder = cli.out.join(format!("site-{letter}"));
+        require_own(&folder, &Images::of(cli))?;
+        let truth = phantom::write_site(&spec, cli.seed, &folder, &|_| {})?;
         println!("site {letter}: {} subjects, {} images", truth.subjects.len(), truth.image_count());
     }
     if let Some(sheet) = &cli.sheet {
         phantom::write_sheet(sheet, cli.seed)?;
     }
     Ok(())
+}
+
+// Not `tests`, which is the crate.
+#[cfg(test)]
+mod typed {
+    use super::*;
+
+    fn written(out: &Path, words: &[&str]) -> anyhow::Result<()> {
+        let out = out.display().to_string();
+        write(&Cli::parse_from([&["phantom", "--out", &out], words].concat()))
+    }
+
+    #[test]
+    fn a_site_has_the_same_share_of_the_subjects_however_its_letter_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        written(folder.path(), &["--site", "B", "--subjects", "2"]).unwrap();
+        let patients = std::fs::read_dir(phantom::dicom_folder(&folder.path().join("site-b"))).unwrap();
+        assert_eq!(patients.count(), 1, "five of twelve, rounded up");
+    }
+
+    #[test]
+    fn images_of_other_settings_are_not_written_among_those_that_are_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let words = ["--site", "c", "--subjects", "1"];
+        written(folder.path(), &words).unwrap();
+        written(folder.path(), &words).unwrap();
+        for more in [["--seed", "2"], ["--subjects", "7"]] {
+            let other = [&words[..2], &more[..]].concat();
+            let why = written(folder.path(), &other).unwrap_err().to_string();
+            assert!(why.contains("other settings") && why.contains("--out"), "{why}");
+        }
+        std::fs::remove_file(folder.path().join("site-c/experiment.json")).unwrap();
+        let why = written(folder.path(), &words).unwrap_err().to_string();
+        assert!(why.contains("not known"), "{why}");
+    }
 }
