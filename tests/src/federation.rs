@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aggregator::store::{SqliteStore, StoreError};
 use common::Digest;
 use serde_json::Value;
 
@@ -38,6 +39,9 @@ pub enum FederationError {
     /// A program failed.
     #[error(transparent)]
     Program(#[from] ProgramError),
+    /// What the aggregator has stored cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The disk or the network said no.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -77,6 +81,22 @@ impl Federation {
         federation.coordinator(&["init", "--federation", "demo", "--address", &address, "--listen", &address])?;
         debug_assert!(state.exists());
         Ok(federation)
+    }
+
+    /// The federation that was created in `root` before, or a new one where none was, or one that was cut short: nobody is a member of
+    /// that.
+    pub fn open_or_create(root: &Path) -> Result<Self, FederationError> {
+        let state = root.join("aggregator");
+        match SqliteStore::open(&state).map(drop) {
+            Ok(()) => Self::open(root),
+            Err(StoreError::NoFederation(_) | StoreError::HalfMade { .. }) => {
+                if state.exists() {
+                    fs::remove_dir_all(state)?;
+                }
+                Self::create(root)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A federation that was created in `root` before.

@@ -252,3 +252,24 @@ fn at_work_after(federation: &Federation, rounds: usize) -> Result<bool, Federat
     let busy = |site: &str| matches!(run["sites"][site]["phase"].as_str(), Some("training" | "sending" | "reported"));
     Ok(story::models(&run).len() >= rounds && SITES.iter().any(|site| busy(site)))
 }
+
+#[test]
+fn a_federation_that_was_cut_short_while_it_was_made_is_made_anew_and_a_whole_one_is_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, key) = (folder.path(), folder.path().join("aggregator/authority/ca.key"));
+    fs::write(root.join("address"), "127.0.0.1:1").unwrap();
+    Federation::open_or_create(root).unwrap();
+    // Cut after its keys, and in the middle of its database.
+    for cut in
+        [|state: &Path| fs::remove_file(state.join("state.db")), |state: &Path| fs::write(state.join("state.db"), "")]
+    {
+        let made = fs::read(&key).unwrap();
+        cut(&root.join("aggregator")).unwrap();
+        let mut federation = Federation::open_or_create(root).unwrap();
+        assert_ne!(fs::read(&key).unwrap(), made);
+        federation.start_aggregator().unwrap();
+    }
+    let made = fs::read(&key).unwrap();
+    Federation::open_or_create(root).unwrap();
+    assert_eq!(fs::read(&key).unwrap(), made);
+}

@@ -130,7 +130,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let images = make_images(out, seed)?;
 
     heading("2/6", "the federation: a CA, an aggregator, sites enrolled by CSR with single-use invitations");
-    let mut federation = if out.join("address").exists() { Federation::open(out)? } else { Federation::create(out)? };
+    let mut federation = Federation::open_or_create(out)?;
     federation.start_aggregator()?;
     println!("  aggregator listening on {} (TLS 1.3, mutual)", federation.address());
     for hospital in HOSPITALS.iter().filter(|hospital| hospital.trains(&draft)) {
