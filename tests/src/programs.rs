@@ -1,11 +1,12 @@
 //! The real programs, built once and found by what cargo says, and child processes that end with their owner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 
 /// Where the two programs are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +140,40 @@ pub fn texts(zip: &Path) -> io::Result<String> {
     Ok(all)
 }
 
+/// Processes at work in the background. Whoever ends this program holds the lock and never lets go of it: none is started after.
+static AT_WORK: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+fn at_work() -> MutexGuard<'static, BTreeSet<u32>> {
+    AT_WORK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on a SIGTERM or SIGINT to this program alone asks its processes in the background to end as well, as Ctrl-C in a terminal asks
+/// all of them: no value is dropped then.
+pub fn end_with_their_owner() -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal as hears};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Heard of from here on, and not only when the thread comes to it.
+    let (mut asked, mut interrupted) = {
+        let _inside = runtime.enter();
+        (hears(SignalKind::terminate())?, hears(SignalKind::interrupt())?)
+    };
+    let ends = move || {
+        let number = runtime.block_on(async {
+            tokio::select! {
+                _ = asked.recv() => libc::SIGTERM,
+                _ = interrupted.recv() => libc::SIGINT,
+            }
+        });
+        let at_work = at_work();
+        let ids: Vec<u32> = at_work.iter().copied().collect();
+        // Who has ended by itself meanwhile cannot be asked, which is as good.
+        drop(signal("-TERM", &ids));
+        // As a shell tells of a program that a signal ended.
+        std::process::exit(128 + number)
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(ends).map(drop)
+}
+
 /// A program at work in the background. It is killed when this value is dropped.
 #[derive(Debug)]
 pub struct Process {
@@ -166,7 +201,9 @@ impl Process {
         let out = File::options().create(true).append(true).open(log).map_err(told)?;
         let err = out.try_clone().map_err(told)?;
         let mut command = command(program, arguments, environment);
+        let mut at_work = at_work();
         let child = command.stdout(out).stderr(err).spawn().map_err(told)?;
+        at_work.insert(child.id());
         Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
     }
 
@@ -177,7 +214,13 @@ impl Process {
 
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().ok().flatten()
+        // Another process may get its number from here on.
+        let mut at_work = at_work();
+        let ended = self.child.try_wait().ok().flatten();
+        if ended.is_some() {
+            at_work.remove(&self.id());
+        }
+        ended
     }
 
     /// An error with its last words, if it has ended without success.
@@ -200,7 +243,13 @@ impl Process {
     /// Asks it to end, as the system does before it stops a machine, and waits until it has.
     pub fn terminate(&mut self) -> io::Result<()> {
         signal("-TERM", &[self.id()])?;
-        self.child.wait().map(drop)
+        self.wait().map(drop)
+    }
+
+    fn wait(&mut self) -> io::Result<ExitStatus> {
+        let ended = self.child.wait();
+        at_work().remove(&self.id());
+        ended
     }
 
     /// Kills it at once, as `kill -9` and a power cut do.
@@ -208,7 +257,7 @@ impl Process {
         // A process that has ended by itself cannot be killed, which is as good.
         let killed = self.child.kill();
         drop(killed);
-        let reaped = self.child.wait();
+        let reaped = self.wait();
         drop(reaped);
     }
 }

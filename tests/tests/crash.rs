@@ -3,10 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tests::federation::{Federation, FederationError};
+use tests::programs;
 use tests::story::{self, SITES, THREE, WITHIN};
 
 /// Tells one story on a copy of the prepared federation, and returns the digests of its models.
@@ -272,4 +276,38 @@ fn a_federation_that_was_cut_short_while_it_was_made_is_made_anew_and_a_whole_on
     let made = fs::read(&key).unwrap();
     Federation::open_or_create(root).unwrap();
     assert_eq!(fs::read(&key).unwrap(), made);
+}
+
+const OWNER: &str = "OWNER_OF_A_FEDERATION";
+
+/// Owns an aggregator in a process of its own, which waits for whoever asks it to end; by itself, nothing.
+#[test]
+fn the_owner_of_a_federation() {
+    let Ok(root) = std::env::var(OWNER) else { return };
+    programs::end_with_their_owner().unwrap();
+    let mut federation = Federation::create(Path::new(&root)).unwrap();
+    federation.start_aggregator().unwrap();
+    println!("\n{}", federation.address());
+    std::io::stdout().flush().unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn an_owner_that_is_asked_to_end_leaves_no_program_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut owner = Command::new(std::env::current_exe().unwrap());
+    owner.args(["--exact", "the_owner_of_a_federation", "--nocapture"]).env(OWNER, folder.path());
+    let mut owner = owner.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(owner.stdout.take().unwrap()).lines();
+    let address = said.find_map(|line| line.ok().filter(|line| line.starts_with("127.0.0.1:"))).unwrap();
+    TcpStream::connect(&address).unwrap();
+    programs::signal("-TERM", &[owner.id()]).unwrap();
+    assert_eq!(owner.wait().unwrap().code(), Some(128 + 15));
+    let began = Instant::now();
+    while TcpStream::connect(&address).is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(10), "the aggregator is still there");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tests::demo::{self, Options};
+use tests::programs;
 
 /// Watch three phantom hospitals train one CMR foundation model without sharing an image.
 ///
@@ -29,7 +30,8 @@ struct Cli {
 
 fn main() -> ExitCode {
     let Cli { out, resume, seed, plan } = Cli::parse();
-    match demo::run(&Options { out, resume, seed, plan }) {
+    let ran = programs::end_with_their_owner().map_err(anyhow::Error::from);
+    match ran.and_then(|()| demo::run(&Options { out, resume, seed, plan })) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
