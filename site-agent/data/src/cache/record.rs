@@ -81,12 +81,11 @@ pub struct SeriesRecord {
     pub(crate) sums: Vec<FrameSum>,
 }
 
-/// The first bytes of the SHA-256 of a frame's: enough to know what a disk did.
-pub(crate) type FrameSum = [u8; 8];
+/// XXH3 of a frame's bytes: what a disk did shows in it, and it takes a tenth of the time of a digest, each time a frame is drawn.
+pub(crate) type FrameSum = u64;
 
 pub(super) fn frame_sum(frame: &[u8]) -> FrameSum {
-    let Digest(whole) = Digest::of(frame);
-    std::array::from_fn(|i| whole[i])
+    xxhash_rust::xxh3::xxh3_64(frame)
 }
 
 /// A slice of a cached series.
