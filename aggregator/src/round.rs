@@ -136,6 +136,13 @@ pub fn told(left_out: &BTreeMap<SiteId, LeftOut>) -> String {
     left_out.iter().map(|(site, reason)| format!("{site}: {reason}")).collect::<Vec<_>>().join("; ")
 }
 
+/// Why a run does not go on, as it is told to one of its sites: unless that names another of them.
+pub fn without_names<'a>(because: String, sites: impl Iterator<Item = &'a SiteId> + Clone, own: &SiteId) -> String {
+    let is_name = |word: &str| sites.clone().any(|site| site != own && site.as_str() == word);
+    let mut words = because.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+    if words.any(is_name) { "for a reason that names other sites: ask the coordinator".to_owned() } else { because }
+}
+
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -497,6 +504,17 @@ mod tests {
                 assert_eq!(&(&reports | &left_out), &rules.cohort);
                 assert_eq!(matches!(round, Round::Closed(_)), reports.len() >= rules.quorum);
             }
+        }
+    }
+
+    #[test]
+    fn a_reason_is_told_unless_it_names_another_site() {
+        let sites = ["aalst", "bergen", "c"].map(|site| site.parse::<SiteId>().unwrap());
+        let told = |because: &str| without_names(because.to_owned(), sites.iter(), &sites[0]);
+        assert_eq!(told("left out: aalst: declined"), "left out: aalst: declined", "its own it may hear");
+        assert_eq!(told("aborted by the coordinator: a scanner"), "aborted by the coordinator: a scanner");
+        for naming in ["left out: bergen: declined", "the update of c is damaged", "c"] {
+            assert!(told(naming).contains("ask the coordinator") && !told(naming).contains("declined"));
         }
     }
 }

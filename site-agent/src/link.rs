@@ -502,7 +502,7 @@ mod tests {
         refused.metadata_mut().insert(proto::refusal::REFUSAL, MetadataValue::from_static("unknown-run"));
         for status in [Status::new(Code::Unavailable, said), refused] {
             let told = LinkError::from(status).to_string();
-            assert!(told.contains("no\u{fffd}\u{fffd}[2Jall is well") && !told.contains(char::is_control), "{told:?}");
+            assert!(told.contains("[2Jall is well") && !told.contains(char::is_control), "{told:?}");
         }
     }
 

@@ -184,7 +184,7 @@ mod tests {
         let texts: Vec<(PathBuf, String)> =
             files.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect();
         for (path, text) in &texts {
-            let text = text.split("#[cfg(test)]").next().unwrap();
+            let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
             for level in ["error", "warn", "info", "debug", "trace"] {
                 let call = format!("tracing::{level}!(");
                 for (place, _) in text.match_indices(&call) {

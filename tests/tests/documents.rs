@@ -144,11 +144,11 @@ fn named_tests(text: &str) -> Vec<(Option<String>, String)> {
     text.split('`').skip(1).step_by(2).filter_map(named).collect()
 }
 
-/// Whether there is a test of this name, in the file if one is named.
+/// Whether there is a test of this name, in the file if one is named: a function, or a line of a table that a macro makes functions of.
 fn is_there(sources: &[(Vec<String>, String)], file: Option<&str>, name: &str) -> bool {
-    let function = format!("fn {name}(");
+    let (function, row) = (format!("fn {name}("), format!("\n    {name}: "));
     let is_of = |modules: &[String]| file.is_none_or(|file| modules.iter().any(|module| module == file));
-    sources.iter().any(|(modules, text)| is_of(modules) && text.contains(&function))
+    sources.iter().any(|(modules, text)| is_of(modules) && (text.contains(&function) || text.contains(&row)))
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub mod calls;
 pub mod first_model;
 pub mod folder;
 pub mod remote;
-pub(crate) mod seen;
+mod seen;
 
 /// Time within which an invitation must be used.
 const VALID: Duration = Duration::from_secs(24 * 60 * 60);

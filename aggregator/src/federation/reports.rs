@@ -8,8 +8,7 @@ use common::{Assignment, Digest, Directive, Phase, Progress, Refusal, RoundNumbe
 use super::course::{deadline_of, grace_of};
 use super::{Federation, Live, LiveRun, Undecided, refusal};
 use crate::allowance::{OF_A_KIND, Repeated};
-use crate::desk::seen::without_names;
-use crate::round::{Heard, Word};
+use crate::round::{Heard, Word, without_names};
 use crate::run::{ABORTED, Attempt, Run, RunEvent};
 use crate::store::Details;
 

@@ -47,10 +47,15 @@ fn site(address: &str) -> (TempDir, SigningKey, Agent) {
     (folder, aggregator, Agent::new(member, home, config, PathBuf::new()).unwrap())
 }
 
-/// The first round of a run, in the aggregator's hand.
-fn first_round(aggregator: &SigningKey) -> Directive {
-    let (federation, run) = ("cmr".parse().unwrap(), "run".parse().unwrap());
-    let (before, plan, base) = (RoundNumber(0), Digest::of(b"plan"), Digest::of(b"base"));
+/// The first round of a run, in the aggregator's hand. Its plan is at the site.
+fn first_round(aggregator: &SigningKey, agent: &Agent) -> Directive {
+    let draft: common::PlanDraft = toml::from_str(include_str!("../../../tests/plans/story.toml")).unwrap();
+    let signature = common::Signature::new([("center".to_owned(), vec![1, 4])]).unwrap();
+    let agreed = draft.with_first_model(signature, Digest::of(b"first"));
+    fs::create_dir_all(agent.home.plans()).unwrap();
+    fs::write(agent.home.plan(agreed.digest()), agreed.canonical_bytes()).unwrap();
+    let (federation, run) = ("cmr".parse().unwrap(), agreed.run().clone());
+    let (before, plan, base) = (RoundNumber(0), agreed.digest(), agreed.first_model);
     let lineage = aggregator.sign(&model_statement(&federation, &run, plan, (before, base), base));
     let head = Head { entries: 7, digest: Digest::of(b"entry 7") };
     Directive::Train(Assignment {
@@ -58,7 +63,7 @@ fn first_round(aggregator: &SigningKey) -> Directive {
         round: RoundNumber(1),
         plan,
         base,
-        base_bytes: 9,
+        base_bytes: agreed.model_bytes(),
         first_step: 0,
         time_left: Duration::ZERO,
         awaited: true,
@@ -97,7 +102,8 @@ async fn while_a_renewal_is_not_answered_the_switch_is_looked_at() {
 #[tokio::test]
 async fn what_the_ledger_does_not_tell_is_not_done() {
     let (_folder, aggregator, mut agent) = site("127.0.0.1:1");
-    let (directive, run, model) = (first_round(&aggregator), "run".parse::<RunId>().unwrap(), Digest::of(b"last"));
+    let directive = first_round(&aggregator, &agent);
+    let (run, model) = ("story".parse::<RunId>().unwrap(), Digest::of(b"last"));
     let finish = || Step::Finish(run.clone(), model);
     fs::create_dir(agent.home.ledger()).unwrap();
     assert!(matches!(agent.hold_to_lineage(&directive), Err(Failure::Ends(_))));
@@ -113,7 +119,7 @@ async fn what_the_ledger_does_not_tell_is_not_done() {
 #[cfg(target_os = "linux")]
 async fn on_a_full_disk_the_round_is_declined_and_the_ledger_tells_it_when_there_is_room() {
     let (_folder, aggregator, mut agent) = site("127.0.0.1:1");
-    let directive = first_round(&aggregator);
+    let directive = first_round(&aggregator, &agent);
     // Where the ledger's end is noted there is no room.
     let note = agent.home.ledger().with_added_extension("head.part");
     std::os::unix::fs::symlink("/dev/full", &note).unwrap();
