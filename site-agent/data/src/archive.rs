@@ -107,8 +107,8 @@ impl Archive {
     /// A file's bytes.
     pub(crate) fn read(&mut self, index: u32, limits: &IntakeLimits) -> Result<Vec<u8>, SkipReason> {
         let mut entry = self.zip.by_index(index as usize).map_err(|error| reason(&error))?;
-        // Small files may well be all zeros: the ratio counts from 64 KiB on.
-        let ratio = entry.compressed_size().saturating_mul(limits.expansion).max(64 << 10);
+        // An image may well be all zeros: the ratio counts beyond one of 512 x 512 pixels, and all together have a limit.
+        let ratio = entry.compressed_size().saturating_mul(limits.expansion).max(1 << 20);
         let left = limits.archive_bytes.saturating_sub(self.expanded);
         let limit = ratio.min(limits.file_bytes).min(left);
         let mut bytes = Vec::new();
