@@ -2,7 +2,7 @@
 //! process ends, however it ends.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::CertsError;
@@ -50,8 +50,13 @@ impl Lock {
 }
 
 fn opened(path: &Path) -> Result<File, CertsError> {
-    // What it holds is for people; the lock is the kernel's.
-    OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(told("open", path))
+    // What it holds is for people; the lock is the kernel's, and a file that another user left is locked by reading it.
+    let written = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+    let opened = written.or_else(|error| match error.kind() {
+        ErrorKind::PermissionDenied => File::open(path),
+        _ => Err(error),
+    });
+    opened.map_err(told("open", path))
 }
 
 #[cfg(test)]

@@ -165,7 +165,8 @@ pub fn cache_for(home: &Home, images: &ImagePlan, config: &IntakeConfig) -> Resu
     let holds = mark.split_once(' ').is_some_and(|(read, tolerance)| {
         read == known && tolerance.parse().is_ok_and(|tolerance: f64| tolerance <= config.tolerance)
     });
-    Ok(holds.then_some(folder))
+    // Whoever removes a damaged one has it made again.
+    Ok((holds && folder.is_dir()).then_some(folder))
 }
 
 fn finished(cache: &Path) -> PathBuf {

@@ -738,6 +738,24 @@ fn a_task_whose_turn_never_comes(hospital: &Hospital) {
     let (delta, heads) = trained(&round(hospital, "one-step", &[CINE, DISEASE], one_step));
     assert_eq!(heads, [CINE]);
     assert!(delta.iter().all(|(name, _)| !name.starts_with("heads.cardiac-disease.")), "{:?}", delta.signature());
+    // A head that stays at the site is nowhere else: it is there for the round after one that left it out.
+    let keeps = |job: &mut Job| {
+        job.plan.aggregation.keep_local = serde_json::from_value(serde_json::json!(["heads.*"])).unwrap();
+    };
+    let both = round(hospital, "both", &[CINE, DISEASE], keeps);
+    trained(&both);
+    let left_out = round(hospital, "left-out", &[CINE, DISEASE], |job| {
+        one_step(job);
+        keeps(job);
+        job.local = Some(both.local());
+    });
+    trained(&left_out);
+    let kept = |job: &JobFolder| {
+        let local = NamedTensors::from_safetensors(&fs::read(job.local()).unwrap()).unwrap();
+        local.filtered(|name| name.starts_with("heads.cardiac-disease."))
+    };
+    assert!(kept(&both).iter().count() > 0);
+    assert_eq!(kept(&left_out), kept(&both));
     let lonely = round(hospital, "lonely", &[CINE, DISEASE], |job| {
         one_step(job);
         job.plan.finetuning.as_mut().unwrap().tasks.iter_mut().for_each(|task| task.training.batch_size = 1);

@@ -41,6 +41,8 @@ use crate::store::Revoked;
 
 /// Longest wait for an answer, and for the next part of one; of a model that is sent, after its last byte, and until more of it is taken.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// The same while a model is sent and stored: on a slow line a part of it takes longer, and on a slow disk the whole does.
+const STORED_WITHIN: Duration = Duration::from_secs(600);
 
 /// Longest wait until a new certificate is let in, and the pause between two tries.
 const KNOWN_WITHIN: Duration = Duration::from_secs(5);
@@ -308,7 +310,7 @@ impl Remote {
         let reply = self.answer(async |mut client| {
             let (taken, progress) = watch::channel(());
             let parts = start_run_parts(new.clone(), model.clone()).inspect(move |_| taken.send_replace(()));
-            answer_to_parts(ANSWER_WITHIN, client.start_run(tokio_stream::iter(parts)), progress).await
+            answer_to_parts(STORED_WITHIN, client.start_run(tokio_stream::iter(parts)), progress).await
         })?;
         let names = &reply.into_inner().not_enrolled;
         Ok(names.iter().map(|name| site("StartRunReply", name)).collect::<std::result::Result<_, _>>()?)

@@ -54,9 +54,6 @@ impl Federation {
             self.store.record(live.id(), &undone, Details::None, self.moment(&live))?;
             self.carry_out(&mut live, &undone);
         }
-        if matches!(live.run, Run::Merging(..)) {
-            self.frozen.notify_one();
-        }
         if live.run.is_over() {
             // Unless the process died between the run's end and this.
             self.retire(live.id(), None);
@@ -93,6 +90,10 @@ impl Federation {
                 // What passed since it was noted is not given back.
                 let same = live.run.attempt() == found.run.attempt() && live.time.is_armed() == found.time.is_armed();
                 let time = if same { live.time } else { found.time };
+                // One that was being merged already waits as whatever could not be written does.
+                if matches!(found.run, Run::Merging(..)) && !matches!(live.run, Run::Merging(..)) {
+                    self.frozen.notify_one();
+                }
                 *live = LiveRun { time, paused: live.paused, damaged: live.damaged, ..found };
                 live.let_time_pass(self.clock.elapsed());
             }

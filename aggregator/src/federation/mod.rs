@@ -253,6 +253,9 @@ impl Federation {
             match found.and_then(|record| self.restored(record)) {
                 Ok(run) => {
                     tracing::info!(run = %run.id(), plan = %run.record.plan_digest, "run found");
+                    if matches!(run.run, Run::Merging(..)) {
+                        self.frozen.notify_one();
+                    }
                     live.runs.push(run);
                 }
                 Err(error @ StoreError::Damaged(_)) => {

@@ -9,7 +9,7 @@ use super::course::{deadline_of, grace_of};
 use super::{Federation, Live, LiveRun, Undecided, refusal};
 use crate::allowance::{OF_A_KIND, Repeated};
 use crate::round::{Heard, Word, without_names};
-use crate::run::{ABORTED, Attempt, Run, RunEvent};
+use crate::run::{Attempt, Run, RunEvent};
 use crate::store::Details;
 
 impl Federation {
@@ -127,14 +127,10 @@ fn directive(live: &Live, site: &SiteId, at_work: Option<&RunId>, now: Duration)
     invited.last().and_then(|run| end(run, site)).unwrap_or_else(|| wait("no run invites this site yet"))
 }
 
-/// How a run ended, if it is over, as it is told to one of its sites: the coordinator's words are for all of them, and what others declined or
-/// sent is not.
+/// How a run ended, if it is over, as it is told to one of its sites.
 fn end(live: &LiveRun, site: &SiteId) -> Option<Directive> {
     let run = live.id().clone();
-    let told = |because: &String| match because.starts_with(ABORTED) {
-        true => because.clone(),
-        false => without_names(because.clone(), live.record.plan.draft.rounds.sites.iter(), site),
-    };
+    let told = |because: &String| without_names(because.clone(), live.record.plan.draft.rounds.sites.iter(), site);
     match &live.run {
         Run::Finished { model } => Some(Directive::Finished { run, model: *model, bytes: live.layout.bytes() }),
         Run::Failed { because, .. } => {

@@ -288,7 +288,7 @@ fn the_damaged_last_model_of_a_run_that_is_over_is_handed_out_to_nobody_until_it
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_model_that_nobody_can_make_again_delays_no_merge_of_another_run() {
-    const ROUNDS: u32 = 4;
+    const ROUNDS: u32 = 10;
     let mut house = House::new();
     house.start();
     house.start_run(&["a"], 1);
@@ -313,8 +313,8 @@ async fn a_damaged_model_that_nobody_can_make_again_delays_no_merge_of_another_r
     }
     site.told(|directive| matches!(directive, Directive::Finished { run, .. } if run.as_str() == "next").then_some(()))
         .await;
-    // A merge that is tried again is tried after five seconds.
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    // A merge that is tried again is tried after up to five seconds, each time.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     house.stop().await;
 }
 

@@ -136,7 +136,7 @@ impl Agent {
         Ok(())
     }
 
-    /// The plans of a run that a person at this site approved. One that cannot be read any more is none.
+    /// The plans of a run that a person at this site approved. One that never came here, or cannot be read any more, is none.
     fn approved_plans(&self, run: &RunId) -> Vec<Plan> {
         let approved = approvals::approved(&self.home).unwrap_or_default();
         approved.into_iter().filter_map(|plan| self.read_plan(plan).ok()).filter(|plan| plan.run() == run).collect()
@@ -147,8 +147,8 @@ impl Agent {
         self.journal.run(run).is_some_and(|run| run.finished == Some(model)) || self.is_anothers(run)
     }
 
-    /// Whether this site was not with a run, and nobody here approved a plan of it: then nobody has said how long its models may be, and
-    /// none is fetched.
+    /// Whether this site was not with a run, and has no plan of it that somebody here approved: then nobody has said how long its models
+    /// may be, and none is fetched.
     pub(super) fn is_anothers(&self, run: &RunId) -> bool {
         let took_part = self.journal.run(run).is_some_and(|run| run.sealed.is_some());
         !took_part && self.approved_plans(run).is_empty()

@@ -8,6 +8,7 @@ use common::{Assignment, Decline, Digest, Plan};
 
 use super::Agent;
 use super::failure::{Failure, Then};
+use crate::config::{Config, IntakeConfig};
 use crate::durable::DiskError;
 use crate::images::{self, ImagesError};
 
@@ -38,7 +39,12 @@ impl Indexing {
 impl Agent {
     /// The images on a plan's grid, if all are read.
     pub(super) fn cache_for(&self, plan: &Plan) -> Result<Option<PathBuf>, DiskError> {
-        images::cache_for(&self.home, &plan.draft.images, &self.config.intake)
+        images::cache_for(&self.home, &plan.draft.images, &self.intake_settings())
+    }
+
+    /// What is tolerated by now: who raises it because the site declines, and indexes again, need not start the agent again.
+    fn intake_settings(&self) -> IntakeConfig {
+        Config::read(&self.home.config()).map_or_else(|_| self.config.intake.clone(), |now| now.intake)
     }
 
     /// Reads the images onto the plan's grid, beside the reports.
@@ -56,7 +62,7 @@ impl Agent {
             },
             _ => {
                 tracing::info!("reading the images onto the plan's grid");
-                let (home, config, program) = (self.home.clone(), self.config.intake.clone(), self.program.clone());
+                let (home, config, program) = (self.home.clone(), self.intake_settings(), self.program.clone());
                 let (images, stopped) = (plan.draft.images, Arc::<AtomicBool>::default());
                 let asked = Arc::clone(&stopped);
                 let task = tokio::task::spawn_blocking(move || {

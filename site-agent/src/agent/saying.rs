@@ -33,7 +33,7 @@ impl Said {
             ),
             Self::NotFetched { run } => tracing::info!(
                 %run,
-                "the run is over, and nobody at this site approved its plan: its last model is not fetched"
+                "the run is over, and no plan of it that is here was approved: its last model is not fetched"
             ),
             Self::Stopped => tracing::info!(
                 "stopped by a person at this site: nothing trains and nothing is sent until `site-agent resume`"

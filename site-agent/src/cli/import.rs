@@ -40,7 +40,8 @@ pub(super) fn import(home: &Home, config: &Config, args: &ImportArgs) -> anyhow:
     })?;
     let grid = args.plan.as_deref().map(read_draft).transpose()?.map_or_else(ImagePlan::default, |draft| draft.images);
     let out = LabelsOut {
-        folder: args.labels.clone().unwrap_or_else(|| home.labels(dataset.name())),
+        // Whole, as the settings take it from wherever it is typed.
+        folder: std::path::absolute(args.labels.clone().unwrap_or_else(|| home.labels(dataset.name())))?,
         codes: args.codes.clone(),
     };
     let bar = progress_bar(args.json.json);

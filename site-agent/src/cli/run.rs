@@ -12,7 +12,8 @@ use crate::home::Home;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// Stop when a run has finished and its last model is here; or, with exit code 8, when it has failed or was aborted.
+    /// Stop when a run has finished and its last model is here, or none is for this site, which approved no plan of it; or, with exit code 8,
+    /// when it has failed or was aborted.
     #[arg(long)]
     until_finished: bool,
 }

@@ -153,9 +153,13 @@ fn base(job: &Job) -> Result<NamedTensors, TrainerError> {
         return Err(TrainerError::OtherModel { expected: job.base_digest, found });
     }
     let base = NamedTensors::from_safetensors(&file).map_err(told("the round's model"))?;
-    let Some(local) = &job.local else { return Ok(base) };
-    let own = NamedTensors::from_safetensors(&durable::read(local)?).map_err(told("the tensors that stay here"))?;
-    Ok(base.replaced_by(own))
+    Ok(base.replaced_by(local(job)?))
+}
+
+/// What the plan keeps at the site, as its last round left it; nothing before the first one.
+fn local(job: &Job) -> Result<NamedTensors, TrainerError> {
+    let Some(local) = &job.local else { return Ok(NamedTensors::new()) };
+    NamedTensors::from_safetensors(&durable::read(local)?).map_err(told("the tensors that stay here"))
 }
 
 /// Writes the round's delta, without what the plan keeps at the site: that is written beside.
@@ -168,7 +172,8 @@ fn write_delta(
 ) -> Result<(), TrainerError> {
     let kept = &job.plan.aggregation.keep_local;
     if !kept.is_empty() {
-        let own = trained.clone().filtered(|name| kept.match_name(name));
+        // With the head of a task that is left out of this round: nobody else has it.
+        let own = local(job)?.joined(trained.clone().filtered(|name| kept.match_name(name)));
         durable::write(&folder.local(), &own.to_safetensors())?;
     }
     let delta = trained.minus(base).map_err(told("the trained model"))?;

@@ -9,7 +9,7 @@ use model::Finetuner;
 use super::TrainerError;
 use super::finetuning::SiteTask;
 use super::stopping::Stop;
-use crate::tasks::{Asked, measure, thinned};
+use crate::tasks::{Asked, Value, measure, thinned};
 
 /// The scores that may leave. Nothing of a metric that only a bootstrap or much time would tell.
 pub(super) fn scores(
@@ -32,6 +32,12 @@ pub(super) fn scores(
             let said = asked.all(network, &some)?;
             let measured = measure(task, cache, examples, &some, &said, None)?;
             let whole = measured.values.iter().filter(|value| value.of.is_none());
+            let picks = |value: &&Value| value.metric == task.best.metric;
+            if on == MeasuredOn::Validation
+                && whole.clone().find(picks).is_some_and(|best| !measured.may_leave(task, best.metric, best.subjects))
+            {
+                tracing::warn!(task = %task.name, "too few subjects: what the best model is picked by stays here");
+            }
             let leaving = whole.filter(|value| measured.may_leave(task, value.metric, value.subjects));
             scores.extend(
                 leaving

@@ -73,6 +73,12 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         let setting = Setting { images: seed_folder(seed), held_out: cli.held_out, points: cli.points };
         return simulation::run(arm, &plan, &setting, &folder);
     }
+    let is_begun = |seed: &u64| cli.arms.iter().any(|arm| results::course_folder(&cli.out, *seed, arm).exists());
+    anyhow::ensure!(
+        experiment::is_held(&cli.out) || !cli.seeds.iter().any(is_begun),
+        "{} holds courses of settings that are not known: name another folder with --out, or remove this one",
+        cli.out.display()
+    );
     experiment::hold(&cli.out, &Settings { plan: draft.clone(), held_out: cli.held_out, points: cli.points })?;
     for &seed in &cli.seeds {
         std::fs::create_dir_all(seed_folder(seed))?;

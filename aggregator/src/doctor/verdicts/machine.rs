@@ -45,10 +45,10 @@ impl Stored {
     /// Bytes of what is to come. Beside the kept rounds and the open one, one more lies on the disk until it is written over.
     fn to_come(&self, keep: u32) -> u64 {
         let rounds = keep.saturating_add(2) - self.merged.min(keep.saturating_add(1));
-        // A model and its successor, and a server's momentum.
-        self.model_bytes
-            .saturating_mul(4)
-            .saturating_add(self.updates(rounds, self.planned.saturating_sub(self.merged)))
+        let left = self.planned.saturating_sub(self.merged);
+        // The model of each round stays; and one that is being made, and a server's momentum with its successor.
+        let models = self.model_bytes.saturating_mul(u64::from(left) + 3);
+        models.saturating_add(self.updates(rounds, left))
     }
 }
 

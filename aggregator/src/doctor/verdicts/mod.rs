@@ -81,11 +81,11 @@ mod tests {
             (clock(59_000, 2), Fine, ""),
             (clock(3_600_000, 2), Failure, "3600 s in the future"),
             (disk(None, &[], 2), Warning, ""),
-            (disk(Some(1 << 30), &of_sites(4, 0), 2), Failure, "rounds need 3073.7 MB"),
-            (disk(Some(1 << 40), &of_sites(4, 0), 2), Fine, "3073.7 MB"),
-            (disk(Some(1 << 40), &of_sites(40, 0), 2), Fine, "17.5 GB"),
+            (disk(Some(1 << 30), &of_sites(4, 0), 2), Failure, "rounds need 3973.7 MB"),
+            (disk(Some(1 << 40), &of_sites(4, 0), 2), Fine, "3973.7 MB"),
+            (disk(Some(1 << 40), &of_sites(40, 0), 2), Fine, "18.4 GB"),
             // What is kept is there by then.
-            (disk(Some(1 << 40), &of_sites(40, 3), 2), Fine, "5473.7 MB"),
+            (disk(Some(1 << 40), &of_sites(40, 3), 2), Fine, "6073.7 MB"),
             (disk(Some(1 << 40), &of_sites(40, 9), 2), Fine, "5473.7 MB"),
             (spool(&[], 2, 1 << 20), Fine, ""),
             (

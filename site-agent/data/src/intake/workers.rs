@@ -82,8 +82,10 @@ impl<'a> Crew<'a> {
                     let mut parser = match self.parser() {
                         Ok(parser) => parser,
                         Err(error) => {
+                            let asked = self.asked_to_stop.load(Ordering::SeqCst);
+                            let stop = if asked { Stop::Asked } else { Stop::NoWorker(error) };
                             // Nobody listens any more if another thread failed first.
-                            let _ = sender.send(Err(Stop::NoWorker(error)));
+                            let _ = sender.send(Err(stop));
                             return;
                         }
                     };

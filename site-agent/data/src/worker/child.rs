@@ -27,12 +27,13 @@ pub fn worker_main() -> ExitCode {
 
 fn serve() -> io::Result<()> {
     let (mut input, mut output) = (BufReader::new(stdin().lock()), BufWriter::new(stdout().lock()));
-    let (_, Request::Begin { secret, limits, source }, _) = read_message(&mut input, Bounds::REQUEST)? else {
+    let (number, Request::Begin { secret, limits, source }, _) = read_message(&mut input, Bounds::REQUEST)? else {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let secret = SiteSecret::from_hex(&secret).ok_or(io::ErrorKind::InvalidData)?;
     confine(&limits)?;
     sandbox::enter(&path(source))?;
+    write_message(&mut output, number, &Response::Begun, &[])?;
     let mut examiner = Examiner::new(secret, limits);
     loop {
         let (number, request) = match read_message(&mut input, Bounds::REQUEST) {

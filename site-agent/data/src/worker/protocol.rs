@@ -76,6 +76,8 @@ impl Request {
 /// From worker to intake.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Response {
+    /// The kernel holds it to its orders: it may be asked now.
+    Begun,
     Archive(Vec<Entry>),
     Header(Box<ImageHeader>),
     Syntax(String),

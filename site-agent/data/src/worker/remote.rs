@@ -24,6 +24,10 @@ use crate::skip::SkipReason;
 /// Requests after which a worker is replaced, well before its processor time is used up.
 const LIFE: u32 = 2000;
 
+/// Of a worker that does not begin.
+const UNHELD: &str =
+    "it ended before it could be asked: the source is gone, or the kernel lets it not be held to that (seccomp)";
+
 /// How often a wait for an answer looks whether the intake is to stop.
 const LOOKS_EVERY: Duration = Duration::from_millis(100);
 
@@ -101,8 +105,12 @@ impl Remote {
         });
         let mut worker = Worker { child, input: BufWriter::new(input), expected, answers, served: 0 };
         let begin = Request::Begin { secret: self.secret.to_hex(), limits: self.limits, source: bytes(&self.source) };
+        worker.expected.send(begin.bounds()).map_err(|_| io::ErrorKind::BrokenPipe)?;
         write_message(&mut worker.input, 0, &begin, &[])?;
-        Ok(worker)
+        match worker.answer(self.limits.request_time(), &self.stopped) {
+            Ok(Ok((0, Response::Begun, _))) => Ok(worker),
+            _ => Err(io::Error::other(UNHELD)),
+        }
     }
 
     fn ask(&mut self, request: &Request) -> Result<(Response, Vec<f32>), SkipReason> {
@@ -229,6 +237,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let said = folder.path().join("said");
         let mut answer = Vec::new();
+        write_message(&mut answer, 0, &Response::Begun, &[]).unwrap();
         write_message(&mut answer, number, &Response::Skip(SkipReason::NotMr), &[]).unwrap();
         std::fs::write(&said, answer).unwrap();
         let script = format!("cat {}; exec cat > /dev/null", said.display());

@@ -12,8 +12,8 @@ mod walls {
     use std::path::Path;
 
     use landlock::{
-        ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, Scope,
-        path_beneath_rules,
+        ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+        RulesetCreated, RulesetCreatedAttr, Scope,
     };
     use seccompiler::SeccompCmpArgLen::{Dword, Qword};
     use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
@@ -24,7 +24,7 @@ mod walls {
 
     /// Puts both walls around the calling thread, and around what it starts, for good. The source's may be one file.
     pub(crate) fn enter(source: &Path) -> io::Result<()> {
-        files(source).map_err(io::Error::other)?;
+        files(source)?;
         let program = calls().map_err(io::Error::other)?;
         seccompiler::apply_filter(&program).map_err(io::Error::other)
     }
@@ -35,15 +35,16 @@ mod walls {
         least.handle_access(AccessFs::from_all(ABI::V1)).and_then(Ruleset::create).is_ok()
     }
 
-    fn files(source: &Path) -> Result<(), landlock::RulesetError> {
-        Ruleset::default()
-            .handle_access(AccessFs::from_all(WANTED))?
-            .handle_access(AccessNet::from_all(WANTED))?
-            .scope(Scope::from_all(WANTED))?
-            .create()?
-            .add_rules(path_beneath_rules([source], AccessFs::ReadFile))?
-            .restrict_self()
-            .map(drop)
+    fn files(source: &Path) -> io::Result<()> {
+        let beneath = PathBeneath::new(PathFd::new(source).map_err(io::Error::other)?, AccessFs::ReadFile);
+        let held = Ruleset::default()
+            .handle_access(AccessFs::from_all(WANTED))
+            .and_then(|rules| rules.handle_access(AccessNet::from_all(WANTED)))
+            .and_then(|rules| rules.scope(Scope::from_all(WANTED)))
+            .and_then(Ruleset::create)
+            .and_then(|rules| rules.add_rule(beneath))
+            .and_then(RulesetCreated::restrict_self);
+        held.map(drop).map_err(io::Error::other)
     }
 
     fn calls() -> Result<BpfProgram, seccompiler::BackendError> {

@@ -137,9 +137,10 @@ fn step_mm(record: &SeriesRecord) -> Option<f64> {
     record.slice_step_mm.or_else(|| record.slice_distance_mm())
 }
 
-/// Whether none of these places is one of those, of slices so far apart.
+/// Whether none of these places is one of those, of slices so far apart or so thick: of one stack none lies in another. A stack that was
+/// acquired again, moved by half a slice, is one of its own.
 fn are_elsewhere(these: &[f64], those: &[f64], step: f64) -> bool {
-    these.iter().all(|place| those.iter().all(|other| (place - other).abs() > step / 2.0))
+    these.iter().all(|place| those.iter().all(|other| (place - other).abs() > 0.9 * step))
 }
 
 /// The usual distance of neighbors among places, which are one and the same within `same`; none of a single place.
@@ -538,6 +539,8 @@ mod tests {
         let again = [each.clone(), vec![series(&[10.1], 8.0)]].concat();
         let of_both: Vec<f64> = distances(&again, &[]).into_iter().map(Option::unwrap).collect();
         assert!(of_both.len() == 2 && of_both.iter().all(|distance| (distance - 10.0).abs() < 1e-9), "{of_both:?}");
+        let moved = [series(&[0.0, 10.0, 20.0], 8.0), series(&[5.0, 15.0, 25.0], 8.0)];
+        assert_eq!(distances(&moved, &[]), [Some(10.0); 2], "a stack that was acquired again, elsewhere");
         assert_eq!(distances(&[0.0, 10.0, 30.0].map(|place| series(&[place], 8.0)), &[]), [Some(10.0)]);
         assert_eq!(distances(&each[..1], &[]), [Some(8.0)], "of a lone slice nothing else is known");
     }
