@@ -24,7 +24,9 @@ use crate::skip::SkipReason;
 /// Requests after which a worker is replaced, well before its processor time is used up.
 const LIFE: u32 = 2000;
 
-/// Of a worker that does not begin.
+/// Longest that a worker takes to begin.
+const BEGINS_WITHIN: Duration = Duration::from_secs(60);
+/// Of a worker that does not.
 const UNHELD: &str =
     "it ended before it could be asked: the source is gone, or the kernel lets it not be held to that (seccomp)";
 
@@ -107,7 +109,7 @@ impl Remote {
         let begin = Request::Begin { secret: self.secret.to_hex(), limits: self.limits, source: bytes(&self.source) };
         worker.expected.send(begin.bounds()).map_err(|_| io::ErrorKind::BrokenPipe)?;
         write_message(&mut worker.input, 0, &begin, &[])?;
-        match worker.answer(self.limits.request_time(), &self.stopped) {
+        match worker.answer(BEGINS_WITHIN, &self.stopped) {
             Ok(Ok((0, Response::Begun, _))) => Ok(worker),
             _ => Err(io::Error::other(UNHELD)),
         }

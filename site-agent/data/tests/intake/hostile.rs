@@ -226,11 +226,20 @@ fn a_worker_that_cannot_start_is_named_with_the_remedy() {
 }
 
 #[test]
+fn a_worker_that_does_not_begin_is_named_and_no_file_is_blamed() {
+    let site = Site::with(Workers::Processes { program: "/bin/true".into(), args: Vec::new(), count: 2 });
+    Image::new().write(&site.path("good"));
+    let error = site.index().unwrap_err();
+    assert!(error.to_string().contains("/bin/true cannot be started: it ended before it could be asked"), "{error}");
+}
+
+#[test]
 fn a_worker_that_talks_nonsense_or_says_nothing_is_replaced_and_the_file_left_out() {
-    for (program, args, reason) in [("cat", vec![], "parser-crashed"), ("sleep", vec!["60"], "parser-limit")] {
-        let args = args.into_iter().map(Into::into).collect();
-        let program = PathBuf::from(format!("/bin/{program}"));
-        let mut site = Site::with(Workers::Processes { program, args, count: 1 });
+    // It begins as one does, and goes on as it likes.
+    let begun = r#"printf 'CMRw\000\000\000\000\007\000\000\000\000\000\000\000"Begun"'"#;
+    for (then, reason) in [("cat", "parser-crashed"), ("sleep 60", "parser-limit")] {
+        let args = vec!["-c".into(), format!("{begun}; exec {then}").into()];
+        let mut site = Site::with(Workers::Processes { program: "/bin/sh".into(), args, count: 1 });
         site.options.limits.request_s = if reason == "parser-limit" { 0 } else { 30 };
         Image::new().write(&site.path("a"));
         let error = site.index().unwrap_err();
