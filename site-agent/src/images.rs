@@ -458,6 +458,8 @@ mod tests {
         let leave = |mark: &str| durable::write(&finished(&cache_folder(&home, &grid)), mark.as_bytes()).unwrap();
         let read = sources(&home).unwrap();
         leave(&mark(&read, 0.5));
+        assert!(!at(0.5), "there is no cache: whoever removed a damaged one has it made again");
+        fs::create_dir(cache_folder(&home, &grid)).unwrap();
         assert!(at(0.5) && at(0.9) && !at(0.05));
         // As an earlier version left it, which did not say.
         leave(&read.digest().to_string());
