@@ -159,7 +159,7 @@ fn is_over(task: &Task, looks: &[Look]) -> bool {
     done || worse >= task.training.patience && looks.len() > worse
 }
 
-/// The examples of some subjects that a look or a measurement asks ([`is_asked`]).
+/// The examples of some subjects that a look or a measurement asks.
 pub fn thinned<'a>(
     subjects: &[SubjectKey],
     task: &Task,
