@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::{Agent, AgentError};
 use crate::approvals;
 use crate::decide;
+use crate::durable::DiskError;
 use crate::ledger::Event;
 use crate::lineage::{self, LineageFault};
 use crate::link::LinkError;
@@ -137,30 +138,31 @@ impl Agent {
     }
 
     /// The plans of a run that a person at this site approved. One that never came here, or cannot be read any more, is none.
-    fn approved_plans(&self, run: &RunId) -> Vec<Plan> {
-        let approved = approvals::approved(&self.home).unwrap_or_default();
-        approved.into_iter().filter_map(|plan| self.read_plan(plan).ok()).filter(|plan| plan.run() == run).collect()
+    fn approved_plans(&self, run: &RunId) -> Result<Vec<Plan>, DiskError> {
+        let approved = approvals::approved(&self.home)?.into_iter();
+        Ok(approved.filter_map(|plan| self.read_plan(plan).ok()).filter(|plan| plan.run() == run).collect())
     }
 
     /// Whether nothing is left to do of a run that is over: its last model was here, or is none of this site's.
-    pub(super) fn has_ended(&self, run: &RunId, model: Digest) -> bool {
-        self.journal.run(run).is_some_and(|run| run.finished == Some(model)) || self.is_anothers(run)
+    pub(super) fn has_ended(&self, run: &RunId, model: Digest) -> Result<bool, DiskError> {
+        Ok(self.journal.run(run).is_some_and(|run| run.finished == Some(model)) || self.is_anothers(run)?)
     }
 
     /// Whether this site was not with a run, and has no plan of it that somebody here approved: then nobody has said how long its models
     /// may be, and none is fetched.
-    pub(super) fn is_anothers(&self, run: &RunId) -> bool {
+    pub(super) fn is_anothers(&self, run: &RunId) -> Result<bool, DiskError> {
         let took_part = self.journal.run(run).is_some_and(|run| run.sealed.is_some());
-        !took_part && self.approved_plans(run).is_empty()
+        Ok(!took_part && self.approved_plans(run)?.is_empty())
     }
 
     /// Holds the length of a run's last model, if that is still to be fetched, to the plans of it that were approved here.
     pub(super) fn hold_last(&self, run: &RunId, model: Digest, bytes: u64) -> Result<(), Failure> {
-        if self.home.model(model).exists() || self.has_ended(run, model) {
+        if self.home.model(model).exists() || self.has_ended(run, model).map_err(AgentError::from)? {
             return Ok(());
         }
+        let approved = self.approved_plans(run).map_err(AgentError::from)?;
         let fault = |fault: LineageFault| Failure::Decline(Decline::Lineage, fault.to_string());
-        lineage::of_last(run, bytes, &self.approved_plans(run)).map_err(fault)
+        lineage::of_last(run, bytes, &approved).map_err(fault)
     }
 
     /// Whether this site can do now what the end of a run asks for, and nothing is more urgent: an update that is sealed is sent first.

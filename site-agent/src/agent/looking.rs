@@ -22,8 +22,8 @@ impl Agent {
             Directive::Wait { .. } | Directive::Failed { .. } => {}
             Directive::Finished { run, model, .. } => {
                 here.model = self.home.model(*model).exists();
-                here.done = self.has_ended(run, *model);
-                if here.done && self.is_anothers(run) {
+                here.done = self.has_ended(run, *model)?;
+                if here.done && self.is_anothers(run)? {
                     self.say(Said::NotFetched { run: run.clone() });
                 }
                 here.measured = here.done || self.plan_to_measure_by(run, *model)?.is_none();

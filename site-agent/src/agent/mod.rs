@@ -256,7 +256,10 @@ impl Agent {
             },
             // As long as it can do what is left to do, this site is with the run.
             (None, Directive::Finished { run, model, .. })
-                if still.is_none() && !self.has_ended(run, *model) && !self.ends.is_put_off(run) =>
+                // Approvals that cannot be read are told when it is looked at what is here.
+                if still.is_none()
+                    && !self.has_ended(run, *model).is_ok_and(|ended| ended)
+                    && !self.ends.is_put_off(run) =>
             {
                 named(Phase::Idle)
             }

@@ -112,7 +112,12 @@ async fn what_the_ledger_does_not_tell_is_not_done() {
     fs::remove_dir(agent.home.ledger()).unwrap();
     assert!(agent.hold_to_lineage(&directive).is_ok() && agent.take(finish(), &directive).await.is_ok());
     assert_eq!(entered(&agent), ["round-accepted", "run-finished"]);
-    assert!(agent.journal.run(&run).unwrap().accepted.is_some() && agent.has_ended(&run, model));
+    assert!(agent.journal.run(&run).unwrap().accepted.is_some() && agent.has_ended(&run, model).unwrap());
+    // Approvals that cannot be read are not none: a run that may be this site's is not taken for another's.
+    let late = "late".parse().unwrap();
+    assert!(agent.has_ended(&late, model).unwrap());
+    fs::write(agent.home.approvals(), b"not a list").unwrap();
+    agent.has_ended(&late, model).unwrap_err();
 }
 
 #[tokio::test]

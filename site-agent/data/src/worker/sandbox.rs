@@ -221,7 +221,7 @@ mod tests {
         [&archive, &beside].into_iter().for_each(|file| fs::write(file, b"zip").unwrap());
         let inside = thread::spawn(move || {
             enter(&archive).unwrap();
-            assert!(File::open(&archive).is_ok());
+            assert_eq!(fs::read(&archive).unwrap(), b"zip");
             assert!(File::open(&beside).is_err());
         });
         inside.join().unwrap();
